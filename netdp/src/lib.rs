@@ -1,0 +1,18 @@
+//! netdp: an eBPF-accelerated container datapath.
+//!
+//! Userspace depends one way: [`cli`] and the engine plugins, then [`api`],
+//! then [`model`], then [`plan`] and [`daemon`], then [`bpf`] and [`netlink`].
+//! Only [`bpf`] speaks to aya, only [`netlink`] to rtnetlink.
+
+pub mod api;
+pub mod bpf;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
+pub mod load;
+pub mod model;
+pub mod netlink;
+pub mod netns;
+pub mod plan;
+pub mod sandbox;
+pub mod store;
