@@ -1,0 +1,13 @@
+//! What netdp's BPF programs and its userspace share, and the pure packet
+//! logic.
+//!
+//! Nothing here calls a BPF helper or the operating system: the same code runs
+//! in the programs, in unit and property tests, and in userspace.
+#![no_std]
+
+pub mod addr;
+pub mod drop;
+pub mod maps;
+
+#[cfg(test)]
+extern crate std;

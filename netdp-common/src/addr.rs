@@ -1,0 +1,229 @@
+//! Addresses and numbers in network byte order, and the two address families.
+
+use core::{fmt, hash::Hash};
+
+/// A 16-bit number as it lies in a packet: big-endian. No arithmetic is
+/// offered on purpose; convert with [`Be16::new`] and [`Be16::get`].
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// From a number in host order.
+    #[inline(always)]
+    pub const fn new(host: u16) -> Self {
+        Self(host.to_be())
+    }
+
+    /// In host order.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// From the bytes of a packet, read as a native integer.
+    #[inline(always)]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// The bytes of a packet, as a native integer.
+    #[inline(always)]
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Be16 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
+    }
+}
+
+/// An IPv4 address, four bytes in network order.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct V4Addr(pub u32);
+
+/// An IPv6 address, sixteen bytes in network order.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct V6Addr(pub [u32; 4]);
+
+impl V4Addr {
+    /// From its bytes, first byte first.
+    #[inline(always)]
+    pub const fn new(bytes: [u8; 4]) -> Self {
+        Self(u32::from_ne_bytes(bytes))
+    }
+
+    /// Its bytes, first byte first.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
+}
+
+impl V6Addr {
+    /// From its bytes, first byte first.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        let mut words = [0u32; 4];
+        let mut i = 0;
+        while i < 4 {
+            words[i] = u32::from_ne_bytes([
+                bytes[4 * i],
+                bytes[4 * i + 1],
+                bytes[4 * i + 2],
+                bytes[4 * i + 3],
+            ]);
+            i += 1;
+        }
+        Self(words)
+    }
+
+    /// Its bytes, first byte first.
+    pub const fn bytes(self) -> [u8; 16] {
+        let mut out = [0u8; 16];
+        let mut i = 0;
+        while i < 4 {
+            let word = self.0[i].to_ne_bytes();
+            out[4 * i] = word[0];
+            out[4 * i + 1] = word[1];
+            out[4 * i + 2] = word[2];
+            out[4 * i + 3] = word[3];
+            i += 1;
+        }
+        out
+    }
+}
+
+impl From<core::net::Ipv4Addr> for V4Addr {
+    fn from(addr: core::net::Ipv4Addr) -> Self {
+        Self::new(addr.octets())
+    }
+}
+
+impl From<V4Addr> for core::net::Ipv4Addr {
+    fn from(addr: V4Addr) -> Self {
+        addr.bytes().into()
+    }
+}
+
+impl From<core::net::Ipv6Addr> for V6Addr {
+    fn from(addr: core::net::Ipv6Addr) -> Self {
+        Self::new(addr.octets())
+    }
+}
+
+impl From<V6Addr> for core::net::Ipv6Addr {
+    fn from(addr: V6Addr) -> Self {
+        addr.bytes().into()
+    }
+}
+
+impl fmt::Debug for V4Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::net::Ipv4Addr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for V6Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::net::Ipv6Addr::from(*self).fmt(f)
+    }
+}
+
+/// What an address of either family can do in the datapath.
+pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
+    /// The unspecified address: 0.0.0.0 or ::.
+    const ANY: Self;
+
+    /// 127.0.0.0/8 or ::1.
+    fn is_loopback(self) -> bool;
+
+    /// 224.0.0.0/4, the limited broadcast address, or ff00::/8.
+    fn is_multicast(self) -> bool;
+
+    /// The address's words of 32 bits for checksum arithmetic, in the order of
+    /// the packet.
+    fn words(&self) -> &[u32];
+}
+
+impl Address for V4Addr {
+    const ANY: Self = Self(0);
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self.bytes()[0] == 127
+    }
+
+    #[inline(always)]
+    fn is_multicast(self) -> bool {
+        self.bytes()[0] >= 224 && (self.bytes()[0] < 240 || self.0 == u32::MAX)
+    }
+
+    #[inline(always)]
+    fn words(&self) -> &[u32] {
+        core::slice::from_ref(&self.0)
+    }
+}
+
+impl Address for V6Addr {
+    const ANY: Self = Self([0; 4]);
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self == Self::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    }
+
+    #[inline(always)]
+    fn is_multicast(self) -> bool {
+        self.bytes()[0] == 0xff
+    }
+
+    #[inline(always)]
+    fn words(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+/// A MAC address, first byte first.
+pub type Mac = [u8; 6];
+
+/// Protocol numbers of the Internet header (IANA, RFC 5237).
+pub mod proto {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn numbers_lie_in_network_order() {
+        assert_eq!(Be16::new(0x1234).raw().to_ne_bytes(), [0x12, 0x34]);
+        assert_eq!(Be16::new(80).get(), 80);
+    }
+
+    #[test]
+    fn addresses_there_and_back() {
+        let v4 = Ipv4Addr::new(172, 17, 0, 2);
+        assert_eq!(Ipv4Addr::from(V4Addr::from(v4)), v4);
+        let v6: Ipv6Addr = "fd00::1:2".parse().unwrap();
+        assert_eq!(Ipv6Addr::from(V6Addr::from(v6)), v6);
+    }
+
+    #[test]
+    fn special_addresses() {
+        assert!(V4Addr::new([127, 8, 8, 8]).is_loopback());
+        assert!(V4Addr::new([224, 0, 0, 251]).is_multicast());
+        assert!(V4Addr::new([255; 4]).is_multicast());
+        assert!(!V4Addr::new([241, 0, 0, 1]).is_multicast());
+        assert!(V6Addr::from(Ipv6Addr::LOCALHOST).is_loopback());
+    }
+}

@@ -1,0 +1,76 @@
+//! Why a packet was dropped: one reason for each way to drop.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $value:literal, $text:literal;)*) => {
+        /// Why a packet was dropped. The number is the index into the map
+        /// `drops`; numbers are never reused.
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum DropReason {
+            $($(#[$doc])* $name = $value,)*
+        }
+
+        impl DropReason {
+            /// Every reason, by ascending number.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
+
+            /// The stable name that commands print and JSON carries.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than its headers say, or a header field contradicts another.
+    Malformed = 0, "malformed";
+    /// A container sent from an address or MAC that isn't its own.
+    SpoofedSource = 1, "spoofed-source";
+    /// Neither IPv4 nor ARP, from a container.
+    UnknownEthertype = 2, "unknown-ethertype";
+    /// A packet from outside for a container, neither published nor a reply.
+    NotPublished = 3, "not-published";
+    /// From one network to an endpoint of another.
+    OtherNetwork = 4, "other-network";
+    /// An address of a container subnet that no endpoint has.
+    NoEndpoint = 5, "no-endpoint";
+    /// No route, or one that leads to no uplink.
+    NoRoute = 6, "no-route";
+    /// From a network that is internal to something outside it.
+    Internal = 7, "internal";
+    /// The network has `icc=false`.
+    NoIcc = 8, "no-icc";
+    /// Multicast or broadcast from a container: not carried.
+    Multicast = 9, "multicast";
+    /// No free source port for a masqueraded flow.
+    PortExhausted = 10, "port-exhausted";
+    /// The flow table is full.
+    TableFull = 11, "table-full";
+    /// A protocol that can't be masqueraded or published.
+    UnknownProtocol = 12, "unknown-protocol";
+    /// A later fragment whose first has not been seen.
+    FragmentWithoutFirst = 13, "fragment-without-first";
+    /// Neither SYN nor a packet of a known flow, so nothing to translate it by.
+    NoFlow = 14, "no-flow";
+    /// A BPF helper refused what the program asked of it.
+    HelperFailed = 15, "helper-failed";
+    /// An ARP request for an address that isn't to be had on this network.
+    ArpUnknown = 16, "arp-unknown";
+    /// The uplink has no address to masquerade with.
+    NoUplinkAddress = 17, "no-uplink-address";
+    /// ICMP of a kind that belongs to no flow.
+    IcmpUnrelated = 18, "icmp-unrelated";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_ascending() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+    }
+}

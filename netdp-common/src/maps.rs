@@ -1,0 +1,399 @@
+//! Keys and values of the BPF maps: one definition for kernel and userspace.
+//!
+//! Every type is `repr(C)` without implicit padding, so that equal keys have
+//! equal bytes. Addresses and ports are in network order, as in the packet;
+//! all other numbers are in host order. `docs/maps.md` says who writes what.
+
+use crate::addr::{Address, Be16, Mac, V4Addr, V6Addr};
+
+/// Names under which maps are pinned; at most 15 bytes, as the kernel keeps.
+pub mod name {
+    pub const CONFIG: &str = "config";
+    pub const ENDPOINTS: &str = "endpoints";
+    pub const ADDRS4: &str = "addrs4";
+    pub const PORTS4: &str = "ports4";
+    pub const BACK4: &str = "back4";
+    pub const LOCAL4: &str = "local4";
+    pub const UPLINKS: &str = "uplinks";
+    pub const FLOWS4: &str = "flows4";
+    pub const PENDING4: &str = "pending4";
+    pub const FRAGS4: &str = "frags4";
+    pub const SOCKS4: &str = "socks4";
+    pub const PATHS4: &str = "paths4";
+    pub const DROPS: &str = "drops";
+    pub const STATS: &str = "stats";
+    pub const SWEEPER: &str = "sweeper";
+}
+
+/// How many endpoints can have counters of their own: entries of `stats`.
+pub const MAX_ENDPOINTS: u32 = 16_384;
+/// Entries of `ports4` and of `back4`.
+pub const MAX_PORTS: u32 = 131_072;
+/// Entries of `flows4` unless the daemon is told otherwise.
+pub const DEFAULT_FLOWS: u32 = 262_144;
+/// Entries of `pending4`.
+pub const MAX_PENDING: u32 = 65_536;
+/// Entries of `local4`.
+pub const MAX_LOCAL: u32 = 16_384;
+/// Entries of `uplinks`.
+pub const MAX_UPLINKS: u32 = 256;
+
+/// `config[0]`: what the programs are told by the daemon.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Seconds without a packet until a TCP flow in this state is forgotten.
+    pub tcp_established: u32,
+    /// The same for a TCP flow that is opening or closing.
+    pub tcp_transitory: u32,
+    /// The same for UDP.
+    pub udp: u32,
+    /// The same for ICMP echo.
+    pub icmp: u32,
+    /// First port of the range from which masquerade takes ports, host order.
+    pub port_first: u16,
+    /// Last port of that range, inclusive, host order.
+    pub port_last: u16,
+    /// Seconds between two sweeps of the flow tables.
+    pub sweep_interval: u32,
+}
+
+impl Default for Config {
+    /// Times of RFC 5382 (TCP), RFC 4787 (UDP) and RFC 5508 (ICMP).
+    fn default() -> Self {
+        Self {
+            tcp_established: 7440,
+            tcp_transitory: 240,
+            udp: 300,
+            icmp: 60,
+            port_first: 1024,
+            port_last: 65535,
+            sweep_interval: 5,
+        }
+    }
+}
+
+/// Bits of [`Endpoint::flags`], those of its network included.
+pub mod endpoint_flags {
+    /// Something outside may be reached, masqueraded as the uplink's address.
+    pub const MASQUERADE: u16 = 1;
+    /// Endpoints of the same network may be reached.
+    pub const ICC: u16 = 2;
+    /// The endpoint has at least one published port.
+    pub const PUBLISHED: u16 = 4;
+}
+
+/// Value of `endpoints`, keyed by the ifindex (u32) of the veth's host end.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// MAC address of the container's interface.
+    pub mac: Mac,
+    /// [`endpoint_flags`].
+    pub flags: u16,
+    /// MAC address of the host end: what the container takes for its gateway.
+    pub host_mac: Mac,
+    pub pad: u16,
+    /// Number of the network, unique on this host and never 0.
+    pub network: u32,
+    /// Index into `stats`.
+    pub slot: u32,
+    /// IPv4 address of the container, or 0.
+    pub addr4: V4Addr,
+    /// Gateway of the network, or 0.
+    pub gateway4: V4Addr,
+    /// IPv6 address of the container, or 0.
+    pub addr6: V6Addr,
+    /// IPv6 gateway of the network, or 0.
+    pub gateway6: V6Addr,
+}
+
+/// Where to hand a packet over to a container: all that a redirect needs.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Delivery {
+    /// Host end of the container's veth pair; 0 for none.
+    pub ifindex: u32,
+    /// Index into `stats`.
+    pub slot: u32,
+    /// MAC address of the container's interface.
+    pub mac: Mac,
+    /// MAC address of the host end.
+    pub host_mac: Mac,
+}
+
+/// Value of `addrs4`: whose address it is. Keyed by the container's address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    pub to: Delivery,
+    /// Number of the network.
+    pub network: u32,
+    /// [`endpoint_flags`].
+    pub flags: u32,
+}
+
+/// Key of `ports4` (host address, host port; address 0 for every address of
+/// the host) and of `back4` (container address, container port).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortKey<A> {
+    pub addr: A,
+    pub port: Be16,
+    /// TCP or UDP, by its protocol number.
+    pub proto: u8,
+    pub pad: u8,
+}
+
+impl<A: Address> PortKey<A> {
+    #[inline(always)]
+    pub const fn new(addr: A, port: Be16, proto: u8) -> Self {
+        Self {
+            addr,
+            port,
+            proto,
+            pad: 0,
+        }
+    }
+}
+
+/// Value of `ports4`: the container behind a published port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Published<A> {
+    /// Address of the container.
+    pub addr: A,
+    /// Port in the container.
+    pub port: Be16,
+    pub pad: u16,
+    pub to: Delivery,
+    /// The host address that `back4` names for this container port if this
+    /// very mapping is the way back, otherwise 0. A client that used this
+    /// address needs no entry: the way back follows from the tables alone.
+    pub back_addr: A,
+}
+
+/// Value of `back4`: source address and port that answers of a container port
+/// get when no flow says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Back<A> {
+    /// Address of the host, never 0.
+    pub addr: A,
+    /// Published port of the host.
+    pub port: Be16,
+    pub pad: u16,
+}
+
+/// Bits of [`Local::flags`].
+pub mod local_flags {
+    /// Gateway of a network, on its bridge.
+    pub const GATEWAY: u32 = 1;
+}
+
+/// Value of `local4`, keyed by an address of the host (not loopback).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// The interface that has it.
+    pub ifindex: u32,
+    /// [`local_flags`].
+    pub flags: u32,
+}
+
+/// Value of `uplinks`, keyed by ifindex (u32).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Uplink {
+    pub mac: Mac,
+    pub pad: u16,
+    /// Address that masqueraded packets get, or 0 for none.
+    pub addr4: V4Addr,
+    pub addr6: V6Addr,
+}
+
+/// Key of `flows4` and `pending4`.
+///
+/// A published flow is keyed by the tuple as the container sees it. A
+/// masqueraded flow is keyed by the tuple as the outside sees it with `local`
+/// 0, whatever the host's address: so that while the source port is kept, the
+/// container's own packets find it too and one entry serves both directions.
+/// A masqueraded flow whose port had to be changed has a second entry, keyed
+/// by the container's tuple.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey<A> {
+    /// The peer.
+    pub remote: A,
+    /// The container, or 0 for a masqueraded flow.
+    pub local: A,
+    pub remote_port: Be16,
+    /// For ICMP echo, the identifier.
+    pub local_port: Be16,
+    pub proto: u8,
+    pub pad: [u8; 3],
+}
+
+/// What a flow is: [`Flow::kind`].
+pub mod flow_kind {
+    /// From outside, or from another container, to a published port.
+    pub const PUBLISHED: u8 = 1;
+    /// From a container to the outside; found by either side's packets.
+    pub const MASQUERADE: u8 = 2;
+    /// The container's side of a masqueraded flow whose port was changed.
+    pub const MASQUERADE_OUT: u8 = 3;
+    /// A socket of the host's own whose port was taken by a container's flow.
+    pub const HOST: u8 = 4;
+    /// The host's side of such a flow.
+    pub const HOST_OUT: u8 = 5;
+    /// From a container to a port that it published itself.
+    pub const HAIRPIN: u8 = 6;
+}
+
+/// Value of `flows4` and `pending4`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow<A> {
+    /// Published: the host's address that the client used. Masqueraded: the
+    /// container's address.
+    pub addr: A,
+    /// The host's address that the outside sees.
+    pub external: A,
+    /// Published: the host's port that the client used. Masqueraded: the
+    /// container's port. Entries `*_OUT`: the port that the outside sees.
+    pub port: Be16,
+    /// [`flow_kind`].
+    pub kind: u8,
+    /// `tcp::State` for TCP; for others bit 0: answered.
+    pub state: u8,
+    /// Second of `CLOCK_MONOTONIC` in which
+    /// the last packet came; written at most once a second.
+    pub last_seen: u32,
+    /// Masqueraded: the container. Published: the client, if it is a container.
+    pub to: Delivery,
+    /// Interface that the first packet came in by (published), or 0.
+    pub ifindex: u32,
+    /// Seconds without a packet until this flow is forgotten.
+    pub timeout: u32,
+}
+
+/// Key of `frags4` (RFC 791: source, destination, protocol, identification).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FragKey<A> {
+    pub saddr: A,
+    pub daddr: A,
+    pub id: u32,
+    pub proto: u32,
+}
+
+/// Value of `frags4`: the ports of the first fragment.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frag {
+    pub sport: Be16,
+    pub dport: Be16,
+}
+
+/// Key of `socks4`: a socket of the host that was sent to a container.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SockKey<A> {
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// Container address and port that it was sent to.
+    pub addr: A,
+    pub port: Be16,
+    pub pad: u16,
+}
+
+/// Value of `socks4`: the address that the program asked for.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked<A> {
+    pub addr: A,
+    pub port: Be16,
+    pub pad: u16,
+}
+
+/// Value of `stats`, per CPU: one endpoint's counters. Received and sent as
+/// the container sees it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub drops: u64,
+}
+
+/// Value of `paths4`, per CPU: the way out for a destination, asked of the FIB
+/// once a second.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Path<A> {
+    pub daddr: A,
+    /// Coarse second in which the FIB said so; 0 for an empty entry.
+    pub second: u32,
+    pub ifindex: u32,
+    pub smac: Mac,
+    pub dmac: Mac,
+}
+
+/// Asserts that no bytes of a type are implicit padding.
+macro_rules! assert_layout {
+    ($($type:ty: $size:literal = $($part:expr),+;)*) => {
+        $(const _: () = {
+            assert!(size_of::<$type>() == $size);
+            assert!(0 $(+ $part)+ == $size);
+        };)*
+    };
+}
+
+assert_layout! {
+    Config: 24 = 4 * 4, 2 * 2, 4;
+    Endpoint: 64 = 8, 8, 8, 8, 32;
+    Delivery: 20 = 8, 12;
+    Owner: 28 = 20, 8;
+    PortKey<V4Addr>: 8 = 4, 2, 1, 1;
+    PortKey<V6Addr>: 20 = 16, 2, 1, 1;
+    Published<V4Addr>: 32 = 4, 4, 20, 4;
+    Back<V4Addr>: 8 = 4, 4;
+    Local: 8 = 4, 4;
+    Uplink: 28 = 8, 4, 16;
+    FlowKey<V4Addr>: 16 = 4, 4, 4, 4;
+    FlowKey<V6Addr>: 40 = 16, 16, 4, 4;
+    Flow<V4Addr>: 44 = 8, 4, 4, 20, 8;
+    FragKey<V4Addr>: 16 = 8, 8;
+    Frag: 4 = 4;
+    SockKey<V4Addr>: 16 = 8, 8;
+    Asked<V4Addr>: 8 = 8;
+    Stats: 40 = 40;
+    Path<V4Addr>: 24 = 4, 8, 12;
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{
+        Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, Owner, Path, PortKey,
+        Published, SockKey, Stats, Uplink,
+    };
+    use crate::addr::{V4Addr, V6Addr};
+
+    macro_rules! pod {
+        ($($type:ty),* $(,)?) => {
+            // SAFETY: repr(C), Copy, without padding (asserted above), and any
+            // bytes are a valid value.
+            $(unsafe impl aya::Pod for $type {})*
+        };
+    }
+
+    pod!(
+        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, V4Addr, V6Addr,
+        PortKey<V4Addr>, PortKey<V6Addr>, Published<V4Addr>, Published<V6Addr>,
+        Back<V4Addr>, Back<V6Addr>, FlowKey<V4Addr>, FlowKey<V6Addr>,
+        Flow<V4Addr>, Flow<V6Addr>, FragKey<V4Addr>, FragKey<V6Addr>,
+        SockKey<V4Addr>, Asked<V4Addr>, Asked<V6Addr>, Path<V4Addr>, Path<V6Addr>,
+    );
+}
