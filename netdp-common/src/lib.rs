@@ -6,8 +6,15 @@
 #![no_std]
 
 pub mod addr;
+pub mod arp;
+pub mod checksum;
 pub mod drop;
+pub mod flow;
 pub mod maps;
+pub mod nat;
+pub mod packet;
+pub mod port;
+pub mod tcp;
 
 #[cfg(test)]
 extern crate std;

@@ -264,7 +264,7 @@ pub struct Flow<A> {
     pub port: Be16,
     /// [`flow_kind`].
     pub kind: u8,
-    /// `tcp::State` for TCP; for others bit 0: answered.
+    /// [`crate::tcp::state`] for TCP; otherwise [`crate::flow`].
     pub state: u8,
     /// Second of `CLOCK_MONOTONIC` in which
     /// the last packet came; written at most once a second.

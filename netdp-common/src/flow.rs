@@ -1,0 +1,125 @@
+//! Keys, times and states of flows.
+
+use crate::{
+    addr::{Address, Be16, proto},
+    maps::{Config, FlowKey},
+    packet::{Packet, Transport, Tuple},
+    tcp::{self, Direction},
+};
+
+/// [`crate::maps::Flow::state`] of a flow other than TCP that only one side
+/// has spoken in.
+pub const UNANSWERED: u8 = 0;
+/// The same once both have.
+pub const ANSWERED: u8 = 1;
+
+impl<A: Address> FlowKey<A> {
+    /// The key of a published flow, a hairpin or the container's side of a
+    /// masqueraded one: `local` is the container.
+    #[inline(always)]
+    pub fn full(remote: A, remote_port: Be16, local: A, local_port: Be16, proto: u8) -> Self {
+        Self {
+            remote,
+            local,
+            remote_port,
+            local_port,
+            proto,
+            pad: [0; 3],
+        }
+    }
+
+    /// The key of a masqueraded flow: what the outside sees, whatever the
+    /// host's address.
+    #[inline(always)]
+    pub fn masquerade(remote: A, remote_port: Be16, local_port: Be16, proto: u8) -> Self {
+        Self::full(remote, remote_port, A::ANY, local_port, proto)
+    }
+}
+
+impl<A: Address> Tuple<A> {
+    /// The full key of a packet that the container sends.
+    #[inline(always)]
+    pub fn sent(&self, proto: u8) -> FlowKey<A> {
+        FlowKey::full(self.daddr, self.dport, self.saddr, self.sport, proto)
+    }
+
+    /// The full key of a packet that the container receives.
+    #[inline(always)]
+    pub fn received(&self, proto: u8) -> FlowKey<A> {
+        FlowKey::full(self.saddr, self.sport, self.daddr, self.dport, proto)
+    }
+}
+
+/// The state after this packet of a flow in `state`.
+#[inline(always)]
+pub fn next_state<A>(state: u8, packet: &Packet<A>, direction: Direction) -> u8 {
+    match (packet.transport, direction) {
+        (Transport::Tcp(flags), _) => tcp::next(state, flags, direction),
+        (_, Direction::Reply) => ANSWERED,
+        (_, Direction::Original) => state,
+    }
+}
+
+/// Seconds without a packet after which a flow in this state is forgotten.
+#[inline(always)]
+pub const fn timeout(config: &Config, proto: u8, state: u8) -> u32 {
+    match proto {
+        proto::TCP if tcp::is_established(state) => config.tcp_established,
+        proto::TCP => config.tcp_transitory,
+        proto::UDP => config.udp,
+        _ => config.icmp,
+    }
+}
+
+/// Whether a flow last seen at `last_seen` has outlived `timeout` at `now`,
+/// all in seconds of the same clock.
+#[inline(always)]
+pub const fn is_expired(last_seen: u32, timeout: u32, now: u32) -> bool {
+    // Another CPU may have written a second later than the one that `now` was
+    // read in: then the difference is negative and the flow alive.
+    let age = now.wrapping_sub(last_seen);
+    age < u32::MAX / 2 && age > timeout
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::V4Addr;
+
+    #[test]
+    fn a_packet_and_its_answer_share_the_key() {
+        let sent = Tuple {
+            saddr: V4Addr::new([172, 17, 0, 2]),
+            daddr: V4Addr::new([192, 0, 2, 1]),
+            sport: Be16::new(80),
+            dport: Be16::new(40000),
+        };
+        let received = Tuple {
+            saddr: sent.daddr,
+            daddr: sent.saddr,
+            sport: sent.dport,
+            dport: sent.sport,
+        };
+        assert_eq!(sent.sent(6), received.received(6));
+    }
+
+    #[test]
+    fn expiry() {
+        assert!(!is_expired(100, 60, 160));
+        assert!(is_expired(100, 60, 161));
+        assert!(!is_expired(101, 60, 100), "seen by a CPU that is ahead");
+        assert!(is_expired(u32::MAX - 5, 3, 5), "the clock has wrapped");
+    }
+
+    #[test]
+    fn times_are_those_of_the_rfcs() {
+        let config = Config::default();
+        assert_eq!(
+            timeout(&config, proto::TCP, tcp::state::ESTABLISHED),
+            2 * 3600 + 4 * 60
+        );
+        assert_eq!(timeout(&config, proto::TCP, tcp::state::CLOSED), 240);
+        assert_eq!(timeout(&config, proto::UDP, ANSWERED), 300);
+        assert_eq!(timeout(&config, proto::ICMP, ANSWERED), 60);
+    }
+}

@@ -1,0 +1,314 @@
+//! A packet's headers, parsed once: what the rest of the datapath decides by.
+
+use crate::{
+    addr::{Address, Be16, V4Addr, proto},
+    drop::DropReason,
+};
+
+/// Length of an Ethernet header without VLAN tag; the IP header follows.
+pub const ETH_LEN: usize = 14;
+
+/// Ethertypes (IEEE 802 numbers), host order.
+pub mod ethertype {
+    pub const IPV4: u16 = 0x0800;
+    pub const ARP: u16 = 0x0806;
+    pub const IPV6: u16 = 0x86dd;
+}
+
+/// TCP header flags (RFC 9293, section 3.1).
+pub mod tcp_flags {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+/// Bytes of a packet, from the start of its Ethernet header.
+pub trait Bytes {
+    /// `N` bytes at `offset`, or nothing where the packet is shorter.
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+impl Bytes for [u8] {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+}
+
+/// What of a datagram this packet carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragment {
+    Whole,
+    /// The first fragment: has the transport header.
+    First,
+    /// A later one: has none.
+    Later,
+}
+
+/// What the transport header says about flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// With its flags ([`tcp_flags`]).
+    Tcp(u8),
+    Udp,
+    EchoRequest,
+    EchoReply,
+    /// An ICMP message about another packet (RFC 792).
+    IcmpError,
+    /// Any other ICMP message.
+    IcmpOther,
+    /// A protocol without ports that netdp knows of.
+    Other,
+    /// A later fragment: ports are those of its first fragment, or unknown.
+    Later,
+}
+
+impl Transport {
+    /// Whether ports (or an echo identifier) tell this packet's flow.
+    #[inline(always)]
+    pub const fn has_ports(self) -> bool {
+        matches!(
+            self,
+            Self::Tcp(_) | Self::Udp | Self::EchoRequest | Self::EchoReply
+        )
+    }
+
+    /// A TCP SYN without ACK: the first packet of a connection.
+    #[inline(always)]
+    pub const fn is_syn(self) -> bool {
+        match self {
+            Self::Tcp(flags) => flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN,
+            _ => false,
+        }
+    }
+
+    /// A TCP segment with one of these flags set.
+    #[inline(always)]
+    pub const fn has_flags(self, any: u8) -> bool {
+        match self {
+            Self::Tcp(flags) => flags & any != 0,
+            _ => false,
+        }
+    }
+}
+
+/// Addresses and ports: what NAT changes.
+///
+/// An ICMP echo request has its identifier as source port and 0 as destination
+/// port, a reply the other way round: so the two match as a TCP packet and its
+/// answer do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tuple<A> {
+    pub saddr: A,
+    pub daddr: A,
+    pub sport: Be16,
+    pub dport: Be16,
+}
+
+/// A parsed packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet<A> {
+    pub tuple: Tuple<A>,
+    /// Protocol number of the transport.
+    pub proto: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    pub transport: Transport,
+    pub fragment: Fragment,
+    /// IPv4: the Don't Fragment bit.
+    pub dont_fragment: bool,
+    /// Identification of the datagram, as raw bytes.
+    pub id: u32,
+    /// Offset of the transport header from the start of the packet, bytes.
+    pub l4: usize,
+}
+
+/// The network header of one family.
+pub trait Header: Sized {
+    type Addr: Address;
+
+    /// Parses the network header at [`ETH_LEN`]; ports are still 0.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`].
+    fn parse_network(bytes: &(impl Bytes + ?Sized)) -> Result<Packet<Self::Addr>, DropReason>;
+}
+
+/// IPv4.
+#[derive(Clone, Copy, Debug)]
+pub struct V4;
+
+impl Header for V4 {
+    type Addr = V4Addr;
+
+    #[inline(always)]
+    fn parse_network(bytes: &(impl Bytes + ?Sized)) -> Result<Packet<V4Addr>, DropReason> {
+        const MORE_FRAGMENTS: u16 = 0x2000;
+        const DONT_FRAGMENT: u16 = 0x4000;
+        const OFFSET: u16 = 0x1fff;
+
+        let header: [u8; 20] = bytes.read(ETH_LEN).ok_or(DropReason::Malformed)?;
+        let length = usize::from(header[0] & 0x0f) * 4;
+        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        // GSO packets above 64 KiB say 0 (BIG TCP, Linux 6.3).
+        if header[0] >> 4 != 4 || length < 20 || (total < length && total != 0) {
+            return Err(DropReason::Malformed);
+        }
+        let fragment = u16::from_be_bytes([header[6], header[7]]);
+        Ok(Packet {
+            tuple: Tuple {
+                saddr: V4Addr::new([header[12], header[13], header[14], header[15]]),
+                daddr: V4Addr::new([header[16], header[17], header[18], header[19]]),
+                sport: Be16::new(0),
+                dport: Be16::new(0),
+            },
+            proto: header[9],
+            ttl: header[8],
+            transport: Transport::Other,
+            fragment: match (fragment & MORE_FRAGMENTS != 0, fragment & OFFSET) {
+                (false, 0) => Fragment::Whole,
+                (true, 0) => Fragment::First,
+                _ => Fragment::Later,
+            },
+            dont_fragment: fragment & DONT_FRAGMENT != 0,
+            id: u32::from(u16::from_ne_bytes([header[4], header[5]])),
+            l4: ETH_LEN + length,
+        })
+    }
+}
+
+/// Parses network and transport header.
+///
+/// # Errors
+/// [`DropReason::Malformed`] where the packet is shorter than its headers.
+#[inline(always)]
+pub fn parse<H: Header>(bytes: &(impl Bytes + ?Sized)) -> Result<Packet<H::Addr>, DropReason> {
+    let mut packet = H::parse_network(bytes)?;
+    if packet.fragment == Fragment::Later {
+        packet.transport = Transport::Later;
+        return Ok(packet);
+    }
+    let l4 = packet.l4;
+    match packet.proto {
+        proto::TCP => {
+            let header: [u8; 14] = bytes.read(l4).ok_or(DropReason::Malformed)?;
+            packet.ports(&header);
+            packet.transport = Transport::Tcp(header[13]);
+        }
+        proto::UDP => {
+            let header: [u8; 8] = bytes.read(l4).ok_or(DropReason::Malformed)?;
+            packet.ports(&header);
+            packet.transport = Transport::Udp;
+        }
+        proto::ICMP => {
+            let header: [u8; 8] = bytes.read(l4).ok_or(DropReason::Malformed)?;
+            let identifier = Be16::from_raw(u16::from_ne_bytes([header[4], header[5]]));
+            packet.transport = match header[0] {
+                8 => {
+                    packet.tuple.sport = identifier;
+                    Transport::EchoRequest
+                }
+                0 => {
+                    packet.tuple.dport = identifier;
+                    Transport::EchoReply
+                }
+                // Destination unreachable, redirect, time exceeded, parameter
+                // problem; source quench is obsolete (RFC 6633).
+                3 | 5 | 11 | 12 => Transport::IcmpError,
+                _ => Transport::IcmpOther,
+            };
+        }
+        _ => {}
+    }
+    Ok(packet)
+}
+
+impl<A> Packet<A> {
+    #[inline(always)]
+    fn ports(&mut self, header: &[u8]) {
+        self.tuple.sport = Be16::from_raw(u16::from_ne_bytes([header[0], header[1]]));
+        self.tuple.dport = Be16::from_raw(u16::from_ne_bytes([header[2], header[3]]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn ipv4(proto: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+        let mut out = std::vec![0u8; ETH_LEN];
+        out.extend([0x45, 0, 0, (20 + payload.len()) as u8, 0xab, 0xcd]);
+        out.extend(fragment.to_be_bytes());
+        out.extend([64, proto, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        out.extend(payload);
+        out
+    }
+
+    #[test]
+    fn tcp() {
+        let mut tcp = [0u8; 20];
+        tcp[..4].copy_from_slice(&[0x9c, 0x40, 0x00, 0x50]);
+        tcp[13] = tcp_flags::SYN;
+        let packet = parse::<V4>(ipv4(proto::TCP, 0x4000, &tcp).as_slice()).unwrap();
+        assert_eq!(packet.tuple.saddr, V4Addr::new([10, 0, 0, 1]));
+        assert_eq!(packet.tuple.sport.get(), 40000);
+        assert_eq!(packet.tuple.dport.get(), 80);
+        assert!(packet.transport.is_syn());
+        assert!(packet.dont_fragment);
+        assert_eq!(packet.l4, 34);
+    }
+
+    #[test]
+    fn echo_request_and_its_reply_mirror_each_other() {
+        let request = parse::<V4>(ipv4(1, 0, &[8, 0, 0, 0, 0x12, 0x34, 0, 1]).as_slice()).unwrap();
+        let reply = parse::<V4>(ipv4(1, 0, &[0, 0, 0, 0, 0x12, 0x34, 0, 1]).as_slice()).unwrap();
+        assert_eq!(request.tuple.sport.get(), 0x1234);
+        assert_eq!(reply.tuple.dport.get(), 0x1234);
+        assert_eq!(request.tuple.dport, reply.tuple.sport);
+    }
+
+    #[test]
+    fn fragments() {
+        let udp = [0u8, 1, 0, 2, 0, 8, 0, 0];
+        let first = parse::<V4>(ipv4(17, 0x2000, &udp).as_slice()).unwrap();
+        assert_eq!(first.fragment, Fragment::First);
+        assert_eq!(first.tuple.dport.get(), 2);
+        let later = parse::<V4>(ipv4(17, 0x0003, &[1, 2]).as_slice()).unwrap();
+        assert_eq!(later.transport, Transport::Later);
+        assert_eq!(later.tuple.dport.get(), 0);
+    }
+
+    #[test]
+    fn too_short_is_malformed() {
+        let whole = ipv4(proto::TCP, 0, &[0; 20]);
+        for length in 0..ETH_LEN + 20 + 14 {
+            assert_eq!(
+                parse::<V4>(&whole[..length]),
+                Err(DropReason::Malformed),
+                "{length} bytes"
+            );
+        }
+        assert!(parse::<V4>(&whole[..ETH_LEN + 34]).is_ok());
+    }
+
+    #[test]
+    fn contradicting_lengths_are_malformed() {
+        let mut bytes = ipv4(proto::UDP, 0, &[0; 8]);
+        bytes[ETH_LEN] = 0x44;
+        assert_eq!(parse::<V4>(bytes.as_slice()), Err(DropReason::Malformed));
+        bytes[ETH_LEN] = 0x46;
+        bytes[ETH_LEN + 3] = 20;
+        assert_eq!(parse::<V4>(bytes.as_slice()), Err(DropReason::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
+            if let Ok(packet) = parse::<V4>(bytes.as_slice()) {
+                prop_assert!(packet.l4 <= ETH_LEN + 60);
+            }
+        }
+    }
+}
