@@ -61,6 +61,8 @@ reasons! {
     NoUplinkAddress = 17, "no-uplink-address";
     /// ICMP of a kind that belongs to no flow.
     IcmpUnrelated = 18, "icmp-unrelated";
+    /// Another flow of the container has the very same client address and port.
+    TupleTaken = 19, "tuple-taken";
 }
 
 #[cfg(test)]

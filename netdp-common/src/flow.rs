@@ -24,7 +24,8 @@ impl<A: Address> FlowKey<A> {
             remote_port,
             local_port,
             proto,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         }
     }
 

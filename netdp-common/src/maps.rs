@@ -1,7 +1,8 @@
 //! Keys and values of the BPF maps: one definition for kernel and userspace.
 //!
 //! Every type is `repr(C)` without implicit padding, so that equal keys have
-//! equal bytes. Addresses and ports are in network order, as in the packet;
+//! equal bytes, and what programs keep on their stack is aligned to eight
+//! bytes, because the verifier refuses stack accesses across them. Addresses and ports are in network order, as in the packet;
 //! all other numbers are in host order. `docs/maps.md` says who writes what.
 
 use crate::addr::{Address, Be16, Mac, V4Addr, V6Addr};
@@ -23,10 +24,11 @@ pub mod name {
     pub const DROPS: &str = "drops";
     pub const STATS: &str = "stats";
     pub const SWEEPER: &str = "sweeper";
+    pub const HOST_FLOWS: &str = "host_flows";
 }
 
 /// How many endpoints can have counters of their own: entries of `stats`.
-pub const MAX_ENDPOINTS: u32 = 16_384;
+pub const MAX_ENDPOINTS: u32 = 4096;
 /// Entries of `ports4` and of `back4`.
 pub const MAX_PORTS: u32 = 131_072;
 /// Entries of `flows4` unless the daemon is told otherwise.
@@ -158,7 +160,7 @@ impl<A: Address> PortKey<A> {
 }
 
 /// Value of `ports4`: the container behind a published port.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Published<A> {
     /// Address of the container.
@@ -175,7 +177,7 @@ pub struct Published<A> {
 
 /// Value of `back4`: source address and port that answers of a container port
 /// get when no flow says otherwise.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Back<A> {
     /// Address of the host, never 0.
@@ -220,7 +222,7 @@ pub struct Uplink {
 /// container's own packets find it too and one entry serves both directions.
 /// A masqueraded flow whose port had to be changed has a second entry, keyed
 /// by the container's tuple.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FlowKey<A> {
     /// The peer.
@@ -231,7 +233,8 @@ pub struct FlowKey<A> {
     /// For ICMP echo, the identifier.
     pub local_port: Be16,
     pub proto: u8,
-    pub pad: [u8; 3],
+    pub pad: u8,
+    pub pad2: u16,
 }
 
 /// What a flow is: [`Flow::kind`].
@@ -251,7 +254,7 @@ pub mod flow_kind {
 }
 
 /// Value of `flows4` and `pending4`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow<A> {
     /// Published: the host's address that the client used. Masqueraded: the
@@ -266,19 +269,20 @@ pub struct Flow<A> {
     pub kind: u8,
     /// [`crate::tcp::state`] for TCP; otherwise [`crate::flow`].
     pub state: u8,
-    /// Second of `CLOCK_MONOTONIC` in which
-    /// the last packet came; written at most once a second.
-    pub last_seen: u32,
-    /// Masqueraded: the container. Published: the client, if it is a container.
-    pub to: Delivery,
-    /// Interface that the first packet came in by (published), or 0.
-    pub ifindex: u32,
     /// Seconds without a packet until this flow is forgotten.
     pub timeout: u32,
+    /// Masqueraded: the container. Published: the client, if it is a container.
+    pub to: Delivery,
+    /// Second of `CLOCK_MONOTONIC` in which the last packet came; written at
+    /// most once a second.
+    pub last_seen: u32,
+    /// Interface that the first packet came in by (published), or 0.
+    pub ifindex: u32,
+    pub pad: u32,
 }
 
 /// Key of `frags4` (RFC 791: source, destination, protocol, identification).
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FragKey<A> {
     pub saddr: A,
@@ -296,7 +300,7 @@ pub struct Frag {
 }
 
 /// Key of `socks4`: a socket of the host that was sent to a container.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SockKey<A> {
     /// `bpf_get_socket_cookie`.
@@ -308,7 +312,7 @@ pub struct SockKey<A> {
 }
 
 /// Value of `socks4`: the address that the program asked for.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asked<A> {
     pub addr: A,
@@ -330,7 +334,7 @@ pub struct Stats {
 
 /// Value of `paths4`, per CPU: the way out for a destination, asked of the FIB
 /// once a second.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Path<A> {
     pub daddr: A,
@@ -364,7 +368,7 @@ assert_layout! {
     Uplink: 28 = 8, 4, 16;
     FlowKey<V4Addr>: 16 = 4, 4, 4, 4;
     FlowKey<V6Addr>: 40 = 16, 16, 4, 4;
-    Flow<V4Addr>: 44 = 8, 4, 4, 20, 8;
+    Flow<V4Addr>: 48 = 8, 4, 4, 20, 8, 4;
     FragKey<V4Addr>: 16 = 8, 8;
     Frag: 4 = 4;
     SockKey<V4Addr>: 16 = 8, 8;

@@ -7,51 +7,54 @@ use crate::{
     packet::{ETH_LEN, Packet, Transport, Tuple},
 };
 
-/// How the transport checksum changes.
+/// How the transport checksum changes. A part that doesn't change is 0; there
+/// are no options inside, because the verifier refuses to compute with what
+/// the compiler leaves unwritten behind a `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct L4Change {
     /// Offset of the checksum field from the start of the packet, bytes.
     pub offset: usize,
-    /// Change of the pseudo header; absent where there is none.
-    pub pseudo: Option<Sum>,
+    /// Change of the pseudo header.
+    pub pseudo: Sum,
     /// Change of the transport header itself.
-    pub header: Option<Sum>,
+    pub header: Sum,
     /// UDP over IPv4: 0 means that there is no checksum (RFC 768).
     pub zero_means_none: bool,
 }
 
-/// What happens to the transport checksum when `packet` gets the addresses and
-/// ports of `to`; nothing for packets that carry no transport checksum.
+/// What happens to the transport checksum when `packet`, which has ports, gets
+/// the addresses and ports of `to`.
 #[inline(always)]
-pub fn l4_change<A: Address>(packet: &Packet<A>, to: &Tuple<A>) -> Option<L4Change> {
+pub fn l4_change<A: Address>(packet: &Packet<A>, to: &Tuple<A>) -> L4Change {
     let from = &packet.tuple;
-    let ports = if from.sport != to.sport || from.dport != to.dport {
-        Some(
-            Sum::default()
-                .change16(from.sport.raw(), to.sport.raw())
-                .change16(from.dport.raw(), to.dport.raw()),
-        )
-    } else {
-        None
-    };
-    let addresses = Some(
-        Sum::default()
-            .change(from.saddr.words(), to.saddr.words())
-            .change(from.daddr.words(), to.daddr.words()),
-    );
-    let (field, pseudo) = match packet.transport {
-        Transport::Tcp(_) => (16, addresses),
-        Transport::Udp => (6, addresses),
-        // RFC 792: no pseudo header.
-        Transport::EchoRequest | Transport::EchoReply => (2, None),
-        _ => return None,
-    };
-    Some(L4Change {
-        offset: packet.l4 + field,
-        pseudo,
-        header: ports,
+    let mut change = L4Change {
+        offset: packet.l4 + 16,
+        pseudo: Sum::default(),
+        header: Sum::default(),
         zero_means_none: packet.proto == proto::UDP,
-    })
+    };
+    if from.sport != to.sport || from.dport != to.dport {
+        change.header = change
+            .header
+            .change16(from.sport.raw(), to.sport.raw())
+            .change16(from.dport.raw(), to.dport.raw());
+    }
+    match packet.transport {
+        Transport::Udp => change.offset = packet.l4 + 6,
+        // RFC 792: no pseudo header.
+        Transport::EchoRequest | Transport::EchoReply => {
+            change.offset = packet.l4 + 2;
+            return change;
+        }
+        _ => {}
+    }
+    if from.saddr != to.saddr || from.daddr != to.daddr {
+        change.pseudo = change
+            .pseudo
+            .change(from.saddr.words(), to.saddr.words())
+            .change(from.daddr.words(), to.daddr.words());
+    }
+    change
 }
 
 /// The twelve bytes from the TTL to the end of the destination address of an
@@ -118,12 +121,9 @@ mod tests {
         bytes[at..at + 12].copy_from_slice(&header);
         bytes[packet.l4..packet.l4 + 2].copy_from_slice(&to.sport.raw().to_ne_bytes());
         bytes[packet.l4 + 2..packet.l4 + 4].copy_from_slice(&to.dport.raw().to_ne_bytes());
-        let change = l4_change(&packet, to).unwrap();
+        let change = l4_change(&packet, to);
         let old = u16::from_ne_bytes(bytes.read(change.offset).unwrap());
-        let mut new = old;
-        for part in [change.pseudo, change.header].into_iter().flatten() {
-            new = checksum::update(new, part);
-        }
+        let new = checksum::update(checksum::update(old, change.pseudo), change.header);
         bytes[change.offset..change.offset + 2].copy_from_slice(&new.to_ne_bytes());
     }
 

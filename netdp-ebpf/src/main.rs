@@ -1,1 +1,101 @@
-fn main() {}
+//! netdp's programs: entry points by direction. Each counts, and turns a
+//! [`Verdict`](verdict::Verdict) into an action; everything else returns
+//! `Result<Verdict, DropReason>`.
+#![no_std]
+#![no_main]
+
+mod arp;
+mod count;
+mod family;
+mod flows;
+mod from_container;
+mod from_netdev;
+mod hairpin;
+mod host_socket;
+mod maps;
+mod masquerade;
+mod path;
+mod published;
+mod skb;
+mod sweep;
+mod to_container;
+mod to_netdev;
+mod verdict;
+
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+use skb::Skb;
+
+/// tcx ingress of an uplink: a frame that arrives from outside.
+#[classifier]
+pub fn from_netdev(ctx: TcContext) -> i32 {
+    verdict::action(from_netdev::from_netdev(&Skb::new(&ctx)))
+}
+
+/// tcx egress of an uplink: a frame that leaves, sent by the host's stack or
+/// by `from_container`.
+#[classifier]
+pub fn to_netdev(ctx: TcContext) -> i32 {
+    verdict::action(to_netdev::to_netdev(&Skb::new(&ctx)))
+}
+
+/// tcx ingress of a veth's host end: a frame that the container sends.
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    verdict::action(from_container::from_container(&Skb::new(&ctx)))
+}
+
+/// tcx egress of a veth's host end: a frame that the host's stack sends to the
+/// container.
+#[classifier]
+pub fn to_container(ctx: TcContext) -> i32 {
+    verdict::action(to_container::to_container(&Skb::new(&ctx)))
+}
+
+/// Starts the timer that expires flows; run once, by test_run, after loading.
+#[classifier]
+pub fn sweep_start(_ctx: TcContext) -> i32 {
+    sweep::start()
+}
+
+/// cgroup: a socket of the host connects (TCP) or is connected (UDP).
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    host_socket::to_container(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup: an unconnected UDP socket of the host sends.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    host_socket::to_container(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup: a UDP socket of the host has received; the sender's address is told.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    host_socket::as_asked(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup: a socket of the host asks for its peer's address.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    host_socket::as_asked(&ctx);
+    host_socket::ALLOW
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Helpers such as `bpf_timer_*` and `bpf_redirect_peer` are for programs under
+/// a GPL-compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,288 @@
+//! What differs between IPv4 and IPv6 in the kernel: maps, helpers' parameters
+//! and the bytes of the network header. All else is generic over [`Family`].
+
+use aya_ebpf::{
+    bindings::{BPF_F_CURRENT_NETNS, bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_sock_tuple},
+    helpers::{
+        bpf_fib_lookup, bpf_redirect_neigh, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
+};
+use netdp_common::{
+    addr::{Address, Be16, Mac, V4Addr, proto},
+    drop::DropReason,
+    maps::{Endpoint, FragKey, Uplink},
+    nat,
+    packet::{Bytes, ETH_LEN, Header, Packet, Tuple, V4},
+};
+
+use crate::{
+    maps::{
+        ADDRS4, Addrs, BACK4, Backs, FLOWS4, FRAGS4, Flows, Frags, LOCAL4, Locals, PATHS4,
+        PENDING4, PORTS4, Paths, Pending, Ports, SCRATCH4, SOCKS4, Scratch, Socks,
+    },
+    skb::Skb,
+    verdict::Verdict,
+};
+
+/// `AF_INET` of `include/linux/socket.h`.
+const AF_INET: u8 = 2;
+
+/// What the FIB says about a destination.
+pub struct Route<A> {
+    pub ifindex: u32,
+    pub nexthop: A,
+    /// Own and next hop's MAC address; absent while the neighbour is unknown.
+    pub macs: Option<(Mac, Mac)>,
+}
+
+/// Why the FIB gives no way that the programs can take.
+pub enum Unroutable {
+    /// No route, or one that forbids.
+    NoRoute,
+    /// The packet is larger than the link's MTU.
+    TooBig,
+}
+
+/// An address family in the kernel.
+pub trait Family: Header {
+    fn addrs() -> &'static Addrs<Self::Addr>;
+    fn ports() -> &'static Ports<Self::Addr>;
+    fn backs() -> &'static Backs<Self::Addr>;
+    fn locals() -> &'static Locals<Self::Addr>;
+    fn flows() -> &'static Flows<Self::Addr>;
+    fn pending() -> &'static Pending<Self::Addr>;
+    fn frags() -> &'static Frags<Self::Addr>;
+    fn socks() -> &'static Socks<Self::Addr>;
+    fn paths() -> &'static Paths<Self::Addr>;
+    fn scratch() -> &'static Scratch<Self::Addr>;
+
+    fn address(endpoint: &Endpoint) -> Self::Addr;
+    fn gateway(endpoint: &Endpoint) -> Self::Addr;
+    fn external(uplink: &Uplink) -> Self::Addr;
+
+    /// A number that spreads addresses over `paths`.
+    fn spread(addr: Self::Addr) -> u32;
+
+    /// Asks the FIB for the way to a packet's destination, as if it came in by
+    /// the hook's interface.
+    fn route(skb: &Skb, tuple: &Tuple<Self::Addr>) -> Result<Route<Self::Addr>, Unroutable>;
+
+    /// Sends the packet by way of the kernel's neighbour table, which resolves
+    /// the next hop, queueing the packet where it must.
+    fn redirect_neigh(ifindex: u32, nexthop: Self::Addr) -> Verdict;
+
+    /// Whether the host itself has a socket that a packet from `remote` to
+    /// `local` would reach: a connection, a listener, or a bound UDP socket.
+    fn host_has_socket(skb: &Skb, inbound: &Tuple<Self::Addr>, proto: u8) -> bool;
+
+    /// Writes addresses, and the TTL less one where `hop`.
+    fn write_network(
+        skb: &Skb,
+        packet: &Packet<Self::Addr>,
+        to: &Tuple<Self::Addr>,
+        hop: bool,
+    ) -> Result<(), DropReason>;
+
+    fn frag_key(packet: &Packet<Self::Addr>) -> FragKey<Self::Addr> {
+        FragKey {
+            saddr: packet.tuple.saddr,
+            daddr: packet.tuple.daddr,
+            id: packet.id,
+            proto: u32::from(packet.proto),
+        }
+    }
+}
+
+impl Family for V4 {
+    #[inline(always)]
+    fn addrs() -> &'static Addrs<V4Addr> {
+        &ADDRS4
+    }
+    #[inline(always)]
+    fn ports() -> &'static Ports<V4Addr> {
+        &PORTS4
+    }
+    #[inline(always)]
+    fn backs() -> &'static Backs<V4Addr> {
+        &BACK4
+    }
+    #[inline(always)]
+    fn locals() -> &'static Locals<V4Addr> {
+        &LOCAL4
+    }
+    #[inline(always)]
+    fn flows() -> &'static Flows<V4Addr> {
+        &FLOWS4
+    }
+    #[inline(always)]
+    fn pending() -> &'static Pending<V4Addr> {
+        &PENDING4
+    }
+    #[inline(always)]
+    fn frags() -> &'static Frags<V4Addr> {
+        &FRAGS4
+    }
+    #[inline(always)]
+    fn socks() -> &'static Socks<V4Addr> {
+        &SOCKS4
+    }
+    #[inline(always)]
+    fn paths() -> &'static Paths<V4Addr> {
+        &PATHS4
+    }
+    #[inline(always)]
+    fn scratch() -> &'static Scratch<V4Addr> {
+        &SCRATCH4
+    }
+
+    #[inline(always)]
+    fn address(endpoint: &Endpoint) -> V4Addr {
+        endpoint.addr4
+    }
+    #[inline(always)]
+    fn gateway(endpoint: &Endpoint) -> V4Addr {
+        endpoint.gateway4
+    }
+    #[inline(always)]
+    fn external(uplink: &Uplink) -> V4Addr {
+        uplink.addr4
+    }
+
+    #[inline(always)]
+    fn spread(addr: V4Addr) -> u32 {
+        // Knuth's multiplicative hash; its high bits are the good ones.
+        addr.0.wrapping_mul(0x9e37_79b1) >> 16
+    }
+
+    #[inline(always)]
+    fn route(skb: &Skb, tuple: &Tuple<V4Addr>) -> Result<Route<V4Addr>, Unroutable> {
+        // `BPF_FIB_LKUP_RET_*` of `include/uapi/linux/bpf.h`.
+        const SUCCESS: i64 = 0;
+        const NO_NEIGH: i64 = 7;
+        const FRAG_NEEDED: i64 = 8;
+
+        // SAFETY: all bytes zero is a valid value of this struct of integers.
+        let mut params: FibParams = unsafe { core::mem::zeroed() };
+        params.family = AF_INET;
+        params.ifindex = skb.ifindex();
+        params.__bindgen_anon_3.ipv4_src = tuple.saddr.0;
+        params.__bindgen_anon_4.ipv4_dst = tuple.daddr.0;
+        // SAFETY: the struct lives on this stack and has the size given.
+        let ret = unsafe {
+            bpf_fib_lookup(
+                skb.as_ptr(),
+                &raw mut params,
+                size_of::<FibParams>() as i32,
+                0,
+            )
+        };
+        // SAFETY: the helper leaves the next hop, or the destination, there.
+        let nexthop = V4Addr(unsafe { params.__bindgen_anon_4.ipv4_dst });
+        match ret {
+            SUCCESS => Ok(Route {
+                ifindex: params.ifindex,
+                nexthop,
+                macs: Some((params.smac, params.dmac)),
+            }),
+            NO_NEIGH => Ok(Route {
+                ifindex: params.ifindex,
+                nexthop,
+                macs: None,
+            }),
+            FRAG_NEEDED => Err(Unroutable::TooBig),
+            _ => Err(Unroutable::NoRoute),
+        }
+    }
+
+    #[inline(always)]
+    fn redirect_neigh(ifindex: u32, nexthop: V4Addr) -> Verdict {
+        // SAFETY: all bytes zero is a valid value of this struct of integers.
+        let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+        params.nh_family = u32::from(AF_INET);
+        params.__bindgen_anon_1.ipv4_nh = nexthop.0;
+        // SAFETY: the struct lives on this stack and has the size given.
+        let code = unsafe {
+            bpf_redirect_neigh(
+                ifindex,
+                &raw mut params,
+                size_of::<bpf_redir_neigh>() as i32,
+                0,
+            )
+        };
+        Verdict::Redirect(code as i32)
+    }
+
+    #[inline(always)]
+    fn host_has_socket(skb: &Skb, inbound: &Tuple<V4Addr>, proto: u8) -> bool {
+        // SAFETY: all bytes zero is a valid value of this union of integers.
+        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        tuple.__bindgen_anon_1.ipv4.saddr = inbound.saddr.0;
+        tuple.__bindgen_anon_1.ipv4.daddr = inbound.daddr.0;
+        tuple.__bindgen_anon_1.ipv4.sport = inbound.sport.raw();
+        tuple.__bindgen_anon_1.ipv4.dport = inbound.dport.raw();
+        // The size tells the helper the family (`sk_lookup`, net/core/filter.c).
+        const SIZE: u32 = 12;
+        let netns = BPF_F_CURRENT_NETNS as u64;
+        // SAFETY: the tuple lives on this stack; a socket found is released.
+        unsafe {
+            let socket = if proto == proto::TCP {
+                bpf_skc_lookup_tcp(skb.as_ptr(), &raw mut tuple, SIZE, netns, 0)
+            } else {
+                bpf_sk_lookup_udp(skb.as_ptr(), &raw mut tuple, SIZE, netns, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn write_network(
+        skb: &Skb,
+        packet: &Packet<V4Addr>,
+        to: &Tuple<V4Addr>,
+        hop: bool,
+    ) -> Result<(), DropReason> {
+        let field: [u8; 2] = skb.read(ETH_LEN + 10).ok_or(DropReason::Malformed)?;
+        let (offset, bytes) = nat::v4_header(packet, u16::from_ne_bytes(field), to, hop);
+        skb.write(offset, bytes)
+    }
+}
+
+/// Gives a packet the addresses and ports of `to`; `hop` where it leaves or
+/// enters the host like a router's.
+#[inline(always)]
+pub fn translate<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    to: &Tuple<F::Addr>,
+    hop: bool,
+) -> Result<(), DropReason> {
+    F::write_network(skb, packet, to, hop)?;
+    if !packet.transport.has_ports() {
+        return Ok(());
+    }
+    let from = &packet.tuple;
+    // The verifier loses the bounds of a number that was spilled in pieces, and
+    // the compiler leaves out a mask that it knows to change nothing.
+    let l4 = core::hint::black_box(packet.l4) & 0x7f;
+    if packet.proto == proto::TCP || packet.proto == proto::UDP {
+        if from.sport != to.sport || from.dport != to.dport {
+            let (s, d) = (to.sport.raw().to_ne_bytes(), to.dport.raw().to_ne_bytes());
+            skb.write(l4, [s[0], s[1], d[0], d[1]])?;
+        }
+    } else {
+        // The identifier is the one of the two that isn't 0 (RFC 792).
+        let identifier = Be16::from_raw(to.sport.raw() | to.dport.raw());
+        skb.write(l4 + 4, identifier.raw().to_ne_bytes())?;
+    }
+    skb.update_l4(&nat::l4_change(packet, to))
+}
+
+/// Whether an address is nobody's on this host: unspecified.
+#[inline(always)]
+pub fn is_any<A: Address>(addr: A) -> bool {
+    addr == A::ANY
+}

@@ -1,0 +1,181 @@
+//! The flow tables: finding, touching, making and promoting entries.
+//!
+//! `flows` holds conversations: both sides have spoken. It is never LRU.
+//! `pending` holds what is not answered yet, in a small LRU table, so that a
+//! flood of one-sided packets evicts only its like.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_ktime_get_coarse_ns,
+};
+use netdp_common::{
+    drop::DropReason,
+    flow,
+    maps::{Config, Flow, FlowKey, flow_kind},
+    packet::{Fragment, Packet},
+    tcp::Direction,
+};
+
+use crate::{family::Family, maps::CONFIG};
+
+/// Second of `CLOCK_MONOTONIC`, as exact as the kernel's tick.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+}
+
+/// What the daemon has set, or the defaults before it has.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// An entry of one of the two tables.
+pub type Entry<A> = *mut Flow<A>;
+
+/// [`flow_kind`] of an entry.
+#[inline(always)]
+pub fn kind<A>(entry: Entry<A>) -> u8 {
+    // SAFETY: a map value stays readable while the program runs (RCU).
+    unsafe { (*entry).kind }
+}
+
+/// State of an entry; another CPU may change it at any time.
+#[inline(always)]
+pub fn state<A>(entry: Entry<A>) -> u8 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*entry).state).read_volatile() }
+}
+
+#[inline(always)]
+pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<Entry<F::Addr>> {
+    F::flows().get_ptr_mut(key)
+}
+
+#[inline(always)]
+pub fn find_pending<F: Family>(key: &FlowKey<F::Addr>) -> Option<Entry<F::Addr>> {
+    F::pending().get_ptr_mut(key)
+}
+
+/// Notes a packet: its state and the time. Writes only what changes, and the
+/// time once a second. Gives the state after the packet.
+#[inline(always)]
+pub fn touch<F: Family>(
+    entry: Entry<F::Addr>,
+    packet: &Packet<F::Addr>,
+    direction: Direction,
+) -> u8 {
+    let now = now();
+    // SAFETY: the value stays valid while the program runs; its fields are
+    // aligned, read and written whole, and any interleaving with another CPU
+    // leaves one of the two values.
+    unsafe {
+        let state = (&raw const (*entry).state).read_volatile();
+        let next = flow::next_state(state, packet, direction);
+        if next != state {
+            (&raw mut (*entry).state).write_volatile(next);
+            if let Some(config) = config() {
+                let timeout = flow::timeout(config, packet.proto, next);
+                (&raw mut (*entry).timeout).write_volatile(timeout);
+            }
+        }
+        if (&raw const (*entry).last_seen).read_volatile() != now {
+            (&raw mut (*entry).last_seen).write_volatile(now);
+        }
+        next
+    }
+}
+
+/// Fills in state and times of a new entry.
+#[inline(always)]
+pub fn begin<F: Family>(value: &mut Flow<F::Addr>, packet: &Packet<F::Addr>, direction: Direction) {
+    value.state = flow::next_state(0, packet, direction);
+    value.last_seen = now();
+    value.timeout = config().map_or(0, |config| flow::timeout(config, packet.proto, value.state));
+}
+
+/// Makes an entry for what isn't answered yet, or renews it.
+#[inline(always)]
+pub fn expect<F: Family>(key: &FlowKey<F::Addr>, value: &Flow<F::Addr>) -> Result<(), DropReason> {
+    F::pending()
+        .insert(key, value, u64::from(BPF_ANY))
+        .map_err(|_| DropReason::TableFull)
+}
+
+/// The same, unless there is an entry already.
+#[inline(always)]
+pub fn claim<F: Family>(key: &FlowKey<F::Addr>, value: &Flow<F::Addr>) -> bool {
+    F::pending()
+        .insert(key, value, u64::from(BPF_NOEXIST))
+        .is_ok()
+}
+
+/// Enters a conversation into the main table.
+///
+/// # Errors
+/// [`DropReason::TableFull`]: old conversations are never evicted for it.
+#[inline(always)]
+pub fn establish<F: Family>(
+    key: &FlowKey<F::Addr>,
+    value: &Flow<F::Addr>,
+) -> Result<(), DropReason> {
+    F::flows()
+        .insert(key, value, u64::from(BPF_ANY))
+        .map_err(|_| DropReason::TableFull)
+}
+
+/// Moves an answered entry from `pending` to the main table.
+#[inline(always)]
+pub fn promote<F: Family>(
+    key: &FlowKey<F::Addr>,
+    entry: Entry<F::Addr>,
+    packet: &Packet<F::Addr>,
+    direction: Direction,
+) -> Result<(), DropReason> {
+    // SAFETY: a map value stays readable while the program runs; an entry that
+    // LRU recycles meanwhile is the price of a flood, and belongs to it.
+    let mut value = unsafe { entry.read() };
+    value.state = flow::next_state(value.state, packet, direction);
+    value.last_seen = now();
+    if let Some(config) = config() {
+        value.timeout = flow::timeout(config, packet.proto, value.state);
+    }
+    establish::<F>(key, &value)?;
+    let _ = F::pending().remove(key);
+    Ok(())
+}
+
+/// Whether a flow of this kind leads to a published port.
+#[inline(always)]
+pub fn is_published(kind: u8) -> bool {
+    kind == flow_kind::PUBLISHED || kind == flow_kind::HAIRPIN
+}
+
+/// Gives a later fragment the ports of its first, and remembers those of a
+/// first one. Later fragments of unknown datagrams are refused.
+#[inline(never)]
+pub fn reassemble<F: Family>(packet: &mut Packet<F::Addr>) -> Result<(), DropReason> {
+    match packet.fragment {
+        Fragment::Whole => Ok(()),
+        Fragment::First => {
+            let ports = netdp_common::maps::Frag {
+                sport: packet.tuple.sport,
+                dport: packet.tuple.dport,
+            };
+            F::frags()
+                .insert(F::frag_key(packet), ports, u64::from(BPF_ANY))
+                .map_err(|_| DropReason::HelperFailed)
+        }
+        Fragment::Later => {
+            let ports = F::frags()
+                .get_ptr(F::frag_key(packet))
+                .ok_or(DropReason::FragmentWithoutFirst)?;
+            // SAFETY: a map value stays readable while the program runs.
+            let ports = unsafe { ports.read() };
+            packet.tuple.sport = ports.sport;
+            packet.tuple.dport = ports.dport;
+            Ok(())
+        }
+    }
+}

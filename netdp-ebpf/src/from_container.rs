@@ -1,0 +1,242 @@
+//! tcx ingress of a veth's host end: what the container sends.
+
+use netdp_common::{
+    addr::{Address, proto},
+    drop::DropReason,
+    maps::{Endpoint, FlowKey, Owner, endpoint_flags},
+    packet::{Packet, Transport, V4, ethertype, parse},
+};
+
+use crate::{
+    arp, count,
+    family::{Family, translate},
+    flows,
+    hairpin::hairpin,
+    maps::ENDPOINTS,
+    masquerade,
+    path::{self, By, Way},
+    published,
+    skb::Skb,
+    verdict::{Decision, Exit, Verdict},
+};
+
+/// No spoofed source; replies of published flows; container to container,
+/// hairpin; masquerade.
+#[inline(always)]
+pub fn from_container(skb: &Skb) -> Result<Verdict, DropReason> {
+    // Between attaching and the table's entry the container has no network.
+    let endpoint = ENDPOINTS
+        .get_ptr(skb.ifindex())
+        .ok_or(DropReason::NoEndpoint)?;
+    // SAFETY: the entry of a live interface is replaced, never removed, and a
+    // map value stays readable while the program runs.
+    let endpoint = unsafe { &*endpoint };
+    let length = skb.len();
+    let verdict = by_ethertype(skb, endpoint);
+    match verdict {
+        Ok(_) => count::sent(endpoint.slot, length),
+        Err(_) => count::refused(endpoint.slot),
+    }
+    verdict
+}
+
+#[inline(always)]
+fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
+    skb.pull_headers();
+    if skb.source_mac()? != endpoint.mac {
+        return Err(DropReason::SpoofedSource);
+    }
+    match skb.ethertype() {
+        ethertype::IPV4 => by_destination::<V4>(skb, endpoint),
+        ethertype::ARP => arp::answer(skb, endpoint),
+        _ => Err(DropReason::UnknownEthertype),
+    }
+}
+
+#[inline(always)]
+fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
+    let mut packet = parse::<F>(skb)?;
+    if packet.tuple.saddr != F::address(endpoint) {
+        return Err(DropReason::SpoofedSource);
+    }
+    flows::reassemble::<F>(&mut packet)?;
+    let mut decision = Decision::new(&packet);
+    let mut way = Way::new();
+    if !path::kept::<F>(packet.tuple.daddr, &mut way) {
+        if inside::<F>(skb, &packet, endpoint, &mut decision)? {
+            return exit::<F>(skb, &packet, &decision, &way);
+        }
+        path::ask::<F>(skb, &packet, &mut way)?;
+    }
+    // The kernel answers what is too big or has come to its last hop.
+    if way.by == By::Stack || packet.ttl <= 1 {
+        return Ok(Verdict::Pass);
+    }
+    if !outside::<F>(&packet, endpoint, &mut decision)? {
+        masquerade::open::<F>(skb, &packet, endpoint, way.ifindex, &mut decision)?;
+    }
+    exit::<F>(skb, &packet, &decision, &way)
+}
+
+/// Carries a decision out.
+#[inline(never)]
+fn exit<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    decision: &Decision<F::Addr>,
+    way: &Way<F::Addr>,
+) -> Result<Verdict, DropReason> {
+    if decision.exit == Exit::Stack {
+        return Ok(Verdict::Pass);
+    }
+    let hop = decision.exit == Exit::Uplink;
+    translate::<F>(skb, packet, &decision.to, hop)?;
+    if hop {
+        path::leave::<F>(skb, way)
+    } else {
+        skb.deliver(&decision.container)
+    }
+}
+
+/// To a container of this host or the host itself; false where the destination
+/// is neither.
+#[inline(never)]
+fn inside<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
+    decision: &mut Decision<F::Addr>,
+) -> Result<bool, DropReason> {
+    let daddr = packet.tuple.daddr;
+    if let Some(owner) = F::addrs().get_ptr(daddr) {
+        // SAFETY: a map value stays readable while the program runs.
+        neighbour::<F>(packet, endpoint, unsafe { &*owner }, decision)?;
+        return Ok(true);
+    }
+    if F::locals().get_ptr(daddr).is_some() {
+        host::<F>(skb, packet, endpoint, decision)?;
+        return Ok(true);
+    }
+    if daddr.is_multicast() {
+        return Err(DropReason::Multicast);
+    }
+    Ok(false)
+}
+
+/// To another container of this host, directly.
+#[inline(always)]
+fn neighbour<F: Family>(
+    packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
+    owner: &Owner,
+    decision: &mut Decision<F::Addr>,
+) -> Result<(), DropReason> {
+    // A hairpin enters the main table with its first answer, so only such an
+    // answer has to look for what is pending.
+    if has_published_port(endpoint, packet)
+        && hairpin_reply::<F>(packet, is_established_segment(packet), decision)?
+    {
+        return Ok(());
+    }
+    if owner.network != endpoint.network {
+        return Err(DropReason::OtherNetwork);
+    }
+    if endpoint.flags & endpoint_flags::ICC == 0 {
+        return Err(DropReason::NoIcc);
+    }
+    decision.enter(&owner.to);
+    Ok(())
+}
+
+/// To an address of the host: the way back of a container's connection to
+/// itself, a published port, or the host's own stack.
+#[inline(always)]
+fn host<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
+    decision: &mut Decision<F::Addr>,
+) -> Result<(), DropReason> {
+    if has_published_port(endpoint, packet)
+        && packet.tuple.daddr == F::gateway(endpoint)
+        && hairpin_reply::<F>(packet, false, decision)?
+    {
+        return Ok(());
+    }
+    match published::mapping::<F>(packet.tuple.daddr, packet) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(mapping) => hairpin::<F>(skb, packet, endpoint, unsafe { &*mapping }, decision),
+        None => Ok(()),
+    }
+}
+
+/// The answer to a container that came in by a published port; false where
+/// there was none.
+#[inline(always)]
+fn hairpin_reply<F: Family>(
+    packet: &Packet<F::Addr>,
+    only_established: bool,
+    decision: &mut Decision<F::Addr>,
+) -> Result<bool, DropReason> {
+    let key = packet.tuple.sent(packet.proto);
+    if let Some(entry) = flows::find::<F>(&key) {
+        published::reply::<F>(packet, &key, entry, decision);
+        return Ok(true);
+    }
+    if only_established {
+        return Ok(false);
+    }
+    published::first_reply::<F>(packet, &key, true, decision)
+}
+
+/// Out of the host; false where the packet belongs to no flow yet.
+#[inline(never)]
+fn outside<F: Family>(
+    packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
+    decision: &mut Decision<F::Addr>,
+) -> Result<bool, DropReason> {
+    if has_published_port(endpoint, packet) {
+        let key = packet.tuple.sent(packet.proto);
+        if let Some(entry) = flows::find::<F>(&key)
+            && flows::is_published(flows::kind(entry))
+        {
+            published::reply::<F>(packet, &key, entry, decision);
+            return Ok(true);
+        }
+        // A connection that the container opened from a port that it also
+        // publishes is its own; for UDP nobody can tell, and the published
+        // port serves both.
+        let own = packet.proto == proto::TCP
+            && (packet.transport.is_syn() || is_masqueraded::<F>(packet));
+        if !own && published::first_reply::<F>(packet, &key, false, decision)? {
+            return Ok(true);
+        }
+    }
+    Ok(masquerade::outbound::<F>(packet, decision))
+}
+
+/// Whether the container opened this connection itself.
+#[inline(always)]
+fn is_masqueraded<F: Family>(packet: &Packet<F::Addr>) -> bool {
+    let from = &packet.tuple;
+    let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
+    match flows::find::<F>(&key) {
+        Some(entry) => masquerade::is_owner::<F>(entry, from),
+        None => false,
+    }
+}
+
+/// Whether the packet may come from a published port.
+#[inline(always)]
+fn has_published_port<A>(endpoint: &Endpoint, packet: &Packet<A>) -> bool {
+    endpoint.flags & endpoint_flags::PUBLISHED != 0
+        && (packet.proto == proto::TCP || packet.proto == proto::UDP)
+}
+
+/// A TCP segment that neither opens nor resets a connection.
+#[inline(always)]
+fn is_established_segment<A>(packet: &Packet<A>) -> bool {
+    use netdp_common::packet::tcp_flags::{RST, SYN};
+    matches!(packet.transport, Transport::Tcp(flags) if flags & (SYN | RST) == 0)
+}

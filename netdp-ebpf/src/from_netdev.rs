@@ -1,0 +1,58 @@
+//! tcx ingress of an uplink: what arrives from outside.
+
+use netdp_common::{
+    drop::DropReason,
+    packet::{Fragment, V4, ethertype, parse},
+};
+
+use crate::{
+    family::{Family, translate},
+    flows, masquerade, published,
+    skb::Skb,
+    verdict::{Decision, Exit, Verdict},
+};
+
+/// Published ports, answers to masqueraded flows; nothing else gets to a
+/// container.
+#[inline(always)]
+pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
+    match skb.ethertype() {
+        ethertype::IPV4 => by_destination::<V4>(skb),
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+#[inline(always)]
+fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
+    skb.pull_headers();
+    // What can't be parsed isn't ours: the kernel counts it.
+    let Ok(mut packet) = parse::<F>(skb) else {
+        return Ok(Verdict::Pass);
+    };
+    let daddr = packet.tuple.daddr;
+    if F::locals().get_ptr(daddr).is_none() {
+        // Also for a neighbour that routes to the container subnet.
+        return match F::addrs().get_ptr(daddr) {
+            Some(_) => Err(DropReason::NotPublished),
+            None => Ok(Verdict::Pass),
+        };
+    }
+    if packet.fragment != Fragment::Whole && flows::reassemble::<F>(&mut packet).is_err() {
+        return Ok(Verdict::Pass);
+    }
+    let mut decision = Decision::new(&packet);
+    if let Some(mapping) = published::mapping::<F>(daddr, &packet) {
+        // SAFETY: a map value stays readable while the program runs.
+        published::inbound::<F>(skb, &packet, unsafe { &*mapping }, &mut decision)?;
+    } else if !masquerade::inbound::<F>(&packet, &mut decision)? {
+        return Ok(Verdict::Pass);
+    }
+    let enters = decision.exit == Exit::Container;
+    // The last hop of a packet is the container, not the host.
+    translate::<F>(skb, &packet, &decision.to, enters && packet.ttl > 1)?;
+    if enters {
+        skb.deliver(&decision.container)
+    } else {
+        Ok(Verdict::Pass)
+    }
+}

@@ -1,0 +1,68 @@
+//! A container that reaches a published port of its own host: another
+//! container's, or its own.
+
+use netdp_common::{
+    drop::DropReason,
+    maps::{Delivery, Endpoint, Published, flow_kind},
+    packet::{Packet, Transport, Tuple},
+    tcp::Direction,
+};
+
+use crate::{
+    family::Family,
+    flows,
+    published::{asked_the_same, opened},
+    skb::Skb,
+    verdict::Decision,
+};
+
+/// To the container behind the port. The way back always needs an entry: the
+/// answer is for a container, and might be one to a direct connection.
+#[inline(always)]
+pub fn hairpin<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
+    published: &Published<F::Addr>,
+    decision: &mut Decision<F::Addr>,
+) -> Result<(), DropReason> {
+    let from = &packet.tuple;
+    let itself = published.addr == from.saddr;
+    let to = Tuple {
+        // A stack drops what seems to come from its own address; the gateway's
+        // stands in for it.
+        saddr: if itself {
+            F::gateway(endpoint)
+        } else {
+            from.saddr
+        },
+        daddr: published.addr,
+        sport: from.sport,
+        dport: published.port,
+    };
+    let key = to.received(packet.proto);
+    if let Some(entry) = flows::find::<F>(&key) {
+        if !asked_the_same::<F>(entry, from) {
+            return Err(DropReason::TupleTaken);
+        }
+        flows::touch::<F>(entry, packet, Direction::Original);
+    } else if let Some(entry) = flows::find_pending::<F>(&key) {
+        flows::touch::<F>(entry, packet, Direction::Original);
+    } else if packet.transport.is_syn() || packet.transport == Transport::Udp {
+        let client = Delivery {
+            ifindex: skb.ifindex(),
+            slot: endpoint.slot,
+            mac: endpoint.mac,
+            host_mac: endpoint.host_mac,
+        };
+        let mut flow = opened::<F>(packet, client, skb.ifindex());
+        if itself {
+            flow.kind = flow_kind::HAIRPIN;
+            flow.external = from.saddr;
+        }
+        flows::expect::<F>(&key, &flow)?;
+    }
+    decision.to = to;
+    decision.enter(&published.to);
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The maps. `docs/maps.md` says who writes what.
+
+use aya_ebpf::{
+    bindings::bpf_timer,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use netdp_common::{
+    addr::V4Addr,
+    maps::{
+        Asked, Back, Config, DEFAULT_FLOWS, Endpoint, Flow, FlowKey, Frag, FragKey, Local,
+        MAX_ENDPOINTS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey,
+        Published, SockKey, Stats, Uplink,
+    },
+};
+
+/// Entries of `drops`: more than there are reasons.
+pub const MAX_DROPS: usize = 64;
+/// Entries of `paths4` on each CPU, a power of two.
+pub const MAX_PATHS: usize = 256;
+
+pub type Addrs<A> = HashMap<A, Owner, { MAX_ENDPOINTS as usize }>;
+pub type Ports<A> = HashMap<PortKey<A>, Published<A>, { MAX_PORTS as usize }>;
+pub type Backs<A> = HashMap<PortKey<A>, Back<A>, { MAX_PORTS as usize }>;
+pub type Locals<A> = HashMap<A, Local, { MAX_LOCAL as usize }>;
+pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { DEFAULT_FLOWS as usize }>;
+pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
+pub type Frags<A> = LruHashMap<FragKey<A>, Frag, 8192>;
+pub type Socks<A> = LruHashMap<SockKey<A>, Asked<A>, 65536>;
+/// Room for an entry in the making.
+pub type Scratch<A> = PerCpuArray<Flow<A>, 1>;
+pub type Paths<A> = PerCpuArray<Path<A>, MAX_PATHS>;
+
+#[btf_map(name = "config")]
+pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map(name = "endpoints")]
+pub static ENDPOINTS: HashMap<u32, Endpoint, { MAX_ENDPOINTS as usize }> = HashMap::new();
+#[btf_map(name = "uplinks")]
+pub static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new();
+#[btf_map(name = "drops")]
+pub static DROPS: PerCpuArray<u64, MAX_DROPS> = PerCpuArray::new();
+#[btf_map(name = "stats")]
+pub static STATS: PerCpuArray<Stats, { MAX_ENDPOINTS as usize }> = PerCpuArray::new();
+/// Set once a flow of a host's socket had to be translated, so
+/// that hosts without any don't look for one.
+#[btf_map(name = "host_flows")]
+pub static HOST_FLOWS: Array<u32, 1> = Array::new();
+#[btf_map(name = "sweeper")]
+pub static SWEEPER: Array<Sweeper, 1> = Array::new();
+
+#[btf_map(name = "addrs4")]
+pub static ADDRS4: Addrs<V4Addr> = HashMap::new();
+#[btf_map(name = "ports4")]
+pub static PORTS4: Ports<V4Addr> = HashMap::new();
+#[btf_map(name = "back4")]
+pub static BACK4: Backs<V4Addr> = HashMap::new();
+#[btf_map(name = "local4")]
+pub static LOCAL4: Locals<V4Addr> = HashMap::new();
+#[btf_map(name = "flows4")]
+pub static FLOWS4: Flows<V4Addr> = HashMap::new();
+#[btf_map(name = "pending4")]
+pub static PENDING4: Pending<V4Addr> = LruHashMap::new();
+#[btf_map(name = "frags4")]
+pub static FRAGS4: Frags<V4Addr> = LruHashMap::new();
+#[btf_map(name = "socks4")]
+pub static SOCKS4: Socks<V4Addr> = LruHashMap::new();
+#[btf_map(name = "scratch4")]
+pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
+#[btf_map(name = "paths4")]
+pub static PATHS4: Paths<V4Addr> = PerCpuArray::new();
+
+/// The timer that expires flows.
+#[repr(C)]
+pub struct Sweeper {
+    pub timer: bpf_timer,
+}

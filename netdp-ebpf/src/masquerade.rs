@@ -1,0 +1,332 @@
+//! Masquerade: a container's own conversations with the outside, under an
+//! address of the host.
+//!
+//! An entry is keyed by what the outside sees. While the source port is kept,
+//! the container's packets find the same entry, so one serves both directions;
+//! only a changed port needs a second.
+
+use core::ffi::{c_long, c_void};
+
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
+use netdp_common::{
+    addr::{Address, Be16, proto},
+    drop::DropReason,
+    maps::{Delivery, Endpoint, Flow, FlowKey, PortKey, endpoint_flags, flow_kind},
+    packet::{Packet, Transport, Tuple, tcp_flags},
+    port,
+    tcp::Direction,
+};
+
+use crate::{
+    family::{Family, is_any},
+    flows,
+    maps::UPLINKS,
+    skb::Skb,
+    verdict::{Decision, Exit},
+};
+
+/// A packet of a container for the outside that belongs to no published port:
+/// the address and port that it leaves under. False where its flow isn't known.
+#[inline(always)]
+pub fn outbound<F: Family>(packet: &Packet<F::Addr>, decision: &mut Decision<F::Addr>) -> bool {
+    let from = &packet.tuple;
+    let own = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
+    if let Some(entry) = flows::find::<F>(&own)
+        && is_owner::<F>(entry, from)
+    {
+        seen::<F>(entry, packet, decision);
+        return true;
+    }
+    let full = from.sent(packet.proto);
+    if let Some(entry) = flows::find::<F>(&full)
+        && flows::kind(entry) == flow_kind::MASQUERADE_OUT
+    {
+        seen::<F>(entry, packet, decision);
+        touch_twin::<F>(packet, decision.to.sport);
+        return true;
+    }
+    if let Some(entry) = flows::find_pending::<F>(&own)
+        && is_owner::<F>(entry, from)
+    {
+        seen::<F>(entry, packet, decision);
+        return true;
+    }
+    if let Some(entry) = flows::find_pending::<F>(&full)
+        && flows::kind(entry) == flow_kind::MASQUERADE_OUT
+    {
+        seen::<F>(entry, packet, decision);
+        return true;
+    }
+    false
+}
+
+/// A packet of a known flow: under the address and port that it has.
+#[inline(always)]
+fn seen<F: Family>(
+    entry: flows::Entry<F::Addr>,
+    packet: &Packet<F::Addr>,
+    decision: &mut Decision<F::Addr>,
+) {
+    flows::touch::<F>(entry, packet, Direction::Original);
+    // SAFETY: a map value stays readable while the program runs.
+    unsafe {
+        decision.to.saddr = (*entry).external;
+        decision.to.sport = (*entry).port;
+    }
+    decision.exit = Exit::Uplink;
+}
+
+/// The first packet of a flow: chooses the port that the outside will see.
+///
+/// A segment in the middle of a connection is taken as well: its port is kept
+/// if it can be, so that connections outlive a flow table that was lost.
+#[inline(never)]
+pub fn open<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
+    uplink: u32,
+    decision: &mut Decision<F::Addr>,
+) -> Result<(), DropReason> {
+    if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
+        return Err(DropReason::Internal);
+    }
+    match packet.transport {
+        Transport::Tcp(flags) if flags & tcp_flags::RST != 0 => return Err(DropReason::NoFlow),
+        Transport::Tcp(_) | Transport::Udp | Transport::EchoRequest => {}
+        Transport::EchoReply | Transport::IcmpError | Transport::IcmpOther => {
+            return Err(DropReason::IcmpUnrelated);
+        }
+        Transport::Later => return Err(DropReason::FragmentWithoutFirst),
+        Transport::Other => return Err(DropReason::UnknownProtocol),
+    }
+    let uplink = UPLINKS.get_ptr(uplink).ok_or(DropReason::NoRoute)?;
+    // SAFETY: a map value stays readable while the program runs.
+    let external = F::external(unsafe { &*uplink });
+    if is_any(external) {
+        return Err(DropReason::NoUplinkAddress);
+    }
+    let to = Delivery {
+        ifindex: skb.ifindex(),
+        slot: endpoint.slot,
+        mac: endpoint.mac,
+        host_mac: endpoint.host_mac,
+    };
+    let kinds = (flow_kind::MASQUERADE, flow_kind::MASQUERADE_OUT);
+    decision.to.sport = allocate::<F>(skb, packet, external, &to, kinds)?;
+    decision.to.saddr = external;
+    decision.exit = Exit::Uplink;
+    Ok(())
+}
+
+/// A port being looked for. The entry lies in `scratch4`: the stack, which all
+/// functions of a program share, has no room for it.
+struct Search<'a, A> {
+    skb: &'a Skb,
+    packet: &'a Packet<A>,
+    flow: &'a mut Flow<A>,
+    first: u16,
+    last: u16,
+    /// Set by the attempt that found one.
+    found: bool,
+    port: Be16,
+}
+
+/// Takes a port of `external` for a new flow and makes its pending entries of
+/// these kinds: what the outside sees, and the sender's side if the port is
+/// another than its own.
+///
+/// # Errors
+/// [`DropReason::PortExhausted`] where none of the ports tried is free.
+#[inline(always)]
+pub fn allocate<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    external: F::Addr,
+    to: &Delivery,
+    kinds: (u8, u8),
+) -> Result<Be16, DropReason> {
+    let from = &packet.tuple;
+    let (first, last) = flows::config().map_or((1024, 65535), |config| {
+        (config.port_first, config.port_last)
+    });
+    let scratch = F::scratch()
+        .get_ptr_mut(0)
+        .ok_or(DropReason::HelperFailed)?;
+    // SAFETY: this CPU's own value; tcx programs run with softirqs disabled
+    // and don't interrupt each other.
+    let flow = unsafe { &mut *scratch };
+    flow.addr = from.saddr;
+    flow.external = external;
+    flow.port = from.sport;
+    flow.kind = kinds.0;
+    flow.to = *to;
+    flow.ifindex = 0;
+    flow.pad = 0;
+    flows::begin::<F>(flow, packet, Direction::Original);
+    let mut search = Search {
+        skb,
+        packet,
+        flow,
+        first,
+        last,
+        found: false,
+        port: from.sport,
+    };
+    // SAFETY: the callback takes the context as it is given: a pointer to this
+    // stack.
+    unsafe {
+        bpf_loop(
+            port::TRIES,
+            attempt::<F> as *const () as *mut c_void,
+            (&raw mut search).cast(),
+            0,
+        );
+    }
+    if !search.found {
+        return Err(DropReason::PortExhausted);
+    }
+    if search.port != from.sport {
+        search.flow.kind = kinds.1;
+        search.flow.port = search.port;
+        flows::expect::<F>(&from.sent(packet.proto), search.flow)?;
+    }
+    Ok(search.port)
+}
+
+/// Tries one port: the callback of `bpf_loop`, which ends it by 1.
+extern "C" fn attempt<F: Family>(index: u32, search: *mut Search<'_, F::Addr>) -> c_long {
+    // SAFETY: the context that `allocate` gives.
+    let search = unsafe { &mut *search };
+    let packet = search.packet;
+    let from = &packet.tuple;
+    // SAFETY: no arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    // The host's own flow can't keep its port: a container has it.
+    let index = index + u32::from(search.flow.kind == flow_kind::HOST);
+    let port = port::candidate(
+        from.sport,
+        packet.proto,
+        index,
+        random,
+        search.first,
+        search.last,
+    );
+    let key = FlowKey::masquerade(from.daddr, from.dport, port, packet.proto);
+    if is_port_taken::<F>(search.skb, packet, search.flow.external, port)
+        || !flows::claim::<F>(&key, search.flow)
+    {
+        return 0;
+    }
+    if flows::find::<F>(&key).is_some() {
+        let _ = F::pending().remove(&key);
+        return 0;
+    }
+    search.port = port;
+    search.found = true;
+    1
+}
+
+/// Whether the host would take the answers itself: the port is published, or
+/// one of its sockets has the tuple or listens.
+#[inline(always)]
+fn is_port_taken<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    external: F::Addr,
+    port: Be16,
+) -> bool {
+    if packet.proto != proto::TCP && packet.proto != proto::UDP {
+        return false;
+    }
+    if F::ports()
+        .get_ptr(PortKey::new(F::Addr::ANY, port, packet.proto))
+        .is_some()
+        || F::ports()
+            .get_ptr(PortKey::new(external, port, packet.proto))
+            .is_some()
+    {
+        return true;
+    }
+    let answer = Tuple {
+        saddr: packet.tuple.daddr,
+        daddr: external,
+        sport: packet.tuple.dport,
+        dport: port,
+    };
+    F::host_has_socket(skb, &answer, packet.proto)
+}
+
+/// An answer from outside to a flow of a container, or of a host's socket that
+/// had to give way. False where it belongs to neither.
+#[inline(always)]
+pub fn inbound<F: Family>(
+    packet: &Packet<F::Addr>,
+    decision: &mut Decision<F::Addr>,
+) -> Result<bool, DropReason> {
+    let from = &packet.tuple;
+    let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
+    let (entry, pending) = match flows::find::<F>(&key) {
+        Some(entry) => (entry, false),
+        None => match flows::find_pending::<F>(&key) {
+            Some(entry) => (entry, true),
+            None => return Ok(false),
+        },
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let flow = unsafe { &*entry };
+    if flow.external != from.daddr {
+        return Ok(false);
+    }
+    decision.to.dport = flow.port;
+    if flow.kind != flow_kind::HOST {
+        decision.to.daddr = flow.addr;
+        decision.enter(&flow.to);
+    }
+    if pending {
+        flows::promote::<F>(&key, entry, packet, Direction::Reply)?;
+        if decision.to.dport != from.dport {
+            promote_twin::<F>(packet, flow.addr, decision.to.dport)?;
+        }
+    } else {
+        flows::touch::<F>(entry, packet, Direction::Reply);
+    }
+    Ok(true)
+}
+
+/// Moves the sender's side of an answered flow along with the outside's.
+#[inline(always)]
+fn promote_twin<F: Family>(
+    packet: &Packet<F::Addr>,
+    addr: F::Addr,
+    port: Be16,
+) -> Result<(), DropReason> {
+    let from = &packet.tuple;
+    let key = FlowKey::full(from.saddr, from.sport, addr, port, packet.proto);
+    match flows::find_pending::<F>(&key) {
+        Some(entry) => flows::promote::<F>(&key, entry, packet, Direction::Reply),
+        None => Ok(()),
+    }
+}
+
+/// Notes a packet of the sender's side at the outside's side too, so that the
+/// two expire together.
+#[inline(always)]
+fn touch_twin<F: Family>(packet: &Packet<F::Addr>, port: Be16) {
+    let from = &packet.tuple;
+    let key = FlowKey::masquerade(from.daddr, from.dport, port, packet.proto);
+    if let Some(entry) = flows::find::<F>(&key) {
+        flows::touch::<F>(entry, packet, Direction::Original);
+    }
+}
+
+/// Whether this flow is the sender's own, with its port kept.
+#[inline(always)]
+pub fn is_owner<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
+    // SAFETY: a map value stays readable while the program runs.
+    unsafe {
+        (*entry).kind == flow_kind::MASQUERADE
+            && (*entry).addr == from.saddr
+            && (*entry).port == from.sport
+    }
+}

@@ -1,0 +1,130 @@
+//! The way out of the host for a destination.
+//!
+//! The FIB is asked once a second for each destination and CPU; in between the
+//! answer is kept in a per-CPU array, so that no CPU writes what another one
+//! reads. The packet that asked goes by the kernel's neighbour table, which
+//! keeps neighbour discovery alive for a next hop that only BPF sends to.
+
+use netdp_common::{
+    addr::{Address, Mac},
+    drop::DropReason,
+    maps::Path,
+    packet::Packet,
+};
+
+use crate::{
+    family::{Family, Unroutable},
+    flows,
+    maps::{MAX_PATHS, UPLINKS},
+    skb::{MARK_OURS, Skb},
+    verdict::Verdict,
+};
+
+/// How a packet leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The MAC addresses are known.
+    Macs,
+    /// By way of the neighbour table.
+    Neighbour,
+    /// The kernel's stack has to answer or fragment.
+    Stack,
+}
+
+/// The way out for a packet, filled in place as a
+/// [`Decision`](crate::verdict::Decision) is.
+#[repr(C, align(8))]
+pub struct Way<A> {
+    pub ifindex: u32,
+    pub by: By,
+    smac: Mac,
+    dmac: Mac,
+    nexthop: A,
+}
+
+impl<A: Address> Way<A> {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self {
+            ifindex: 0,
+            by: By::Stack,
+            smac: [0; 6],
+            dmac: [0; 6],
+            nexthop: A::ANY,
+        }
+    }
+}
+
+/// Looks for the way kept for a destination, if it is of this second. A
+/// destination that has one is neither a container nor the host itself.
+#[inline(always)]
+pub fn kept<F: Family>(daddr: F::Addr, way: &mut Way<F::Addr>) -> bool {
+    let Some(slot) = F::paths().get_ptr(F::spread(daddr) & (MAX_PATHS as u32 - 1)) else {
+        return false;
+    };
+    // SAFETY: this CPU's own value, see `keep`.
+    let path = unsafe { &*slot };
+    if path.daddr != daddr || path.second != flows::now() {
+        return false;
+    }
+    way.ifindex = path.ifindex;
+    way.by = By::Macs;
+    way.smac = path.smac;
+    way.dmac = path.dmac;
+    true
+}
+
+#[inline(always)]
+fn keep<F: Family>(path: Path<F::Addr>) {
+    if let Some(slot) = F::paths().get_ptr_mut(F::spread(path.daddr) & (MAX_PATHS as u32 - 1)) {
+        // SAFETY: this CPU's own value; tcx programs run with softirqs
+        // disabled and don't interrupt each other.
+        unsafe { slot.write(path) };
+    }
+}
+
+/// Asks the FIB.
+///
+/// # Errors
+/// [`DropReason::NoRoute`] also where the route leads to no uplink.
+#[inline(never)]
+pub fn ask<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    way: &mut Way<F::Addr>,
+) -> Result<(), DropReason> {
+    let tuple = &packet.tuple;
+    let route = match F::route(skb, tuple) {
+        Ok(route) => route,
+        Err(Unroutable::TooBig) if packet.dont_fragment => return Ok(()),
+        Err(_) => return Err(DropReason::NoRoute),
+    };
+    if UPLINKS.get_ptr(route.ifindex).is_none() {
+        return Err(DropReason::NoRoute);
+    }
+    if let Some((smac, dmac)) = route.macs {
+        keep::<F>(Path {
+            daddr: tuple.daddr,
+            second: flows::now(),
+            ifindex: route.ifindex,
+            smac,
+            dmac,
+        });
+    }
+    way.ifindex = route.ifindex;
+    way.by = By::Neighbour;
+    way.nexthop = route.nexthop;
+    Ok(())
+}
+
+/// Sends a translated packet out.
+#[inline(always)]
+pub fn leave<F: Family>(skb: &Skb, way: &Way<F::Addr>) -> Result<Verdict, DropReason> {
+    skb.set_mark(MARK_OURS);
+    if way.by == By::Macs {
+        skb.write_macs(way.dmac, way.smac)?;
+        Ok(skb.redirect(way.ifindex))
+    } else {
+        Ok(F::redirect_neigh(way.ifindex, way.nexthop))
+    }
+}

@@ -1,0 +1,214 @@
+//! The packet in the kernel's hands: reading, writing, sending it on.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    cty::c_void,
+    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_pull_data},
+    programs::TcContext,
+};
+use netdp_common::{
+    addr::Mac,
+    checksum::Sum,
+    drop::DropReason,
+    maps::Delivery,
+    nat::L4Change,
+    packet::{Bytes, ETH_LEN},
+};
+
+use crate::{count, verdict::Verdict};
+
+/// Bytes that hold every header that is looked at: Ethernet, IPv4 with
+/// options, the part of TCP up to its flags.
+const HEADERS: u32 = 14 + 60 + 20;
+
+/// `skb->mark` of a packet that `from_container` sends out of an uplink, until
+/// `to_netdev` takes it off.
+pub const MARK_OURS: u32 = 0x6e64_7001;
+
+/// A packet at a tcx hook.
+pub struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self {
+            skb: ctx.as_ptr().cast(),
+        }
+    }
+
+    /// The context as helpers take it.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut c_void {
+        self.skb.cast()
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.skb).data_end as usize }
+    }
+
+    /// Length from the Ethernet header on, all segments of a GSO packet
+    /// together, in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb).len }
+    }
+
+    /// Ethertype, host order.
+    #[inline(always)]
+    pub fn ethertype(&self) -> u16 {
+        // SAFETY: as above. The field holds a __be16 (`skb->protocol`).
+        u16::from_be(unsafe { (*self.skb).protocol } as u16)
+    }
+
+    /// The interface that the hook belongs to.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    /// The interface that the packet came to this host by; 0 where the host
+    /// itself sends it.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb).mark }
+    }
+
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        // SAFETY: as above; the field may be written by a classifier.
+        unsafe { (*self.skb).mark = mark };
+    }
+
+    /// Makes sure that the headers can be read and written directly: drivers
+    /// may leave them in pages.
+    #[inline(always)]
+    pub fn pull_headers(&self) {
+        let linear = (self.data_end() - self.data()) as u32;
+        let length = self.len();
+        if linear < HEADERS && linear < length {
+            let wanted = if length < HEADERS { length } else { HEADERS };
+            // SAFETY: as above. A failure shows as a short packet.
+            unsafe { bpf_skb_pull_data(self.skb, wanted) };
+        }
+    }
+
+    /// Writes bytes at an offset from the Ethernet header.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`] where the packet is shorter.
+    #[inline(always)]
+    pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Result<(), DropReason> {
+        let start = self.data() + offset;
+        if start + N > self.data_end() {
+            return Err(DropReason::Malformed);
+        }
+        // SAFETY: checked against data_end.
+        unsafe { (start as *mut [u8; N]).write_unaligned(bytes) };
+        Ok(())
+    }
+
+    /// Writes both addresses of the Ethernet header.
+    #[inline(always)]
+    pub fn write_macs(&self, destination: Mac, source: Mac) -> Result<(), DropReason> {
+        let (d, s) = (destination, source);
+        self.write(
+            0,
+            [
+                d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5],
+            ],
+        )
+    }
+
+    /// Updates the transport checksum, also one that hardware will complete
+    /// (`CHECKSUM_PARTIAL`: only the pseudo header counts there).
+    #[inline(always)]
+    pub fn update_l4(&self, change: &L4Change) -> Result<(), DropReason> {
+        let mut flags = 0;
+        if change.zero_means_none {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        if change.pseudo != Sum::default() {
+            self.csum_replace(
+                change.offset,
+                change.pseudo.wsum(),
+                flags | u64::from(BPF_F_PSEUDO_HDR),
+            )?;
+        }
+        if change.header != Sum::default() {
+            self.csum_replace(change.offset, change.header.wsum(), flags)?;
+        }
+        Ok(())
+    }
+
+    /// `bpf_l4_csum_replace` with size 0: adds a difference.
+    #[inline(always)]
+    fn csum_replace(&self, offset: usize, difference: u32, flags: u64) -> Result<(), DropReason> {
+        // SAFETY: the context is valid; the helper checks the offset.
+        let ret = unsafe {
+            bpf_l4_csum_replace(self.skb, offset as u32, 0, u64::from(difference), flags)
+        };
+        if ret == 0 {
+            Ok(())
+        } else {
+            Err(DropReason::HelperFailed)
+        }
+    }
+
+    /// Hands the packet to a container: straight to the other side of the
+    /// veth pair, without a second pass through the backlog.
+    #[inline(always)]
+    pub fn deliver(&self, to: &Delivery) -> Result<Verdict, DropReason> {
+        self.write_macs(to.mac, to.host_mac)?;
+        count::received(to.slot, self.len());
+        // SAFETY: no pointers.
+        let code = unsafe { bpf_redirect_peer(to.ifindex, 0) };
+        Ok(Verdict::Redirect(code as i32))
+    }
+
+    /// Sends the frame out of `ifindex` as it is.
+    #[inline(always)]
+    pub fn redirect(&self, ifindex: u32) -> Verdict {
+        // SAFETY: no pointers.
+        Verdict::Redirect(unsafe { bpf_redirect(ifindex, 0) } as i32)
+    }
+
+    /// The source address of the Ethernet header.
+    #[inline(always)]
+    pub fn source_mac(&self) -> Result<Mac, DropReason> {
+        self.read::<ETH_LEN>(0)
+            .map(|eth| [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]])
+            .ok_or(DropReason::Malformed)
+    }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let start = self.data() + offset;
+        if start + N > self.data_end() {
+            return None;
+        }
+        // SAFETY: checked against data_end.
+        Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+    }
+}

@@ -1,0 +1,84 @@
+//! Expiry of flows, from a timer in the kernel: it goes on while the daemon is
+//! dead.
+
+use core::ffi::{c_int, c_long, c_void};
+
+use aya_ebpf::helpers::{
+    bpf_for_each_map_elem, bpf_map_delete_elem, bpf_timer_init, bpf_timer_set_callback,
+    bpf_timer_start,
+};
+use netdp_common::{addr::V4Addr, flow::is_expired, maps::Flow};
+
+use crate::{
+    flows,
+    maps::{FLOWS4, PENDING4, SWEEPER, Sweeper},
+};
+
+/// `CLOCK_MONOTONIC` of `include/uapi/linux/time.h`.
+const CLOCK_MONOTONIC: u64 = 1;
+/// Seconds between two sweeps before the daemon has said.
+const DEFAULT_INTERVAL: u32 = 5;
+
+/// Starts the timer, or hands a running one to this program's callback.
+#[inline(always)]
+pub fn start() -> i32 {
+    let Some(sweeper) = SWEEPER.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: the timer lies in a value of the map that is named; a timer that
+    // was made before answers EBUSY and is used as it is.
+    let started = unsafe {
+        let timer = &raw mut (*sweeper).timer;
+        bpf_timer_init(timer, map(&raw const SWEEPER), CLOCK_MONOTONIC);
+        bpf_timer_set_callback(timer, sweep as *const () as *mut c_void);
+        bpf_timer_start(timer, 0, 0)
+    };
+    i32::from(started != 0)
+}
+
+/// The timer's callback: `(map, key, value)`.
+extern "C" fn sweep(_map: *mut c_void, _key: *mut c_void, sweeper: *mut Sweeper) -> c_int {
+    let mut now = flows::now();
+    // SAFETY: the callback takes the context as it is given: a pointer to this
+    // stack.
+    unsafe {
+        let context = (&raw mut now).cast();
+        let callback = expire4 as *const () as *mut c_void;
+        bpf_for_each_map_elem(map(&raw const FLOWS4), callback, context, 0);
+        bpf_for_each_map_elem(map(&raw const PENDING4), callback, context, 0);
+    }
+    let interval = flows::config().map_or(DEFAULT_INTERVAL, |config| config.sweep_interval);
+    // SAFETY: the timer that called back.
+    unsafe {
+        bpf_timer_start(
+            &raw mut (*sweeper).timer,
+            u64::from(interval) * 1_000_000_000,
+            0,
+        );
+    }
+    0
+}
+
+/// Called for each entry: removes it where its time is over.
+extern "C" fn expire4(
+    map: *mut c_void,
+    key: *mut c_void,
+    flow: *mut Flow<V4Addr>,
+    now: *mut u32,
+) -> c_long {
+    // SAFETY: the kernel gives a live entry and the context passed above.
+    unsafe {
+        let last_seen = (&raw const (*flow).last_seen).read_volatile();
+        let timeout = (&raw const (*flow).timeout).read_volatile();
+        if is_expired(last_seen, timeout, *now) {
+            bpf_map_delete_elem(map, key);
+        }
+    }
+    0
+}
+
+/// A map as helpers take it.
+#[inline(always)]
+fn map<T>(map: *const T) -> *mut c_void {
+    map.cast_mut().cast()
+}

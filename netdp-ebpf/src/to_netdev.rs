@@ -1,0 +1,113 @@
+//! tcx egress of an uplink: what leaves the host.
+
+use netdp_common::{
+    addr::proto,
+    drop::DropReason,
+    maps::{Delivery, FlowKey, flow_kind},
+    packet::{Packet, Tuple, V4, ethertype, parse},
+    tcp::Direction,
+};
+
+use crate::{
+    family::{Family, translate},
+    flows,
+    maps::HOST_FLOWS,
+    masquerade,
+    skb::{MARK_OURS, Skb},
+    verdict::Verdict,
+};
+
+/// A container's packet that `from_container` sent goes on. A socket of the
+/// host whose tuple a container's flow has is given another port.
+#[inline(always)]
+pub fn to_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
+    if skb.mark() == MARK_OURS {
+        skb.set_mark(0);
+        return Ok(Verdict::Pass);
+    }
+    match skb.ethertype() {
+        ethertype::IPV4 => by_source::<V4>(skb),
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+#[inline(always)]
+fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
+    skb.pull_headers();
+    let Ok(packet) = parse::<F>(skb) else {
+        return Ok(Verdict::Pass);
+    };
+    // A container's packet that the stack forwards has not been translated.
+    if skb.ingress_ifindex() != 0 && F::addrs().get_ptr(packet.tuple.saddr).is_some() {
+        return Err(DropReason::NoFlow);
+    }
+    if packet.proto != proto::TCP && packet.proto != proto::UDP || !packet.transport.has_ports() {
+        return Ok(Verdict::Pass);
+    }
+    yield_tuple::<F>(skb, &packet)
+}
+
+/// Where a container's flow has the tuple, the host's socket gets another
+/// port, as a container does whose port is taken.
+#[inline(always)]
+fn yield_tuple<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> Result<Verdict, DropReason> {
+    let from = &packet.tuple;
+    let full = from.sent(packet.proto);
+    if HOST_FLOWS.get(0).is_some_and(|seen| *seen != 0) {
+        if let Some(entry) = flows::find::<F>(&full) {
+            return renumber::<F>(skb, packet, entry);
+        }
+        if let Some(entry) = flows::find_pending::<F>(&full) {
+            return renumber::<F>(skb, packet, entry);
+        }
+    }
+    let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
+    let entry = match flows::find::<F>(&key) {
+        Some(entry) => entry,
+        None => match flows::find_pending::<F>(&key) {
+            Some(entry) => entry,
+            None => return Ok(Verdict::Pass),
+        },
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let external = unsafe { (*entry).external };
+    if external != from.saddr || flows::kind(entry) != flow_kind::MASQUERADE {
+        return Ok(Verdict::Pass);
+    }
+    if let Some(seen) = HOST_FLOWS.get_ptr_mut(0) {
+        // SAFETY: only ever set, by any CPU.
+        unsafe { seen.write_volatile(1) };
+    }
+    let kinds = (flow_kind::HOST, flow_kind::HOST_OUT);
+    let port = masquerade::allocate::<F>(skb, packet, from.saddr, &Delivery::default(), kinds)?;
+    translate::<F>(
+        skb,
+        packet,
+        &Tuple {
+            sport: port,
+            ..*from
+        },
+        false,
+    )?;
+    Ok(Verdict::Pass)
+}
+
+/// A later packet of such a socket.
+#[inline(always)]
+fn renumber<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    entry: flows::Entry<F::Addr>,
+) -> Result<Verdict, DropReason> {
+    if flows::kind(entry) != flow_kind::HOST_OUT {
+        return Ok(Verdict::Pass);
+    }
+    flows::touch::<F>(entry, packet, Direction::Original);
+    let to = Tuple {
+        // SAFETY: a map value stays readable while the program runs.
+        sport: unsafe { (*entry).port },
+        ..packet.tuple
+    };
+    translate::<F>(skb, packet, &to, false)?;
+    Ok(Verdict::Pass)
+}
