@@ -1,1 +1,105 @@
-fn main() {}
+//! The one way to build, run, test and check netdp: `cargo xtask COMMAND`.
+
+mod apt;
+mod compile;
+mod doctor;
+mod install;
+mod lint;
+mod privilege;
+mod process;
+mod test;
+mod tools;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "build, run, test and check netdp"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the netdp command, BPF programs included
+    Build {
+        /// Optimise; without it the command lies in target/debug
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build with --release and run `netdp ARGS` as root; without ARGS the daemon
+    Run {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run unit and integration tests as root, and print a sum
+    Test {
+        /// Only tests whose name holds this
+        filter: Option<String>,
+        /// Arguments for the test programs, such as --test-threads=1
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Check formatting, and let clippy and the compiler deny warnings
+    Lint,
+    /// Build with --release and run `netdp bench ARGS` as root
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Show what the build and the tests need, what is there, and what to do
+    Doctor,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(exit) => exit,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    let workspace = Workspace::here();
+    match command {
+        Command::Build { release } => {
+            let netdp = compile::netdp(&workspace, release)?;
+            eprintln!("xtask: built {}", netdp.display());
+        }
+        Command::Run { args } => return run(&workspace, args),
+        Command::Test { filter, args } => test::run(&workspace, filter.as_deref(), &args)?,
+        Command::Lint => lint::run(&workspace)?,
+        Command::Bench { mut args } => {
+            args.insert(0, "bench".into());
+            return run(&workspace, args);
+        }
+        Command::Doctor => return Ok(doctor::run(&workspace)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns only if netdp could not be started: it takes this process's place,
+/// so that signals and the exit status are its own.
+fn run(workspace: &Workspace, mut args: Vec<OsString>) -> Result<ExitCode> {
+    if args.is_empty() {
+        args.push("daemon".into());
+    }
+    if args
+        .first()
+        .is_some_and(|first| first == "demo" || first == "bench")
+    {
+        tools::provide();
+    }
+    let netdp = compile::netdp(workspace, true)?;
+    privilege::exec_as_root(&netdp, &args)
+}

@@ -1,0 +1,99 @@
+//! Running the tests of all crates, and their sum.
+
+mod sum;
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use sum::Sum;
+use xtask::workspace::Workspace;
+
+use crate::{compile, privilege, process, tools};
+
+/// Builds netdp with --release, for the integration tests to start (they find
+/// it by `NETDP_BIN`), and runs every test that `filter` admits.
+///
+/// # Errors
+///
+/// When a test failed, when one can't be built, and when none was run: a
+/// filter that is misspelt must not look like success.
+pub fn run(workspace: &Workspace, filter: Option<&str>, args: &[OsString]) -> Result<()> {
+    tools::provide();
+    let netdp = compile::netdp(workspace, true)?;
+
+    let mut tests = process::cargo();
+    tests.current_dir(&workspace.root).env("NETDP_BIN", &netdp);
+    if let Some(config) = runner(netdp.as_os_str())? {
+        tests.args(["--config", &config]);
+    }
+    tests
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(filter)
+        // libtest hides what a test that passes says, and with it why one skips.
+        .args(["--", "--show-output"])
+        .args(args);
+    let (ended_well, sum) = read(&mut tests)?;
+
+    println!("{sum}");
+    if !ended_well {
+        bail!("tests failed, or one of the test programs could not be built or ended early");
+    }
+    if sum.ran() == 0 {
+        match filter {
+            Some(filter) => bail!("no test ran: no name holds {filter:?}"),
+            None => bail!("no test ran"),
+        }
+    }
+    Ok(())
+}
+
+/// Passes the tests' output on as it comes, and counts.
+fn read(tests: &mut Command) -> Result<(bool, Sum)> {
+    let mut child = tests
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{}`", process::words(tests)))?;
+    let output = child
+        .stdout
+        .take()
+        .context("the tests' output is not piped")?;
+    let mut sum = Sum::default();
+    let mut terminal = std::io::stdout();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("read the tests' output")?;
+        if let Some(shown) = sum.read(&String::from_utf8_lossy(&line)) {
+            writeln!(terminal, "{shown}")?;
+        }
+    }
+    Ok((child.wait()?.success(), sum))
+}
+
+/// cargo's configuration that makes test programs run as root. Only they do:
+/// what cargo compiles stays the user's.
+fn runner(netdp: &OsStr) -> Result<Option<String>> {
+    let backtrace = env::var_os("RUST_BACKTRACE").unwrap_or_default();
+    let keep = [
+        ("NETDP_BIN", netdp),
+        ("RUST_BACKTRACE", backtrace.as_os_str()),
+    ];
+    let words = privilege::prefix(&keep)?;
+    if words.is_empty() {
+        return Ok(None);
+    }
+    // Debug's quotes and escapes are those of a TOML string for any path that
+    // is text.
+    let words: Vec<String> = words
+        .iter()
+        .map(|word| word.to_str().map(|word| format!("{word:?}")))
+        .collect::<Option<_>>()
+        .context("the path of the checkout is not UTF-8")?;
+    Ok(Some(format!(
+        "target.'cfg(all())'.runner = [{}]",
+        words.join(", ")
+    )))
+}
