@@ -1,1 +1,30 @@
+//! What shall be: networks, sandboxes, endpoints, and the requests that change
+//! them. Pure: nothing here asks the operating system or changes it.
+//!
+//! A request is a method of [`State`] that checks everything before it changes
+//! anything; what it must know of the host comes in a [`HostView`].
 
+mod endpoint;
+mod host;
+mod id;
+pub mod ipam;
+mod network;
+mod options;
+mod publish;
+mod refusal;
+mod sandbox;
+pub mod spec;
+mod state;
+pub mod subnets;
+
+pub use endpoint::{Address, Endpoint, EndpointRequest, Link, Publication};
+pub use host::{HostPorts, HostView, PortTaken};
+pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId};
+pub use network::{Bridge, Driver, FIRST_NETWORK, Network, NetworkRequest};
+pub use refusal::{Kind, Refusal};
+pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};
+pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};
+pub use state::{Counters, State};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,1 +1,28 @@
+//! From desired and observed state to operations. Pure: [`Desired`] comes from
+//! the model and what the host has, [`Observed`] from netlink and the pinned
+//! maps, and the difference is a list of [`Op`]s in an order that never exposes
+//! a half-made network.
+//!
+//! Applying happens in two rounds, because the tables name interfaces by
+//! numbers that exist only after the first: [`links`], observe, [`tables`].
 
+mod desired;
+pub mod diff;
+mod entries;
+mod links;
+mod observed;
+mod op;
+mod retract;
+mod tables;
+
+pub use desired::{
+    Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour, Route,
+    Uplink,
+};
+pub use links::links;
+pub use observed::{Observed, ObservedLink, Role};
+pub use op::{Conflict, Op, Plan};
+pub use tables::tables;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! Endpoints: attachments of sandboxes to networks.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use netdp_common::maps::MAX_ENDPOINTS;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BadName, Driver, EndpointId, MacAddr, Mode, Name, Network, NetworkId, Proto, Refusal,
+    SandboxId, State, ipam::NoAddress, state::next_number,
+};
+
+/// An address of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Address {
+    /// The address with the prefix length of its subnet.
+    pub net: IpNet,
+    pub gateway: IpAddr,
+}
+
+/// A published port. The unspecified host address stands for every address of
+/// the host.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Publication {
+    pub host_ip: IpAddr,
+    pub host_port: u16,
+    pub container_port: u16,
+    pub proto: Proto,
+}
+
+impl fmt::Display for Publication {
+    /// `0.0.0.0:8080->80/tcp`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = std::net::SocketAddr::new(self.host_ip, self.host_port);
+        write!(f, "{host}->{}/{}", self.container_port, self.proto)
+    }
+}
+
+/// Another sandbox that is known by a name of one's own: `NAME[:ALIAS]`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Link {
+    /// Name or id of the other sandbox.
+    pub sandbox: String,
+    pub alias: Name,
+}
+
+impl FromStr for Link {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let (sandbox, alias) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self {
+            sandbox: Name::from_str(sandbox)?.into(),
+            alias: alias.parse()?,
+        })
+    }
+}
+
+impl TryFrom<String> for Link {
+    type Error = BadName;
+    fn try_from(text: String) -> Result<Self, BadName> {
+        text.parse()
+    }
+}
+
+impl From<Link> for String {
+    fn from(link: Link) -> Self {
+        link.to_string()
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.sandbox, self.alias)
+    }
+}
+
+/// A sandbox's attachment to a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    pub network: NetworkId,
+    pub sandbox: SandboxId,
+    /// Number of its interface in the sandbox.
+    pub index: u32,
+    /// Name of its interface in the sandbox.
+    pub ifname: String,
+    /// MAC address of that interface.
+    pub mac: MacAddr,
+    /// Name of the host end of its veth pair.
+    pub host_ifname: String,
+    /// MAC address of the host end.
+    pub host_mac: MacAddr,
+    /// One a family at most.
+    pub addresses: Vec<Address>,
+    /// Metric of the sandbox's default route through this endpoint; none on an
+    /// internal network. The endpoint that came first has the lowest, and when
+    /// it goes, the kernel takes the next one's route by itself.
+    pub metric: Option<u32>,
+    pub published: Vec<Publication>,
+    /// Index of its counters in the datapath.
+    pub slot: u32,
+    pub links: Vec<Link>,
+    pub allow: Vec<IpNet>,
+}
+
+impl Endpoint {
+    pub fn v4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|a| match a.net.addr() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    pub fn gateway4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|a| match a.gateway {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+    }
+}
+
+/// What is asked of [`State::connect`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointRequest {
+    pub ip: Option<Ipv4Addr>,
+    pub ip6: Option<Ipv6Addr>,
+    pub mac: Option<MacAddr>,
+    pub links: Vec<Link>,
+    pub allow: Vec<IpNet>,
+}
+
+impl From<NoAddress> for Refusal {
+    fn from(reason: NoAddress) -> Self {
+        match reason {
+            NoAddress::Exhausted(_) | NoAddress::Taken(_) => Self::in_use(reason),
+            NoAddress::Outside { .. } | NoAddress::Reserved { .. } => Self::invalid(reason),
+        }
+    }
+}
+
+impl State {
+    /// Gives a sandbox an endpoint in one more network.
+    ///
+    /// # Errors
+    /// One of them doesn't exist, the sandbox is in that network already or has
+    /// no network of its own, or an address can't be had. Nothing is changed
+    /// then.
+    pub fn connect(
+        &mut self,
+        network: &str,
+        sandbox: &str,
+        request: &EndpointRequest,
+    ) -> Result<Endpoint, Refusal> {
+        let (network, sandbox) = (self.network(network)?.id, self.sandbox(sandbox)?.id);
+        self.whole(|state| state.add_endpoint(network, sandbox, request))
+    }
+
+    /// Takes a sandbox out of a network. Its published ports move to the
+    /// endpoint that has the default route then; without one they go.
+    ///
+    /// # Errors
+    /// One of them doesn't exist, or the sandbox isn't in that network.
+    pub fn disconnect(&mut self, network: &str, sandbox: &str) -> Result<(), Refusal> {
+        let network = self.network(network)?;
+        let sandbox = self.sandbox(sandbox)?;
+        let id = sandbox.id;
+        if network.driver == Driver::Null && sandbox.mode == Mode::None {
+            if let Some(sandbox) = self.sandboxes.get_mut(&id) {
+                sandbox.mode = Mode::Networks;
+            }
+            return Ok(());
+        }
+        let endpoints = self.endpoints_of(id);
+        let Some(endpoint) = endpoints.iter().find(|e| e.network == network.id) else {
+            return Err(Refusal::conflict(format!(
+                "{} is not in network {}: see `netdp inspect {}`",
+                sandbox.name, network.name, sandbox.name
+            )));
+        };
+        let gone = endpoint.id;
+        let heir = self.outward(id, Some(gone)).map(|heir| heir.id);
+        let published = match self.endpoints.remove(&gone) {
+            Some(endpoint) => endpoint.published,
+            None => Vec::new(),
+        };
+        if let Some(heir) = heir.and_then(|heir| self.endpoints.get_mut(&heir)) {
+            heir.published.extend(published);
+        }
+        Ok(())
+    }
+
+    /// The endpoint through which a sandbox reaches the outside, and at which
+    /// its ports are published.
+    pub(super) fn outward(
+        &self,
+        sandbox: SandboxId,
+        without: Option<EndpointId>,
+    ) -> Option<&Endpoint> {
+        self.endpoints
+            .values()
+            .filter(|e| e.sandbox == sandbox && Some(e.id) != without && e.metric.is_some())
+            .min_by_key(|endpoint| endpoint.metric)
+    }
+
+    pub(super) fn add_endpoint(
+        &mut self,
+        network: NetworkId,
+        sandbox: SandboxId,
+        request: &EndpointRequest,
+    ) -> Result<Endpoint, Refusal> {
+        self.check_connection(network, sandbox, request)?;
+        let addresses = self.give_addresses(network, request)?;
+        let network = &self.networks[&network];
+        let slots: BTreeSet<u32> = self.endpoints.values().map(|e| e.slot).collect();
+        let slot = next_number(self.counters.slot, MAX_ENDPOINTS - 1, |n| {
+            slots.contains(&n)
+        })
+        .ok_or_else(|| {
+            Refusal::in_use(format!(
+                "this host has {} endpoints already, as many as it can: remove one",
+                slots.len()
+            ))
+        })?;
+        let siblings = self.endpoints_of(sandbox);
+        let index = (0..)
+            .find(|index| siblings.iter().all(|sibling| sibling.index != *index))
+            .unwrap_or_default();
+        let highest = siblings.iter().filter_map(|sibling| sibling.metric).max();
+        let id = EndpointId::random();
+        let endpoint = Endpoint {
+            id,
+            network: network.id,
+            sandbox,
+            index,
+            ifname: format!("eth{index}"),
+            mac: request.mac.unwrap_or_else(MacAddr::random),
+            host_ifname: format!("vn{}", &id.short()[..10]),
+            host_mac: MacAddr::random(),
+            addresses,
+            metric: (!network.internal).then(|| highest.map_or(0, |highest| highest + 1)),
+            published: Vec::new(),
+            slot,
+            links: request.links.clone(),
+            allow: request.allow.clone(),
+        };
+        self.counters.slot = slot;
+        self.endpoints.insert(id, endpoint.clone());
+        Ok(endpoint)
+    }
+
+    fn check_connection(
+        &self,
+        network: NetworkId,
+        sandbox: SandboxId,
+        request: &EndpointRequest,
+    ) -> Result<(), Refusal> {
+        let (network, sandbox) = (&self.networks[&network], &self.sandboxes[&sandbox]);
+        if network.driver != Driver::Bridge {
+            return Err(Refusal::invalid(format!(
+                "a sandbox can't be connected to network {}: only a new one can get it, \
+                 with `netdp run --network {}`",
+                network.name, network.name
+            )));
+        }
+        let instead = match sandbox.mode {
+            Mode::Networks => None,
+            Mode::Host => Some("is on the host's network: start it on a bridge network".into()),
+            Mode::None => Some(format!(
+                "has network none: take it out first with `netdp disconnect none {}`",
+                sandbox.name
+            )),
+            Mode::Container(other) => Some(match self.sandboxes.get(&other) {
+                Some(other) => format!("has the network of {}: connect that one", other.name),
+                None => "has the network of another sandbox: connect that one".into(),
+            }),
+        };
+        if let Some(instead) = instead {
+            return Err(Refusal::conflict(format!("{} {instead}", sandbox.name)));
+        }
+        if self
+            .endpoints_in(network.id)
+            .any(|e| e.sandbox == sandbox.id)
+        {
+            return Err(Refusal::conflict(format!(
+                "{} is in network {} already",
+                sandbox.name, network.name
+            )));
+        }
+        if request.ip6.is_some() {
+            return Err(Refusal::unavailable(
+                "IPv6 is not available yet: leave --ip6 out",
+            ));
+        }
+        if !request.allow.is_empty() {
+            return Err(Refusal::unavailable(
+                "--allow is not available yet: leave it out, or publish at one host address",
+            ));
+        }
+        if let Some(mac) = request.mac
+            && let Some(other) = self.endpoints_in(network.id).find(|e| e.mac == mac)
+        {
+            return Err(Refusal::in_use(format!(
+                "MAC address {mac} is in use by {}: give another one",
+                self.owner_name(other)
+            )));
+        }
+        self.check_links(network, request)
+    }
+
+    fn check_links(&self, network: &Network, request: &EndpointRequest) -> Result<(), Refusal> {
+        for link in &request.links {
+            let other = self.sandbox(&link.sandbox)?;
+            if !self.endpoints_in(network.id).any(|e| e.sandbox == other.id) {
+                return Err(Refusal::invalid(format!(
+                    "{} can't be linked: it is not in network {}; \
+                     use `netdp connect {} {}` first",
+                    other.name, network.name, network.name, other.name
+                )));
+            }
+            if !network.icc {
+                return Err(Refusal::unavailable(format!(
+                    "--link in network {}, which has icc=false, is not available yet: \
+                     take a network with icc",
+                    network.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn give_addresses(
+        &mut self,
+        network: NetworkId,
+        request: &EndpointRequest,
+    ) -> Result<Vec<Address>, Refusal> {
+        let taken: BTreeSet<IpAddr> = self
+            .endpoints_in(network)
+            .flat_map(|e| e.addresses.iter().map(|address| address.net.addr()))
+            .collect();
+        let Some(network) = self.networks.get_mut(&network) else {
+            return Ok(Vec::new());
+        };
+        let mut addresses = Vec::new();
+        for pool in &mut network.pools {
+            let asked = match pool.subnet {
+                IpNet::V4(_) => request.ip.map(IpAddr::V4),
+                IpNet::V6(_) => request.ip6.map(IpAddr::V6),
+            };
+            let address = match asked {
+                Some(address) => {
+                    pool.check(address, &taken)?;
+                    address
+                }
+                None => pool.choose(&taken)?,
+            };
+            addresses.push(Address {
+                // The prefix length is that of a subnet of the same family.
+                net: IpNet::new(address, pool.subnet.prefix_len()).map_err(Refusal::invalid)?,
+                gateway: pool.gateway,
+            });
+        }
+        Ok(addresses)
+    }
+}

@@ -1,0 +1,49 @@
+//! What a request must know of the host.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::spec::Proto;
+
+/// A port of the host that a socket has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortTaken {
+    /// Whose socket it is, like "process nginx (pid 12)", if that is known.
+    pub by: Option<String>,
+}
+
+/// Tells which ports sockets of the host have.
+pub trait HostPorts {
+    /// Whether a socket could be bound to `port` of `address` now; the
+    /// unspecified address asks for every address of the host.
+    ///
+    /// # Errors
+    /// [`PortTaken`] if a socket is in the way. Ports that netdp itself holds
+    /// for publications of the state are never asked for.
+    fn probe(&self, address: IpAddr, port: u16, proto: Proto) -> Result<(), PortTaken>;
+}
+
+/// The host as it is when a request comes.
+pub struct HostView<'a> {
+    /// Destinations of the host's routes, those of netdp's networks may be
+    /// among them.
+    pub routes: Vec<IpNet>,
+    /// Addresses of the host, loopback included.
+    pub addresses: Vec<IpAddr>,
+    /// Names of the host's interfaces.
+    pub interfaces: BTreeSet<String>,
+    pub ports: &'a dyn HostPorts,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
+}
+
+impl HostView<'_> {
+    /// What a new subnet must not overlap.
+    pub(super) fn used_subnets(&self) -> impl Iterator<Item = IpNet> {
+        self.routes
+            .iter()
+            .copied()
+            .chain(self.addresses.iter().copied().map(IpNet::from))
+    }
+}

@@ -1,0 +1,409 @@
+//! Networks: what they are, how they are made and removed.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    HostView, MacAddr, Name, NetworkId, Refusal, State,
+    ipam::{Pool, first_host},
+    options::{BRIDGE_NAME, DEFAULT_MTU, Options, is_ifname},
+    state::next_number,
+    subnets,
+};
+
+/// Name of the network that the daemon makes when it starts.
+pub const FIRST_NETWORK: &str = "netdp0";
+
+/// How a network carries packets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A bridge with veth pairs on this host.
+    #[default]
+    Bridge,
+    /// The host's own network.
+    Host,
+    /// No network but loopback.
+    Null,
+    Overlay,
+    Macvlan,
+    Ipvlan,
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Bridge => "bridge",
+            Self::Host => "host",
+            Self::Null => "null",
+            Self::Overlay => "overlay",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+        })
+    }
+}
+
+impl FromStr for Driver {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        Ok(match text {
+            "bridge" => Self::Bridge,
+            "host" => Self::Host,
+            "null" => Self::Null,
+            "overlay" => Self::Overlay,
+            "macvlan" => Self::Macvlan,
+            "ipvlan" => Self::Ipvlan,
+            _ => {
+                return Err(Refusal::invalid(format!(
+                    "there is no network driver '{text}': \
+                     take bridge, host, null, overlay, macvlan or ipvlan"
+                )));
+            }
+        })
+    }
+}
+
+/// The bridge device of a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Bridge {
+    pub ifname: String,
+    pub mac: MacAddr,
+}
+
+/// A network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Network {
+    pub id: NetworkId,
+    pub name: Name,
+    pub driver: Driver,
+    /// What the datapath calls it: unique, never 0.
+    pub number: u32,
+    /// Subnets with their gateways, one a family.
+    pub pools: Vec<Pool>,
+    /// Nothing outside the network can be reached.
+    pub internal: bool,
+    /// Endpoints may reach each other.
+    pub icc: bool,
+    /// What goes outside gets the uplink's address.
+    pub masquerade: bool,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// Host address of ports that are published without one.
+    pub host_binding: Option<IpAddr>,
+    /// Options as they were given.
+    pub options: BTreeMap<String, String>,
+    /// None for `host` and `none`.
+    pub bridge: Option<Bridge>,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+}
+
+/// What is asked of [`State::create_network`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkRequest {
+    pub name: Name,
+    #[serde(default)]
+    pub driver: Driver,
+    /// Empty: a free one is chosen.
+    #[serde(default)]
+    pub subnets: Vec<IpNet>,
+    /// Empty: the first address of the subnet.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// Empty: the whole subnet.
+    #[serde(default)]
+    pub ip_ranges: Vec<IpNet>,
+    #[serde(default)]
+    pub ipv6: bool,
+    #[serde(default)]
+    pub internal: bool,
+    /// None: yes.
+    #[serde(default)]
+    pub icc: Option<bool>,
+    /// Bytes; none: 1500.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+impl NetworkRequest {
+    /// A bridge network of this name, all else as it comes.
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            driver: Driver::Bridge,
+            subnets: Vec::new(),
+            gateways: Vec::new(),
+            ip_ranges: Vec::new(),
+            ipv6: false,
+            internal: false,
+            icc: None,
+            mtu: None,
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+impl Network {
+    pub(super) fn host(now: u64) -> Self {
+        Self::predefined("host", Driver::Host, 1, now)
+    }
+
+    pub(super) fn none(now: u64) -> Self {
+        Self::predefined("none", Driver::Null, 2, now)
+    }
+
+    fn predefined(name: &str, driver: Driver, number: u32, now: u64) -> Self {
+        Self {
+            id: NetworkId::random(),
+            name: Name::predefined(name),
+            driver,
+            number,
+            pools: Vec::new(),
+            internal: false,
+            icc: true,
+            masquerade: false,
+            mtu: DEFAULT_MTU,
+            host_binding: None,
+            options: BTreeMap::new(),
+            bridge: None,
+            created: now,
+        }
+    }
+}
+
+impl State {
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// The name is taken, the driver is not for making networks, a subnet
+    /// overlaps another network or a route of the host, none is free, or an
+    /// option makes no sense. Nothing is changed then.
+    pub fn create_network(
+        &mut self,
+        request: &NetworkRequest,
+        host: &HostView<'_>,
+    ) -> Result<Network, Refusal> {
+        check_driver(request.driver)?;
+        if self.networks.values().any(|n| n.name == request.name) {
+            return Err(Refusal::conflict(format!(
+                "network {} exists already: choose another name",
+                request.name
+            )));
+        }
+        let mut options = Options::of(request)?;
+        let pools = vec![self.pool(request, host)?];
+        let numbers: Vec<u32> = self.networks.values().map(|n| n.number).collect();
+        let number = next_number(self.counters.network, u32::MAX, |n| numbers.contains(&n))
+            .ok_or_else(|| Refusal::in_use("there are as many networks as can be: remove one"))?;
+        let id = NetworkId::random();
+        let bridge = Bridge {
+            ifname: self.bridge_name(&request.name, id, options.bridge.take(), host)?,
+            mac: MacAddr::random(),
+        };
+        let network = Network {
+            id,
+            name: request.name.clone(),
+            driver: request.driver,
+            number,
+            pools,
+            internal: request.internal,
+            icc: options.icc,
+            masquerade: options.masquerade,
+            mtu: options.mtu,
+            host_binding: options.host_binding,
+            options: request.options.clone(),
+            bridge: Some(bridge),
+            created: host.now,
+        };
+        self.counters.network = number;
+        self.networks.insert(id, network.clone());
+        Ok(network)
+    }
+
+    /// Makes [`FIRST_NETWORK`] unless it is there.
+    ///
+    /// # Errors
+    /// As [`create_network`](Self::create_network).
+    pub fn ensure_first_network(
+        &mut self,
+        host: &HostView<'_>,
+    ) -> Result<Option<Network>, Refusal> {
+        let name = Name::predefined(FIRST_NETWORK);
+        if self.networks.values().any(|network| network.name == name) {
+            return Ok(None);
+        }
+        self.create_network(&NetworkRequest::new(name), host)
+            .map(Some)
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// It doesn't exist, is one of those that are always there, or has
+    /// endpoints.
+    pub fn remove_network(&mut self, reference: &str) -> Result<Network, Refusal> {
+        let network = self.network(reference)?.clone();
+        if network.driver != Driver::Bridge || network.name.as_str() == FIRST_NETWORK {
+            return Err(Refusal::conflict(format!(
+                "network {} is always there and can't be removed",
+                network.name
+            )));
+        }
+        let mut owners: Vec<String> = self
+            .endpoints_in(network.id)
+            .map(|endpoint| self.owner_name(endpoint))
+            .collect();
+        if !owners.is_empty() {
+            owners.sort();
+            return Err(Refusal::in_use(format!(
+                "network {} has endpoints of {}: remove or disconnect them first",
+                network.name,
+                owners.join(", ")
+            )));
+        }
+        self.networks.remove(&network.id);
+        Ok(network)
+    }
+
+    fn pool(&self, request: &NetworkRequest, host: &HostView<'_>) -> Result<Pool, Refusal> {
+        let asked = request.subnets.iter().map(IpNet::addr);
+        let asked = asked.chain(request.gateways.iter().copied());
+        let mut asked = asked.chain(request.ip_ranges.iter().map(IpNet::addr));
+        if request.ipv6 || asked.any(|address| address.is_ipv6()) {
+            return Err(Refusal::unavailable(
+                "IPv6 is not available yet: leave --ipv6 and IPv6 subnets out",
+            ));
+        }
+        let subnet = match request.subnets[..] {
+            [] => self.free_subnet(host)?,
+            [subnet] => {
+                subnets::check(subnet)?;
+                self.check_overlap(subnet, host)?;
+                subnet
+            }
+            [first, second, ..] => {
+                return Err(Refusal::invalid(format!(
+                    "a bridge network has one IPv4 subnet, not {first} and {second}: give one"
+                )));
+            }
+        };
+        let gateway = match request.gateways[..] {
+            [] => first_host(subnet),
+            [gateway] => gateway,
+            [first, second, ..] => {
+                return Err(Refusal::invalid(format!(
+                    "a subnet has one gateway, not {first} and {second}: give one"
+                )));
+            }
+        };
+        if !subnet.contains(&gateway)
+            || gateway == subnet.network()
+            || gateway == subnet.broadcast()
+        {
+            return Err(Refusal::invalid(format!(
+                "{gateway} can't be the gateway of {subnet}: give an address of it \
+                 that is neither its first nor its last"
+            )));
+        }
+        let range = match request.ip_ranges[..] {
+            [] => None,
+            [range] if subnet.contains(&range) => Some(range.trunc()),
+            [range] => {
+                return Err(Refusal::invalid(format!(
+                    "the range {range} is not in {subnet}: give a part of it"
+                )));
+            }
+            [..] => {
+                return Err(Refusal::invalid(
+                    "a subnet has one range: give one --ip-range",
+                ));
+            }
+        };
+        Ok(Pool {
+            subnet,
+            gateway,
+            range,
+            last: None,
+        })
+    }
+
+    fn subnets(&self) -> impl Iterator<Item = (&Network, IpNet)> {
+        self.networks
+            .values()
+            .flat_map(|network| network.pools.iter().map(move |pool| (network, pool.subnet)))
+    }
+
+    fn free_subnet(&self, host: &HostView<'_>) -> Result<IpNet, Refusal> {
+        let own = self.subnets().map(|(_, subnet)| subnet);
+        let used: Vec<IpNet> = own.chain(host.used_subnets()).collect();
+        subnets::first_free(&used).ok_or_else(|| {
+            Refusal::in_use(
+                "no subnet is free: each overlaps a network or a route of the host; \
+                 give one with --subnet",
+            )
+        })
+    }
+
+    fn check_overlap(&self, subnet: IpNet, host: &HostView<'_>) -> Result<(), Refusal> {
+        for (network, other) in self.subnets() {
+            if subnets::first_overlap(subnet, &[other]).is_some() {
+                return Err(Refusal::conflict(format!(
+                    "subnet {subnet} overlaps {other} of network {}: give another one",
+                    network.name
+                )));
+            }
+        }
+        let used: Vec<IpNet> = host.used_subnets().collect();
+        match subnets::first_overlap(subnet, &used) {
+            Some(route) => Err(Refusal::conflict(format!(
+                "subnet {subnet} overlaps the host's route to {route}: give another one"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The network's own name where an interface can have it and none has.
+    fn bridge_name(
+        &self,
+        name: &Name,
+        id: NetworkId,
+        asked: Option<String>,
+        host: &HostView<'_>,
+    ) -> Result<String, Refusal> {
+        let used = |ifname: &str| {
+            let mut bridges = self.networks.values().filter_map(|n| n.bridge.as_ref());
+            host.interfaces.contains(ifname) || bridges.any(|bridge| bridge.ifname == ifname)
+        };
+        match asked {
+            Some(ifname) if used(&ifname) => Err(Refusal::conflict(format!(
+                "interface {ifname} exists already: give another {BRIDGE_NAME}"
+            ))),
+            Some(ifname) => Ok(ifname),
+            None if is_ifname(name.as_str()) && !used(name.as_str()) => Ok(name.to_string()),
+            None => Ok(format!("nb{}", &id.short()[..10])),
+        }
+    }
+}
+
+fn check_driver(driver: Driver) -> Result<(), Refusal> {
+    match driver {
+        Driver::Bridge => Ok(()),
+        Driver::Host | Driver::Null => Err(Refusal::conflict(format!(
+            "only one instance of \"{driver}\" network is allowed: use the one that is there, {}",
+            if driver == Driver::Host {
+                "host"
+            } else {
+                "none"
+            }
+        ))),
+        Driver::Overlay | Driver::Macvlan | Driver::Ipvlan => Err(Refusal::unavailable(format!(
+            "network driver {driver} is not available yet: take bridge"
+        ))),
+    }
+}

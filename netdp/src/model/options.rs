@@ -1,0 +1,89 @@
+//! Options of a bridge network: those of the request and Docker's names for
+//! some of them.
+
+use std::net::IpAddr;
+
+use super::{NetworkRequest, Refusal};
+
+/// Bytes of the largest packet unless asked for otherwise.
+pub(super) const DEFAULT_MTU: u32 = 1500;
+
+pub(super) const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+const ICC: &str = "com.docker.network.bridge.enable_icc";
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+const MTU: &str = "com.docker.network.driver.mtu";
+
+/// What the options of a [`NetworkRequest`] come to.
+pub(super) struct Options {
+    pub bridge: Option<String>,
+    pub icc: bool,
+    pub masquerade: bool,
+    pub host_binding: Option<IpAddr>,
+    pub mtu: u32,
+}
+
+impl Options {
+    /// What is asked for by a flag counts before what is asked for by `--opt`.
+    pub(super) fn of(request: &NetworkRequest) -> Result<Self, Refusal> {
+        let (mut bridge, mut icc, mut masquerade, mut host_binding, mut mtu) =
+            (None, true, true, None, DEFAULT_MTU);
+        for (key, value) in &request.options {
+            match key.as_str() {
+                BRIDGE_NAME if is_ifname(value) => bridge = Some(value.clone()),
+                BRIDGE_NAME => return Err(bad(key, value, "the name of an interface")),
+                ICC => icc = boolean(key, value)?,
+                MASQUERADE => masquerade = boolean(key, value)?,
+                HOST_BINDING => {
+                    let address = value.parse().map_err(|_| bad(key, value, "an address"))?;
+                    host_binding = Some(IpAddr::V4(address));
+                }
+                MTU => mtu = value.parse().map_err(|_| bad(key, value, "a number"))?,
+                _ => {
+                    return Err(Refusal::invalid(format!(
+                        "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
+                         {MASQUERADE}, {HOST_BINDING} and {MTU}"
+                    )));
+                }
+            }
+        }
+        let mtu = request.mtu.unwrap_or(mtu);
+        // RFC 791 wants 68; a veth pair carries 65535.
+        if !(68..=65535).contains(&mtu) {
+            return Err(Refusal::invalid(format!(
+                "an MTU of {mtu} can't be: give 68 to 65535"
+            )));
+        }
+        Ok(Self {
+            bridge,
+            icc: request.icc.unwrap_or(icc),
+            masquerade,
+            host_binding,
+            mtu,
+        })
+    }
+}
+
+fn bad(key: &str, value: &str, what: &str) -> Refusal {
+    Refusal::invalid(format!("option {key}={value}: {what} is expected"))
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool, Refusal> {
+    match value {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(bad(key, value, "true or false")),
+    }
+}
+
+/// Whether the kernel takes a text for an interface's name (`dev_valid_name`):
+/// up to 15 bytes without '/', ':' and white space, neither "." nor "..".
+pub(super) fn is_ifname(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 15
+        && text != "."
+        && text != ".."
+        && text
+            .chars()
+            .all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%'))
+}

@@ -1,0 +1,58 @@
+//! Why a request is refused.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Sort of a [`Refusal`]; the API maps it to a status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The object doesn't exist (404).
+    NotFound,
+    /// The request contradicts what is there (409).
+    Conflict,
+    /// The request makes no sense by itself (400).
+    Invalid,
+    /// netdp can't do this yet (501).
+    Unavailable,
+    /// The object, address or port is in use (409).
+    InUse,
+}
+
+/// A request that can't be done: what was refused, why, and what to do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    pub kind: Kind,
+    text: String,
+}
+
+impl Refusal {
+    pub fn not_found(text: impl fmt::Display) -> Self {
+        Self::of(Kind::NotFound, text)
+    }
+
+    pub fn conflict(text: impl fmt::Display) -> Self {
+        Self::of(Kind::Conflict, text)
+    }
+
+    pub fn invalid(text: impl fmt::Display) -> Self {
+        Self::of(Kind::Invalid, text)
+    }
+
+    pub fn unavailable(text: impl fmt::Display) -> Self {
+        Self::of(Kind::Unavailable, text)
+    }
+
+    pub fn in_use(text: impl fmt::Display) -> Self {
+        Self::of(Kind::InUse, text)
+    }
+
+    fn of(kind: Kind, text: impl fmt::Display) -> Self {
+        Self {
+            kind,
+            text: text.to_string(),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What shall be there, in the terms of links and tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+
+use crate::model::{Address, Endpoint, Network, Proto, Publication, State};
+
+/// How the names of host ends begin.
+pub const HOST_END: &str = "vn";
+
+/// An interface that leads outside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Uplink {
+    pub ifname: String,
+    pub ifindex: u32,
+    pub mac: [u8; 6],
+    /// The main one of a family first; without link-local and loopback ones.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An address of the host and the interface that has it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HostAddress {
+    pub address: IpAddr,
+    pub ifindex: u32,
+}
+
+/// What the host has by itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    /// In the order of preference.
+    pub uplinks: Vec<Uplink>,
+    /// All addresses of the host; those on loopback addresses and on netdp's
+    /// own bridges may be among them.
+    pub addresses: Vec<HostAddress>,
+}
+
+/// A route of the host to a container.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Route {
+    /// A single address.
+    pub to: IpAddr,
+    pub ifname: String,
+    /// Source of what the host itself sends there.
+    pub src: Option<IpAddr>,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.to, self.ifname)
+    }
+}
+
+/// A permanent neighbour entry of the host for a container.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Neighbour {
+    pub address: IpAddr,
+    pub ifname: String,
+    pub mac: [u8; 6],
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.address, self.ifname)
+    }
+}
+
+/// A port of the host that is held by a bound socket while it is published.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Hold {
+    /// The unspecified address for every address of the host.
+    pub address: IpAddr,
+    pub port: u16,
+    pub proto: Proto,
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let socket = std::net::SocketAddr::new(self.address, self.port);
+        write!(f, "{socket}/{}", self.proto)
+    }
+}
+
+impl From<Publication> for Hold {
+    fn from(publication: Publication) -> Self {
+        Self {
+            address: publication.host_ip,
+            port: publication.host_port,
+            proto: publication.proto,
+        }
+    }
+}
+
+/// The bridge of a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DesiredBridge {
+    pub ifname: String,
+    pub alias: String,
+    pub mac: [u8; 6],
+    /// Bytes.
+    pub mtu: u32,
+    /// The gateways, with the prefix lengths of their subnets.
+    pub addresses: Vec<IpNet>,
+}
+
+/// The veth pair of an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DesiredVeth {
+    pub host_ifname: String,
+    pub alias: String,
+    pub host_mac: [u8; 6],
+    /// Bytes, of both ends.
+    pub mtu: u32,
+    /// Path of the sandbox.
+    pub netns: PathBuf,
+    /// Name of the sandbox's end.
+    pub ifname: String,
+    pub mac: [u8; 6],
+    pub addresses: Vec<Address>,
+    /// Metric of the default route through the gateways, or none for no route.
+    pub metric: Option<u32>,
+}
+
+/// What the tables shall say of an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct DesiredEndpoint {
+    pub host_ifname: String,
+    pub endpoint: Endpoint,
+    pub network: u32,
+    /// [`netdp_common::maps::endpoint_flags`].
+    pub flags: u16,
+}
+
+/// What shall be there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Desired {
+    /// How the aliases of links of this state begin: `netdp:INSTANCE:`.
+    pub alias: String,
+    /// By name.
+    pub bridges: BTreeMap<String, DesiredBridge>,
+    /// By name of the host end.
+    pub veths: BTreeMap<String, DesiredVeth>,
+    pub routes: BTreeSet<Route>,
+    pub neighbours: BTreeSet<Neighbour>,
+    pub holds: BTreeSet<Hold>,
+    /// In the order of preference.
+    pub uplinks: Vec<Uplink>,
+    /// Addresses of the host, without those of bridges of ours.
+    pub addresses: Vec<HostAddress>,
+    pub(super) endpoints: Vec<DesiredEndpoint>,
+}
+
+impl Desired {
+    /// What `state` asks for on a host with these `facts`.
+    pub fn of(state: &State, facts: &Facts) -> Self {
+        let alias = format!("netdp:{}:", state.instance);
+        let bridges: BTreeMap<_, _> = state
+            .networks
+            .values()
+            .filter_map(|network| bridge(network, &alias))
+            .map(|bridge| (bridge.ifname.clone(), bridge))
+            .collect();
+        let gateways: BTreeSet<IpAddr> = bridges
+            .values()
+            .flat_map(|bridge| bridge.addresses.iter().map(IpNet::addr))
+            .collect();
+        let mut desired = Self {
+            alias,
+            bridges,
+            veths: BTreeMap::new(),
+            routes: BTreeSet::new(),
+            neighbours: BTreeSet::new(),
+            holds: BTreeSet::new(),
+            uplinks: facts.uplinks.clone(),
+            addresses: facts
+                .addresses
+                .iter()
+                .filter(|fact| !fact.address.is_loopback() && !gateways.contains(&fact.address))
+                .copied()
+                .collect(),
+            endpoints: Vec::new(),
+        };
+        for endpoint in state.endpoints.values() {
+            desired.add(state, endpoint);
+        }
+        desired
+    }
+
+    fn add(&mut self, state: &State, endpoint: &Endpoint) {
+        let (Some(network), Some(sandbox)) = (
+            state.networks.get(&endpoint.network),
+            state.sandboxes.get(&endpoint.sandbox),
+        ) else {
+            return;
+        };
+        let ifname = &endpoint.host_ifname;
+        for address in &endpoint.addresses {
+            self.routes.insert(Route {
+                to: address.net.addr(),
+                ifname: ifname.clone(),
+                src: Some(address.gateway),
+            });
+            self.neighbours.insert(Neighbour {
+                address: address.net.addr(),
+                ifname: ifname.clone(),
+                mac: endpoint.mac.bytes(),
+            });
+        }
+        self.holds
+            .extend(endpoint.published.iter().map(|p| Hold::from(*p)));
+        self.veths.insert(
+            ifname.clone(),
+            DesiredVeth {
+                host_ifname: ifname.clone(),
+                alias: format!("{}{}", self.alias, endpoint.id),
+                host_mac: endpoint.host_mac.bytes(),
+                mtu: network.mtu,
+                netns: sandbox.netns.clone(),
+                ifname: endpoint.ifname.clone(),
+                mac: endpoint.mac.bytes(),
+                addresses: endpoint.addresses.clone(),
+                metric: endpoint.metric,
+            },
+        );
+        self.endpoints.push(DesiredEndpoint {
+            host_ifname: ifname.clone(),
+            endpoint: endpoint.clone(),
+            network: network.number,
+            flags: flags(network, endpoint),
+        });
+    }
+}
+
+fn bridge(network: &Network, alias: &str) -> Option<DesiredBridge> {
+    let bridge = network.bridge.as_ref()?;
+    let addresses = network.pools.iter().filter_map(|pool| {
+        // The prefix length is that of a subnet of the same family.
+        IpNet::new(pool.gateway, pool.subnet.prefix_len()).ok()
+    });
+    Some(DesiredBridge {
+        ifname: bridge.ifname.clone(),
+        alias: format!("{alias}{}", network.id),
+        mac: bridge.mac.bytes(),
+        mtu: network.mtu,
+        addresses: addresses.collect(),
+    })
+}
+
+fn flags(network: &Network, endpoint: &Endpoint) -> u16 {
+    use netdp_common::maps::endpoint_flags::{ICC, MASQUERADE, PUBLISHED};
+    let mut flags = 0;
+    if network.masquerade && !network.internal {
+        flags |= MASQUERADE;
+    }
+    if network.icc {
+        flags |= ICC;
+    }
+    if !endpoint.published.is_empty() {
+        flags |= PUBLISHED;
+    }
+    flags
+}

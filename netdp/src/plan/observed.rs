@@ -1,0 +1,145 @@
+//! What is there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use ipnet::IpNet;
+
+use super::{Hold, Neighbour, Op, Route};
+use crate::bpf::Tables;
+
+/// What the programs on an interface are for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    Uplink,
+    Endpoint,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Uplink => "uplink",
+            Self::Endpoint => "endpoint",
+        })
+    }
+}
+
+/// A link of the host.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ObservedLink {
+    pub ifindex: u32,
+    pub alias: Option<String>,
+    pub mac: [u8; 6],
+    /// Bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Without link-local ones.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What netlink and the pinned maps say.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Observed {
+    /// All links of the host's namespace, by name.
+    pub links: BTreeMap<String, ObservedLink>,
+    /// Routes of the main table to single addresses over links whose name
+    /// begins with [`HOST_END`](crate::plan::HOST_END).
+    pub routes: BTreeSet<Route>,
+    /// Permanent neighbours on such links.
+    pub neighbours: BTreeSet<Neighbour>,
+    /// Interfaces that have programs, by ifindex.
+    pub attached: BTreeMap<u32, Role>,
+    pub holds: BTreeSet<Hold>,
+    pub tables: Tables,
+}
+
+impl Observed {
+    /// Notes that `op` was done, so that the next plan needs no new look at the
+    /// host. `created` is the index of the link that [`Op::CreateBridge`] or
+    /// [`Op::CreateEndpoint`] made.
+    pub fn applied(&mut self, op: &Op, created: Option<u32>) {
+        match op {
+            Op::CreateBridge(bridge) => {
+                let link = ObservedLink {
+                    ifindex: created.unwrap_or_default(),
+                    alias: Some(bridge.alias.clone()),
+                    mac: bridge.mac,
+                    mtu: bridge.mtu,
+                    up: true,
+                    addresses: bridge.addresses.clone(),
+                };
+                self.links.insert(bridge.ifname.clone(), link);
+            }
+            Op::CreateEndpoint(veth) => {
+                let link = ObservedLink {
+                    ifindex: created.unwrap_or_default(),
+                    alias: Some(veth.alias.clone()),
+                    mac: veth.host_mac,
+                    mtu: veth.mtu,
+                    up: false,
+                    addresses: Vec::new(),
+                };
+                self.links.insert(veth.host_ifname.clone(), link);
+            }
+            Op::DeleteLink { ifname } => {
+                self.links.remove(ifname);
+                self.routes.retain(|route| route.ifname != *ifname);
+                self.neighbours.retain(|entry| entry.ifname != *ifname);
+            }
+            Op::SetLink { ifname, mac, mtu } => {
+                if let Some(link) = self.links.get_mut(ifname) {
+                    link.mac = mac.unwrap_or(link.mac);
+                    link.mtu = mtu.unwrap_or(link.mtu);
+                }
+            }
+            Op::SetLinkUp { ifname } => {
+                if let Some(link) = self.links.get_mut(ifname) {
+                    link.up = true;
+                }
+            }
+            Op::AddAddress { ifname, address } => {
+                if let Some(link) = self.links.get_mut(ifname) {
+                    link.addresses.push(*address);
+                }
+            }
+            Op::RemoveAddress { ifname, address } => {
+                if let Some(link) = self.links.get_mut(ifname) {
+                    link.addresses.retain(|other| other != address);
+                }
+            }
+            Op::AddRoute(route) => {
+                self.routes.insert(route.clone());
+            }
+            Op::RemoveRoute(route) => {
+                self.routes.remove(route);
+            }
+            Op::AddNeighbour(neighbour) => {
+                self.neighbours.insert(neighbour.clone());
+            }
+            Op::RemoveNeighbour(neighbour) => {
+                self.neighbours.remove(neighbour);
+            }
+            Op::Attach { ifindex, role, .. } => {
+                self.attached.insert(*ifindex, *role);
+            }
+            Op::Detach { ifindex, .. } => {
+                self.attached.remove(ifindex);
+            }
+            Op::HoldPort(hold) => {
+                self.holds.insert(*hold);
+            }
+            Op::ReleasePort(hold) => {
+                self.holds.remove(hold);
+            }
+            Op::Put(key, entry) => {
+                self.tables.insert(*key, *entry);
+            }
+            Op::Remove(key) => {
+                self.tables.remove(key);
+            }
+        }
+    }
+}

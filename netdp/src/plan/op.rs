@@ -1,0 +1,108 @@
+//! What can be done to the host.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::{DesiredBridge, DesiredVeth, Hold, Neighbour, Role, Route};
+use crate::bpf::{Entry, Key};
+
+/// One operation. All are idempotent: what is there already, or already gone,
+/// is no error.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Op {
+    /// Makes a bridge with its MAC address, MTU, alias and addresses, and
+    /// brings it up.
+    CreateBridge(DesiredBridge),
+    /// Makes a veth pair with one end in the sandbox, gives that its addresses
+    /// and default route and brings it up; gives the host end its MAC address,
+    /// MTU, alias and sysctls. The host end stays down until its programs are
+    /// attached: one that is down without programs is taken for half-made.
+    CreateEndpoint(Box<DesiredVeth>),
+    DeleteLink {
+        ifname: String,
+    },
+    /// Sets what has changed of a link of ours.
+    SetLink {
+        ifname: String,
+        mac: Option<[u8; 6]>,
+        mtu: Option<u32>,
+    },
+    SetLinkUp {
+        ifname: String,
+    },
+    AddAddress {
+        ifname: String,
+        address: IpNet,
+    },
+    RemoveAddress {
+        ifname: String,
+        address: IpNet,
+    },
+    AddRoute(Route),
+    RemoveRoute(Route),
+    AddNeighbour(Neighbour),
+    RemoveNeighbour(Neighbour),
+    Attach {
+        ifname: String,
+        ifindex: u32,
+        role: Role,
+    },
+    Detach {
+        ifindex: u32,
+        role: Role,
+    },
+    HoldPort(Hold),
+    ReleasePort(Hold),
+    Put(Key, Entry),
+    Remove(Key),
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateBridge(bridge) => write!(f, "create bridge {}", bridge.ifname),
+            Self::CreateEndpoint(veth) => write!(
+                f,
+                "create {} with {} in {}",
+                veth.host_ifname,
+                veth.ifname,
+                veth.netns.display()
+            ),
+            Self::DeleteLink { ifname } => write!(f, "delete {ifname}"),
+            Self::SetLink { ifname, .. } => write!(f, "configure {ifname}"),
+            Self::SetLinkUp { ifname } => write!(f, "bring {ifname} up"),
+            Self::AddAddress { ifname, address } => write!(f, "add {address} to {ifname}"),
+            Self::RemoveAddress { ifname, address } => {
+                write!(f, "remove {address} from {ifname}")
+            }
+            Self::AddRoute(route) => write!(f, "add route {route}"),
+            Self::RemoveRoute(route) => write!(f, "remove route {route}"),
+            Self::AddNeighbour(neighbour) => write!(f, "add neighbour {neighbour}"),
+            Self::RemoveNeighbour(neighbour) => write!(f, "remove neighbour {neighbour}"),
+            Self::Attach { ifname, role, .. } => write!(f, "attach {role} programs to {ifname}"),
+            Self::Detach { ifindex, role } => {
+                write!(f, "detach {role} programs from interface {ifindex}")
+            }
+            Self::HoldPort(hold) => write!(f, "hold {hold}"),
+            Self::ReleasePort(hold) => write!(f, "release {hold}"),
+            Self::Put(key, _) => write!(f, "put {key:?}"),
+            Self::Remove(key) => write!(f, "remove {key:?}"),
+        }
+    }
+}
+
+/// A link that has a name of ours but isn't ours; it is never touched.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("interface {ifname} exists and isn't netdp's: rename or remove it")]
+pub struct Conflict {
+    pub ifname: String,
+}
+
+/// What to do, and what can't be done.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Plan {
+    /// In this order.
+    pub ops: Vec<Op>,
+    pub conflicts: Vec<Conflict>,
+}

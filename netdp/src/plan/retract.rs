@@ -1,0 +1,136 @@
+//! What goes: the other way round than it came, ports first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netdp_common::{
+    addr::{Address, V4Addr},
+    maps::Published,
+};
+
+use super::{
+    Desired, Observed, Op, Role,
+    diff::{Change, diff},
+    entries::entries,
+};
+use crate::bpf::{Entry, Key};
+
+/// Operations that take away what `desired` doesn't ask for. `live` are the
+/// links of it that stay (index by name).
+///
+/// An endpoint's entry goes before its link, and its programs after the link:
+/// until then the programs drop all that the container sends, and nothing gets
+/// past them unchecked. With an uplink it is the programs that go first.
+pub(super) fn retract(
+    desired: &Desired,
+    observed: &Observed,
+    live: &BTreeMap<&str, u32>,
+) -> Vec<Op> {
+    let (gone, mut ops) = surplus(desired, observed, live);
+    let of = |wanted: fn(&Key) -> bool| {
+        gone.iter()
+            .filter(move |key| wanted(key))
+            .map(|key| Op::Remove(*key))
+    };
+    ops.extend(of(|key| matches!(key, Key::Port4(_))));
+    ops.extend(of(|key| matches!(key, Key::Back4(_))));
+    ops.extend(
+        observed
+            .holds
+            .difference(&desired.holds)
+            .map(|hold| Op::ReleasePort(*hold)),
+    );
+    ops.extend(of(|key| matches!(key, Key::Owner4(_) | Key::Local4(_))));
+    ops.extend(of(|key| matches!(key, Key::Endpoint(_))));
+    paths(desired, observed, live, &mut ops);
+    links(desired, observed, live, &mut ops);
+    programs(desired, observed, live, &mut ops);
+    ops.extend(of(|key| matches!(key, Key::Uplink(_))));
+    ops
+}
+
+/// Entries that are not wanted, and what to do before they go.
+///
+/// A port that moves to another container is among them, so that it never
+/// leads to one that is about to go. A port that stops being the way back, or
+/// is it by another address, says so before `back4` changes: until then its
+/// clients get a flow entry each.
+fn surplus(
+    desired: &Desired,
+    observed: &Observed,
+    live: &BTreeMap<&str, u32>,
+) -> (Vec<Key>, Vec<Op>) {
+    let (mut gone, mut before) = (Vec::new(), Vec::new());
+    let have = observed.tables.iter().map(|(key, entry)| (*key, *entry));
+    for change in diff(have, entries(desired, live)) {
+        match change {
+            Change::Remove { key, .. } => gone.push(key),
+            Change::Update {
+                key,
+                have: Entry::Port4(have),
+                want: Entry::Port4(want),
+            } => {
+                if (have.addr, have.port, have.to.ifindex)
+                    != (want.addr, want.port, want.to.ifindex)
+                {
+                    gone.push(key);
+                } else if have.back_addr != V4Addr::ANY && have.back_addr != want.back_addr {
+                    let back_addr = V4Addr::ANY;
+                    before.push(Op::Put(key, Entry::Port4(Published { back_addr, ..want })));
+                }
+            }
+            _ => {}
+        }
+    }
+    (gone, before)
+}
+
+/// Routes and neighbours of links that stay; those of others go with them.
+fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
+    let stays = |ifname: &String| live.contains_key(ifname.as_str());
+    ops.extend(
+        observed
+            .neighbours
+            .difference(&desired.neighbours)
+            .filter(|neighbour| stays(&neighbour.ifname))
+            .map(|neighbour| Op::RemoveNeighbour(neighbour.clone())),
+    );
+    ops.extend(
+        observed
+            .routes
+            .difference(&desired.routes)
+            .filter(|route| stays(&route.ifname))
+            .map(|route| Op::RemoveRoute(route.clone())),
+    );
+}
+
+fn links(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
+    for (ifname, link) in &observed.links {
+        let ours = link
+            .alias
+            .as_ref()
+            .is_some_and(|alias| alias.starts_with(&desired.alias));
+        if ours && !live.contains_key(ifname.as_str()) {
+            ops.push(Op::DeleteLink {
+                ifname: ifname.clone(),
+            });
+        }
+    }
+}
+
+fn programs(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
+    let uplinks: BTreeSet<u32> = desired.uplinks.iter().map(|u| u.ifindex).collect();
+    let endpoints: BTreeSet<u32> = live
+        .iter()
+        .filter(|(ifname, _)| desired.veths.contains_key(**ifname))
+        .map(|(_, &ifindex)| ifindex)
+        .collect();
+    for (&ifindex, &role) in &observed.attached {
+        let wanted = match role {
+            Role::Uplink => &uplinks,
+            Role::Endpoint => &endpoints,
+        };
+        if !wanted.contains(&ifindex) {
+            ops.push(Op::Detach { ifindex, role });
+        }
+    }
+}

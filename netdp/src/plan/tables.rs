@@ -1,0 +1,102 @@
+//! The second round: programs, paths and tables, now that the interfaces have
+//! their numbers.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Desired, Observed, Op, Role,
+    diff::{Change, diff},
+    entries::{entries, live},
+    retract::retract,
+};
+use crate::bpf::{Entry, Key};
+
+/// Attaches programs, opens the paths to the containers, holds ports, and
+/// fills the tables, ports last.
+pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
+    let live = live(desired, observed);
+    let mut ops = retract(desired, observed, &live);
+    let puts = missing(desired, observed, &live);
+    let of = |wanted: fn(&Key) -> bool| {
+        puts.iter()
+            .filter(move |(key, _)| wanted(key))
+            .map(|(key, entry)| Op::Put(*key, *entry))
+    };
+    // A program without its entry would drop what it should leave alone.
+    ops.extend(of(|key| matches!(key, Key::Uplink(_) | Key::Endpoint(_))));
+    ops.extend(of(|key| matches!(key, Key::Local4(_))));
+    programs(desired, observed, &live, &mut ops);
+    paths(desired, observed, &live, &mut ops);
+    ops.extend(of(|key| matches!(key, Key::Owner4(_))));
+    ops.extend(
+        desired
+            .holds
+            .difference(&observed.holds)
+            .map(|hold| Op::HoldPort(*hold)),
+    );
+    // The way back before the way in.
+    ops.extend(of(|key| matches!(key, Key::Back4(_))));
+    ops.extend(of(|key| matches!(key, Key::Port4(_))));
+    ops
+}
+
+fn missing(
+    desired: &Desired,
+    observed: &Observed,
+    live: &BTreeMap<&str, u32>,
+) -> Vec<(Key, Entry)> {
+    let have = observed.tables.iter().map(|(key, entry)| (*key, *entry));
+    diff(have, entries(desired, live))
+        .filter_map(|change| match change {
+            Change::Insert { key, want } | Change::Update { key, want, .. } => Some((key, want)),
+            Change::Remove { .. } => None,
+        })
+        .collect()
+}
+
+fn programs(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
+    let endpoints = desired
+        .veths
+        .keys()
+        .filter_map(|ifname| Some((ifname, *live.get(ifname.as_str())?, Role::Endpoint)));
+    let uplinks = desired
+        .uplinks
+        .iter()
+        .map(|uplink| (&uplink.ifname, uplink.ifindex, Role::Uplink));
+    for (ifname, ifindex, role) in endpoints.chain(uplinks) {
+        if observed.attached.get(&ifindex) != Some(&role) {
+            ops.push(Op::Attach {
+                ifname: ifname.clone(),
+                ifindex,
+                role,
+            });
+        }
+    }
+}
+
+fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
+    let live = |ifname: &String| live.contains_key(ifname.as_str());
+    for ifname in desired.veths.keys().filter(|ifname| live(ifname)) {
+        if observed.links.get(ifname).is_some_and(|link| !link.up) {
+            ops.push(Op::SetLinkUp {
+                ifname: ifname.clone(),
+            });
+        }
+    }
+    // The kernel takes routes and neighbours only on a link that is up, and
+    // drops them when it goes down.
+    ops.extend(
+        desired
+            .neighbours
+            .difference(&observed.neighbours)
+            .filter(|neighbour| live(&neighbour.ifname))
+            .map(|neighbour| Op::AddNeighbour(neighbour.clone())),
+    );
+    ops.extend(
+        desired
+            .routes
+            .difference(&observed.routes)
+            .filter(|route| live(&route.ifname))
+            .map(|route| Op::AddRoute(route.clone())),
+    );
+}
