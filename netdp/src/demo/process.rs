@@ -1,0 +1,191 @@
+//! Child processes that are always waited for: bounded in time, interruptible,
+//! and with their output in files, so that a grandchild that keeps it open
+//! holds nobody up.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::process::{Child, Command, ExitStatus, Output};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill as send_signal};
+use nix::unistd::Pid;
+
+use super::interrupt;
+
+const POLL: Duration = Duration::from_millis(4);
+
+/// Why a child gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    #[error(
+        "{program} is not installed; install the package that has it ({})",
+        package(program)
+    )]
+    Missing { program: String },
+    #[error("cannot run {command}: {source}")]
+    Start { command: String, source: io::Error },
+    #[error("{command} did not end within {} s and was killed", after.as_secs_f32())]
+    TimedOut { command: String, after: Duration },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+fn package(program: &str) -> &'static str {
+    match program {
+        "ip" => "iproute2 on Debian and Ubuntu, iproute on Fedora",
+        "iptables" | "iptables-restore" => "iptables",
+        _ => "your distribution's search tells which",
+    }
+}
+
+pub(super) fn spawn(mut command: Command) -> Result<Child, ProcessError> {
+    command.spawn().map_err(|source| {
+        let program = command.get_program();
+        if source.kind() == io::ErrorKind::NotFound && !program.to_string_lossy().contains('/') {
+            let program = program.to_string_lossy().into_owned();
+            return ProcessError::Missing { program };
+        }
+        ProcessError::Start {
+            command: line(&command),
+            source,
+        }
+    })
+}
+
+/// Runs `command` to its end and returns what it wrote.
+pub(super) fn output(mut command: Command, timeout: Duration) -> Result<Output, ProcessError> {
+    let text = line(&command);
+    let start_error = |source| ProcessError::Start {
+        command: text.clone(),
+        source,
+    };
+    let stdout = tempfile::tempfile().map_err(start_error)?;
+    let stderr = tempfile::tempfile().map_err(start_error)?;
+    command
+        .stdout(stdout.try_clone().map_err(start_error)?)
+        .stderr(stderr.try_clone().map_err(start_error)?);
+    let mut child = spawn(command)?;
+    let status = wait(&mut child, timeout).map_err(|why| {
+        kill(&mut child);
+        match why {
+            NotEnded::TimedOut => ProcessError::TimedOut {
+                command: text.clone(),
+                after: timeout,
+            },
+            NotEnded::Interrupted => ProcessError::Interrupted,
+            NotEnded::Failed(source) => start_error(source),
+        }
+    })?;
+    Ok(Output {
+        status,
+        stdout: contents(stdout).map_err(start_error)?,
+        stderr: contents(stderr).map_err(start_error)?,
+    })
+}
+
+enum NotEnded {
+    TimedOut,
+    Interrupted,
+    Failed(io::Error),
+}
+
+fn wait(child: &mut Child, timeout: Duration) -> Result<ExitStatus, NotEnded> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if interrupt::received().is_some() {
+            return Err(NotEnded::Interrupted);
+        }
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) if Instant::now() > deadline => return Err(NotEnded::TimedOut),
+            Ok(None) => std::thread::sleep(POLL),
+            Err(source) => return Err(NotEnded::Failed(source)),
+        }
+    }
+}
+
+fn contents(mut file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Sends SIGTERM; whether the child ended within `timeout`. It is killed and
+/// waited for otherwise.
+pub(super) fn terminate(child: &mut Child, timeout: Duration) -> bool {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let _ = send_signal(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    let deadline = Instant::now() + timeout;
+    while Instant::now() < deadline {
+        if let Ok(Some(_)) = child.try_wait() {
+            return true;
+        }
+        std::thread::sleep(POLL);
+    }
+    kill(child);
+    false
+}
+
+/// Sends SIGKILL and waits. A child that has ended already is only waited for.
+pub(super) fn kill(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn line(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy()];
+    words.extend(command.get_args().map(|arg| arg.to_string_lossy()));
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn output_and_status_come_back() {
+        let output = output(
+            shell("echo out; echo err >&2; exit 3"),
+            Duration::from_secs(5),
+        );
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(
+            (&output.stdout[..], &output.stderr[..]),
+            (&b"out\n"[..], &b"err\n"[..])
+        );
+    }
+
+    #[test]
+    fn a_grandchild_that_keeps_the_output_open_holds_nobody_up() {
+        let began = Instant::now();
+        let output = output(shell("sleep 2 & echo started"), Duration::from_secs(5)).unwrap();
+        assert_eq!(output.stdout, b"started\n");
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn one_that_takes_too_long_is_killed() {
+        let error = output(shell("sleep 60"), Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, ProcessError::TimedOut { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_missing_tool_is_named_with_its_package() {
+        let missing = ProcessError::Missing {
+            program: "ip".into(),
+        }
+        .to_string();
+        assert!(missing.contains("iproute2"), "{missing}");
+        let error = output(Command::new("no-such-tool"), Duration::from_secs(1)).unwrap_err();
+        assert!(matches!(error, ProcessError::Missing { .. }), "{error}");
+    }
+}

@@ -1,0 +1,219 @@
+//! Interleaved rounds, medians, and when a difference may be claimed.
+//!
+//! A machine's speed drifts by several percent within seconds. Modes are
+//! therefore measured in turn, round by round, each round in the opposite
+//! order of the one before, so that drift meets all of them alike.
+
+use serde::{Deserialize, Serialize};
+
+/// One way to carry the same traffic, and how to measure it once.
+pub struct Mode<'a, E> {
+    pub name: String,
+    pub measure: Box<dyn FnMut() -> Result<f64, E> + 'a>,
+}
+
+/// What one mode gave, one value a round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    pub name: String,
+    pub values: Vec<f64>,
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+    /// `(max - min) / median`.
+    pub spread: f64,
+}
+
+/// Whether two series differ by more than either varies by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Faster,
+    Slower,
+    /// Smaller than the spread: nothing can be said.
+    WithinSpread,
+}
+
+/// A series against the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Median of the series to median of the reference.
+    pub ratio: f64,
+    pub verdict: Verdict,
+}
+
+impl Series {
+    /// # Panics
+    /// When `values` is empty.
+    pub fn new(name: impl Into<String>, values: Vec<f64>) -> Self {
+        assert!(!values.is_empty(), "a series needs a value");
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
+        // A series of zeroes has no scale to measure a spread by; an infinite
+        // one keeps anything from being claimed from it.
+        let spread = if median == 0.0 {
+            f64::INFINITY
+        } else {
+            (max - min) / median
+        };
+        Self {
+            name: name.into(),
+            values,
+            median,
+            min,
+            max,
+            spread,
+        }
+    }
+
+    /// Compares with `reference`. A single round has no spread that could be
+    /// known, so nothing is claimed from it.
+    pub fn against(&self, reference: &Self) -> Comparison {
+        let ratio = self.median / reference.median;
+        let known = self.values.len() > 1 && reference.values.len() > 1;
+        let exceeds_spread = (ratio - 1.0).abs() > self.spread.max(reference.spread);
+        let verdict = if !(known && exceeds_spread) {
+            Verdict::WithinSpread
+        } else if ratio > 1.0 {
+            Verdict::Faster
+        } else {
+            Verdict::Slower
+        };
+        Comparison { ratio, verdict }
+    }
+}
+
+/// Measures every mode once a round, in alternating order.
+///
+/// # Errors
+/// The first error of any measurement ends the comparison.
+///
+/// # Panics
+/// When `rounds` is zero.
+pub fn compare<E>(modes: &mut [Mode<'_, E>], rounds: usize) -> Result<Vec<Series>, E> {
+    assert!(rounds > 0, "a comparison needs a round");
+    let mut values = vec![Vec::with_capacity(rounds); modes.len()];
+    for round in 0..rounds {
+        let mut order: Vec<usize> = (0..modes.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            values[index].push((modes[index].measure)()?);
+        }
+    }
+    Ok(modes
+        .iter()
+        .zip(values)
+        .map(|(mode, values)| Series::new(mode.name.clone(), values))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::convert::Infallible;
+
+    #[test]
+    fn median_of_odd_and_even_counts() {
+        assert_eq!(Series::new("a", vec![9.0, 1.0, 5.0]).median, 5.0);
+        assert_eq!(Series::new("a", vec![9.0, 1.0, 5.0, 6.0]).median, 5.5);
+    }
+
+    #[test]
+    fn spread_is_relative_to_the_median() {
+        let series = Series::new("a", vec![90.0, 110.0, 100.0]);
+        assert_eq!((series.min, series.max), (90.0, 110.0));
+        assert!((series.spread - 0.2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_difference_below_the_spread_is_not_claimed() {
+        let reference = Series::new("host", vec![100.0, 95.0, 105.0]);
+        let close = Series::new("a", vec![93.0, 92.0, 94.0]);
+        let far = Series::new("b", vec![67.0, 66.0, 68.0]);
+        let faster = Series::new("c", vec![150.0, 149.0, 151.0]);
+        assert_eq!(close.against(&reference).verdict, Verdict::WithinSpread);
+        assert_eq!(far.against(&reference).verdict, Verdict::Slower);
+        assert_eq!(faster.against(&reference).verdict, Verdict::Faster);
+        assert!((far.against(&reference).ratio - 0.67).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_noisier_of_the_two_decides() {
+        let steady = Series::new("host", vec![100.0, 100.0, 100.0]);
+        let noisy = Series::new("a", vec![80.0, 60.0, 100.0]);
+        assert_eq!(noisy.against(&steady).verdict, Verdict::WithinSpread);
+        assert_eq!(steady.against(&noisy).verdict, Verdict::WithinSpread);
+    }
+
+    #[test]
+    fn nothing_is_claimed_from_one_round_or_from_zeroes() {
+        let one = Series::new("a", vec![50.0]);
+        let many = Series::new("b", vec![100.0, 100.0]);
+        let zero = Series::new("c", vec![0.0, 0.0]);
+        assert_eq!(one.against(&many).verdict, Verdict::WithinSpread);
+        assert_eq!(zero.against(&many).verdict, Verdict::WithinSpread);
+        assert_eq!(many.against(&zero).verdict, Verdict::WithinSpread);
+    }
+
+    fn recording<'a>(name: &'static str, log: &'a RefCell<Vec<&'static str>>) -> Mode<'a, String> {
+        Mode {
+            name: name.into(),
+            measure: Box::new(move || {
+                log.borrow_mut().push(name);
+                Ok(log.borrow().len() as f64)
+            }),
+        }
+    }
+
+    #[test]
+    fn rounds_alternate_their_order() {
+        let log = RefCell::new(Vec::new());
+        let mut modes = ["a", "b", "c"].map(|name| recording(name, &log));
+        let series = compare(&mut modes, 3).unwrap();
+        assert_eq!(*log.borrow(), ["a", "b", "c", "c", "b", "a", "a", "b", "c"]);
+        assert_eq!(series[0].values, [1.0, 6.0, 7.0]);
+        assert_eq!(series[2].values, [3.0, 4.0, 9.0]);
+    }
+
+    #[test]
+    fn a_drift_common_to_both_modes_cancels() {
+        let clock = RefCell::new(0.0);
+        let drifting = |speed: f64| Mode::<Infallible> {
+            name: String::new(),
+            measure: Box::new({
+                let clock = &clock;
+                move || {
+                    *clock.borrow_mut() += 1.0;
+                    Ok(speed * (1.0 - 0.01 * *clock.borrow()))
+                }
+            }),
+        };
+        let series = compare(&mut [drifting(100.0), drifting(100.0)], 4).unwrap();
+        let comparison = series[1].against(&series[0]);
+        assert!((comparison.ratio - 1.0).abs() < 1e-9, "{comparison:?}");
+    }
+
+    #[test]
+    fn the_first_error_ends_it() {
+        let log = RefCell::new(Vec::new());
+        let mut modes = [
+            recording("a", &log),
+            Mode {
+                name: "broken".into(),
+                measure: Box::new(|| Err("no route".to_owned())),
+            },
+        ];
+        assert_eq!(compare(&mut modes, 3).unwrap_err(), "no route");
+        assert_eq!(*log.borrow(), ["a"]);
+    }
+}

@@ -1,0 +1,133 @@
+//! CPU affinity, and the CPU time that a measurement cost.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+use super::LoadError;
+
+/// Binds the calling thread, and the threads it starts afterwards, to `cpu`.
+pub fn pin(cpu: usize) -> Result<(), LoadError> {
+    let refused = |errno: nix::Error| LoadError::Cpu {
+        cpu,
+        source: errno.into(),
+    };
+    let mut set = CpuSet::new();
+    set.set(cpu).map_err(refused)?;
+    sched_setaffinity(Pid::from_raw(0), &set).map_err(refused)
+}
+
+/// The highest-numbered CPU the calling thread may run on: the one that
+/// interrupts and other programs least often share.
+pub fn last_allowed_cpu() -> io::Result<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    (0..CpuSet::count())
+        .rev()
+        .find(|&cpu| set.is_set(cpu).unwrap_or(false))
+        .ok_or_else(|| io::Error::other("the kernel reports no CPU that this thread may run on"))
+}
+
+/// CPU time used so far, by this process and by the whole machine.
+#[derive(Clone, Copy)]
+pub(super) struct CpuTime {
+    process: Duration,
+    machine: Option<Duration>,
+}
+
+impl CpuTime {
+    pub(super) fn now() -> io::Result<Self> {
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        let process = [usage.user_time(), usage.system_time()]
+            .iter()
+            .map(|time| Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64))
+            .sum();
+        Ok(Self {
+            process,
+            // Some sandboxes hide /proc/stat.
+            machine: std::fs::read_to_string("/proc/stat")
+                .ok()
+                .and_then(|stat| busy_ticks(&stat))
+                .and_then(ticks_to_duration),
+        })
+    }
+
+    /// Seconds used since `earlier`: of the process, and of the machine where
+    /// it could be read.
+    pub(super) fn since(&self, earlier: &Self) -> (f64, Option<f64>) {
+        let machine = self
+            .machine
+            .zip(earlier.machine)
+            .map(|(now, then)| now.saturating_sub(then).as_secs_f64());
+        let process = self.process.saturating_sub(earlier.process).as_secs_f64();
+        (process, machine)
+    }
+}
+
+/// Sum of user, nice, system, irq and softirq of the `cpu` line: proc_stat(5).
+/// Idle, iowait and stolen time did no work here; guest time is within user.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().find(|line| line.starts_with("cpu "))?;
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .map(|field| field.parse().ok())
+        .collect::<Option<_>>()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = fields[..] else {
+        return None;
+    };
+    Some(user + nice + system + irq + softirq)
+}
+
+fn ticks_to_duration(ticks: u64) -> Option<Duration> {
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
+    Some(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn idle_and_stolen_time_is_not_busy() {
+        let stat = "cpu  10 20 30 4000 500 6 7 800 900 1000\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(busy_ticks(stat), Some(10 + 20 + 30 + 6 + 7));
+        assert_eq!(busy_ticks("intr 1 2 3\n"), None);
+        assert_eq!(busy_ticks("cpu  1 2 x 4 5 6 7\n"), None);
+    }
+
+    #[test]
+    fn spinning_costs_cpu_time() {
+        let before = CpuTime::now().unwrap();
+        let end = Instant::now() + Duration::from_millis(60);
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        let (process, _) = CpuTime::now().unwrap().since(&before);
+        assert!(process > 0.01, "{process}");
+    }
+
+    #[test]
+    fn a_pinned_thread_may_run_nowhere_else() {
+        let cpu = last_allowed_cpu().unwrap();
+        std::thread::spawn(move || {
+            pin(cpu).unwrap();
+            let set = sched_getaffinity(Pid::from_raw(0)).unwrap();
+            let allowed: Vec<usize> = (0..CpuSet::count())
+                .filter(|&other| set.is_set(other).unwrap())
+                .collect();
+            assert_eq!(allowed, [cpu]);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_refused() {
+        let refusal = pin(CpuSet::count() - 1).unwrap_err().to_string();
+        assert!(refusal.starts_with("cannot run on CPU"), "{refusal}");
+    }
+}
