@@ -84,9 +84,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn after(segments: &[(u8, Direction)]) -> u8 {
-        segments
-            .iter()
-            .fold(0, |state, (flags, direction)| next(state, *flags, *direction))
+        segments.iter().fold(0, |state, (flags, direction)| {
+            next(state, *flags, *direction)
+        })
     }
 
     #[test]
@@ -120,7 +120,12 @@ mod tests {
     #[test]
     fn simultaneous_open() {
         assert_eq!(
-            after(&[(SYN, Original), (SYN, Reply), (SYN | ACK, Original), (ACK, Reply)]),
+            after(&[
+                (SYN, Original),
+                (SYN, Reply),
+                (SYN | ACK, Original),
+                (ACK, Reply)
+            ]),
             state::ESTABLISHED
         );
     }

@@ -1,6 +1,23 @@
 //! The BPF side of userspace: loading, pinning, attaching, tables. The only
 //! module that speaks to aya.
+//!
+//! Everything lives under `<bpffs>/netdp/`: `maps/NAME`, `progs/NAME`, and in
+//! `links/` one pin for each attachment, `IFINDEX-PROGRAM` or
+//! `cgroup-PROGRAM`. The folder is made under another name and renamed once it
+//! is whole. It outlives the daemon; the next one adopts it.
 
+mod attach;
+mod cgroup;
+mod datapath;
 mod entry;
+mod error;
+mod layout;
+mod pin;
+mod tables;
 
+pub use datapath::{Datapath, FlowSeen, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
+pub use error::BpfError;
+
+/// The object with all programs and maps, as `netdp-ebpf` compiles to.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETDP_BPF_OBJECT"));

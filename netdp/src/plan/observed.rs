@@ -1,30 +1,12 @@
 //! What is there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
 use super::{Hold, Neighbour, Op, Route};
+pub use crate::bpf::Role;
 use crate::bpf::Tables;
-
-/// What the programs on an interface are for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Role {
-    Uplink,
-    Endpoint,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Uplink => "uplink",
-            Self::Endpoint => "endpoint",
-        })
-    }
-}
 
 /// A link of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -1,0 +1,139 @@
+//! Programs on the control group: sockets of the host.
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, links::FdLink},
+};
+
+use super::{BpfError, datapath::unpin, layout::Layout};
+
+const PROGRAMS: [&str; 4] = ["connect4", "sendmsg4", "recvmsg4", "getpeername4"];
+
+/// Attaches the programs to a cgroup v2 folder, or puts them in the place of
+/// those pinned.
+pub(super) fn attach(ebpf: &mut Ebpf, layout: &Layout, cgroup: &Path) -> Result<(), BpfError> {
+    let folder = File::open(cgroup).map_err(BpfError::io("open the control group", cgroup))?;
+    for name in PROGRAMS {
+        let program: &mut CgroupSockAddr = ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| BpfError::Missing(format!("program {name}")))?;
+        attach_program(program, name, layout, cgroup, &folder)?;
+    }
+    Ok(())
+}
+
+fn attach_program(
+    program: &mut CgroupSockAddr,
+    name: &'static str,
+    layout: &Layout,
+    cgroup: &Path,
+    folder: &File,
+) -> Result<(), BpfError> {
+    let path = layout.cgroup_link(name);
+    let failed = |source: ProgramError| BpfError::Attach {
+        name,
+        target: cgroup.display().to_string(),
+        source: Box::new(source),
+    };
+    if path.exists() {
+        if replace(program, &path).is_ok() {
+            return Ok(());
+        }
+        // Its control group is gone.
+        unpin(&path)?;
+    }
+    let id = program
+        .attach(folder, CgroupAttachMode::AllowMultiple)
+        .map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    let link: FdLink = link.try_into().map_err(|source| BpfError::Link {
+        path: path.clone(),
+        source: Box::new(source),
+    })?;
+    link.pin(&path).map_err(|source| BpfError::Pin {
+        path: path.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(())
+}
+
+/// Replaces the program of a pinned link. aya has no way to do this for links
+/// of control groups.
+fn replace(program: &CgroupSockAddr, path: &Path) -> io::Result<()> {
+    let link = open_pin(path)?;
+    let program = program.fd().map_err(io::Error::other)?;
+    update(link.as_fd(), program.as_fd())
+}
+
+/// `BPF_OBJ_GET` of `bpf(2)`: opens a pin.
+fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    /// `union bpf_attr`, the part of `BPF_OBJ_*` (`include/uapi/linux/bpf.h`,
+    /// 4.4).
+    #[repr(C)]
+    struct ObjGet {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    const BPF_OBJ_GET: libc::c_long = 7;
+
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    // SAFETY: the path outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &attr) }?;
+    // SAFETY: the kernel has just opened it for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// `BPF_LINK_UPDATE` of `bpf(2)`.
+fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    /// `union bpf_attr`, `link_update` (`include/uapi/linux/bpf.h`, 5.7).
+    #[repr(C)]
+    struct LinkUpdate {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    const BPF_LINK_UPDATE: libc::c_long = 29;
+
+    let attr = LinkUpdate {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: both descriptors are open.
+    unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// `bpf(2)`.
+///
+/// # Safety
+/// `attr` is what the kernel expects for `command`, and what it points to is
+/// valid.
+unsafe fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads as many bytes as are named.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
+}

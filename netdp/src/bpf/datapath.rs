@@ -1,0 +1,353 @@
+//! The loaded datapath: opening, adopting and letting go of it.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Map, MapInfo},
+    programs::{
+        Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, tc::TcAttachType,
+    },
+};
+use netdp_common::{
+    addr::V4Addr,
+    maps::{Config, Flow, FlowKey, name},
+};
+
+use super::{
+    BpfError, OBJECT,
+    attach::{self, Attachment},
+    cgroup,
+    layout::Layout,
+    pin,
+    tables::Maps,
+};
+
+/// What the programs on an interface are for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    Uplink,
+    Endpoint,
+}
+
+impl Role {
+    pub(super) const ALL: [Self; 2] = [Self::Uplink, Self::Endpoint];
+
+    /// The programs of an interface in this role, with their hooks.
+    pub(super) fn programs(self) -> [(&'static str, TcAttachType); 2] {
+        match self {
+            Self::Uplink => [
+                ("from_netdev", TcAttachType::Ingress),
+                ("to_netdev", TcAttachType::Egress),
+            ],
+            Self::Endpoint => [
+                ("from_container", TcAttachType::Ingress),
+                ("to_container", TcAttachType::Egress),
+            ],
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Uplink => "uplink",
+            Self::Endpoint => "endpoint",
+        })
+    }
+}
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mechanism {
+    /// tcx links, first in order (Linux 6.6).
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+impl Mechanism {
+    /// What this kernel offers.
+    pub fn of_this_kernel() -> Self {
+        match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+            Ok(_) => Self::Tcx,
+            Err(_) => Self::Clsact,
+        }
+    }
+}
+
+/// How to open the datapath.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A mounted bpffs; `netdp/` is made in it.
+    pub bpffs: PathBuf,
+    /// Root of the control groups whose sockets reach published ports at the
+    /// host's own addresses; none leaves that out.
+    pub cgroup: Option<PathBuf>,
+    /// Cookie of the host's network namespace (`SO_NETNS_COOKIE`).
+    pub netns_cookie: u64,
+    /// Entries of the flow table.
+    pub max_flows: u32,
+    pub config: Config,
+    /// Takes this mechanism even where the kernel has a better one.
+    pub mechanism: Option<Mechanism>,
+}
+
+/// An entry of the flow tables.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSeen {
+    pub key: FlowKey<V4Addr>,
+    pub flow: Flow<V4Addr>,
+    /// In the table of what isn't answered yet.
+    pub pending: bool,
+}
+
+/// Programs and maps, loaded and pinned.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pub(super) maps: Maps,
+    layout: Layout,
+    mechanism: Mechanism,
+    attached: BTreeMap<u32, Role>,
+}
+
+impl Datapath {
+    /// Loads the datapath, or adopts what an earlier daemon left: then flows,
+    /// tables and attachments stay, and the programs are replaced one by one,
+    /// each without a gap.
+    ///
+    /// Where the pinned maps are not those of this program, new ones take their
+    /// place, and flows are lost.
+    ///
+    /// # Errors
+    /// What the kernel refused. What was pinned before stays as it is.
+    pub fn open(options: &Options) -> Result<Self, BpfError> {
+        let layout = Layout::of(&options.bpffs);
+        let staging = Layout::staging(&options.bpffs);
+        staging.remove()?;
+        let mechanism = options.mechanism.unwrap_or_else(Mechanism::of_this_kernel);
+        if layout.exists() && is_compatible(&layout, options) {
+            let mut ebpf = load(&layout, options)?;
+            pin::replace_programs(&mut ebpf, &layout)?;
+            return Self::take_over(ebpf, layout, mechanism, options);
+        }
+        staging.create()?;
+        let made = load(&staging, options).and_then(|mut ebpf| {
+            pin::pin_programs(&mut ebpf, &staging)?;
+            Ok(ebpf)
+        });
+        let ebpf = made.inspect_err(|_| {
+            if let Err(error) = staging.remove() {
+                tracing::warn!("{error}");
+            }
+        })?;
+        if layout.exists() {
+            tracing::warn!(
+                "the pinned maps were made by another version: flows and their connections are lost"
+            );
+            pin::move_links(&layout, &staging)?;
+            layout.remove()?;
+        }
+        staging.rename_to(&layout)?;
+        Self::take_over(ebpf, layout, mechanism, options)
+    }
+
+    /// Puts the loaded programs in the place of those attached.
+    fn take_over(
+        mut ebpf: Ebpf,
+        layout: Layout,
+        mechanism: Mechanism,
+        options: &Options,
+    ) -> Result<Self, BpfError> {
+        let mut maps = Maps::take(&mut ebpf)?;
+        maps.set_config(&options.config)?;
+        let mut datapath = Self {
+            ebpf,
+            maps,
+            layout,
+            mechanism,
+            attached: BTreeMap::new(),
+        };
+        for (ifindex, role) in datapath.layout.attached()? {
+            if datapath.renew(ifindex, role)? {
+                datapath.attached.insert(ifindex, role);
+            }
+        }
+        if let Some(cgroup) = &options.cgroup {
+            cgroup::attach(&mut datapath.ebpf, &datapath.layout, cgroup)?;
+        }
+        datapath.start_sweeper()?;
+        Ok(datapath)
+    }
+
+    /// Replaces the programs on an interface; false where it is gone.
+    fn renew(&mut self, ifindex: u32, role: Role) -> Result<bool, BpfError> {
+        match attach::interface_name(ifindex) {
+            Some(name) => self.attach_programs(&name, ifindex, role).map(|()| true),
+            None => self.detach(ifindex, role).map(|()| false),
+        }
+    }
+
+    fn start_sweeper(&mut self) -> Result<(), BpfError> {
+        let program = classifier(&mut self.ebpf, "sweep_start")?;
+        // The smallest packet that test_run takes is an Ethernet header.
+        let packet = [0u8; 64];
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(&packet),
+                ..TestRunOptions::default()
+            })
+            .map_err(|source| BpfError::Program {
+                name: "sweep_start".to_owned(),
+                source: Box::new(source),
+            })?;
+        match result.return_value {
+            0 => Ok(()),
+            code => Err(BpfError::Sweep(code)),
+        }
+    }
+
+    /// Attaches both programs of a role, first in order. Those that are there
+    /// already are replaced.
+    ///
+    /// # Errors
+    /// What the kernel refused; then neither program is attached.
+    pub fn attach(&mut self, ifname: &str, ifindex: u32, role: Role) -> Result<(), BpfError> {
+        if let Err(error) = self.attach_programs(ifname, ifindex, role) {
+            let _ = self.detach(ifindex, role);
+            return Err(error);
+        }
+        self.attached.insert(ifindex, role);
+        Ok(())
+    }
+
+    fn attach_programs(&mut self, ifname: &str, ifindex: u32, role: Role) -> Result<(), BpfError> {
+        for (name, hook) in role.programs() {
+            let path = self.layout.link(ifindex, name);
+            let program = classifier(&mut self.ebpf, name)?;
+            attach::attach(
+                program,
+                &Attachment {
+                    program: name,
+                    ifname,
+                    hook,
+                    pin: &path,
+                },
+                self.mechanism,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Detaches both programs of a role; also where the interface is gone, or
+    /// they were not attached.
+    pub fn detach(&mut self, ifindex: u32, role: Role) -> Result<(), BpfError> {
+        for (name, hook) in role.programs() {
+            attach::detach(&self.layout.link(ifindex, name), ifindex, name, hook)?;
+        }
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+
+    /// The interfaces that programs are attached to.
+    pub fn attached(&self) -> BTreeMap<u32, Role> {
+        self.attached.clone()
+    }
+
+    /// How programs are attached.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Detaches and unpins everything that is pinned under a bpffs.
+    pub fn unload(bpffs: &Path) -> Result<(), BpfError> {
+        Layout::staging(bpffs).remove()?;
+        let layout = Layout::of(bpffs);
+        if !layout.exists() {
+            return Ok(());
+        }
+        for (ifindex, role) in layout.attached()? {
+            for (name, hook) in role.programs() {
+                attach::detach(&layout.link(ifindex, name), ifindex, name, hook)?;
+            }
+        }
+        layout.remove()
+    }
+}
+
+/// The classifier of that name.
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| BpfError::Missing(format!("program {name}")))
+}
+
+/// Loads every program, with the maps that are pinned in `layout`, or new ones
+/// pinned there.
+fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("HOST_NETNS", &options.netns_cookie, true)
+        .map_max_entries(name::FLOWS4, options.max_flows)
+        .verifier_log_level(VerifierLogLevel::STATS);
+    let pins: Vec<_> = pin::MAPS.iter().map(|name| layout.map(name)).collect();
+    for (name, path) in pin::MAPS.iter().zip(&pins) {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|source| BpfError::Load {
+        source: Box::new(source),
+    })?;
+    for (name, program) in ebpf.programs_mut() {
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        loaded.map_err(|source| BpfError::Program {
+            name: name.to_owned(),
+            source: Box::new(source),
+        })?;
+    }
+    Ok(ebpf)
+}
+
+/// Whether every pinned map has the shape that this program expects. aya takes
+/// a pinned map as it is, whatever its key and value.
+fn is_compatible(layout: &Layout, options: &Options) -> bool {
+    pin::MAPS.iter().all(|map| {
+        let Ok(info) = MapInfo::from_pin(layout.map(map)) else {
+            return false;
+        };
+        let Some(shape) = pin::shape(map) else {
+            return false;
+        };
+        let entries = if *map == name::FLOWS4 {
+            options.max_flows
+        } else {
+            shape.entries
+        };
+        info.key_size() == shape.key
+            && info.value_size() == shape.value
+            && info.max_entries() == entries
+    })
+}
+
+/// Takes a map out of the loaded object.
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| BpfError::Missing(format!("map {name}")))
+}
+
+/// Removes a pin; it may be gone already.
+pub(super) fn unpin(path: &Path) -> Result<(), BpfError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(BpfError::io("unpin", path)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,109 @@
+//! What is pinned, and in which shape.
+
+use std::fs;
+
+use aya::{Ebpf, programs::Program};
+use netdp_common::{
+    addr::V4Addr,
+    maps::{
+        Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, MAX_ENDPOINTS,
+        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
+        Stats, Uplink, name,
+    },
+};
+
+use super::{BpfError, datapath::unpin, layout::Layout};
+
+/// Maps that outlive the daemon. `scratch4` holds nothing between two packets.
+pub(super) const MAPS: [&str; 16] = [
+    name::CONFIG,
+    name::ENDPOINTS,
+    name::UPLINKS,
+    name::DROPS,
+    name::STATS,
+    name::HOST_FLOWS,
+    name::SWEEPER,
+    name::ADDRS4,
+    name::PORTS4,
+    name::BACK4,
+    name::LOCAL4,
+    name::FLOWS4,
+    name::PENDING4,
+    name::FRAGS4,
+    name::SOCKS4,
+    name::PATHS4,
+];
+
+/// Sizes in bytes, and the number of entries.
+pub(super) struct Shape {
+    pub key: u32,
+    pub value: u32,
+    pub entries: u32,
+}
+
+/// The shape of a pinned map.
+pub(super) fn shape(map: &str) -> Option<Shape> {
+    fn of<K, V>(entries: u32) -> Option<Shape> {
+        Some(Shape {
+            key: size_of::<K>() as u32,
+            value: size_of::<V>() as u32,
+            entries,
+        })
+    }
+    match map {
+        name::CONFIG => of::<u32, Config>(1),
+        name::ENDPOINTS => of::<u32, Endpoint>(MAX_ENDPOINTS),
+        name::UPLINKS => of::<u32, Uplink>(MAX_UPLINKS),
+        name::DROPS => of::<u32, u64>(64),
+        name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
+        name::HOST_FLOWS => of::<u32, u32>(1),
+        // A bpf_timer is 16 bytes (`include/uapi/linux/bpf.h`, 5.15).
+        name::SWEEPER => of::<u32, [u64; 2]>(1),
+        name::ADDRS4 => of::<V4Addr, Owner>(MAX_ENDPOINTS),
+        name::PORTS4 => of::<PortKey<V4Addr>, Published<V4Addr>>(MAX_PORTS),
+        name::BACK4 => of::<PortKey<V4Addr>, Back<V4Addr>>(MAX_PORTS),
+        name::LOCAL4 => of::<V4Addr, Local>(MAX_LOCAL),
+        name::FLOWS4 => of::<FlowKey<V4Addr>, Flow<V4Addr>>(0),
+        name::PENDING4 => of::<FlowKey<V4Addr>, Flow<V4Addr>>(MAX_PENDING),
+        name::FRAGS4 => of::<FragKey<V4Addr>, Frag>(8192),
+        name::SOCKS4 => of::<SockKey<V4Addr>, Asked<V4Addr>>(65_536),
+        name::PATHS4 => of::<u32, Path<V4Addr>>(256),
+        _ => None,
+    }
+}
+
+/// Pins every program under its name.
+pub(super) fn pin_programs(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), BpfError> {
+    for (name, program) in ebpf.programs_mut() {
+        pin_program(name, program, layout)?;
+    }
+    Ok(())
+}
+
+/// Pins every program in the place of an earlier one.
+pub(super) fn replace_programs(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), BpfError> {
+    for (name, program) in ebpf.programs_mut() {
+        unpin(&layout.program(name))?;
+        pin_program(name, program, layout)?;
+    }
+    Ok(())
+}
+
+fn pin_program(name: &str, program: &mut Program, layout: &Layout) -> Result<(), BpfError> {
+    let path = layout.program(name);
+    program.pin(&path).map_err(|source| BpfError::Pin {
+        path,
+        source: Box::new(source),
+    })
+}
+
+/// Moves the links of one folder to another, so that they stay attached.
+pub(super) fn move_links(from: &Layout, to: &Layout) -> Result<(), BpfError> {
+    let folder = from.links();
+    for entry in fs::read_dir(&folder).map_err(BpfError::io("read", &folder))? {
+        let entry = entry.map_err(BpfError::io("read", &folder))?;
+        fs::rename(entry.path(), to.links().join(entry.file_name()))
+            .map_err(BpfError::io("move", entry.path()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Loading, adopting, attaching and unloading on the running kernel. Needs
+//! root.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use netdp::{
+    bpf::{Datapath, Entry, Key, Mechanism, Options, Role},
+    netns::Namespace,
+};
+use netdp_common::{
+    addr::{Be16, V4Addr, proto},
+    maps::{Config, Delivery, PortKey, Published},
+};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// A folder with a bpffs of its own and a namespace with a veth pair.
+struct Bench {
+    folder: tempfile::TempDir,
+    namespace: Option<Namespace>,
+}
+
+impl Bench {
+    fn new() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let bpffs = folder.path().join("bpf");
+        std::fs::create_dir(&bpffs).unwrap();
+        mount(
+            Some("bpf"),
+            &bpffs,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap();
+        let namespace = Namespace::create(folder.path(), "host").unwrap();
+        let status = namespace
+            .command("ip")
+            .args(["link", "add", "wire0", "type", "veth", "peer", "wire1"])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Some(Self {
+            folder,
+            namespace: Some(namespace),
+        })
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        self.folder.path().join("bpf")
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            bpffs: self.bpffs(),
+            cgroup: None,
+            netns_cookie: self.namespace().cookie().unwrap(),
+            max_flows: 1024,
+            config: Config::default(),
+            mechanism: None,
+        }
+    }
+
+    fn namespace(&self) -> &Namespace {
+        self.namespace.as_ref().unwrap()
+    }
+
+    fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.namespace().run(f).unwrap()
+    }
+
+    /// What `tc` shows of the filters of a clsact qdisc.
+    fn filters(&self, hook: &str) -> String {
+        let mut command: Command = self.namespace().command("tc");
+        let output = command
+            .args(["filter", "show", "dev", "wire0", hook])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        drop(self.namespace.take());
+        umount2(&self.bpffs(), MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+fn ifindex(name: &str) -> u32 {
+    nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+fn port() -> (Key, Entry) {
+    let key = PortKey::new(V4Addr::default(), Be16::new(8080), proto::TCP);
+    let value = Published {
+        addr: V4Addr::new([172, 17, 0, 2]),
+        port: Be16::new(80),
+        pad: 0,
+        to: Delivery::default(),
+        back_addr: V4Addr::new([192, 0, 2, 1]),
+    };
+    (Key::Port4(key), Entry::Port4(value))
+}
+
+fn pins(bpffs: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(bpffs)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // The kernel puts two iterators into every bpffs.
+        .filter(|name| !name.ends_with(".debug"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_a_daemon_leaves_is_adopted_by_the_next() {
+    let Some(bench) = Bench::new() else { return };
+    let options = bench.options();
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        let wire = ifindex("wire0");
+        datapath.attach("wire0", wire, Role::Uplink).unwrap();
+        datapath.attach("wire0", wire, Role::Uplink).unwrap();
+        let (key, entry) = port();
+        datapath.put(&key, &entry).unwrap();
+        drop(datapath);
+        assert_eq!(pins(&options.bpffs), ["netdp"]);
+
+        let mut adopted = Datapath::open(&options).unwrap();
+        assert_eq!(adopted.attached().get(&wire), Some(&Role::Uplink));
+        assert_eq!(adopted.tables().unwrap().get(&key), Some(&entry));
+        adopted.remove(&key).unwrap();
+        adopted.remove(&key).unwrap();
+        assert!(adopted.tables().unwrap().is_empty());
+        adopted.detach(wire, Role::Uplink).unwrap();
+        adopted.detach(wire, Role::Uplink).unwrap();
+        assert!(adopted.attached().is_empty());
+        Datapath::unload(&options.bpffs).unwrap();
+        assert!(pins(&options.bpffs).is_empty());
+    });
+}
+
+#[test]
+fn an_interface_that_went_while_no_daemon_ran_is_forgotten() {
+    let Some(bench) = Bench::new() else { return };
+    let options = bench.options();
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        datapath
+            .attach("wire0", ifindex("wire0"), Role::Endpoint)
+            .unwrap();
+    });
+    let status = bench
+        .namespace()
+        .command("ip")
+        .args(["link", "del", "wire0"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    bench.inside(|| {
+        assert!(Datapath::open(&options).unwrap().attached().is_empty());
+    });
+}
+
+#[test]
+fn maps_of_another_shape_are_replaced_and_attachments_kept() {
+    let Some(bench) = Bench::new() else { return };
+    let mut options = bench.options();
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        let wire = ifindex("wire0");
+        datapath.attach("wire0", wire, Role::Uplink).unwrap();
+        drop(datapath);
+        options.max_flows = 2048;
+        let datapath = Datapath::open(&options).unwrap();
+        assert_eq!(datapath.attached().get(&wire), Some(&Role::Uplink));
+        assert_eq!(pins(&options.bpffs), ["netdp"]);
+    });
+}
+
+#[test]
+fn filters_of_a_clsact_qdisc_where_there_is_no_tcx() {
+    let Some(bench) = Bench::new() else { return };
+    let mut options = bench.options();
+    options.mechanism = Some(Mechanism::Clsact);
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        datapath
+            .attach("wire0", ifindex("wire0"), Role::Uplink)
+            .unwrap();
+    });
+    let filters = bench.filters("ingress").lines().count();
+    assert!(bench.filters("ingress").contains("from_netdev"));
+    assert!(bench.filters("egress").contains("to_netdev"));
+    bench.inside(|| {
+        let datapath = Datapath::open(&options).unwrap();
+        assert_eq!(datapath.attached().len(), 1);
+    });
+    assert_eq!(bench.filters("ingress").lines().count(), filters);
+    bench.inside(|| Datapath::unload(&options.bpffs).unwrap());
+    assert!(!bench.filters("ingress").contains("from_netdev"));
+    assert!(!bench.filters("egress").contains("to_netdev"));
+}
+
+#[test]
+fn counters_start_at_zero_and_a_full_map_says_so() {
+    let Some(bench) = Bench::new() else { return };
+    let options = bench.options();
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        datapath.clear_stats(3).unwrap();
+        assert_eq!(datapath.stats(3).unwrap().rx_packets, 0);
+        assert!(
+            datapath
+                .drops()
+                .unwrap()
+                .iter()
+                .all(|(_, count)| *count == 0)
+        );
+        assert!(datapath.flows().unwrap().is_empty());
+        let uplink = netdp_common::maps::Uplink {
+            mac: [0; 6],
+            pad: 0,
+            addr4: V4Addr::default(),
+            addr6: Default::default(),
+        };
+        let error = (0..=netdp_common::maps::MAX_UPLINKS)
+            .find_map(|index| {
+                datapath
+                    .put(&Key::Uplink(index), &Entry::Uplink(uplink))
+                    .err()
+            })
+            .expect("the map takes no more than it says");
+        assert!(error.to_string().contains("uplinks is full"), "{error}");
+    });
+}
