@@ -21,7 +21,7 @@ pub fn answer(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
         return Err(DropReason::ArpUnknown);
     }
     skb.write(0, request.reply(endpoint.host_mac))?;
-    Ok(skb.redirect(skb.ifindex()))
+    Ok(skb.to_peer(skb.ifindex()))
 }
 
 /// Whether another endpoint of the same network has this address.

@@ -180,9 +180,15 @@ impl Skb {
     pub fn deliver(&self, to: &Delivery) -> Result<Verdict, DropReason> {
         self.write_macs(to.mac, to.host_mac)?;
         count::received(to.slot, self.len());
+        Ok(self.to_peer(to.ifindex))
+    }
+
+    /// Sends the frame into the namespace at the other side of a veth's host
+    /// end, as it is.
+    #[inline(always)]
+    pub fn to_peer(&self, ifindex: u32) -> Verdict {
         // SAFETY: no pointers.
-        let code = unsafe { bpf_redirect_peer(to.ifindex, 0) };
-        Ok(Verdict::Redirect(code as i32))
+        Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32)
     }
 
     /// Sends the frame out of `ifindex` as it is.

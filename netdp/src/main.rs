@@ -1,1 +1,15 @@
-fn main() {}
+//! The command `netdp`.
+
+use std::process::ExitCode;
+
+use netdp::sandbox::{INIT_COMMAND, SUPERVISE_COMMAND, init_main, supervise_main};
+
+fn main() -> ExitCode {
+    // These make namespaces for themselves, which wants a single thread: so
+    // before anything else has a chance to make one.
+    match std::env::args_os().nth(1) {
+        Some(command) if command == INIT_COMMAND => init_main(),
+        Some(command) if command == SUPERVISE_COMMAND => supervise_main(),
+        _ => netdp::cli::main(),
+    }
+}

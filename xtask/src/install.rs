@@ -126,6 +126,8 @@ fn rustup_install() -> Command {
 fn rustup() -> Command {
     let mut command = Command::new("rustup");
     environment::isolate(&mut command);
+    // A download that fails is explained without rustup's own call stack.
+    command.env("RUST_BACKTRACE", "0");
     command
 }
 

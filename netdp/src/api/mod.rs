@@ -1,1 +1,9 @@
+//! HTTP with JSON on a unix socket: what the daemon answers and how to ask it.
 
+pub mod client;
+mod flows;
+pub mod listen;
+mod refused;
+pub mod server;
+pub mod types;
+mod view;

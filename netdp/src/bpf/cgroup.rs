@@ -54,8 +54,10 @@ fn attach_program(
         // Its control group is gone.
         unpin(&path)?;
     }
+    // Links may always be several; the kernel refuses to be told so
+    // (cgroup_bpf_link_attach).
     let id = program
-        .attach(folder, CgroupAttachMode::AllowMultiple)
+        .attach(folder, CgroupAttachMode::Single)
         .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     let link: FdLink = link.try_into().map_err(|source| BpfError::Link {

@@ -115,6 +115,16 @@ pub struct Datapath {
     attached: BTreeMap<u32, Role>,
 }
 
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath")
+            .field("layout", &self.layout)
+            .field("mechanism", &self.mechanism)
+            .field("attached", &self.attached)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Datapath {
     /// Loads the datapath, or adopts what an earlier daemon left: then flows,
     /// tables and attachments stay, and the programs are replaced one by one,

@@ -1,1 +1,93 @@
+//! The command `netdp`.
 
+pub mod args;
+mod doctor;
+mod etc;
+mod logs;
+mod network;
+mod output;
+mod run;
+mod sandbox;
+mod stats;
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::{daemon, demo, load};
+
+use args::{Command, Options};
+
+/// Reads the command line and does what it says. The exit status is 0 when it
+/// is done, 1 when it was refused or failed, 2 for wrong usage; `run` gives
+/// that of its program.
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    match dispatch(options) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("netdp: {}", output::one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
+    let run_dir = options.run_dir;
+    let done = match options.command {
+        Command::Daemon(args) => {
+            log_to_stderr();
+            let cleanup = args.cleanup;
+            let options = args.resolve(run_dir)?;
+            if cleanup {
+                daemon::clean_up(&options)
+            } else {
+                daemon::run(options)
+            }
+        }
+        Command::Network { command } => network::run(&run_dir, command),
+        Command::Run(args) => return run::run(&run_dir, args),
+        Command::Attach(args) => sandbox::attach(&run_dir, args),
+        Command::Connect(args) => sandbox::connect(&run_dir, args),
+        Command::Disconnect(args) => sandbox::disconnect(&run_dir, args),
+        Command::Publish(args) => sandbox::publish(&run_dir, args),
+        Command::Unpublish(args) => sandbox::unpublish(&run_dir, args),
+        Command::Ps(args) => sandbox::list(&run_dir, args),
+        Command::Inspect(args) => sandbox::inspect(&run_dir, args),
+        Command::Port(args) => sandbox::port(&run_dir, args),
+        Command::Rm(args) => sandbox::remove(&run_dir, args),
+        Command::Logs(args) => logs::show(&run_dir, args),
+        Command::Flows(args) => stats::flows(&run_dir, args),
+        Command::Stats(args) => stats::counters(&run_dir, args),
+        Command::Doctor(args) => return doctor::run(&run_dir, args),
+        Command::Demo(args) => return demo::run(args),
+        Command::LoadServer(args) => return Ok(load::server_main(args)?),
+        Command::LoadClient(args) => return Ok(load::client_main(args)?),
+        Command::LoadFetch(args) => return Ok(load::fetch_main(args)?),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// `RUST_LOG` says what is told, as tracing-subscriber reads it.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Runs the requests of one command.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")
+}

@@ -1,1 +1,185 @@
+//! The daemon: keeps the desired state, and the host in line with it.
+//!
+//! The datapath lives in the kernel; the daemon may be killed, restarted and
+//! replaced while packets flow. So it ends without taking anything down, and
+//! starts by looking at what is there.
 
+mod apply;
+pub mod config;
+pub mod engine;
+pub mod environment;
+mod hold;
+mod host;
+mod notify;
+pub mod owner;
+mod port_owner;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    api::{listen::Socket, server},
+    bpf::{self, Datapath},
+    netlink::{Change, Netlink},
+    netns::Namespace,
+    store::Store,
+};
+
+use apply::Target;
+use config::Options;
+use engine::Engine;
+use hold::Holds;
+use owner::{Owner, Settings};
+
+/// Changes of the network come in bursts; this long after the last of one, but
+/// not longer than [`LONGEST_BURST`] after the first, they are looked at.
+const QUIET: Duration = Duration::from_millis(50);
+const LONGEST_BURST: Duration = Duration::from_millis(500);
+
+/// How often what could not be done is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until it is told to end.
+pub fn run(options: Options) -> Result<()> {
+    environment::check_privileges()?;
+    runtime()?.block_on(async {
+        // First of all, so that a second daemon changes nothing.
+        let socket = Socket::bind(&options.run_dir)?;
+        let owner = open(&options).await?;
+        let netlink = Netlink::open()?;
+        // Before the first look, so that nothing falls between.
+        let changes = netlink.watch().await?;
+        owner.start().await?;
+        let keeper = tokio::spawn(keep(Arc::clone(&owner), netlink, changes));
+
+        tracing::info!("listening at {}", socket.path().display());
+        notify::ready();
+        let served = server::serve(socket, Arc::clone(&owner), until_told_to_end()?).await;
+        keeper.abort();
+        // A change that is being made is finished first.
+        drop(owner.lock().await);
+        tracing::info!("ending; networks stay as they are");
+        served.context("cannot serve")
+    })
+}
+
+/// Takes out of the kernel all that a daemon with these options made.
+pub fn clean_up(options: &Options) -> Result<()> {
+    environment::check_privileges()?;
+    runtime()?.block_on(async {
+        // Refused while a daemon runs.
+        let _socket = Socket::bind(&options.run_dir)?;
+        open(options).await?.remove_everything().await?;
+        Datapath::unload(&options.bpffs)?;
+        Ok(())
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")
+}
+
+async fn open(options: &Options) -> Result<Arc<Owner>> {
+    environment::ensure_folder(&options.state_dir)?;
+    let log_dir = options.state_dir.join("logs");
+    environment::ensure_folder(&log_dir)?;
+    let (store, damage) = Store::open(&options.state_dir)?;
+    if let Some(damage) = &damage {
+        let restored = match &damage.restored_from {
+            Some(copy) => format!("restored from {}", copy.display()),
+            None => "nothing could be restored".to_owned(),
+        };
+        tracing::error!("the store was damaged: {}; {restored}", damage.why);
+    }
+    let state = store.load()?;
+
+    environment::ensure_bpffs(&options.bpffs)?;
+    let datapath = Datapath::open(&bpf::Options {
+        bpffs: options.bpffs.clone(),
+        cgroup: Some(environment::cgroup(
+            options.cgroup.as_deref(),
+            &options.run_dir,
+        )?),
+        netns_cookie: Namespace::current()?.cookie()?,
+        max_flows: options.max_flows,
+        config: options.datapath,
+        mechanism: None,
+    })?;
+    let target = Target {
+        netlink: Netlink::open()?,
+        datapath,
+        holds: Holds::default(),
+    };
+    let engine = Engine::new(target, options.uplinks.clone())?;
+    let settings = Settings {
+        log_dir,
+        pools: options.pools.clone(),
+    };
+    Ok(Owner::new(state, store, engine, settings, damage))
+}
+
+/// Follows what others change on the host, and tries again what failed.
+async fn keep(owner: Arc<Owner>, netlink: Netlink, mut changes: mpsc::Receiver<Change>) {
+    loop {
+        let retry = async {
+            sleep(RETRY).await;
+            if owner.lock().await.engine().problems().is_empty() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            change = changes.recv() => match change {
+                Some(_) => settle(&mut changes).await,
+                None => changes = watch_again(&netlink).await,
+            },
+            () = owner.dirty() => {}
+            () = retry => {}
+        }
+        if let Err(error) = owner.repair().await {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// Waits for the end of a burst of changes.
+async fn settle(changes: &mut mpsc::Receiver<Change>) {
+    let latest = Instant::now() + LONGEST_BURST;
+    loop {
+        let quiet = latest.min(Instant::now() + QUIET);
+        match timeout_at(quiet, changes.recv()).await {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+async fn watch_again(netlink: &Netlink) -> mpsc::Receiver<Change> {
+    loop {
+        match netlink.watch().await {
+            Ok(changes) => return changes,
+            Err(error) => tracing::error!("{error}"),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+fn until_told_to_end() -> Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch signals")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

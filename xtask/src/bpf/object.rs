@@ -54,23 +54,18 @@ pub fn path(workspace: &Workspace, machine: &Machine) -> PathBuf {
 ///
 /// When the folder that shows LLVM to the linker can't be made.
 pub fn build(workspace: &Workspace, toolchain: &Toolchain, machine: &Machine) -> Result<Command> {
-    let mut command = cargo(workspace, toolchain, machine, "build", &[])?;
-    command.arg("--target-dir").arg(workspace.bpf_target());
-    Ok(command)
+    cargo(workspace, toolchain, machine, "build", &[])
 }
 
 /// The command that checks the BPF crate with warnings denied, by clippy where
-/// the compiler has it. In a folder of its own: the flags differ, and an
-/// object that is fresh has to stay so.
+/// the compiler has it. The flags are part of what cargo names its files by,
+/// so an object that is fresh stays so.
 ///
 /// # Errors
 ///
 /// As for [`build`].
 pub fn lint(workspace: &Workspace, toolchain: &Toolchain, machine: &Machine) -> Result<Command> {
     let mut command = cargo(workspace, toolchain, machine, "check", &["-Dwarnings"])?;
-    command
-        .arg("--target-dir")
-        .arg(workspace.target.join("bpf-lint"));
     if let Some(clippy) = clippy(toolchain) {
         command.env("RUSTC_WORKSPACE_WRAPPER", clippy);
     }
@@ -97,7 +92,8 @@ fn cargo(
         .current_dir(&workspace.root)
         .args([action, "--locked", "--package", "netdp-ebpf", "--bins"])
         .args(["--profile", "bpf", "-Z", "build-std=core"])
-        .args(["--target", machine.target()])
+        .args(["--target", machine.target(), "--target-dir"])
+        .arg(workspace.bpf_target())
         .env("RUSTC", &compiler.rustc)
         // Lets a compiler of a stable release take -Z build-std.
         .env("RUSTC_BOOTSTRAP", "1")

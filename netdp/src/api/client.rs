@@ -1,0 +1,267 @@
+//! Speaks to the daemon: one request a connection over the unix socket.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use super::{
+    listen::SOCKET,
+    types::{Connect, Failure, Flow, Network, Ports, Removal, Sandbox, Statistics, Status},
+};
+use crate::model::{NetworkRequest, SandboxRequest};
+
+#[derive(Debug, Error)]
+pub enum ClientError {
+    #[error("no daemon answers at {}: start one with `netdp daemon`", path.display())]
+    NoDaemon { path: PathBuf },
+    #[error("may not speak to the daemon at {}: run this as root, or as a member of the socket's group", path.display())]
+    NotAllowed { path: PathBuf },
+    #[error("cannot connect to {}: {source}", path.display())]
+    Connect { path: PathBuf, source: io::Error },
+    #[error("the daemon at {} broke off: {source}", path.display())]
+    Exchange { path: PathBuf, source: hyper::Error },
+    /// The daemon's own words.
+    #[error("{message}")]
+    Refused { kind: String, message: String },
+    #[error("the daemon's answer makes no sense ({status}): {source}")]
+    Answer {
+        status: StatusCode,
+        source: serde_json::Error,
+    },
+}
+
+impl ClientError {
+    /// Whether the daemon answered that there is no such thing.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { kind, .. } if kind == "not-found")
+    }
+}
+
+/// Where a daemon is to be found.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    pub fn new(run_dir: &Path) -> Self {
+        Self {
+            path: run_dir.join(SOCKET),
+        }
+    }
+
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    pub async fn networks(&self) -> Result<Vec<Network>, ClientError> {
+        self.get("/v1/networks").await
+    }
+
+    pub async fn network(&self, name: &str) -> Result<Network, ClientError> {
+        self.get(&format!("/v1/networks/{}", segment(name))).await
+    }
+
+    pub async fn create_network(&self, request: &NetworkRequest) -> Result<Network, ClientError> {
+        self.send(Method::POST, "/v1/networks", request).await
+    }
+
+    pub async fn remove_network(&self, name: &str) -> Result<(), ClientError> {
+        self.send(
+            Method::DELETE,
+            &format!("/v1/networks/{}", segment(name)),
+            &(),
+        )
+        .await
+    }
+
+    pub async fn sandboxes(&self) -> Result<Vec<Sandbox>, ClientError> {
+        self.get("/v1/sandboxes").await
+    }
+
+    pub async fn sandbox(&self, name: &str) -> Result<Sandbox, ClientError> {
+        self.get(&format!("/v1/sandboxes/{}", segment(name))).await
+    }
+
+    pub async fn create_sandbox(&self, request: &SandboxRequest) -> Result<Sandbox, ClientError> {
+        self.send(Method::POST, "/v1/sandboxes", request).await
+    }
+
+    /// Returns when the program has ended and its endpoints are gone.
+    pub async fn remove_sandbox(&self, name: &str, removal: Removal) -> Result<(), ClientError> {
+        let path = format!("/v1/sandboxes/{}?force={}", segment(name), removal.force);
+        self.send(Method::DELETE, &path, &()).await
+    }
+
+    pub async fn connect(&self, name: &str, request: &Connect) -> Result<Sandbox, ClientError> {
+        let path = format!("/v1/sandboxes/{}/networks", segment(name));
+        self.send(Method::POST, &path, request).await
+    }
+
+    pub async fn disconnect(&self, name: &str, network: &str) -> Result<(), ClientError> {
+        let path = format!(
+            "/v1/sandboxes/{}/networks/{}",
+            segment(name),
+            segment(network)
+        );
+        self.send(Method::DELETE, &path, &()).await
+    }
+
+    pub async fn publish(&self, name: &str, ports: &Ports) -> Result<Sandbox, ClientError> {
+        let path = format!("/v1/sandboxes/{}/publish", segment(name));
+        self.send(Method::POST, &path, ports).await
+    }
+
+    pub async fn unpublish(&self, name: &str, ports: &Ports) -> Result<Sandbox, ClientError> {
+        let path = format!("/v1/sandboxes/{}/unpublish", segment(name));
+        self.send(Method::POST, &path, ports).await
+    }
+
+    pub async fn flows(&self) -> Result<Vec<Flow>, ClientError> {
+        self.get("/v1/flows").await
+    }
+
+    pub async fn statistics(&self) -> Result<Statistics, ClientError> {
+        self.get("/v1/stats").await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.exchange(Method::GET, path, Vec::new()).await
+    }
+
+    async fn send<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).expect("requests have string keys only");
+        self.exchange(method, path, body).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|source| self.unconnected(source))?;
+        let broke_off = |source| ClientError::Exchange {
+            path: self.path.clone(),
+            source,
+        };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broke_off)?;
+        // Its end is the sender's end too, and shows there.
+        let driver = tokio::spawn(connection);
+
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "netdp")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .expect("path segments are escaped");
+        let answer = sender.send_request(request).await.map_err(broke_off)?;
+        let status = answer.status();
+        let body = answer
+            .into_body()
+            .collect()
+            .await
+            .map_err(broke_off)?
+            .to_bytes();
+        driver.abort();
+        read(status, &body)
+    }
+
+    fn unconnected(&self, source: io::Error) -> ClientError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NoDaemon { path }
+            }
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path },
+            _ => ClientError::Connect { path, source },
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
+    let nonsense = |source| ClientError::Answer { status, source };
+    if status.is_success() {
+        let body = if body.is_empty() { b"null" } else { body };
+        return serde_json::from_slice(body).map_err(nonsense);
+    }
+    let Failure { error } = serde_json::from_slice(body).map_err(nonsense)?;
+    Err(ClientError::Refused {
+        kind: error.kind,
+        message: error.message,
+    })
+}
+
+/// Escapes what may not stand in a path segment (RFC 3986, 3.3).
+fn segment(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    // A dot segment would be resolved away.
+    match escaped.as_str() {
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        _ => escaped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_makes_a_segment() {
+        assert_eq!(segment("web-1"), "web-1");
+        assert_eq!(segment("a/b?c d"), "a%2Fb%3Fc%20d");
+        assert_eq!(segment(".."), "%2E%2E");
+        assert_eq!(segment("ü"), "%C3%BC");
+    }
+
+    #[test]
+    fn refusals_are_the_daemons_own_words() {
+        let body = br#"{"error":{"kind":"not-found","message":"no network is called x"}}"#;
+        let refused = read::<()>(StatusCode::NOT_FOUND, body).unwrap_err();
+        assert!(refused.is_not_found());
+        assert_eq!(refused.to_string(), "no network is called x");
+        let nonsense = read::<()>(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err();
+        assert!(matches!(nonsense, ClientError::Answer { .. }));
+        read::<()>(StatusCode::NO_CONTENT, b"").unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_daemon_it_says_how_to_start_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Client::new(dir.path()).status().await.unwrap_err();
+        let path = dir.path().join(SOCKET);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "no daemon answers at {}: start one with `netdp daemon`",
+                path.display()
+            )
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Entries of the flow tables as people read them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use netdp_common::{
+    addr::{Be16, V4Addr, proto},
+    flow,
+    maps::{self, FlowKey, flow_kind},
+    tcp,
+};
+
+use super::types::Flow;
+use crate::bpf::FlowSeen;
+
+/// The flow that an entry stands for; none for the second entry of one.
+///
+/// `now`: seconds of `CLOCK_MONOTONIC`.
+pub fn flow(seen: &FlowSeen, now: u64) -> Option<Flow> {
+    let FlowSeen { key, flow, pending } = seen;
+    let remote = socket(key.remote, key.remote_port);
+    let (kind, container, host) = match flow.kind {
+        flow_kind::PUBLISHED => ("published", inside(key), socket(flow.addr, flow.port)),
+        flow_kind::HAIRPIN => ("hairpin", inside(key), socket(flow.addr, flow.port)),
+        flow_kind::MASQUERADE => (
+            "masquerade",
+            Some(socket(flow.addr, flow.port)),
+            socket(flow.external, key.local_port),
+        ),
+        flow_kind::HOST => ("host", None, socket(flow.external, key.local_port)),
+        _ => return None,
+    };
+    Some(Flow {
+        protocol: protocol(key.proto),
+        kind: kind.to_owned(),
+        state: state(key.proto, flow).to_owned(),
+        remote,
+        container,
+        host,
+        idle: now.saturating_sub(flow.last_seen.into()),
+        timeout: flow.timeout.into(),
+        pending: *pending,
+    })
+}
+
+fn inside(key: &FlowKey<V4Addr>) -> Option<SocketAddr> {
+    Some(socket(key.local, key.local_port))
+}
+
+fn socket(addr: V4Addr, port: Be16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::from(addr), port.get()))
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        proto::TCP => "tcp".to_owned(),
+        proto::UDP => "udp".to_owned(),
+        proto::ICMP => "icmp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn state(number: u8, flow: &maps::Flow<V4Addr>) -> &'static str {
+    match number {
+        proto::TCP => tcp::name(flow.state),
+        _ if flow.state == flow::UNANSWERED => "unanswered",
+        _ => "answered",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netdp_common::maps::Delivery;
+
+    use super::*;
+
+    fn seen(kind: u8, key: FlowKey<V4Addr>) -> FlowSeen {
+        FlowSeen {
+            key,
+            flow: maps::Flow {
+                addr: V4Addr::new([10, 0, 0, 7]),
+                external: V4Addr::new([10, 0, 0, 9]),
+                port: Be16::new(8080),
+                kind,
+                state: tcp::state::ESTABLISHED,
+                last_seen: 100,
+                to: Delivery::default(),
+                ifindex: 2,
+                timeout: 7440,
+                pad: 0,
+            },
+            pending: false,
+        }
+    }
+
+    fn key(local: [u8; 4]) -> FlowKey<V4Addr> {
+        FlowKey::full(
+            V4Addr::new([192, 0, 2, 1]),
+            Be16::new(40000),
+            V4Addr::new(local),
+            Be16::new(80),
+            proto::TCP,
+        )
+    }
+
+    #[test]
+    fn published_flows_are_keyed_by_the_container() {
+        let shown = flow(&seen(flow_kind::PUBLISHED, key([172, 17, 0, 2])), 107).unwrap();
+        assert_eq!(shown.remote.to_string(), "192.0.2.1:40000");
+        assert_eq!(shown.container.unwrap().to_string(), "172.17.0.2:80");
+        assert_eq!(shown.host.to_string(), "10.0.0.7:8080");
+        assert_eq!(shown.state, "established");
+        assert_eq!(shown.idle, 7);
+    }
+
+    #[test]
+    fn masqueraded_flows_are_keyed_by_what_the_outside_sees() {
+        let shown = flow(&seen(flow_kind::MASQUERADE, key([0; 4])), 0).unwrap();
+        assert_eq!(shown.container.unwrap().to_string(), "10.0.0.7:8080");
+        assert_eq!(shown.host.to_string(), "10.0.0.9:80");
+        assert_eq!(shown.idle, 0);
+    }
+
+    #[test]
+    fn second_entries_are_not_shown() {
+        for kind in [flow_kind::MASQUERADE_OUT, flow_kind::HOST_OUT] {
+            assert!(flow(&seen(kind, key([0; 4])), 0).is_none());
+        }
+    }
+}

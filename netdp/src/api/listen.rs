@@ -1,0 +1,170 @@
+//! The unix socket that the daemon answers at.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::stat::{Mode, umask};
+use thiserror::Error;
+use tokio::net::UnixListener;
+
+/// Name of the socket inside the run folder.
+pub const SOCKET: &str = "netdp.sock";
+
+/// Owner and group may speak to the daemon.
+const MODE: u32 = 0o660;
+
+#[derive(Debug, Error)]
+pub enum ListenError {
+    #[error(
+        "another daemon answers at {}: stop it, or give this one a --run-dir of its own", path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error("{} is not a socket: move it away, or choose another --run-dir", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+/// The socket, removed when dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: SocketPath,
+}
+
+/// Removes the socket's name when dropped.
+#[derive(Debug)]
+pub struct SocketPath(PathBuf);
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        // Nothing can be done about a socket that is gone already.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Socket {
+    /// Listens at `run_dir`/netdp.sock. A socket that a dead daemon left is
+    /// replaced; one that is answered at is refused with
+    /// [`ListenError::InUse`].
+    ///
+    /// Must be called inside a tokio runtime.
+    pub fn bind(run_dir: &Path) -> Result<Self, ListenError> {
+        let path = run_dir.join(SOCKET);
+        fs::create_dir_all(run_dir).map_err(|source| ListenError::Io {
+            what: "cannot make the run folder",
+            path: run_dir.to_owned(),
+            source,
+        })?;
+        clear(&path)?;
+
+        // Between bind and chmod nobody else may connect.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(&path);
+        umask(before);
+        let listener = bound.map_err(|source| ListenError::Io {
+            what: "cannot listen at",
+            path: path.clone(),
+            source,
+        })?;
+        let path = SocketPath(path);
+        fs::set_permissions(&path.0, fs::Permissions::from_mode(MODE)).map_err(|source| {
+            ListenError::Io {
+                what: "cannot set the mode of",
+                path: path.0.clone(),
+                source,
+            }
+        })?;
+        Ok(Self { listener, path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path.0
+    }
+
+    /// The listener, and what keeps its name in the file system.
+    pub fn into_parts(self) -> (UnixListener, SocketPath) {
+        (self.listener, self.path)
+    }
+}
+
+/// Removes what a dead daemon left at `path`.
+fn clear(path: &Path) -> Result<(), ListenError> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(ListenError::Io {
+                what: "cannot look at",
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    if !found.file_type().is_socket() {
+        return Err(ListenError::NotASocket {
+            path: path.to_owned(),
+        });
+    }
+    // A connection is answer enough: a busy daemon is alive too.
+    if UnixStream::connect(path).is_ok() {
+        return Err(ListenError::InUse {
+            path: path.to_owned(),
+        });
+    }
+    fs::remove_file(path).map_err(|source| ListenError::Io {
+        what: "cannot remove the socket of a dead daemon at",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_live_socket_is_refused_and_a_dead_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Socket::bind(dir.path()).unwrap();
+        let mode = fs::metadata(first.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, MODE);
+
+        let second = Socket::bind(dir.path()).unwrap_err();
+        assert!(matches!(second, ListenError::InUse { .. }), "{second}");
+
+        // Dies without removing its name.
+        let (listener, name) = first.into_parts();
+        drop(listener);
+        std::mem::forget(name);
+        let third = Socket::bind(dir.path()).unwrap();
+        let path = third.path().to_owned();
+        drop(third);
+        assert!(!path.exists(), "the name goes with the socket");
+    }
+
+    #[tokio::test]
+    async fn a_file_in_the_way_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(SOCKET), "precious").unwrap();
+        let refused = Socket::bind(dir.path()).unwrap_err();
+        assert!(
+            matches!(refused, ListenError::NotASocket { .. }),
+            "{refused}"
+        );
+        assert_eq!(
+            fs::read_to_string(dir.path().join(SOCKET)).unwrap(),
+            "precious"
+        );
+    }
+}

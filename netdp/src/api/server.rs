@@ -1,0 +1,252 @@
+//! Answers requests.
+
+use std::{io, sync::Arc};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State},
+    http::{StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    listen::Socket,
+    refused::Refused,
+    types::{Connect, Flow, Network, Ports, Removal, Sandbox, Statistics, Status},
+    view,
+};
+use crate::{
+    daemon::owner::{Owner, OwnerError},
+    model::{NetworkRequest, Refusal, SandboxRequest},
+};
+
+/// Largest body of a request, in bytes: room for some ten thousand ports.
+const LARGEST_BODY: usize = 256 * 1024;
+
+type Shared = State<Arc<Owner>>;
+type Answer<T> = Result<Json<T>, Refused>;
+
+/// Answers requests at `socket` until `end`, and then those that are being
+/// answered.
+pub async fn serve(
+    socket: Socket,
+    owner: Arc<Owner>,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    // The name goes when this returns: then nobody answers at it any more.
+    let (listener, _name) = socket.into_parts();
+    axum::serve(listener, router(owner))
+        .with_graceful_shutdown(end)
+        .await
+}
+
+fn router(owner: Arc<Owner>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks/{name}", get(network).delete(remove_network))
+        .route("/v1/sandboxes", get(sandboxes).post(create_sandbox))
+        .route("/v1/sandboxes/{name}", get(sandbox).delete(remove_sandbox))
+        .route("/v1/sandboxes/{name}/networks", post(connect))
+        .route(
+            "/v1/sandboxes/{name}/networks/{network}",
+            axum::routing::delete(disconnect),
+        )
+        .route("/v1/sandboxes/{name}/publish", post(publish))
+        .route("/v1/sandboxes/{name}/unpublish", post(unpublish))
+        .route("/v1/flows", get(flows))
+        .route("/v1/stats", get(statistics))
+        .fallback(unknown)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(owner)
+}
+
+async fn unknown(uri: Uri) -> Refused {
+    Refusal::not_found(format!(
+        "there is nothing at {}: see the paths under /v1",
+        uri.path()
+    ))
+    .into()
+}
+
+async fn not_allowed(request: Request) -> Refused {
+    Refused::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "invalid",
+        format!(
+            "{} is not possible at {}",
+            request.method(),
+            request.uri().path()
+        ),
+    )
+}
+
+async fn status(State(owner): Shared) -> Json<Status> {
+    let core = owner.lock().await;
+    Json(view::status(&core, &owner))
+}
+
+async fn networks(State(owner): Shared) -> Json<Vec<Network>> {
+    let core = owner.lock().await;
+    Json(view::networks(core.state()))
+}
+
+async fn network(State(owner): Shared, Path(name): Path<String>) -> Answer<Network> {
+    let core = owner.lock().await;
+    let network = core.state().network(&name)?;
+    Ok(Json(view::network(core.state(), network)))
+}
+
+async fn create_network(
+    State(owner): Shared,
+    Json(request): Json<NetworkRequest>,
+) -> Answer<Network> {
+    whole(async move {
+        let network = owner.create_network(request).await?;
+        let core = owner.lock().await;
+        Ok(view::network(core.state(), &network))
+    })
+    .await
+}
+
+async fn remove_network(State(owner): Shared, Path(name): Path<String>) -> Answer<()> {
+    whole(async move { owner.remove_network(&name).await }).await
+}
+
+async fn sandboxes(State(owner): Shared) -> Json<Vec<Sandbox>> {
+    let core = owner.lock().await;
+    Json(view::sandboxes(&core))
+}
+
+async fn sandbox(State(owner): Shared, Path(name): Path<String>) -> Answer<Sandbox> {
+    let core = owner.lock().await;
+    let sandbox = core.state().sandbox(&name)?;
+    Ok(Json(view::sandbox(&core, sandbox)))
+}
+
+async fn create_sandbox(
+    State(owner): Shared,
+    Json(request): Json<SandboxRequest>,
+) -> Answer<Sandbox> {
+    whole(async move {
+        let sandbox = owner.create_sandbox(request).await?;
+        let core = owner.lock().await;
+        Ok(view::sandbox(&core, &sandbox))
+    })
+    .await
+}
+
+async fn remove_sandbox(
+    State(owner): Shared,
+    Path(name): Path<String>,
+    Query(removal): Query<Removal>,
+) -> Answer<()> {
+    whole(async move { owner.remove_sandbox(&name, removal.force).await }).await
+}
+
+async fn connect(
+    State(owner): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<Connect>,
+) -> Answer<Sandbox> {
+    whole(async move {
+        owner
+            .connect(&name, &request.network, &request.endpoint)
+            .await?;
+        shown(&owner, &name).await
+    })
+    .await
+}
+
+async fn disconnect(
+    State(owner): Shared,
+    Path((name, network)): Path<(String, String)>,
+) -> Answer<()> {
+    whole(async move { owner.disconnect(&name, &network).await }).await
+}
+
+async fn publish(
+    State(owner): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<Ports>,
+) -> Answer<Sandbox> {
+    whole(async move {
+        owner.publish(&name, &request.ports).await?;
+        shown(&owner, &name).await
+    })
+    .await
+}
+
+async fn unpublish(
+    State(owner): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<Ports>,
+) -> Answer<Sandbox> {
+    whole(async move {
+        owner.unpublish(&name, &request.ports).await?;
+        shown(&owner, &name).await
+    })
+    .await
+}
+
+async fn flows(State(owner): Shared) -> Answer<Vec<Flow>> {
+    let core = owner.lock().await;
+    Ok(Json(view::flows(&core).map_err(OwnerError::from)?))
+}
+
+async fn statistics(State(owner): Shared) -> Answer<Statistics> {
+    let core = owner.lock().await;
+    Ok(Json(view::statistics(&core).map_err(OwnerError::from)?))
+}
+
+async fn shown(owner: &Owner, name: &str) -> Result<Sandbox, OwnerError> {
+    let core = owner.lock().await;
+    let sandbox = core.state().sandbox(name)?;
+    Ok(view::sandbox(&core, sandbox))
+}
+
+/// Carries a change through even if the client goes away meanwhile: its future
+/// would be dropped in the middle otherwise.
+async fn whole<T: Send + 'static>(
+    change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
+) -> Answer<T> {
+    match tokio::spawn(change).await {
+        Ok(done) => Ok(Json(done?)),
+        Err(error) => Err(Refused::internal(error)),
+    }
+}
+
+/// JSON both ways, with refusals in netdp's own form.
+struct Json<T>(T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let body = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| {
+                let status = rejection.status();
+                let why = match status {
+                    StatusCode::PAYLOAD_TOO_LARGE => {
+                        format!("the request is larger than {LARGEST_BODY} bytes: split it")
+                    }
+                    _ => format!("the request can't be read: {rejection}"),
+                };
+                Refused::new(status, "invalid", why)
+            })?;
+        serde_json::from_slice(&body).map(Self).map_err(|error| {
+            Refusal::invalid(format!("the request makes no sense: {error}")).into()
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! What requests and answers look like as JSON. Field names are stable: they
+//! are added to, never renamed.
+//!
+//! `POST /v1/networks` takes a [`NetworkRequest`](crate::model::NetworkRequest),
+//! `POST /v1/sandboxes` a [`SandboxRequest`](crate::model::SandboxRequest).
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Driver, EndpointRequest, Exposed, MacAddr, PortSpec, Proto};
+
+/// The body of every answer that isn't a success.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    pub error: Reason,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reason {
+    /// A [`Kind`](crate::model::Kind), or `internal`.
+    pub kind: String,
+    /// One line: what was refused, why, and what to do.
+    pub message: String,
+}
+
+/// A network as `network inspect` shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Network {
+    pub id: String,
+    pub name: String,
+    pub driver: Driver,
+    /// Unix time in seconds; 0 for the networks that were always there.
+    pub created: u64,
+    pub subnets: Vec<Subnet>,
+    pub internal: bool,
+    pub icc: bool,
+    /// In bytes; absent where the driver has none.
+    pub mtu: Option<u32>,
+    pub options: BTreeMap<String, String>,
+    /// The bridge interface on the host.
+    pub interface: Option<String>,
+    pub endpoints: Vec<Member>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Subnet {
+    pub subnet: IpNet,
+    pub gateway: IpAddr,
+    pub ip_range: Option<IpNet>,
+}
+
+/// A sandbox that is on a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    pub endpoint: String,
+    pub sandbox: String,
+    pub name: String,
+    pub mac: MacAddr,
+    pub addresses: Vec<IpNet>,
+}
+
+/// A sandbox as `inspect` shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sandbox {
+    pub id: String,
+    pub name: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    pub hostname: String,
+    pub netns: PathBuf,
+    pub pid: Option<u32>,
+    pub command: Vec<String>,
+    /// `host`, `none`, `container:NAME`, or the name of the first network.
+    pub mode: String,
+    pub log: Option<PathBuf>,
+    pub expose: Vec<Exposed>,
+    pub endpoints: Vec<Endpoint>,
+    /// Names that the sandbox knows besides its own.
+    pub hosts: Vec<HostsEntry>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub id: String,
+    pub network: String,
+    /// Inside the sandbox.
+    pub interface: String,
+    pub host_interface: String,
+    pub mac: MacAddr,
+    pub addresses: Vec<IpNet>,
+    pub gateways: Vec<IpAddr>,
+    pub ports: Vec<Port>,
+}
+
+/// A published port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Port {
+    pub container_port: u16,
+    pub protocol: Proto,
+    pub host_ip: IpAddr,
+    pub host_port: u16,
+    /// False when another program took the port while no daemon ran.
+    pub held: bool,
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostsEntry {
+    pub address: IpAddr,
+    pub names: Vec<String>,
+}
+
+/// `POST /v1/sandboxes/NAME/networks`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connect {
+    /// Name or id.
+    pub network: String,
+    #[serde(default)]
+    pub endpoint: EndpointRequest,
+}
+
+/// `POST /v1/sandboxes/NAME/publish` and `.../unpublish`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ports {
+    pub ports: Vec<PortSpec>,
+}
+
+/// Query of `DELETE /v1/sandboxes/NAME`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// Ends the program if it still runs.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// An entry of the flow table, `GET /v1/flows`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Flow {
+    /// `tcp`, `udp`, `icmp`, or a number.
+    pub protocol: String,
+    /// `published`, `masquerade`, ...
+    pub kind: String,
+    /// For TCP its state, otherwise `answered` or `unanswered`.
+    pub state: String,
+    /// The peer.
+    pub remote: SocketAddr,
+    /// Address and port of the container; none for a socket of the host.
+    pub container: Option<SocketAddr>,
+    /// The host's address and port that the peer sees.
+    pub host: SocketAddr,
+    /// Seconds since the last packet.
+    pub idle: u64,
+    /// Seconds without a packet after which it is forgotten.
+    pub timeout: u64,
+    /// Not answered yet.
+    pub pending: bool,
+}
+
+/// `GET /v1/stats`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Statistics {
+    pub endpoints: Vec<EndpointCounters>,
+    pub drops: Vec<Drops>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndpointCounters {
+    pub sandbox: String,
+    pub name: String,
+    pub network: String,
+    pub interface: String,
+    /// As the sandbox sees it.
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub drops: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Drops {
+    pub reason: String,
+    pub packets: u64,
+}
+
+/// `GET /v1/status`: the daemon itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    /// Folder in which output of detached programs is kept.
+    pub log_dir: PathBuf,
+    /// `tcx` or `clsact`.
+    pub mechanism: String,
+    pub uplinks: Vec<UplinkStatus>,
+    /// Things that are not as they should be.
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    pub what: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    pub interface: String,
+    /// False while no interface of that name exists.
+    pub present: bool,
+    pub addresses: Vec<IpAddr>,
+}

@@ -1,0 +1,310 @@
+//! The state as answers show it.
+
+use std::{net::IpAddr, process};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    flows,
+    types::{
+        Drops, Endpoint, EndpointCounters, Flow, HostsEntry, Member, Network, Port, Problem,
+        Sandbox, Statistics, Status, Subnet, UplinkStatus,
+    },
+};
+use crate::{
+    bpf::{BpfError, Mechanism},
+    daemon::owner::{Core, Owner},
+    model::{self, Driver, Mode, State},
+    plan::Hold,
+    store::Damage,
+};
+
+pub fn networks(state: &State) -> Vec<Network> {
+    let mut networks: Vec<_> = state
+        .networks
+        .values()
+        .map(|found| network(state, found))
+        .collect();
+    networks.sort_by(|one, other| one.name.cmp(&other.name));
+    networks
+}
+
+pub fn network(state: &State, network: &model::Network) -> Network {
+    let mut endpoints: Vec<_> = state
+        .endpoints_in(network.id)
+        .map(|endpoint| Member {
+            endpoint: endpoint.id.to_string(),
+            sandbox: endpoint.sandbox.to_string(),
+            name: state.owner_name(endpoint),
+            mac: endpoint.mac,
+            addresses: addresses(endpoint),
+        })
+        .collect();
+    endpoints.sort_by(|one, other| one.name.cmp(&other.name));
+    Network {
+        id: network.id.to_string(),
+        name: network.name.to_string(),
+        driver: network.driver,
+        created: network.created,
+        subnets: network
+            .pools
+            .iter()
+            .map(|pool| Subnet {
+                subnet: pool.subnet,
+                gateway: pool.gateway,
+                ip_range: pool.range,
+            })
+            .collect(),
+        internal: network.internal,
+        icc: network.icc,
+        mtu: (network.driver == Driver::Bridge).then_some(network.mtu),
+        options: network.options.clone(),
+        interface: network.bridge.as_ref().map(|bridge| bridge.ifname.clone()),
+        endpoints,
+    }
+}
+
+pub fn sandboxes(core: &Core) -> Vec<Sandbox> {
+    let mut sandboxes: Vec<_> = core.state().sandboxes.values().collect();
+    sandboxes.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
+    sandboxes
+        .into_iter()
+        .map(|found| sandbox(core, found))
+        .collect()
+}
+
+pub fn sandbox(core: &Core, sandbox: &model::Sandbox) -> Sandbox {
+    let state = core.state();
+    let endpoints = state.endpoints_of(sandbox.id);
+    Sandbox {
+        id: sandbox.id.to_string(),
+        name: sandbox.name.to_string(),
+        created: sandbox.created,
+        hostname: sandbox.hostname.clone(),
+        netns: sandbox.netns.clone(),
+        pid: sandbox.process.map(|process| process.pid),
+        command: sandbox.command.clone(),
+        mode: mode(state, sandbox),
+        log: sandbox.log.clone(),
+        expose: sandbox.expose.clone(),
+        hosts: hosts(state, sandbox),
+        endpoints: endpoints
+            .into_iter()
+            .map(|found| endpoint(core, found))
+            .collect(),
+    }
+}
+
+fn mode(state: &State, sandbox: &model::Sandbox) -> String {
+    match sandbox.mode {
+        Mode::Host => "host".to_owned(),
+        Mode::None => "none".to_owned(),
+        Mode::Container(other) => match state.sandboxes.get(&other) {
+            Some(other) => format!("container:{}", other.name),
+            None => format!("container:{}", other.short()),
+        },
+        Mode::Networks => "networks".to_owned(),
+    }
+}
+
+fn endpoint(core: &Core, endpoint: &model::Endpoint) -> Endpoint {
+    let state = core.state();
+    let network = state.networks.get(&endpoint.network);
+    let holds = &core.engine().target().holds;
+    Endpoint {
+        id: endpoint.id.to_string(),
+        network: network.map_or_else(
+            || endpoint.network.short(),
+            |network| network.name.to_string(),
+        ),
+        interface: endpoint.ifname.clone(),
+        host_interface: endpoint.host_ifname.clone(),
+        mac: endpoint.mac,
+        addresses: addresses(endpoint),
+        gateways: endpoint
+            .addresses
+            .iter()
+            .map(|address| address.gateway)
+            .collect(),
+        ports: endpoint
+            .published
+            .iter()
+            .map(|port| Port {
+                container_port: port.container_port,
+                protocol: port.proto,
+                host_ip: port.host_ip,
+                host_port: port.host_port,
+                held: holds.is_held(&Hold::from(*port)),
+            })
+            .collect(),
+    }
+}
+
+fn addresses(endpoint: &model::Endpoint) -> Vec<ipnet::IpNet> {
+    endpoint
+        .addresses
+        .iter()
+        .map(|address| address.net)
+        .collect()
+}
+
+/// The names that the sandbox knows: its own, and those of its links.
+fn hosts(state: &State, sandbox: &model::Sandbox) -> Vec<HostsEntry> {
+    // Who shares a network shares its names.
+    let shared = match sandbox.mode {
+        Mode::Container(other) => state.sandboxes.get(&other).unwrap_or(sandbox),
+        _ => sandbox,
+    };
+    let entry = |address: &model::Address, names: &[&str]| {
+        let mut own: Vec<String> = Vec::new();
+        for name in names {
+            if !own.iter().any(|known| known == name) {
+                own.push((*name).to_owned());
+            }
+        }
+        HostsEntry {
+            address: address.net.addr(),
+            names: own,
+        }
+    };
+    let endpoints = state.endpoints_of(shared.id);
+    let own = endpoints.iter().flat_map(|endpoint| {
+        endpoint
+            .addresses
+            .iter()
+            .map(|address| entry(address, &[&shared.hostname, shared.name.as_str()]))
+    });
+    let mut hosts: Vec<HostsEntry> = own.collect();
+    for endpoint in &endpoints {
+        for link in &endpoint.links {
+            let Ok(other) = state.sandbox(&link.sandbox) else {
+                continue;
+            };
+            let theirs = state.endpoints_of(other.id);
+            let near = theirs.iter().find(|near| near.network == endpoint.network);
+            let names = [link.alias.as_str(), &other.hostname, other.name.as_str()];
+            let found = near.into_iter().flat_map(|near| &near.addresses);
+            for entry in found.map(|address| entry(address, &names)) {
+                if !hosts.contains(&entry) {
+                    hosts.push(entry);
+                }
+            }
+        }
+    }
+    hosts
+}
+
+pub fn flows(core: &Core) -> Result<Vec<Flow>, BpfError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0));
+    let seen = core.engine().target().datapath.flows()?;
+    let mut flows: Vec<Flow> = seen
+        .iter()
+        .filter_map(|entry| flows::flow(entry, now))
+        .collect();
+    flows.sort_by(|one, other| {
+        (&one.protocol, one.remote, one.container).cmp(&(
+            &other.protocol,
+            other.remote,
+            other.container,
+        ))
+    });
+    Ok(flows)
+}
+
+pub fn statistics(core: &Core) -> Result<Statistics, BpfError> {
+    let datapath = &core.engine().target().datapath;
+    let state = core.state();
+    let mut endpoints = Vec::new();
+    for endpoint in state.endpoints.values() {
+        let stats = datapath.stats(endpoint.slot)?;
+        let network = state.networks.get(&endpoint.network);
+        endpoints.push(EndpointCounters {
+            sandbox: endpoint.sandbox.to_string(),
+            name: state.owner_name(endpoint),
+            network: network.map_or_else(String::new, |network| network.name.to_string()),
+            interface: endpoint.ifname.clone(),
+            rx_packets: stats.rx_packets,
+            rx_bytes: stats.rx_bytes,
+            tx_packets: stats.tx_packets,
+            tx_bytes: stats.tx_bytes,
+            drops: stats.drops,
+        });
+    }
+    endpoints
+        .sort_by(|one, other| (&one.name, &one.interface).cmp(&(&other.name, &other.interface)));
+    let drops = datapath
+        .drops()?
+        .into_iter()
+        .map(|(reason, packets)| Drops {
+            reason: reason.name().to_owned(),
+            packets,
+        })
+        .collect();
+    Ok(Statistics { endpoints, drops })
+}
+
+pub fn status(core: &Core, owner: &Owner) -> Status {
+    let engine = core.engine();
+    let facts = engine.facts();
+    let mut uplinks: Vec<UplinkStatus> = facts
+        .uplinks
+        .iter()
+        .map(|uplink| UplinkStatus {
+            interface: uplink.ifname.clone(),
+            present: true,
+            addresses: uplink.addresses.clone(),
+        })
+        .collect();
+    for name in engine.asked_uplinks() {
+        if !uplinks.iter().any(|uplink| uplink.interface == *name) {
+            uplinks.push(UplinkStatus {
+                interface: name.clone(),
+                present: false,
+                addresses: Vec::<IpAddr>::new(),
+            });
+        }
+    }
+    let mut problems: Vec<Problem> = engine
+        .problems()
+        .iter()
+        .map(|(what, why)| Problem {
+            what: format!("cannot {what}"),
+            advice: why.clone(),
+        })
+        .collect();
+    problems.extend(owner.damage().map(damaged));
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: process::id(),
+        log_dir: owner.settings().log_dir.clone(),
+        mechanism: match engine.target().datapath.mechanism() {
+            Mechanism::Tcx => "tcx",
+            Mechanism::Clsact => "clsact",
+        }
+        .to_owned(),
+        uplinks,
+        problems,
+    }
+}
+
+fn damaged(damage: &Damage) -> Problem {
+    let why = &damage.why;
+    let kept = match &damage.kept_as {
+        Some(kept) => format!("what it held is kept as {}", kept.display()),
+        None => "nothing is left of it".to_owned(),
+    };
+    match &damage.restored_from {
+        Some(copy) => Problem {
+            what: format!(
+                "the store was damaged ({why}) and restored from {}",
+                copy.display()
+            ),
+            advice: format!("check the disk; {kept}"),
+        },
+        None => Problem {
+            what: format!("the store was damaged ({why}) and nothing could be restored"),
+            advice: format!("make the networks and sandboxes again; {kept}"),
+        },
+    }
+}

@@ -1,0 +1,390 @@
+//! The command line, as `netdp --help` shows it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::{
+    daemon::config::{ConfigError, Options as DaemonOptions, Settings, Xdp},
+    demo::DemoArgs,
+    load,
+    model::{Driver, Exposed, Link, MacAddr, Name, PortSpec},
+};
+
+/// Networks of their own for programs and containers, carried by eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "netdp", version, disable_help_subcommand = true)]
+pub struct Options {
+    /// Folder of the daemon's socket.
+    #[arg(
+        long,
+        global = true,
+        env = "NETDP_RUN_DIR",
+        default_value = "/run/netdp",
+        value_name = "DIR"
+    )]
+    pub run_dir: PathBuf,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Carry the networks of this host.
+    Daemon(DaemonArgs),
+    /// Make, list, show and remove networks.
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
+    /// Run a program in a network of its own.
+    Run(RunArgs),
+    /// Give an existing network namespace an endpoint.
+    Attach(AttachArgs),
+    /// Put a sandbox on a further network.
+    Connect(ConnectArgs),
+    /// Take a sandbox off a network.
+    Disconnect(DisconnectArgs),
+    /// Publish further ports of a running sandbox.
+    Publish(PublishArgs),
+    /// Take back published ports.
+    Unpublish(PublishArgs),
+    /// List sandboxes.
+    Ps(ListArgs),
+    /// Show sandboxes in full, as JSON.
+    Inspect(InspectArgs),
+    /// Show where ports of a sandbox are published.
+    Port(PortArgs),
+    /// Remove sandboxes.
+    Rm(RemoveArgs),
+    /// Print the output of a detached program.
+    Logs(LogsArgs),
+    /// List the connections that the datapath knows.
+    Flows(ListArgs),
+    /// Show counters of endpoints and reasons for drops.
+    Stats(ListArgs),
+    /// Check what this kernel and this host can do.
+    Doctor(ListArgs),
+    /// Show on real traffic what netdp does and how fast, in namespaces that
+    /// are gone afterwards.
+    Demo(DemoArgs),
+    /// Serve measurements.
+    #[command(name = "__load-server", hide = true)]
+    LoadServer(load::ServerArgs),
+    /// Measure once.
+    #[command(name = "__load-client", hide = true)]
+    LoadClient(load::ClientArgs),
+    /// Fetch a page.
+    #[command(name = "__load-fetch", hide = true)]
+    LoadFetch(load::FetchArgs),
+}
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Interface that leads outside; without it, those of the default route.
+    #[arg(long = "uplink", value_name = "IF")]
+    pub uplinks: Vec<String>,
+    /// Folder of what must survive a restart [default: /var/lib/netdp].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// BPF file system in which programs and maps are pinned, mounted if it
+    /// isn't [default: /sys/fs/bpf].
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Root of the control groups whose programs reach published ports at the
+    /// host's own addresses [default: where cgroup2 is mounted].
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Settings in TOML; flags win.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Whether programs run in the driver too.
+    #[arg(long, value_enum)]
+    pub xdp: Option<Xdp>,
+    /// Takes programs and maps out of the kernel, and ends.
+    #[arg(long)]
+    pub cleanup: bool,
+}
+
+impl DaemonArgs {
+    /// These flags over what the file says.
+    pub fn resolve(self, run_dir: PathBuf) -> Result<DaemonOptions, ConfigError> {
+        let file = match &self.config {
+            Some(path) => Settings::read(path)?,
+            None => Settings::default(),
+        };
+        let flags = Settings {
+            uplinks: self.uplinks,
+            state_dir: self.state_dir,
+            bpffs: self.bpffs,
+            cgroup: self.cgroup,
+            xdp: self.xdp,
+            ..Settings::default()
+        };
+        flags.or(file).resolve(run_dir)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network.
+    Create(Box<NetworkCreateArgs>),
+    /// List networks.
+    Ls(ListArgs),
+    /// Show networks in full, as JSON.
+    Inspect(InspectArgs),
+    /// Remove networks that nothing is on.
+    Rm {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkCreateArgs {
+    pub name: Name,
+    /// bridge, host, null, overlay, macvlan or ipvlan.
+    #[arg(short, long, default_value = "bridge")]
+    pub driver: Driver,
+    /// Subnet; without it, one that no route of the host overlaps.
+    #[arg(long = "subnet", value_name = "CIDR")]
+    pub subnets: Vec<IpNet>,
+    /// Address of the host in the subnet; without it, the first.
+    #[arg(long = "gateway", value_name = "IP")]
+    pub gateways: Vec<IpAddr>,
+    /// Part of the subnet from which addresses are given.
+    #[arg(long = "ip-range", value_name = "CIDR")]
+    pub ip_ranges: Vec<IpNet>,
+    /// Give IPv6 addresses too.
+    #[arg(long)]
+    pub ipv6: bool,
+    /// Let nothing in or out but what stays in the network.
+    #[arg(long)]
+    pub internal: bool,
+    /// Whether sandboxes of the network reach each other.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub icc: bool,
+    /// Largest packet in bytes.
+    #[arg(long, value_name = "N")]
+    pub mtu: Option<u32>,
+    /// Option of the driver.
+    #[arg(long = "opt", short = 'o', value_name = "KEY=VALUE", value_parser = option)]
+    pub options: Vec<(String, String)>,
+}
+
+fn option(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+/// What `run` and `attach` have in common.
+#[derive(Debug, Args)]
+pub struct SandboxArgs {
+    /// Name; without it, the first digits of the identifier.
+    #[arg(long)]
+    pub name: Option<Name>,
+    /// A network, host, none, or container:NAME [default: netdp0].
+    #[arg(long, alias = "net", value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp].
+    #[arg(short = 'p', long = "publish", value_name = "SPEC")]
+    pub publish: Vec<PortSpec>,
+    /// Publish every exposed port on a port that is chosen.
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+    /// Name a port that the program serves: PORT[-END][/tcp|udp].
+    #[arg(long, value_name = "PORT")]
+    pub expose: Vec<Exposed>,
+    /// Know another sandbox by its name.
+    #[arg(long = "link", value_name = "NAME[:ALIAS]")]
+    pub links: Vec<Link>,
+    /// IPv4 address.
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<Ipv4Addr>,
+    /// IPv6 address.
+    #[arg(long, value_name = "IP")]
+    pub ip6: Option<Ipv6Addr>,
+    /// MAC address.
+    #[arg(long, alias = "mac-address", value_name = "MAC")]
+    pub mac: Option<MacAddr>,
+    /// Source that may reach published ports.
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Vec<IpNet>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+    /// Host name [default: the sandbox's name].
+    #[arg(long)]
+    pub hostname: Option<String>,
+    /// Leave the program running and print its identifier; its output is kept
+    /// for `netdp logs`.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The namespace, such as /run/netns/NAME or /proc/PID/ns/net.
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    pub network: String,
+    pub name: String,
+    /// IPv4 address.
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<Ipv4Addr>,
+    /// MAC address.
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<MacAddr>,
+}
+
+#[derive(Debug, Args)]
+pub struct DisconnectArgs {
+    pub network: String,
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    pub name: String,
+    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
+    #[arg(required = true, value_name = "SPEC")]
+    pub ports: Vec<PortSpec>,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    pub name: String,
+    /// Only this port of the sandbox.
+    #[arg(value_name = "PORT[/PROTO]")]
+    pub port: Option<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// End programs that still run.
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    pub name: String,
+    /// Go on until the program ends.
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_after_the_program_is_its_own() {
+        let options = Options::parse_from([
+            "netdp", "run", "-p", "8080:80", "--name", "web", "--", "httpd", "-f", "--name", "x",
+        ]);
+        let Command::Run(run) = options.command else {
+            panic!("not run: {options:?}");
+        };
+        assert_eq!(run.sandbox.name.map(String::from).as_deref(), Some("web"));
+        assert_eq!(run.command, ["httpd", "-f", "--name", "x"]);
+    }
+
+    #[test]
+    fn icc_is_on_unless_said_otherwise() {
+        for (flags, icc) in [
+            (&[][..], true),
+            (&["--icc"], true),
+            (&["--icc=false"], false),
+        ] {
+            let words = ["netdp", "network", "create", "net1"].iter().chain(flags);
+            let options = Options::parse_from(words);
+            let Command::Network {
+                command: NetworkCommand::Create(create),
+            } = options.command
+            else {
+                panic!("not network create: {options:?}");
+            };
+            assert_eq!(create.icc, icc, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for words in [
+            &["netdp"][..],
+            &["netdp", "run"],
+            &[
+                "netdp",
+                "network",
+                "create",
+                "net1",
+                "--subnet",
+                "10.0.0.0/33",
+            ],
+            &["netdp", "network", "create", "net1", "--opt", "=1"],
+            &["netdp", "ps", "--format", "xml"],
+            &["netdp", "attach", "--name", "x"],
+            &["netdp", "monitor"],
+        ] {
+            let error = Options::try_parse_from(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{words:?}");
+        }
+    }
+}

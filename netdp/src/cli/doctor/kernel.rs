@@ -1,0 +1,152 @@
+//! What this kernel can do, found out by trying: nothing is attached, nothing
+//! stays.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use nix::{errno::Errno, libc};
+
+// Numbers of linux/bpf.h.
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_TCX_INGRESS: u32 = 46;
+
+/// A helper function by its number.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+pub enum Helper {
+    RedirectNeigh = 152,
+    RedirectPeer = 155,
+}
+
+/// Start of `union bpf_attr` for BPF_PROG_LOAD.
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+}
+
+/// Start of `union bpf_attr` for BPF_LINK_CREATE.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `struct bpf_insn`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Instruction {
+    code: u8,
+    /// Destination in the low, source in the high half.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+impl Instruction {
+    const EXIT: Self = Self {
+        code: 0x95,
+        registers: 0,
+        offset: 0,
+        immediate: 0,
+    };
+
+    const fn mov(register: u8, immediate: i32) -> Self {
+        Self {
+            code: 0xb7,
+            registers: register,
+            offset: 0,
+            immediate,
+        }
+    }
+
+    const fn call(helper: Helper) -> Self {
+        Self {
+            code: 0x85,
+            registers: 0,
+            offset: 0,
+            immediate: helper as i32,
+        }
+    }
+}
+
+/// Whether a program can be loaded at all.
+pub fn loads() -> io::Result<()> {
+    load(&[Instruction::mov(0, 0), Instruction::EXIT]).map(drop)
+}
+
+/// Whether programs at TC may call this helper: the verifier refuses a helper
+/// that it doesn't know.
+pub fn has_helper(helper: Helper) -> bool {
+    // Unused arguments do no harm: both helpers take integers and a pointer
+    // that may be null.
+    load(&[
+        Instruction::mov(1, 0),
+        Instruction::mov(2, 0),
+        Instruction::mov(3, 0),
+        Instruction::mov(4, 0),
+        Instruction::call(helper),
+        Instruction::EXIT,
+    ])
+    .is_ok()
+}
+
+/// Whether programs can be attached by tcx. Tried on an interface that can't
+/// exist: a kernel with tcx looks for it, one without refuses the kind of link.
+pub fn has_tcx() -> io::Result<bool> {
+    let program = load(&[Instruction::mov(0, 0), Instruction::EXIT])?;
+    let attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: i32::MAX as u32,
+        attach_type: BPF_TCX_INGRESS,
+        flags: 0,
+    };
+    match bpf(BPF_LINK_CREATE, &attr) {
+        Ok(link) => {
+            drop(link);
+            Ok(true)
+        }
+        Err(error) => Ok(error.raw_os_error() == Some(libc::ENODEV)),
+    }
+}
+
+fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr().addr() as u64,
+        license: c"GPL".as_ptr().addr() as u64,
+        ..ProgLoad::default()
+    };
+    bpf(BPF_PROG_LOAD, &attr)
+}
+
+/// Calls bpf(2) for a command that answers with a descriptor.
+fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: attr is the start of the attributes for this command, the size
+    // given with it, and what it points to outlives the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attr),
+            size_of::<T>(),
+        )
+    };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

@@ -1,0 +1,365 @@
+//! `netdp doctor`: what this kernel and this host can do, and what to do about
+//! the rest.
+
+mod kernel;
+
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{
+    args::{Format, ListArgs},
+    output, runtime,
+};
+use crate::{
+    api::client::{Client, ClientError},
+    daemon::environment::{self, BPFFS},
+};
+use kernel::Helper;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    /// Works, but less well.
+    Warning,
+    /// Nothing works without it.
+    Missing,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    state: State,
+    /// What was found.
+    found: String,
+    /// What to do about it; empty when there is nothing to do.
+    advice: String,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            state: State::Ok,
+            found: found.into(),
+            advice: String::new(),
+        }
+    }
+
+    fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            name,
+            state: State::Warning,
+            found: found.into(),
+            advice: advice.into(),
+        }
+    }
+
+    fn missing(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            name,
+            state: State::Missing,
+            found: found.into(),
+            advice: advice.into(),
+        }
+    }
+}
+
+/// The exit status is 1 when something is missing.
+pub fn run(run_dir: &Path, args: ListArgs) -> Result<ExitCode> {
+    let privileges = privileges();
+    let privileged = privileges.state == State::Ok;
+    let mut checks = vec![privileges];
+    checks.extend(programs(privileged));
+    checks.extend([
+        btf(),
+        jit(),
+        cgroup(privileged),
+        bpffs(privileged),
+        namespaces(),
+    ]);
+    checks.extend(sysctls());
+    checks.push(Check::ok(
+        "netfilter",
+        "not used: no rule is made, none is needed",
+    ));
+    checks.extend(daemon(run_dir)?);
+
+    let row = |check: &Check| {
+        let state = match check.state {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Missing => "missing",
+        };
+        vec![
+            check.name.to_owned(),
+            state.to_owned(),
+            check.found.clone(),
+            check.advice.clone(),
+        ]
+    };
+    output::print(
+        args.format,
+        &checks,
+        &["CHECK", "STATE", "FOUND", "WHAT TO DO"],
+        checks.iter().map(row),
+    )?;
+    let missing = checks.iter().any(|check| check.state == State::Missing);
+    if missing && args.format == Format::Table {
+        eprintln!("netdp: something that is needed is missing: see 'what to do' above");
+    }
+    Ok(ExitCode::from(u8::from(missing)))
+}
+
+fn privileges() -> Check {
+    let name = "privileges";
+    match environment::missing_capabilities() {
+        Ok(missing) if missing.is_empty() => {
+            Check::ok(name, "the daemon may do all that it needs to")
+        }
+        Ok(missing) => Check::missing(
+            name,
+            format!("without {}", missing.join(", ")),
+            "run the daemon, and this check, as root",
+        ),
+        Err(error) => Check::missing(name, error.to_string(), "mount proc at /proc"),
+    }
+}
+
+fn programs(privileged: bool) -> Vec<Check> {
+    let bpf = "bpf syscall";
+    if let Err(error) = kernel::loads() {
+        let advice = if privileged {
+            "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT, without lockdown"
+        } else {
+            "run this check as root"
+        };
+        return vec![Check::missing(
+            bpf,
+            format!("a program was refused: {error}"),
+            advice,
+        )];
+    }
+    let helper = |name, helper, since| {
+        if kernel::has_helper(helper) {
+            Check::ok(name, "can be called")
+        } else {
+            Check::missing(
+                name,
+                "unknown to this kernel",
+                format!("use Linux {since} or later"),
+            )
+        }
+    };
+    let tcx = match kernel::has_tcx() {
+        Ok(true) => Check::ok("tcx", "programs are attached by tcx"),
+        _ => Check::warning(
+            "tcx",
+            "unknown to this kernel: clsact filters take its place",
+            "use Linux 6.6 or later, so that nothing else gets at packets first",
+        ),
+    };
+    vec![
+        Check::ok(bpf, "a program was loaded"),
+        tcx,
+        helper("redirect_peer", Helper::RedirectPeer, "5.10"),
+        helper("redirect_neigh", Helper::RedirectNeigh, "5.10"),
+    ]
+}
+
+fn btf() -> Check {
+    let (name, path) = ("btf", "/sys/kernel/btf/vmlinux");
+    if Path::new(path).exists() {
+        return Check::ok(name, path);
+    }
+    Check::missing(
+        name,
+        format!("no {path}"),
+        "use a kernel with CONFIG_DEBUG_INFO_BTF, and mount sysfs at /sys",
+    )
+}
+
+fn jit() -> Check {
+    let name = "bpf jit";
+    match sysctl("net/core/bpf_jit_enable").as_deref() {
+        Some("0") => Check::warning(
+            name,
+            "programs are interpreted",
+            "sysctl -w net.core.bpf_jit_enable=1",
+        ),
+        // Hidden from network namespaces other than the first.
+        None => Check::ok(name, "not shown in this namespace"),
+        Some(_) => Check::ok(name, "programs are compiled"),
+    }
+}
+
+fn cgroup(privileged: bool) -> Check {
+    let name = "cgroup v2";
+    match environment::cgroup_root() {
+        Ok(Some(path)) => Check::ok(name, format!("mounted at {}", path.display())),
+        _ if !environment::knows_filesystem("cgroup2") => Check::missing(
+            name,
+            "unknown to this kernel",
+            "use a kernel with CONFIG_CGROUP_BPF",
+        ),
+        _ if privileged => Check::ok(name, "not mounted: the daemon mounts it in its run folder"),
+        _ => Check::missing(
+            name,
+            "not mounted",
+            "mount -t cgroup2 none DIR, or run the daemon as root",
+        ),
+    }
+}
+
+fn bpffs(privileged: bool) -> Check {
+    let name = "bpffs";
+    if environment::is_bpffs(Path::new(BPFFS)) {
+        Check::ok(name, format!("mounted at {BPFFS}"))
+    } else if !environment::knows_filesystem("bpf") {
+        Check::missing(
+            name,
+            "unknown to this kernel",
+            "use a kernel with CONFIG_BPF_SYSCALL",
+        )
+    } else if privileged {
+        Check::ok(
+            name,
+            format!("not mounted: the daemon mounts it at {BPFFS}"),
+        )
+    } else {
+        Check::missing(
+            name,
+            "not mounted",
+            format!("mount -t bpf bpf {BPFFS}, or run the daemon as root"),
+        )
+    }
+}
+
+fn namespaces() -> Check {
+    let name = "namespaces";
+    let missing: Vec<&str> = ["net", "mnt", "uts"]
+        .into_iter()
+        .filter(|kind| !Path::new("/proc/self/ns").join(kind).exists())
+        .collect();
+    if missing.is_empty() {
+        return Check::ok(name, "network, mount and UTS");
+    }
+    Check::missing(
+        name,
+        format!("without {}", missing.join(", ")),
+        "use a kernel with CONFIG_NET_NS and CONFIG_UTS_NS, and mount proc at /proc",
+    )
+}
+
+fn sysctls() -> Vec<Check> {
+    let forwarding = match sysctl("net/ipv4/ip_forward").as_deref() {
+        Some("1") => "on for the whole host, which netdp doesn't need",
+        _ => "off for the whole host: netdp turns it on for its own interfaces alone",
+    };
+    let name = "rp_filter";
+    // The stricter of all's and the interface's counts (ip-sysctl.rst).
+    let rp_filter = match sysctl("net/ipv4/conf/all/rp_filter").as_deref() {
+        None => Check::missing(name, "no net.ipv4 sysctls", "mount proc at /proc"),
+        Some("0") => Check::ok(name, "off"),
+        Some("2") => Check::ok(name, "loose"),
+        Some(_) => Check::ok(name, "strict: routes to containers lead back the same way"),
+    };
+    let unprivileged = match sysctl("kernel/unprivileged_bpf_disabled").as_deref() {
+        Some("0") => Check::warning(
+            "unprivileged bpf",
+            "any user may load programs",
+            "sysctl -w kernel.unprivileged_bpf_disabled=1: netdp has no need of it",
+        ),
+        _ => Check::ok("unprivileged bpf", "off, and not needed"),
+    };
+    vec![Check::ok("forwarding", forwarding), rp_filter, unprivileged]
+}
+
+fn sysctl(path: &str) -> Option<String> {
+    let value = fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?;
+    Some(value.trim().to_owned())
+}
+
+fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
+    let name = "daemon";
+    let status = match runtime()?.block_on(Client::new(run_dir).status()) {
+        Ok(status) => status,
+        Err(ClientError::NoDaemon { path }) => {
+            return Ok(vec![Check::warning(
+                name,
+                format!("none answers at {}", path.display()),
+                "netdp daemon",
+            )]);
+        }
+        Err(error) => {
+            return Ok(vec![Check::warning(
+                name,
+                "does not answer as it should",
+                error.to_string(),
+            )]);
+        }
+    };
+    let mut checks = vec![Check::ok(
+        name,
+        format!("version {}, pid {}", status.version, status.pid),
+    )];
+    let present: Vec<&str> = status
+        .uplinks
+        .iter()
+        .filter(|uplink| uplink.present)
+        .map(|uplink| uplink.interface.as_str())
+        .collect();
+    checks.push(if present.is_empty() {
+        Check::warning(
+            "uplinks",
+            "none: nothing outside this host is reached",
+            "bring up an interface with a default route, or start the daemon with --uplink",
+        )
+    } else {
+        Check::ok("uplinks", present.join(", "))
+    });
+    checks.extend(
+        status
+            .problems
+            .into_iter()
+            .map(|problem| Check::warning(name, problem.what, problem.advice)),
+    );
+    Ok(checks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn works_without_a_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let checks = daemon(dir.path()).unwrap();
+        assert_eq!(checks.len(), 1);
+        assert_eq!(checks[0].state, State::Warning);
+        assert_eq!(checks[0].advice, "netdp daemon");
+    }
+
+    #[test]
+    fn every_complaint_comes_with_advice() {
+        let mut checks = vec![
+            privileges(),
+            btf(),
+            jit(),
+            cgroup(false),
+            bpffs(false),
+            namespaces(),
+        ];
+        checks.extend(programs(false));
+        checks.extend(sysctls());
+        for check in checks {
+            assert_eq!(
+                check.state == State::Ok,
+                check.advice.is_empty(),
+                "{check:?}"
+            );
+        }
+    }
+}

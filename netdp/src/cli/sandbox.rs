@@ -1,0 +1,309 @@
+//! Commands about sandboxes that exist: everything but `run`.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    args::{
+        AttachArgs, ConnectArgs, DisconnectArgs, Format, InspectArgs, ListArgs, PortArgs,
+        PublishArgs, RemoveArgs, SandboxArgs,
+    },
+    logs,
+    output::{self, short},
+    runtime,
+};
+use crate::api::{
+    client::Client,
+    types::{Connect, Port, Ports, Removal, Sandbox},
+};
+use crate::model::{EndpointRequest, Exposed, Proto, SandboxRequest};
+
+/// What `run` and `attach` ask of the daemon alike.
+///
+/// Refuses what isn't available yet.
+pub fn request(args: SandboxArgs) -> Result<SandboxRequest> {
+    if args.ip6.is_some() {
+        bail!("--ip6 is not available yet: leave it out for an IPv4 address");
+    }
+    if !args.allow.is_empty() {
+        bail!("--allow is not available yet: publish at one address of the host instead");
+    }
+    Ok(SandboxRequest {
+        name: args.name,
+        networks: args.network.into_iter().collect(),
+        ip: args.ip,
+        mac: args.mac,
+        publish: args.publish,
+        expose: args.expose,
+        publish_all: args.publish_all,
+        links: args.links,
+        ..SandboxRequest::default()
+    })
+}
+
+pub fn attach(run_dir: &Path, args: AttachArgs) -> Result<()> {
+    let netns = fs::canonicalize(&args.netns)
+        .with_context(|| format!("no namespace at {}", args.netns.display()))?;
+    let request = SandboxRequest {
+        netns,
+        ..request(args.sandbox)?
+    };
+    let sandbox = runtime()?.block_on(Client::new(run_dir).create_sandbox(&request))?;
+    output::line(&sandbox.id)
+}
+
+pub fn connect(run_dir: &Path, args: ConnectArgs) -> Result<()> {
+    let request = Connect {
+        network: args.network,
+        endpoint: EndpointRequest {
+            ip: args.ip,
+            mac: args.mac,
+            ..EndpointRequest::default()
+        },
+    };
+    runtime()?.block_on(Client::new(run_dir).connect(&args.name, &request))?;
+    Ok(())
+}
+
+pub fn disconnect(run_dir: &Path, args: DisconnectArgs) -> Result<()> {
+    runtime()?.block_on(Client::new(run_dir).disconnect(&args.name, &args.network))?;
+    Ok(())
+}
+
+pub fn publish(run_dir: &Path, args: PublishArgs) -> Result<()> {
+    let ports = Ports { ports: args.ports };
+    runtime()?.block_on(Client::new(run_dir).publish(&args.name, &ports))?;
+    Ok(())
+}
+
+pub fn unpublish(run_dir: &Path, args: PublishArgs) -> Result<()> {
+    let ports = Ports { ports: args.ports };
+    runtime()?.block_on(Client::new(run_dir).unpublish(&args.name, &ports))?;
+    Ok(())
+}
+
+pub fn list(run_dir: &Path, args: ListArgs) -> Result<()> {
+    let sandboxes = runtime()?.block_on(Client::new(run_dir).sandboxes())?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let row = |sandbox: &Sandbox| {
+        let addresses: Vec<String> = sandbox
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| &endpoint.addresses)
+            .map(|address| address.addr().to_string())
+            .collect();
+        let ports: Vec<&Port> = ports(sandbox).collect();
+        vec![
+            short(&sandbox.id),
+            sandbox.name.clone(),
+            sandbox.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            output::age(sandbox.created, now),
+            networks(sandbox),
+            addresses.join(", "),
+            output::join(&ports, |port| {
+                format!("{}->{}", host_side(port), container_side(port))
+            }),
+            shell_words(&sandbox.command),
+        ]
+    };
+    output::print(
+        args.format,
+        &sandboxes,
+        &[
+            "SANDBOX ID",
+            "NAME",
+            "PID",
+            "AGE",
+            "NETWORK",
+            "ADDRESS",
+            "PORTS",
+            "COMMAND",
+        ],
+        sandboxes.iter().map(row),
+    )
+}
+
+pub fn inspect(run_dir: &Path, args: InspectArgs) -> Result<()> {
+    let client = Client::new(run_dir);
+    let runtime = runtime()?;
+    let sandboxes = args
+        .names
+        .iter()
+        .map(|name| runtime.block_on(client.sandbox(name)))
+        .collect::<Result<Vec<_>, _>>()?;
+    if args.format == Format::Json {
+        return output::json(&sandboxes);
+    }
+    for sandbox in &sandboxes {
+        output::print(
+            Format::Table,
+            &(),
+            &["SANDBOX", &sandbox.name],
+            rows(sandbox),
+        )?;
+    }
+    Ok(())
+}
+
+fn rows(sandbox: &Sandbox) -> Vec<Vec<String>> {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("id", sandbox.id.clone()),
+        row("namespace", sandbox.netns.display().to_string()),
+        row("mode", sandbox.mode.clone()),
+    ];
+    if let Some(pid) = sandbox.pid {
+        rows.push(row("pid", pid.to_string()));
+    }
+    if !sandbox.command.is_empty() {
+        rows.push(row("command", shell_words(&sandbox.command)));
+    }
+    for endpoint in &sandbox.endpoints {
+        rows.push(row(
+            "endpoint",
+            format!(
+                "{} {} {} {} (host: {})",
+                endpoint.network,
+                endpoint.interface,
+                output::join(&endpoint.addresses, ToString::to_string),
+                endpoint.mac,
+                endpoint.host_interface
+            ),
+        ));
+    }
+    for port in ports(sandbox) {
+        let lost = if port.held {
+            ""
+        } else {
+            " (taken by another program of the host)"
+        };
+        rows.push(row(
+            "port",
+            format!("{} -> {}{lost}", container_side(port), host_side(port)),
+        ));
+    }
+    rows
+}
+
+pub fn port(run_dir: &Path, args: PortArgs) -> Result<()> {
+    let wanted = args.port.as_deref().map(wanted_port).transpose()?;
+    let sandbox = runtime()?.block_on(Client::new(run_dir).sandbox(&args.name))?;
+    let found: Vec<&Port> = ports(&sandbox)
+        .filter(|port| {
+            wanted.as_ref().is_none_or(|(number, protocol)| {
+                port.container_port == *number && port.protocol == *protocol
+            })
+        })
+        .collect();
+    if let (Some((number, protocol)), true) = (&wanted, found.is_empty()) {
+        bail!(
+            "port {number}/{protocol} of {} is not published: `netdp publish {} {number}/{protocol}` \
+             does that",
+            sandbox.name,
+            sandbox.name
+        );
+    }
+    if args.format == Format::Json {
+        return output::json(&found);
+    }
+    for port in found {
+        if wanted.is_some() {
+            output::line(&host_side(port))?;
+        } else {
+            output::line(&format!("{} -> {}", container_side(port), host_side(port)))?;
+        }
+    }
+    Ok(())
+}
+
+fn wanted_port(text: &str) -> Result<(u16, Proto)> {
+    let wanted: Exposed = text.parse()?;
+    if wanted.ports.count() != 1 {
+        bail!("{text} are several ports: ask for one, or leave it out to see all");
+    }
+    Ok((wanted.ports.first(), wanted.proto))
+}
+
+pub fn remove(run_dir: &Path, args: RemoveArgs) -> Result<()> {
+    let client = Client::new(run_dir);
+    let runtime = runtime()?;
+    let removal = Removal { force: args.force };
+    output::each(&args.names, |name| {
+        let removed = match runtime.block_on(client.remove_sandbox(name, removal)) {
+            // A program that has ended leaves its output, and nothing else.
+            Err(error) if error.is_not_found() => {
+                let status = runtime.block_on(client.status())?;
+                match name.parse() {
+                    Ok(name) if logs::remove(&status.log_dir, &name)? => Ok(()),
+                    _ => Err(error),
+                }
+            }
+            removed => removed,
+        };
+        removed?;
+        output::line(name)
+    })
+}
+
+fn ports(sandbox: &Sandbox) -> impl Iterator<Item = &Port> {
+    sandbox
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| &endpoint.ports)
+}
+
+fn networks(sandbox: &Sandbox) -> String {
+    if sandbox.endpoints.is_empty() {
+        return sandbox.mode.clone();
+    }
+    output::join(&sandbox.endpoints, |endpoint| endpoint.network.clone())
+}
+
+fn host_side(port: &Port) -> String {
+    SocketAddr::new(port.host_ip, port.host_port).to_string()
+}
+
+fn container_side(port: &Port) -> String {
+    format!("{}/{}", port.container_port, port.protocol)
+}
+
+/// The command as one would type it, shortened.
+fn shell_words(command: &[String]) -> String {
+    const LONGEST: usize = 40;
+    let line = command.join(" ").replace(['\n', '\t'], " ");
+    if line.chars().count() <= LONGEST {
+        return line;
+    }
+    let start: String = line.chars().take(LONGEST - 3).collect();
+    format!("{start}...")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_as_docker_reads_them() {
+        assert_eq!(wanted_port("80").unwrap(), (80, Proto::Tcp));
+        assert_eq!(wanted_port("53/UDP").unwrap(), (53, Proto::Udp));
+        for wrong in ["", "0", "65536", "80/icmp", "http", "80/", "80-81"] {
+            assert!(wanted_port(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn long_commands_are_shortened() {
+        let short = ["echo".to_owned(), "a\nb".to_owned()];
+        assert_eq!(shell_words(&short), "echo a b");
+        let long = vec!["x".repeat(100)];
+        assert_eq!(shell_words(&long).len(), 40);
+    }
+}

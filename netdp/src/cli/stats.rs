@@ -1,0 +1,95 @@
+//! What the datapath holds and counts: `netdp flows` and `netdp stats`.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{
+    args::{Format, ListArgs},
+    output::{self, short},
+    runtime,
+};
+use crate::api::{
+    client::Client,
+    types::{Drops, EndpointCounters, Flow},
+};
+
+pub fn flows(run_dir: &Path, args: ListArgs) -> Result<()> {
+    let flows = runtime()?.block_on(Client::new(run_dir).flows())?;
+    let row = |flow: &Flow| {
+        vec![
+            flow.protocol.clone(),
+            flow.kind.clone(),
+            flow.state.clone(),
+            flow.remote.to_string(),
+            flow.host.to_string(),
+            flow.container
+                .map_or_else(|| "-".to_owned(), |socket| socket.to_string()),
+            format!("{} s", flow.idle),
+            format!("{} s", flow.timeout),
+        ]
+    };
+    output::print(
+        args.format,
+        &flows,
+        &[
+            "PROTO",
+            "KIND",
+            "STATE",
+            "REMOTE",
+            "HOST",
+            "CONTAINER",
+            "IDLE",
+            "TIMEOUT",
+        ],
+        flows.iter().map(row),
+    )
+}
+
+pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
+    let stats = runtime()?.block_on(Client::new(run_dir).statistics())?;
+    if args.format == Format::Json {
+        return output::json(&stats);
+    }
+    let endpoint = |counters: &EndpointCounters| {
+        vec![
+            short(&counters.sandbox),
+            counters.name.clone(),
+            counters.network.clone(),
+            counters.interface.clone(),
+            counters.rx_packets.to_string(),
+            counters.rx_bytes.to_string(),
+            counters.tx_packets.to_string(),
+            counters.tx_bytes.to_string(),
+            counters.drops.to_string(),
+        ]
+    };
+    output::print(
+        Format::Table,
+        &(),
+        &[
+            "SANDBOX ID",
+            "NAME",
+            "NETWORK",
+            "INTERFACE",
+            "RX PACKETS",
+            "RX BYTES",
+            "TX PACKETS",
+            "TX BYTES",
+            "DROPS",
+        ],
+        stats.endpoints.iter().map(endpoint),
+    )?;
+    output::line("")?;
+    let drops = |drops: &Drops| vec![drops.reason.clone(), drops.packets.to_string()];
+    output::print(
+        Format::Table,
+        &(),
+        &["DROP REASON", "PACKETS"],
+        stats
+            .drops
+            .iter()
+            .filter(|drops| drops.packets > 0)
+            .map(drops),
+    )
+}

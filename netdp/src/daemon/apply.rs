@@ -1,0 +1,228 @@
+//! Does what the planner asks for.
+
+use std::io;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::{
+    bpf::{BpfError, Datapath},
+    netlink::{
+        self, Family, Netlink, NetlinkError, SandboxInterface, Sysctl, SysctlError, VethPair,
+        configure_sandbox,
+    },
+    netns::{Namespace, NetnsError},
+    plan::{DesiredBridge, DesiredVeth, Hold, Neighbour, Observed, Op, Route},
+};
+
+use super::{
+    hold::Holds,
+    port_owner::{self, PortOwner},
+};
+
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    #[error("address already in use: {port} is used by {}", by(.owner))]
+    PortTaken {
+        port: Hold,
+        owner: Option<PortOwner>,
+    },
+    #[error("cannot hold port {port}: {source}")]
+    Hold { port: Hold, source: io::Error },
+}
+
+fn by(owner: &Option<PortOwner>) -> String {
+    match owner {
+        Some(owner) => owner.to_string(),
+        None => "another program of the host".to_owned(),
+    }
+}
+
+/// Everything that operations change.
+pub struct Target {
+    pub netlink: Netlink,
+    pub datapath: Datapath,
+    pub holds: Holds,
+}
+
+impl Target {
+    /// Does `op`, and gives the index of the link that it made.
+    ///
+    /// `observed` tells the indexes of the links that are there.
+    pub async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<Option<u32>, ApplyError> {
+        match op {
+            Op::CreateBridge(bridge) => return self.create_bridge(bridge).await.map(Some),
+            Op::CreateEndpoint(veth) => return self.create_endpoint(veth).await.map(Some),
+            Op::DeleteLink { ifname } => self.netlink.delete_link(ifname).await?,
+            Op::SetLink { ifname, mac, mtu } => {
+                if let Some(mac) = mac {
+                    self.netlink.set_mac(ifname, *mac).await?;
+                }
+                if let Some(mtu) = mtu {
+                    self.netlink.set_mtu(ifname, *mtu).await?;
+                }
+            }
+            Op::SetLinkUp { ifname } => self.netlink.set_up(ifname).await?,
+            Op::AddAddress { ifname, address } => {
+                let ifindex = index(observed, ifname)?;
+                self.netlink.add_address(ifindex, *address).await?;
+            }
+            Op::RemoveAddress { ifname, address } => {
+                let ifindex = index(observed, ifname)?;
+                self.netlink.del_address(ifindex, *address).await?;
+            }
+            Op::AddRoute(wanted) => {
+                let route = route(wanted, index(observed, &wanted.ifname)?);
+                self.netlink.add_route(&route).await?;
+            }
+            Op::RemoveRoute(unwanted) => {
+                let route = route(unwanted, index(observed, &unwanted.ifname)?);
+                self.netlink.del_route(&route).await?;
+            }
+            Op::AddNeighbour(Neighbour {
+                address,
+                ifname,
+                mac,
+            }) => {
+                let ifindex = index(observed, ifname)?;
+                self.netlink
+                    .add_permanent_neighbour(ifindex, *address, *mac)
+                    .await?;
+            }
+            Op::RemoveNeighbour(Neighbour {
+                address, ifname, ..
+            }) => {
+                let ifindex = index(observed, ifname)?;
+                self.netlink.del_neighbour(ifindex, *address).await?;
+            }
+            Op::Attach {
+                ifname,
+                ifindex,
+                role,
+            } => self.datapath.attach(ifname, *ifindex, *role)?,
+            Op::Detach { ifindex, role } => self.datapath.detach(*ifindex, *role)?,
+            Op::HoldPort(port) => self.hold(*port)?,
+            Op::ReleasePort(port) => self.holds.release(*port),
+            Op::Put(key, entry) => self.datapath.put(key, entry)?,
+            Op::Remove(key) => self.datapath.remove(key)?,
+        }
+        Ok(None)
+    }
+
+    async fn create_bridge(&self, bridge: &DesiredBridge) -> Result<u32, ApplyError> {
+        let name = &bridge.ifname;
+        let index = self
+            .netlink
+            .create_bridge(name, bridge.mac, bridge.mtu, &bridge.alias)
+            .await?;
+        let finished = async {
+            for address in &bridge.addresses {
+                self.netlink.add_address(index, *address).await?;
+            }
+            self.netlink.set_up(name).await
+        };
+        if let Err(error) = finished.await {
+            self.discard(name).await;
+            return Err(error.into());
+        }
+        Ok(index)
+    }
+
+    async fn create_endpoint(&self, veth: &DesiredVeth) -> Result<u32, ApplyError> {
+        let name = &veth.host_ifname;
+        let namespace = Namespace::open(&veth.netns)?;
+        let index = self
+            .netlink
+            .create_veth(&VethPair {
+                host_name: name,
+                host_mac: veth.host_mac,
+                peer_name: &veth.ifname,
+                peer_mac: veth.mac,
+                mtu: veth.mtu,
+                alias: &veth.alias,
+                peer_netns: &namespace,
+            })
+            .await?;
+        let finished = async {
+            configure_host_end(name)?;
+            configure_sandbox(&namespace, &sandbox_interface(veth)).await?;
+            Ok(())
+        };
+        if let Err(error) = finished.await {
+            self.discard(name).await;
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    /// Takes away what could not be finished; the error that led here counts.
+    async fn discard(&self, name: &str) {
+        if let Err(error) = self.netlink.delete_link(name).await {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn hold(&mut self, port: Hold) -> Result<(), ApplyError> {
+        self.holds.hold(port).map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                let owner = port_owner::find(&port);
+                ApplyError::PortTaken { port, owner }
+            } else {
+                ApplyError::Hold { port, source }
+            }
+        })
+    }
+}
+
+/// What the kernel forwards for a container comes in by its host end alone, so
+/// forwarding is turned on there and nowhere else.
+fn configure_host_end(name: &str) -> Result<(), SysctlError> {
+    Sysctl::interface(Family::V4, name, "forwarding")?.set("1")?;
+    // Sources are checked by the program at the host end.
+    Sysctl::interface(Family::V4, name, "rp_filter")?.set("0")?;
+    match Sysctl::interface(Family::V6, name, "disable_ipv6")?.set("1") {
+        // A kernel without IPv6 has nothing to disable.
+        Err(error) if error.is_absent() => Ok(()),
+        set => set,
+    }
+}
+
+fn sandbox_interface(veth: &DesiredVeth) -> SandboxInterface {
+    SandboxInterface {
+        name: veth.ifname.clone(),
+        mac: veth.mac,
+        addresses: veth.addresses.iter().map(|address| address.net).collect(),
+        gateways: veth
+            .addresses
+            .iter()
+            .map(|address| address.gateway)
+            .collect(),
+        mtu: veth.mtu,
+        default_route: veth.metric.is_some(),
+        routes: Vec::new(),
+    }
+}
+
+fn route(route: &Route, ifindex: u32) -> netlink::Route {
+    let on_link = netlink::Route::on_link(IpNet::from(route.to), ifindex);
+    match route.src {
+        Some(src) => on_link.with_src(src),
+        None => on_link,
+    }
+}
+
+fn index(observed: &Observed, ifname: &str) -> Result<u32, NetlinkError> {
+    observed
+        .links
+        .get(ifname)
+        .map(|link| link.ifindex)
+        .ok_or_else(|| NetlinkError::NoSuchLink(ifname.to_owned()))
+}

@@ -1,0 +1,310 @@
+//! What the daemon is told: flags, and a file in TOML.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use netdp_common::maps::{Config as DatapathConfig, DEFAULT_FLOWS};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::{model::PortRange, netlink::check_interface_name};
+
+/// Most entries that the flow table may be given: some 1.3 GB of memory.
+const MOST_FLOWS: u32 = 1 << 24;
+
+/// Everything the daemon is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub run_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub bpffs: PathBuf,
+    /// None: where cgroup2 is mounted.
+    pub cgroup: Option<PathBuf>,
+    /// Empty: the interfaces of the default route, whichever they are.
+    pub uplinks: Vec<String>,
+    /// Subnets to choose from before the usual ones.
+    pub pools: Vec<IpNet>,
+    pub max_flows: u32,
+    pub datapath: DatapathConfig,
+}
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is not as it should be: {source}", path.display())]
+    Syntax {
+        path: PathBuf,
+        source: Box<toml::de::Error>,
+    },
+    #[error("{what}")]
+    Value { what: String },
+}
+
+impl ConfigError {
+    fn value(what: impl Into<String>) -> Self {
+        Self::Value { what: what.into() }
+    }
+}
+
+/// Whether programs run in the driver of the uplink too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    /// Where it helps.
+    #[default]
+    Auto,
+    Off,
+    Native,
+}
+
+/// Settings that flags and the file have in common; the file's names are those
+/// of the flags.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    pub uplinks: Vec<String>,
+    pub state_dir: Option<PathBuf>,
+    pub bpffs: Option<PathBuf>,
+    pub cgroup: Option<PathBuf>,
+    pub xdp: Option<Xdp>,
+    /// Subnets for networks that are made without one, in this order.
+    pub pools: Vec<IpNet>,
+    /// Entries of the flow table.
+    pub max_flows: Option<u32>,
+    /// Ports from which masquerade takes one when it can't keep the source's.
+    pub masquerade_ports: Option<String>,
+    pub timeouts: Timeouts,
+}
+
+/// Seconds without a packet after which a flow is forgotten.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Timeouts {
+    pub tcp_established: Option<u32>,
+    pub tcp_transitory: Option<u32>,
+    pub udp: Option<u32>,
+    pub icmp: Option<u32>,
+}
+
+impl Settings {
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Syntax {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// What `self` says, and where it says nothing what `other` says.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        fn first<T>(one: Vec<T>, other: Vec<T>) -> Vec<T> {
+            if one.is_empty() { other } else { one }
+        }
+        Self {
+            uplinks: first(self.uplinks, other.uplinks),
+            state_dir: self.state_dir.or(other.state_dir),
+            bpffs: self.bpffs.or(other.bpffs),
+            cgroup: self.cgroup.or(other.cgroup),
+            xdp: self.xdp.or(other.xdp),
+            pools: first(self.pools, other.pools),
+            max_flows: self.max_flows.or(other.max_flows),
+            masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
+            timeouts: Timeouts {
+                tcp_established: self
+                    .timeouts
+                    .tcp_established
+                    .or(other.timeouts.tcp_established),
+                tcp_transitory: self
+                    .timeouts
+                    .tcp_transitory
+                    .or(other.timeouts.tcp_transitory),
+                udp: self.timeouts.udp.or(other.timeouts.udp),
+                icmp: self.timeouts.icmp.or(other.timeouts.icmp),
+            },
+        }
+    }
+
+    /// Checks everything and fills in what was left out.
+    pub fn resolve(self, run_dir: PathBuf) -> Result<Options, ConfigError> {
+        if self.xdp == Some(Xdp::Native) {
+            return Err(ConfigError::value(
+                "xdp native is not available yet: say auto or off",
+            ));
+        }
+        for name in &self.uplinks {
+            check_interface_name(name).map_err(|error| ConfigError::value(error.to_string()))?;
+        }
+        if let Some(pool) = self.pools.iter().find(|pool| !is_pool(pool)) {
+            return Err(ConfigError::value(format!(
+                "{pool} can't be a pool: give an IPv4 subnet of /29 or larger, with no bits \
+                 beyond its prefix, that is neither loopback nor multicast"
+            )));
+        }
+        let max_flows = self.max_flows.unwrap_or(DEFAULT_FLOWS);
+        if !(1_024..=MOST_FLOWS).contains(&max_flows) {
+            return Err(ConfigError::value(format!(
+                "max-flows {max_flows} is out of range: give 1024 to {MOST_FLOWS}"
+            )));
+        }
+        Ok(Options {
+            run_dir,
+            state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/netdp".into()),
+            bpffs: self
+                .bpffs
+                .unwrap_or_else(|| super::environment::BPFFS.into()),
+            cgroup: self.cgroup,
+            uplinks: self.uplinks,
+            pools: self.pools,
+            max_flows,
+            datapath: datapath(&self.timeouts, self.masquerade_ports.as_deref())?,
+        })
+    }
+}
+
+fn is_pool(pool: &IpNet) -> bool {
+    let IpAddr::V4(first) = pool.addr() else {
+        return false;
+    };
+    pool.addr() == pool.network()
+        && (8..=29).contains(&pool.prefix_len())
+        && !first.is_loopback()
+        && !first.is_multicast()
+        && !first.is_unspecified()
+}
+
+fn datapath(timeouts: &Timeouts, ports: Option<&str>) -> Result<DatapathConfig, ConfigError> {
+    let mut config = DatapathConfig::default();
+    let settings = [
+        (
+            "tcp-established",
+            timeouts.tcp_established,
+            &mut config.tcp_established,
+        ),
+        (
+            "tcp-transitory",
+            timeouts.tcp_transitory,
+            &mut config.tcp_transitory,
+        ),
+        ("udp", timeouts.udp, &mut config.udp),
+        ("icmp", timeouts.icmp, &mut config.icmp),
+    ];
+    for (name, seconds, setting) in settings {
+        let Some(seconds) = seconds else { continue };
+        // A week, and far from where seconds of a clock would wrap.
+        if !(1..=604_800).contains(&seconds) {
+            return Err(ConfigError::value(format!(
+                "timeout {name} of {seconds} seconds is out of range: give 1 to 604800"
+            )));
+        }
+        *setting = seconds;
+    }
+    if let Some(ports) = ports {
+        let range: PortRange = ports
+            .parse()
+            .map_err(|error| ConfigError::value(format!("masquerade-ports {ports}: {error}")))?;
+        if range.count() < 2 {
+            return Err(ConfigError::value(format!(
+                "masquerade-ports {ports} is a single port: give a range, as 32768-60999"
+            )));
+        }
+        (config.port_first, config.port_last) = (range.first(), range.last());
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str) -> Result<Options, String> {
+        let settings: Settings = toml::from_str(text).map_err(|error| error.to_string())?;
+        settings
+            .resolve("/run/netdp".into())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let options = resolve("").unwrap();
+        assert_eq!(options.state_dir, Path::new("/var/lib/netdp"));
+        assert_eq!(options.max_flows, DEFAULT_FLOWS);
+        assert_eq!(options.datapath, DatapathConfig::default());
+        assert!(options.uplinks.is_empty());
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let options = resolve(
+            r#"
+            uplinks = ["eth0", "eth1"]
+            state-dir = "/tmp/state"
+            bpffs = "/tmp/bpf"
+            cgroup = "/tmp/cgroup"
+            xdp = "off"
+            pools = ["10.9.0.0/16"]
+            max-flows = 4096
+            masquerade-ports = "32768-60999"
+            [timeouts]
+            tcp-established = 7200
+            udp = 120
+            "#,
+        )
+        .unwrap();
+        assert_eq!(options.uplinks, ["eth0", "eth1"]);
+        assert_eq!(options.max_flows, 4096);
+        assert_eq!(options.datapath.tcp_established, 7200);
+        assert_eq!(options.datapath.udp, 120);
+        assert_eq!(options.datapath.icmp, DatapathConfig::default().icmp);
+        assert_eq!(options.datapath.port_first, 32768);
+        assert_eq!(options.datapath.port_last, 60999);
+        assert_eq!(options.pools.len(), 1);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = Settings {
+            uplinks: vec!["wan".to_owned()],
+            xdp: Some(Xdp::Off),
+            ..Settings::default()
+        };
+        let file = Settings {
+            uplinks: vec!["eth0".to_owned()],
+            xdp: Some(Xdp::Native),
+            max_flows: Some(2048),
+            ..Settings::default()
+        };
+        let options = flags.or(file).resolve("/run/netdp".into()).unwrap();
+        assert_eq!(options.uplinks, ["wan"]);
+        assert_eq!(options.max_flows, 2048);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for (text, why) in [
+            ("uplink = [\"eth0\"]", "unknown field"),
+            ("uplinks = [\"a/b\"]", "a/b"),
+            ("xdp = \"native\"", "not available yet"),
+            ("xdp = \"fast\"", "unknown variant"),
+            ("max-flows = 0", "out of range"),
+            ("max-flows = -1", "invalid value"),
+            ("pools = [\"10.9.0.1/16\"]", "can't be a pool"),
+            ("pools = [\"127.0.0.0/16\"]", "can't be a pool"),
+            ("pools = [\"fd00::/64\"]", "can't be a pool"),
+            ("masquerade-ports = \"9-5\"", "masquerade-ports"),
+            ("masquerade-ports = \"5000\"", "single port"),
+            ("[timeouts]\nudp = 0", "out of range"),
+        ] {
+            let refused = resolve(text).unwrap_err();
+            assert!(refused.contains(why), "{text}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Brings the host to where the state wants it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use crate::{
+    bpf::BpfError,
+    model::State,
+    netlink::NetlinkError,
+    plan::{self, Conflict, Desired, Facts, Observed, Plan},
+};
+
+use super::{
+    apply::{ApplyError, Target},
+    host::Host,
+};
+
+#[derive(Debug, Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+}
+
+/// What to do when an operation fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Failure {
+    /// Stop, for the request to be undone. What failed already before the
+    /// request is none of its business.
+    Stops,
+    /// Note it and go on.
+    IsNoted,
+}
+
+/// Plans and applies, and remembers what it can't do.
+pub struct Engine {
+    target: Target,
+    /// Uplinks that were asked for; empty for those of the default route.
+    uplinks: Vec<String>,
+    observed: Observed,
+    facts: Facts,
+    /// What should be done and can't be, with the reason.
+    problems: BTreeMap<String, String>,
+}
+
+impl Engine {
+    /// Reads what the datapath holds.
+    pub fn new(target: Target, uplinks: Vec<String>) -> Result<Self, BpfError> {
+        let observed = Observed {
+            attached: target.datapath.attached(),
+            tables: target.datapath.tables()?,
+            ..Observed::default()
+        };
+        Ok(Self {
+            target,
+            uplinks,
+            observed,
+            facts: Facts::default(),
+            problems: BTreeMap::new(),
+        })
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Uplinks that were asked for.
+    pub fn asked_uplinks(&self) -> &[String] {
+        &self.uplinks
+    }
+
+    /// What should be done and can't be, with the reason.
+    pub fn problems(&self) -> &BTreeMap<String, String> {
+        &self.problems
+    }
+
+    /// Looks at the host anew.
+    pub async fn look(&mut self, state: &State) -> Result<Host, NetlinkError> {
+        let host = Host::read(&self.target.netlink).await?;
+        let alias = format!("netdp:{}:", state.instance);
+        self.facts = host.facts(&self.uplinks, &alias);
+        self.observed = host.observed(
+            std::mem::take(&mut self.observed.attached),
+            std::mem::take(&mut self.observed.tables),
+            self.target.holds.held(),
+        );
+        Ok(host)
+    }
+
+    /// Makes the host what `state` wants; the first thing that fails stops it.
+    /// To be called right after [`look`](Self::look).
+    pub async fn change(&mut self, state: &State) -> Result<(), EngineError> {
+        self.converge(state, Failure::Stops).await
+    }
+
+    /// Makes the host what `state` wants as far as it goes. What can't be done
+    /// is logged once and kept in [`problems`](Self::problems).
+    pub async fn repair(&mut self, state: &State) -> Result<(), NetlinkError> {
+        self.look(state).await?;
+        // Never fails, since failures are noted.
+        if let Err(error) = self.converge(state, Failure::IsNoted).await {
+            tracing::error!("{error}");
+        }
+        Ok(())
+    }
+
+    async fn converge(&mut self, state: &State, failure: Failure) -> Result<(), EngineError> {
+        let desired = Desired::of(state, &self.facts);
+        let mut planned = BTreeSet::new();
+        let links = plan::links(&desired, &self.observed);
+        self.execute(links, failure, &mut planned).await?;
+        let tables = Plan {
+            ops: plan::tables(&desired, &self.observed),
+            conflicts: Vec::new(),
+        };
+        self.execute(tables, failure, &mut planned).await?;
+        self.problems.retain(|what, _| planned.contains(what));
+        Ok(())
+    }
+
+    async fn execute(
+        &mut self,
+        plan: Plan,
+        failure: Failure,
+        planned: &mut BTreeSet<String>,
+    ) -> Result<(), EngineError> {
+        for conflict in plan.conflicts {
+            let what = format!("use interface {}", conflict.ifname);
+            planned.insert(what.clone());
+            self.failed(what, conflict.into(), failure)?;
+        }
+        for op in plan.ops {
+            let what = op.to_string();
+            planned.insert(what.clone());
+            tracing::debug!("{what}");
+            match self.target.apply(&op, &self.observed).await {
+                Ok(created) => {
+                    self.problems.remove(&what);
+                    self.observed.applied(&op, created);
+                }
+                Err(error) => self.failed(what, error.into(), failure)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        what: String,
+        error: EngineError,
+        failure: Failure,
+    ) -> Result<(), EngineError> {
+        let text = error.to_string();
+        if failure == Failure::Stops && !self.problems.contains_key(&what) {
+            return Err(error);
+        }
+        if self.problems.get(&what) != Some(&text) {
+            tracing::warn!("cannot {what}: {text}");
+        }
+        self.problems.insert(what, text);
+        Ok(())
+    }
+
+    /// Takes every link and program that belongs to `state` away.
+    pub async fn remove_everything(&mut self, state: &State) -> Result<(), EngineError> {
+        self.look(state).await?;
+        let nothing = State {
+            networks: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            ..state.clone()
+        };
+        self.facts = Facts::default();
+        self.converge(&nothing, Failure::IsNoted).await
+    }
+}

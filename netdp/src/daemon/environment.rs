@@ -1,0 +1,228 @@
+//! What the daemon needs of the host before it starts.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs},
+};
+use thiserror::Error;
+
+/// Where control groups and BPF pins usually are.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Capabilities without which no network can be made, by number
+/// (linux/capability.h). A kernel before 5.8 asks CAP_SYS_ADMIN for what
+/// CAP_BPF and CAP_PERFMON cover.
+const CAPABILITIES: [(u32, &str); 4] = [
+    (12, "CAP_NET_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
+
+#[derive(Debug, Error)]
+pub enum EnvironmentError {
+    #[error("not privileged enough, {} is missing: run this as root", missing.join(", "))]
+    Privileges { missing: Vec<&'static str> },
+    #[error("{} is not a BPF file system, and mounting one there was refused: {source}", path.display())]
+    Bpffs { path: PathBuf, source: io::Error },
+    #[error("cannot make the folder {}: {source}", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(
+        "cgroup2 is mounted nowhere, and mounting it at {} was refused: {source}; programs of \
+         the host could not reach published ports",
+        path.display()
+    )]
+    NoCgroup { path: PathBuf, source: io::Error },
+    #[error("{} is not a control group of version 2: name one by --cgroup", path.display())]
+    NotCgroup { path: PathBuf },
+    #[error("cannot read {path}: {source}")]
+    Read {
+        path: &'static str,
+        source: io::Error,
+    },
+}
+
+/// Refuses to go on without the capabilities that everything later needs.
+pub fn check_privileges() -> Result<(), EnvironmentError> {
+    let missing = missing_capabilities()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(EnvironmentError::Privileges { missing })
+}
+
+/// Names of the capabilities that this process lacks.
+pub fn missing_capabilities() -> Result<Vec<&'static str>, EnvironmentError> {
+    let path = "/proc/self/status";
+    let status =
+        fs::read_to_string(path).map_err(|source| EnvironmentError::Read { path, source })?;
+    Ok(lacking(effective(&status)))
+}
+
+/// The effective capabilities as /proc/PID/status shows them.
+fn effective(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+fn lacking(effective: u64) -> Vec<&'static str> {
+    CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| *name)
+        .collect()
+}
+
+/// Whether a BPF file system is mounted at `path`.
+pub fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Mounts a BPF file system at `path` unless one is there.
+pub fn ensure_bpffs(path: &Path) -> Result<(), EnvironmentError> {
+    // A folder inside one serves as well.
+    if is_bpffs(path) {
+        return Ok(());
+    }
+    ensure_folder(path)?;
+    if is_bpffs(path) {
+        return Ok(());
+    }
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(|errno| EnvironmentError::Bpffs {
+        path: path.to_owned(),
+        source: errno.into(),
+    })
+}
+
+pub fn ensure_folder(path: &Path) -> Result<(), EnvironmentError> {
+    fs::create_dir_all(path).map_err(|source| EnvironmentError::Folder {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The control group to which the programs for local sockets are attached:
+/// the one that was asked for, or the root of the hierarchy, which is mounted
+/// in `run_dir` if it is nowhere.
+pub fn cgroup(asked: Option<&Path>, run_dir: &Path) -> Result<PathBuf, EnvironmentError> {
+    if let Some(path) = asked {
+        if is_cgroup(path) {
+            return Ok(path.to_owned());
+        }
+        return Err(EnvironmentError::NotCgroup {
+            path: path.to_owned(),
+        });
+    }
+    if let Some(root) = cgroup_root()? {
+        return Ok(root);
+    }
+    let path = run_dir.join("cgroup");
+    ensure_folder(&path)?;
+    mount(
+        Some("cgroup2"),
+        &path,
+        Some("cgroup2"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        None::<&str>,
+    )
+    .map_err(|errno| EnvironmentError::NoCgroup {
+        path: path.clone(),
+        source: errno.into(),
+    })?;
+    Ok(path)
+}
+
+fn is_cgroup(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
+/// Whether the kernel knows this type of file system.
+pub fn knows_filesystem(name: &str) -> bool {
+    fs::read_to_string("/proc/filesystems").is_ok_and(|list| {
+        list.lines()
+            .any(|line| line.split('\t').nth(1) == Some(name))
+    })
+}
+
+/// Where cgroup2 is mounted, if it is.
+pub fn cgroup_root() -> Result<Option<PathBuf>, EnvironmentError> {
+    let path = "/proc/self/mountinfo";
+    let mounts =
+        fs::read_to_string(path).map_err(|source| EnvironmentError::Read { path, source })?;
+    Ok(cgroup_mount(&mounts))
+}
+
+/// The first mount of the whole cgroup2 hierarchy (proc_pid_mountinfo(5)).
+fn cgroup_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        if filesystem.split(' ').next() != Some("cgroup2") {
+            return None;
+        }
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (root == "/").then(|| PathBuf::from(unescape(point)))
+    })
+}
+
+/// Blanks and backslashes in paths are written in octal.
+fn unescape(path: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(path.to_owned(), |path, (code, character)| {
+        path.replace(code, character)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_hierarchy_is_found() {
+        let mounts = "\
+25 20 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+26 25 0:23 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+30 25 0:27 /inner /mnt/part rw - cgroup2 none rw
+31 25 0:27 / /mnt/my\\040groups rw,nosuid shared:9 - cgroup2 none rw
+";
+        assert_eq!(cgroup_mount(mounts), Some(PathBuf::from("/mnt/my groups")));
+        assert_eq!(cgroup_mount("25 20 0:22 / /proc rw - proc proc rw\n"), None);
+    }
+
+    #[test]
+    fn what_is_lacking_is_named() {
+        let status = "Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t000001ffffffefff\n";
+        assert_eq!(lacking(effective(status)), ["CAP_NET_ADMIN"]);
+        assert_eq!(lacking(effective("")).len(), CAPABILITIES.len());
+        assert!(lacking(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_folder_elsewhere_is_no_control_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = cgroup(Some(dir.path()), dir.path()).unwrap_err();
+        assert!(refused.to_string().contains("--cgroup"), "{refused}");
+        assert!(!is_bpffs(dir.path()));
+    }
+}

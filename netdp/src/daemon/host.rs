@@ -1,0 +1,346 @@
+//! The host as netlink shows it: what requests must know, and the facts that
+//! the planner goes by.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::{
+    bpf::Tables,
+    model::{HostPorts, HostView, PortTaken, Proto},
+    netlink::{self, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
+    plan::{
+        Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Role, Route, Uplink,
+    },
+};
+
+use super::{hold, port_owner};
+
+/// All that netlink says of the host's namespace at one moment.
+#[derive(Debug)]
+pub struct Host {
+    links: Vec<Link>,
+    addresses: Vec<netlink::Address>,
+    routes: Vec<netlink::Route>,
+    neighbours: Vec<netlink::Neighbour>,
+}
+
+impl Host {
+    pub async fn read(netlink: &Netlink) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            links: netlink.links().await?,
+            addresses: netlink.addresses().await?,
+            routes: netlink.routes().await?,
+            neighbours: netlink.neighbours().await?,
+        })
+    }
+
+    /// Uplinks and addresses. `asked` names the uplinks; if it names none they
+    /// are the interfaces of the default routes, the lowest metric first.
+    ///
+    /// `alias` is how the aliases of netdp's own links begin: they lead
+    /// nowhere outside.
+    pub fn facts(&self, asked: &[String], alias: &str) -> Facts {
+        let foreign = |link: &&Link| {
+            let own = link.alias.as_deref();
+            !link.loopback && !own.is_some_and(|own| own.starts_with(alias))
+        };
+        let uplinks: Vec<&Link> = if asked.is_empty() {
+            self.default_route_links().filter(foreign).collect()
+        } else {
+            asked
+                .iter()
+                .filter_map(|name| self.links.iter().find(|link| link.name == *name))
+                .filter(foreign)
+                .collect()
+        };
+        Facts {
+            uplinks: uplinks.into_iter().map(|link| self.uplink(link)).collect(),
+            addresses: self
+                .addresses
+                .iter()
+                .map(|address| HostAddress {
+                    address: address.net.addr(),
+                    ifindex: address.ifindex,
+                })
+                .collect(),
+        }
+    }
+
+    fn default_route_links(&self) -> impl Iterator<Item = &Link> {
+        let mut defaults: Vec<_> = self
+            .routes
+            .iter()
+            .filter(|route| route.is_default())
+            .collect();
+        defaults.sort_by_key(|route| route.priority);
+        let mut indexes: Vec<u32> = Vec::new();
+        for index in defaults.iter().filter_map(|route| route.oif) {
+            if !indexes.contains(&index) {
+                indexes.push(index);
+            }
+        }
+        indexes
+            .into_iter()
+            .filter_map(|index| self.links.iter().find(|link| link.index == index))
+    }
+
+    fn uplink(&self, link: &Link) -> Uplink {
+        Uplink {
+            ifname: link.name.clone(),
+            ifindex: link.index,
+            mac: link.mac,
+            addresses: self
+                .addresses_of(link)
+                .map(|net| net.addr())
+                .filter(|address| !address.is_loopback())
+                .collect(),
+        }
+    }
+
+    fn addresses_of(&self, link: &Link) -> impl Iterator<Item = IpNet> {
+        self.addresses
+            .iter()
+            .filter(|address| address.ifindex == link.index)
+            .map(|address| address.net)
+            .filter(|net| !is_link_local(net.addr()))
+    }
+
+    /// What requests are checked against.
+    ///
+    /// `now`: seconds since the Unix epoch.
+    pub fn view<'a>(&self, ports: &'a dyn HostPorts, now: u64) -> HostView<'a> {
+        let leads_somewhere = |route: &&netlink::Route| {
+            !matches!(
+                route.kind,
+                RouteType::Local | RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast
+            )
+        };
+        HostView {
+            routes: self
+                .routes
+                .iter()
+                .filter(leads_somewhere)
+                .map(|route| route.dst)
+                .collect(),
+            addresses: self
+                .addresses
+                .iter()
+                .map(|address| address.net.addr())
+                .collect(),
+            interfaces: self.links.iter().map(|link| link.name.clone()).collect(),
+            ports,
+            now,
+        }
+    }
+
+    /// What the planner compares with, `attached` and `tables` being what the
+    /// datapath holds.
+    pub fn observed<'a>(
+        &self,
+        attached: BTreeMap<u32, Role>,
+        tables: Tables,
+        holds: impl Iterator<Item = &'a Hold>,
+    ) -> Observed {
+        let names: BTreeMap<u32, &str> = self
+            .links
+            .iter()
+            .map(|link| (link.index, link.name.as_str()))
+            .collect();
+        let host_end = |index: u32| {
+            let name = names.get(&index)?;
+            name.starts_with(HOST_END).then(|| (*name).to_owned())
+        };
+        let links = self.links.iter().map(|link| {
+            let observed = ObservedLink {
+                ifindex: link.index,
+                alias: link.alias.clone(),
+                mac: link.mac,
+                mtu: link.mtu,
+                up: link.up,
+                addresses: self.addresses_of(link).collect(),
+            };
+            (link.name.clone(), observed)
+        });
+        let routes = self.routes.iter().filter_map(|route| {
+            let single = route.dst.prefix_len() == route.dst.max_prefix_len();
+            if !single || route.table != TABLE_MAIN || route.gateway.is_some() {
+                return None;
+            }
+            Some(Route {
+                to: route.dst.addr(),
+                ifname: host_end(route.oif?)?,
+                src: route.src,
+            })
+        });
+        let neighbours = self.neighbours.iter().filter_map(|neighbour| {
+            if !neighbour.permanent {
+                return None;
+            }
+            Some(Neighbour {
+                address: neighbour.address,
+                ifname: host_end(neighbour.ifindex)?,
+                mac: neighbour.mac,
+            })
+        });
+        Observed {
+            links: links.collect(),
+            routes: routes.collect(),
+            neighbours: neighbours.collect(),
+            attached,
+            holds: holds.copied().collect(),
+            tables,
+        }
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// Finds out by binding, and names who is in the way.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketProbe;
+
+impl HostPorts for SocketProbe {
+    fn probe(&self, address: IpAddr, port: u16, proto: Proto) -> Result<(), PortTaken> {
+        let port = Hold {
+            address,
+            port,
+            proto,
+        };
+        match hold::is_free(port) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(PortTaken {
+                by: port_owner::find(&port).map(|owner| owner.to_string()),
+            }),
+            // Holding it will fail for the same reason, and say so.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::netlink::RouteScope;
+
+    use super::*;
+
+    fn link(index: u32, name: &str, alias: Option<&str>) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            mac: [2, 0, 0, 0, 0, index as u8],
+            alias: alias.map(str::to_owned),
+            loopback: name == "lo",
+            ..Link::default()
+        }
+    }
+
+    fn address(ifindex: u32, net: &str) -> netlink::Address {
+        netlink::Address {
+            ifindex,
+            net: net.parse().unwrap(),
+        }
+    }
+
+    fn default_route(oif: u32, priority: u32) -> netlink::Route {
+        netlink::Route {
+            priority,
+            ..netlink::Route::default_via("10.0.0.1".parse().unwrap(), oif)
+        }
+    }
+
+    fn host() -> Host {
+        let single = netlink::Route::on_link("172.17.0.2/32".parse().unwrap(), 5)
+            .with_src("172.17.0.1".parse().unwrap());
+        let local = netlink::Route {
+            kind: RouteType::Local,
+            scope: RouteScope::Host,
+            table: 255,
+            ..netlink::Route::on_link("10.0.0.7/32".parse().unwrap(), 2)
+        };
+        Host {
+            links: vec![
+                link(1, "lo", None),
+                link(2, "eth0", None),
+                link(3, "eth1", None),
+                link(4, "netdp0", Some("netdp:1:a")),
+                link(5, "vn0123456789", Some("netdp:1:b")),
+            ],
+            addresses: vec![
+                address(1, "127.0.0.1/8"),
+                address(2, "10.0.0.7/24"),
+                address(2, "10.0.0.8/24"),
+                address(2, "fe80::1/64"),
+                address(4, "172.17.0.1/16"),
+            ],
+            routes: vec![
+                default_route(2, 100),
+                default_route(3, 50),
+                default_route(4, 1),
+                single,
+                local,
+            ],
+            neighbours: vec![
+                netlink::Neighbour {
+                    ifindex: 5,
+                    address: "172.17.0.2".parse().unwrap(),
+                    mac: [2; 6],
+                    permanent: true,
+                },
+                netlink::Neighbour {
+                    ifindex: 2,
+                    address: "10.0.0.1".parse().unwrap(),
+                    mac: [2; 6],
+                    permanent: true,
+                },
+            ],
+        }
+    }
+
+    fn names(facts: &Facts) -> Vec<&str> {
+        facts
+            .uplinks
+            .iter()
+            .map(|uplink| uplink.ifname.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn default_routes_make_uplinks_but_not_through_our_own_links() {
+        let facts = host().facts(&[], "netdp:1:");
+        assert_eq!(names(&facts), ["eth1", "eth0"]);
+        let eth0 = &facts.uplinks[1];
+        assert_eq!(eth0.addresses.len(), 2, "no link-local ones: {eth0:?}");
+        assert_eq!(eth0.addresses[0].to_string(), "10.0.0.7");
+    }
+
+    #[test]
+    fn uplinks_that_were_asked_for_are_taken_when_they_are_there() {
+        let asked = ["eth9".to_owned(), "eth0".to_owned()];
+        assert_eq!(names(&host().facts(&asked, "netdp:1:")), ["eth0"]);
+    }
+
+    #[test]
+    fn only_host_ends_are_observed() {
+        let observed = host().observed(BTreeMap::new(), Tables::new(), [].iter());
+        assert_eq!(observed.routes.len(), 1);
+        assert_eq!(observed.neighbours.len(), 1);
+        assert_eq!(observed.links.len(), 5);
+        let route = observed.routes.first().unwrap();
+        assert_eq!(route.ifname, "vn0123456789");
+        assert_eq!(route.src, Some("172.17.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn local_addresses_are_no_routes_to_somewhere() {
+        let view = host();
+        let view = view.view(&SocketProbe, 0);
+        assert!(!view.routes.contains(&"10.0.0.7/32".parse().unwrap()));
+        assert!(view.routes.contains(&"172.17.0.2/32".parse().unwrap()));
+    }
+}

@@ -1,0 +1,479 @@
+//! The one owner of the state: every change goes through here, one after
+//! another, and is done whole or not at all.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex as StdMutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use ipnet::IpNet;
+use nix::libc::{SIGKILL, SIGTERM};
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex, MutexGuard, Notify},
+    task::AbortHandle,
+    time::timeout,
+};
+
+use crate::{
+    bpf::BpfError,
+    model::{
+        Driver, EndpointRequest, HostView, Network, NetworkRequest, PortSpec, Process, Refusal,
+        Sandbox, SandboxId, SandboxRequest, State, subnets,
+    },
+    netlink::{Netlink, NetlinkError},
+    netns::Namespace,
+    sandbox::{ProcessError, ProcessId},
+    store::{Damage, Store, StoreError},
+};
+
+use super::{
+    engine::{Engine, EngineError},
+    host::SocketProbe,
+};
+
+/// How long a program may take to end after it was asked to, and again after
+/// it was killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a link may take until packets pass it.
+const LINK_PATIENCE: Duration = Duration::from_millis(1500);
+
+#[derive(Debug, Error)]
+pub enum OwnerError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+/// What only one request at a time may touch.
+pub struct Core {
+    state: State,
+    store: Store,
+    engine: Engine,
+}
+
+impl Core {
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Checks a request against a copy of the state, stores the result, and
+    /// makes the host follow. When a step fails, store and host go back.
+    async fn change<T>(
+        &mut self,
+        request: impl FnOnce(&mut State, &HostView<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, OwnerError> {
+        let host = self.engine.look(&self.state).await?;
+        let mut next = self.state.clone();
+        let answer = request(&mut next, &host.view(&SocketProbe, now()))?;
+        self.store.commit(&self.state, &next)?;
+        let previous = std::mem::replace(&mut self.state, next);
+        let Err(error) = self.engine.change(&self.state).await else {
+            return Ok(answer);
+        };
+        tracing::info!("undoing a request that failed: {error}");
+        self.store.commit(&self.state, &previous)?;
+        self.state = previous;
+        self.engine.repair(&self.state).await?;
+        Err(error.into())
+    }
+
+    /// Forgets sandboxes whose program or namespace is gone.
+    fn collect(&mut self) -> Result<Vec<SandboxId>, StoreError> {
+        let gone: Vec<&Sandbox> = self
+            .state
+            .sandboxes
+            .values()
+            .filter(|sandbox| !is_there(sandbox))
+            .collect();
+        if gone.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut next = self.state.clone();
+        let mut ids = Vec::new();
+        for sandbox in gone {
+            tracing::info!("sandbox {} is gone", sandbox.name);
+            // It was found in the very state.
+            if next.remove_sandbox(&sandbox.id.to_string()).is_ok() {
+                ids.push(sandbox.id);
+            }
+        }
+        self.store.commit(&self.state, &next)?;
+        self.state = next;
+        Ok(ids)
+    }
+}
+
+fn is_there(sandbox: &Sandbox) -> bool {
+    match sandbox.process {
+        Some(process) => identity(process).alive(),
+        None => sandbox.netns.exists(),
+    }
+}
+
+/// Where the daemon keeps what isn't in the store, and what it was told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub log_dir: PathBuf,
+    /// Subnets to choose from before the usual ones.
+    pub pools: Vec<IpNet>,
+}
+
+/// The state with everything that follows from it.
+pub struct Owner {
+    core: Mutex<Core>,
+    settings: Settings,
+    damage: Option<Damage>,
+    /// Those who wait for the ends of programs.
+    watches: StdMutex<BTreeMap<SandboxId, AbortHandle>>,
+    /// Told when something may have to be repaired.
+    dirty: Notify,
+}
+
+impl Owner {
+    /// Takes over `state` as the store had it.
+    pub fn new(
+        state: State,
+        store: Store,
+        engine: Engine,
+        settings: Settings,
+        damage: Option<Damage>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            core: Mutex::new(Core {
+                state,
+                store,
+                engine,
+            }),
+            settings,
+            damage,
+            watches: StdMutex::default(),
+            dirty: Notify::new(),
+        })
+    }
+
+    pub async fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().await
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What was found to be wrong with the store.
+    pub fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
+    }
+
+    /// Brings the host to the state, makes the first network, and watches the
+    /// programs that run.
+    pub async fn start(self: &Arc<Self>) -> Result<(), OwnerError> {
+        self.repair().await?;
+        let mut core = self.core.lock().await;
+        let pools = &self.settings.pools;
+        let first = core
+            .change(|state, host| {
+                let mut planned = state.clone();
+                let Some(network) = planned.ensure_first_network(host)? else {
+                    return Ok(());
+                };
+                let mut request = NetworkRequest::new(network.name);
+                choose_subnet(&mut request, pools, state, host)?;
+                state.create_network(&request, host).map(drop)
+            })
+            .await;
+        // Other networks work without it.
+        if let Err(error) = first {
+            tracing::warn!("the first network was not made: {error}");
+        }
+        for sandbox in core.state.sandboxes.values() {
+            self.watch(sandbox);
+        }
+        Ok(())
+    }
+
+    /// Makes the host what the state wants, as far as it goes.
+    pub async fn repair(&self) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        let gone = core.collect()?;
+        let Core { state, engine, .. } = &mut *core;
+        engine.repair(state).await?;
+        drop(core);
+        for id in gone {
+            self.unwatch(id);
+        }
+        Ok(())
+    }
+
+    /// Waits until something may have to be repaired.
+    pub async fn dirty(&self) {
+        self.dirty.notified().await;
+    }
+
+    pub async fn create_network(&self, mut request: NetworkRequest) -> Result<Network, OwnerError> {
+        let pools = &self.settings.pools;
+        self.core
+            .lock()
+            .await
+            .change(|state, host| {
+                choose_subnet(&mut request, pools, state, host)?;
+                state.create_network(&request, host)
+            })
+            .await
+    }
+
+    pub async fn remove_network(&self, name: &str) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, _| state.remove_network(name))
+            .await
+            .map(drop)
+    }
+
+    pub async fn create_sandbox(
+        self: &Arc<Self>,
+        request: SandboxRequest,
+    ) -> Result<Sandbox, OwnerError> {
+        if let Some(process) = request.process
+            && !identity(process).alive()
+        {
+            return Err(Refusal::invalid(format!(
+                "process {} has ended: start it again",
+                process.pid
+            ))
+            .into());
+        }
+        if !request.netns.is_absolute() {
+            return Err(Refusal::invalid(format!(
+                "the namespace {} has to be an absolute path",
+                request.netns.display()
+            ))
+            .into());
+        }
+        let mut core = self.core.lock().await;
+        let sandbox = core
+            .change(|state, host| state.create_sandbox(&request, host))
+            .await?;
+        self.watch(&sandbox);
+        drop(core);
+        self.settle(&sandbox.id.to_string()).await;
+        Ok(sandbox)
+    }
+
+    /// Waits until packets pass the sandbox's interfaces: the kernel takes a
+    /// while to notice that a link has come up.
+    async fn settle(&self, sandbox: &str) {
+        let core = self.core.lock().await;
+        let Ok(sandbox) = core.state.sandbox(sandbox).cloned() else {
+            return;
+        };
+        let endpoints = core.state.endpoints_of(sandbox.id);
+        let names: Vec<(String, String)> = endpoints
+            .into_iter()
+            .map(|endpoint| (endpoint.host_ifname.clone(), endpoint.ifname.clone()))
+            .collect();
+        let host = core.engine.target().netlink.clone();
+        drop(core);
+        let waited = async {
+            let inside = Netlink::open_in(&Namespace::open(&sandbox.netns)?)?;
+            for (host_end, sandbox_end) in &names {
+                host.wait_ready(host_end, LINK_PATIENCE).await?;
+                inside.wait_ready(sandbox_end, LINK_PATIENCE).await?;
+            }
+            Ok::<_, NetlinkError>(())
+        };
+        // What has gone meanwhile, nobody waits for.
+        if let Err(error) = waited.await {
+            tracing::debug!("sandbox {}: {error}", sandbox.name);
+        }
+    }
+
+    /// Removes a sandbox. One whose program runs is refused unless `force`
+    /// says that the program is to be ended.
+    pub async fn remove_sandbox(&self, name: &str, force: bool) -> Result<(), OwnerError> {
+        let sandbox = self.core.lock().await.state.sandbox(name)?.clone();
+        if let Some(process) = sandbox.process {
+            let process = identity(process);
+            if process.alive() {
+                if !force {
+                    return Err(Refusal::in_use(format!(
+                        "sandbox {} runs as process {}: end that first, or say \
+                         `netdp rm -f {}`",
+                        sandbox.name, process, sandbox.name
+                    ))
+                    .into());
+                }
+                end(process).await?;
+            }
+        }
+        // By its identity: meanwhile the name may have gone to another.
+        match self.forget(sandbox.id).await {
+            // The watch saw the end first.
+            Err(OwnerError::Refused(_)) => Ok(()),
+            forgotten => forgotten,
+        }
+    }
+
+    async fn forget(&self, id: SandboxId) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, _| state.remove_sandbox(&id.to_string()))
+            .await?;
+        drop(core);
+        self.unwatch(id);
+        Ok(())
+    }
+
+    pub async fn connect(
+        &self,
+        name: &str,
+        network: &str,
+        request: &EndpointRequest,
+    ) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, _| state.connect(network, name, request))
+            .await?;
+        drop(core);
+        self.settle(name).await;
+        Ok(())
+    }
+
+    pub async fn disconnect(&self, name: &str, network: &str) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, _| state.disconnect(network, name))
+            .await
+    }
+
+    pub async fn publish(&self, name: &str, ports: &[PortSpec]) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, host| state.publish(name, ports, host))
+            .await
+            .map(drop)
+    }
+
+    pub async fn unpublish(&self, name: &str, ports: &[PortSpec]) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, _| state.unpublish(name, ports))
+            .await
+            .map(drop)
+    }
+
+    /// Takes every link and program away that the state asks for.
+    pub async fn remove_everything(&self) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        let Core { state, engine, .. } = &mut *core;
+        Ok(engine.remove_everything(state).await?)
+    }
+
+    /// Waits for the end of the sandbox's program, and removes the sandbox
+    /// then.
+    fn watch(self: &Arc<Self>, sandbox: &Sandbox) {
+        let Some(process) = sandbox.process else {
+            return;
+        };
+        let (process, id) = (identity(process), sandbox.id);
+        let owner = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            if let Err(error) = process.wait_exit().await {
+                tracing::warn!("{error}");
+                return;
+            }
+            let Some(owner) = owner.upgrade() else { return };
+            // As a task of its own: forgetting ends this one.
+            tokio::spawn(async move {
+                match owner.forget(id).await {
+                    Ok(()) | Err(OwnerError::Refused(_)) => {}
+                    Err(error) => {
+                        tracing::warn!("sandbox {}: {error}", id.short());
+                        owner.dirty.notify_one();
+                    }
+                }
+            });
+        });
+        let mut watches = self
+            .watches
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
+        watches.insert(id, task.abort_handle());
+    }
+
+    fn unwatch(&self, id: SandboxId) {
+        let mut watches = self
+            .watches
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
+        if let Some(watch) = watches.remove(&id) {
+            watch.abort();
+        }
+    }
+}
+
+/// Takes a free subnet of the configured pools when the request names none.
+fn choose_subnet(
+    request: &mut NetworkRequest,
+    pools: &[IpNet],
+    state: &State,
+    host: &HostView<'_>,
+) -> Result<(), Refusal> {
+    if pools.is_empty() || !request.subnets.is_empty() || request.driver != Driver::Bridge {
+        return Ok(());
+    }
+    let mut used = host.routes.clone();
+    let networks = state.networks.values();
+    used.extend(networks.flat_map(|network| network.pools.iter().map(|pool| pool.subnet)));
+    let free = pools
+        .iter()
+        .find(|pool| subnets::first_overlap(**pool, &used).is_none());
+    let Some(free) = free else {
+        return Err(Refusal::conflict(
+            "every configured pool overlaps a network or a route of the host: \
+             give a --subnet, or configure more pools",
+        ));
+    };
+    request.subnets.push(*free);
+    Ok(())
+}
+
+fn identity(process: Process) -> ProcessId {
+    ProcessId {
+        // A number that is too large is nobody's, as -1 is.
+        pid: i32::try_from(process.pid).unwrap_or(-1),
+        start_time: process.start_time,
+    }
+}
+
+/// Ends a program: asks it to, and kills it when it doesn't listen.
+async fn end(process: ProcessId) -> Result<(), OwnerError> {
+    for signal in [SIGTERM, SIGKILL] {
+        process.kill(signal)?;
+        if let Ok(ended) = timeout(PATIENCE, process.wait_exit()).await {
+            return Ok(ended?);
+        }
+    }
+    Err(Refusal::conflict(format!(
+        "process {process} doesn't end, though it was killed: see what it waits for in \
+         /proc/{process}/stack"
+    ))
+    .into())
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

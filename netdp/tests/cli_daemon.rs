@@ -1,0 +1,206 @@
+//! The daemon's life: restarts, repairs, and what it refuses to start with.
+
+mod cli_world;
+
+use std::fs;
+use std::net::TcpListener;
+
+use cli_world::{World, done};
+
+#[test]
+fn killed_and_restarted_it_finds_everything_again() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.ok(&["network", "create", "blue"]);
+    world.ok(&[
+        "run", "-d", "--name", "web", "-p", "8080:80", "--", "sleep", "300",
+    ]);
+    world.ok(&[
+        "run", "-d", "--name", "brief", "-p", "8081:80", "--", "sleep", "300",
+    ]);
+    let links = world.ip("-o link show type veth");
+    let before = world.json(&["inspect", "web"]);
+    let brief = world.json(&["inspect", "brief"])[0]["pid"]
+        .as_i64()
+        .unwrap();
+
+    world.kill_daemon();
+    assert_eq!(world.ip("-o link show type veth"), links);
+    let pid = nix::unistd::Pid::from_raw(brief.try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // Its port is free while nobody holds it, and taken by another program.
+    let _taken = world
+        .host
+        .run(|| TcpListener::bind("0.0.0.0:8080").unwrap())
+        .unwrap();
+    world.start_daemon(&[]);
+
+    world.refused(&["inspect", "brief"]);
+    assert_eq!(world.host_ends().len(), 1);
+    let after = world.json(&["inspect", "web"]);
+    assert_eq!(after[0]["id"], before[0]["id"]);
+    assert_eq!(
+        after[0]["endpoints"][0]["host_interface"],
+        before[0]["endpoints"][0]["host_interface"]
+    );
+    assert_eq!(after[0]["endpoints"][0]["ports"][0]["held"], false);
+    let checks = world.json(&["doctor", "--format", "json"]);
+    let complaint = checks
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["found"].as_str().unwrap().contains("8080"))
+        .unwrap_or_else(|| panic!("{checks}"));
+    assert_eq!(complaint["state"], "warning");
+    drop(_taken);
+    world.wait_until("the port is held again", || {
+        world.json(&["inspect", "web"])[0]["endpoints"][0]["ports"][0]["held"] == true
+    });
+    world.ok(&["rm", "-f", "web"]);
+    world.ok(&["network", "rm", "blue"]);
+}
+
+#[test]
+fn told_to_end_it_leaves_the_networks() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.ok(&["run", "-d", "--name", "web", "--", "sleep", "300"]);
+    assert_eq!(world.stop_daemon(), Some(0));
+    assert!(!cli_world::exists(world.path("run/netdp.sock")));
+    assert_eq!(world.host_ends().len(), 1);
+    let absent = world.refused(&["ps"]);
+    assert!(absent.contains("start one with `netdp daemon`"), "{absent}");
+    world.start_daemon(&[]);
+    world.ok(&["rm", "-f", "web"]);
+}
+
+#[test]
+fn cleaning_up_takes_all_away() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let inside = world.namespace("inside");
+    world.ok(&["attach", "--netns", inside.path().to_str().unwrap()]);
+    let refused = done(world.daemon_command(&["--cleanup"]).output().unwrap());
+    assert_eq!(refused.status, Some(1), "a daemon runs: {refused:?}");
+    world.stop_daemon();
+    let cleaned = done(world.daemon_command(&["--cleanup"]).output().unwrap());
+    assert_eq!(cleaned.status, Some(0), "{cleaned:?}");
+    assert!(!world.ip("-o link").contains("netdp0"));
+    assert_eq!(world.host_ends(), Vec::<String>::new());
+    assert!(!cli_world::exists(world.path("bpf/netdp")));
+}
+
+#[test]
+fn what_somebody_removes_is_made_again() {
+    let Some(world) = World::new() else { return };
+    let inside = world.namespace("inside");
+    world.ok(&["attach", "--netns", inside.path().to_str().unwrap()]);
+    let host_end = world.host_ends().pop().unwrap();
+    world.ip(&format!("link delete {host_end}"));
+    world.wait_until("the endpoint is back", || {
+        world.host_ends().contains(&host_end)
+            && world
+                .ip("route")
+                .contains(&format!("172.17.0.2 dev {host_end}"))
+    });
+    let address = world.ip_in(&inside, "-4 -o address show dev eth0");
+    assert!(address.contains("172.17.0.2/16"), "{address}");
+
+    world.ip("link delete netdp0");
+    world.wait_until("the bridge is back", || {
+        world.ip("-4 -o address").contains("172.17.0.1/16")
+    });
+    world.ip("route delete 172.17.0.2");
+    world.wait_until("the route is back", || {
+        world.ip("route").contains("172.17.0.2 dev")
+    });
+}
+
+#[test]
+fn uplinks_come_and_go() {
+    let Some(world) = World::new() else { return };
+    let uplinks = || -> Vec<serde_json::Value> {
+        let (_, status) = world.http("GET", "/v1/status", "");
+        status["uplinks"].as_array().unwrap().clone()
+    };
+    assert_eq!(uplinks().len(), 1);
+    assert_eq!(uplinks()[0]["interface"], "up0");
+    world.ip("address add 192.0.2.9/24 dev up0");
+    world.wait_until("the address is known", || {
+        uplinks()[0]["addresses"].to_string().contains("192.0.2.9")
+    });
+    world.ip("link add up1 type veth peer name wire1");
+    world.ip("address add 198.51.100.2/24 dev up1");
+    world.ip("link set wire1 up");
+    world.ip("link set up1 up");
+    world.ip("route add default via 198.51.100.1 metric 50");
+    world.wait_until("there are two", || uplinks().len() == 2);
+    world.ip("link delete up1");
+    world.wait_until("there is one again", || uplinks().len() == 1);
+}
+
+#[test]
+fn one_daemon_at_a_time() {
+    let Some(world) = World::new() else { return };
+    let second = done(world.daemon_command(&[]).output().unwrap());
+    assert_eq!(second.status, Some(1), "{second:?}");
+    assert!(
+        second.stderr.contains("another daemon answers"),
+        "{second:?}"
+    );
+    let elsewhere = world.path("other");
+    let second = done(
+        world
+            .daemon_command(&["--run-dir", elsewhere.to_str().unwrap()])
+            .output()
+            .unwrap(),
+    );
+    assert_ne!(second.status, Some(0), "{second:?}");
+    world.ok(&["ps"]);
+}
+
+#[test]
+fn a_damaged_store_is_kept_and_reported() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.ok(&["network", "create", "blue"]);
+    world.stop_daemon();
+    let store = world.path("state/state.redb");
+    fs::write(&store, "this is no store").unwrap();
+    world.start_daemon(&[]);
+    world.ok(&["network", "inspect", "blue"]);
+    let kept = fs::read_dir(world.path("state"))
+        .unwrap()
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().contains("damaged"))
+        .expect("it is kept aside");
+    assert_eq!(fs::read_to_string(kept.path()).unwrap(), "this is no store");
+    let checks = world.ok(&["doctor"]);
+    assert!(checks.contains("the store was damaged"), "{checks}");
+}
+
+#[test]
+fn wrong_settings_are_refused() {
+    let Some(world) = World::without_daemon() else {
+        return;
+    };
+    let file = world.path("netdp.toml");
+    fs::write(&file, "max-flow = 3").unwrap();
+    for (args, status, why) in [
+        (&["--xdp", "native"][..], 1, "not available yet"),
+        (&["--xdp", "fast"], 2, "fast"),
+        (&["--uplink", "a/b"], 1, "a/b"),
+        (&["--config", "/nonexistent"], 1, "/nonexistent"),
+        (&["--config", file.to_str().unwrap()], 1, "max-flow"),
+        (&["--cgroup", "/proc"], 1, "--cgroup"),
+    ] {
+        let refused = done(world.daemon_command(args).output().unwrap());
+        assert_eq!(refused.status, Some(status), "{args:?}: {refused:?}");
+        assert!(refused.stderr.contains(why), "{args:?}: {refused:?}");
+    }
+    assert!(!world.ip("-o link").contains("netdp0"));
+}
