@@ -36,9 +36,11 @@ impl Bytes for [u8] {
 }
 
 /// What of a datagram this packet carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Fragment {
-    Whole,
+    #[default]
+    Whole = 0,
     /// The first fragment: has the transport header.
     First,
     /// A later one: has none.
@@ -46,10 +48,11 @@ pub enum Fragment {
 }
 
 /// What the transport header says about flows.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
     /// With its flags ([`tcp_flags`]).
-    Tcp(u8),
+    Tcp(u8) = 0,
     Udp,
     EchoRequest,
     EchoReply,
@@ -97,7 +100,7 @@ impl Transport {
 /// An ICMP echo request has its identifier as source port and 0 as destination
 /// port, a reply the other way round: so the two match as a TCP packet and its
 /// answer do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tuple<A> {
     pub saddr: A,
     pub daddr: A,
@@ -105,8 +108,8 @@ pub struct Tuple<A> {
     pub dport: Be16,
 }
 
-/// A parsed packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A parsed packet. All bytes zero are a valid value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Packet<A> {
     pub tuple: Tuple<A>,
     /// Protocol number of the transport.
@@ -127,11 +130,15 @@ pub struct Packet<A> {
 pub trait Header: Sized {
     type Addr: Address;
 
-    /// Parses the network header at [`ETH_LEN`]; ports are still 0.
+    /// Parses the network header at [`ETH_LEN`] into every field but the ports
+    /// and the transport.
     ///
     /// # Errors
     /// [`DropReason::Malformed`].
-    fn parse_network(bytes: &(impl Bytes + ?Sized)) -> Result<Packet<Self::Addr>, DropReason>;
+    fn parse_network(
+        bytes: &(impl Bytes + ?Sized),
+        packet: &mut Packet<Self::Addr>,
+    ) -> Result<(), DropReason>;
 }
 
 /// IPv4.
@@ -142,7 +149,10 @@ impl Header for V4 {
     type Addr = V4Addr;
 
     #[inline(always)]
-    fn parse_network(bytes: &(impl Bytes + ?Sized)) -> Result<Packet<V4Addr>, DropReason> {
+    fn parse_network(
+        bytes: &(impl Bytes + ?Sized),
+        packet: &mut Packet<V4Addr>,
+    ) -> Result<(), DropReason> {
         const MORE_FRAGMENTS: u16 = 0x2000;
         const DONT_FRAGMENT: u16 = 0x4000;
         const OFFSET: u16 = 0x1fff;
@@ -155,25 +165,19 @@ impl Header for V4 {
             return Err(DropReason::Malformed);
         }
         let fragment = u16::from_be_bytes([header[6], header[7]]);
-        Ok(Packet {
-            tuple: Tuple {
-                saddr: V4Addr::new([header[12], header[13], header[14], header[15]]),
-                daddr: V4Addr::new([header[16], header[17], header[18], header[19]]),
-                sport: Be16::new(0),
-                dport: Be16::new(0),
-            },
-            proto: header[9],
-            ttl: header[8],
-            transport: Transport::Other,
-            fragment: match (fragment & MORE_FRAGMENTS != 0, fragment & OFFSET) {
-                (false, 0) => Fragment::Whole,
-                (true, 0) => Fragment::First,
-                _ => Fragment::Later,
-            },
-            dont_fragment: fragment & DONT_FRAGMENT != 0,
-            id: u32::from(u16::from_ne_bytes([header[4], header[5]])),
-            l4: ETH_LEN + length,
-        })
+        packet.tuple.saddr = V4Addr::new([header[12], header[13], header[14], header[15]]);
+        packet.tuple.daddr = V4Addr::new([header[16], header[17], header[18], header[19]]);
+        packet.proto = header[9];
+        packet.ttl = header[8];
+        packet.fragment = match (fragment & MORE_FRAGMENTS != 0, fragment & OFFSET) {
+            (false, 0) => Fragment::Whole,
+            (true, 0) => Fragment::First,
+            _ => Fragment::Later,
+        };
+        packet.dont_fragment = fragment & DONT_FRAGMENT != 0;
+        packet.id = u32::from(u16::from_ne_bytes([header[4], header[5]]));
+        packet.l4 = ETH_LEN + length;
+        Ok(())
     }
 }
 
@@ -181,12 +185,28 @@ impl Header for V4 {
 ///
 /// # Errors
 /// [`DropReason::Malformed`] where the packet is shorter than its headers.
-#[inline(always)]
 pub fn parse<H: Header>(bytes: &(impl Bytes + ?Sized)) -> Result<Packet<H::Addr>, DropReason> {
-    let mut packet = H::parse_network(bytes)?;
+    let mut packet = Packet::default();
+    parse_into::<H>(bytes, &mut packet)?;
+    Ok(packet)
+}
+
+/// The same in place, whatever was there before. A failure leaves anything.
+///
+/// # Errors
+/// As [`parse`].
+#[inline(always)]
+pub fn parse_into<H: Header>(
+    bytes: &(impl Bytes + ?Sized),
+    packet: &mut Packet<H::Addr>,
+) -> Result<(), DropReason> {
+    H::parse_network(bytes, packet)?;
+    packet.tuple.sport = Be16::default();
+    packet.tuple.dport = Be16::default();
+    packet.transport = Transport::Other;
     if packet.fragment == Fragment::Later {
         packet.transport = Transport::Later;
-        return Ok(packet);
+        return Ok(());
     }
     let l4 = packet.l4;
     match packet.proto {
@@ -220,7 +240,14 @@ pub fn parse<H: Header>(bytes: &(impl Bytes + ?Sized)) -> Result<Packet<H::Addr>
         }
         _ => {}
     }
-    Ok(packet)
+    Ok(())
+}
+
+impl Default for Transport {
+    /// That of a packet of zeros.
+    fn default() -> Self {
+        Self::Tcp(0)
+    }
 }
 
 impl<A> Packet<A> {

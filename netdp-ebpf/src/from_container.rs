@@ -4,7 +4,7 @@ use netdp_common::{
     addr::{Address, proto},
     drop::DropReason,
     maps::{Endpoint, FlowKey, Owner, endpoint_flags},
-    packet::{Packet, Transport, V4, ethertype, parse},
+    packet::{Fragment, Packet, Transport, V4, ethertype},
 };
 
 use crate::{
@@ -13,11 +13,10 @@ use crate::{
     flows,
     hairpin::hairpin,
     maps::ENDPOINTS,
-    masquerade,
-    path::{self, By, Way},
-    published,
+    masquerade, path, published,
     skb::Skb,
-    verdict::{Decision, Exit, Verdict},
+    verdict::Verdict,
+    work::{self, By, Decision, Exit, Work},
 };
 
 /// No spoofed source; replies of published flows; container to container,
@@ -55,37 +54,38 @@ fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
 
 #[inline(always)]
 fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
-    let mut packet = parse::<F>(skb)?;
-    if packet.tuple.saddr != F::address(endpoint) {
+    let work = work::begin::<F>(skb)?;
+    if work.packet.tuple.saddr != F::address(endpoint) {
         return Err(DropReason::SpoofedSource);
     }
-    flows::reassemble::<F>(&mut packet)?;
-    let mut decision = Decision::new(&packet);
-    let mut way = Way::new();
-    if !path::kept::<F>(packet.tuple.daddr, &mut way) {
-        if inside::<F>(skb, &packet, endpoint, &mut decision)? {
-            return exit::<F>(skb, &packet, &decision, &way);
+    if work.packet.fragment != Fragment::Whole {
+        flows::reassemble::<F>(&mut work.packet)?;
+        work.decision.to = work.packet.tuple;
+    }
+    if !path::kept::<F>(work.packet.tuple.daddr, &mut work.way) {
+        if inside::<F>(skb, work, endpoint)? {
+            return exit::<F>(skb, work);
         }
-        path::ask::<F>(skb, &packet, &mut way)?;
+        path::ask::<F>(skb, work)?;
     }
     // The kernel answers what is too big or has come to its last hop.
-    if way.by == By::Stack || packet.ttl <= 1 {
+    if work.way.by == By::Stack || work.packet.ttl <= 1 {
         return Ok(Verdict::Pass);
     }
-    if !outside::<F>(&packet, endpoint, &mut decision)? {
-        masquerade::open::<F>(skb, &packet, endpoint, way.ifindex, &mut decision)?;
+    if !outside::<F>(work, endpoint)? {
+        masquerade::open::<F>(skb, work, endpoint)?;
     }
-    exit::<F>(skb, &packet, &decision, &way)
+    exit::<F>(skb, work)
 }
 
 /// Carries a decision out.
 #[inline(never)]
-fn exit<F: Family>(
-    skb: &Skb,
-    packet: &Packet<F::Addr>,
-    decision: &Decision<F::Addr>,
-    way: &Way<F::Addr>,
-) -> Result<Verdict, DropReason> {
+fn exit<F: Family>(skb: &Skb, work: &Work<F::Addr>) -> Result<Verdict, DropReason> {
+    let Work {
+        packet,
+        decision,
+        way,
+    } = work;
     if decision.exit == Exit::Stack {
         return Ok(Verdict::Pass);
     }
@@ -103,10 +103,12 @@ fn exit<F: Family>(
 #[inline(never)]
 fn inside<F: Family>(
     skb: &Skb,
-    packet: &Packet<F::Addr>,
+    work: &mut Work<F::Addr>,
     endpoint: &Endpoint,
-    decision: &mut Decision<F::Addr>,
 ) -> Result<bool, DropReason> {
+    let Work {
+        packet, decision, ..
+    } = work;
     let daddr = packet.tuple.daddr;
     if let Some(owner) = F::addrs().get_ptr(daddr) {
         // SAFETY: a map value stays readable while the program runs.
@@ -191,11 +193,10 @@ fn hairpin_reply<F: Family>(
 
 /// Out of the host; false where the packet belongs to no flow yet.
 #[inline(never)]
-fn outside<F: Family>(
-    packet: &Packet<F::Addr>,
-    endpoint: &Endpoint,
-    decision: &mut Decision<F::Addr>,
-) -> Result<bool, DropReason> {
+fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<bool, DropReason> {
+    let Work {
+        packet, decision, ..
+    } = work;
     if has_published_port(endpoint, packet) {
         let key = packet.tuple.sent(packet.proto);
         if let Some(entry) = flows::find::<F>(&key)

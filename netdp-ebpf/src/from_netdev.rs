@@ -2,14 +2,15 @@
 
 use netdp_common::{
     drop::DropReason,
-    packet::{Fragment, V4, ethertype, parse},
+    packet::{Fragment, V4, ethertype},
 };
 
 use crate::{
     family::{Family, translate},
     flows, masquerade, published,
     skb::Skb,
-    verdict::{Decision, Exit, Verdict},
+    verdict::Verdict,
+    work::{self, Exit, Work},
 };
 
 /// Published ports, answers to masqueraded flows; nothing else gets to a
@@ -26,10 +27,10 @@ pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
 fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     skb.pull_headers();
     // What can't be parsed isn't ours: the kernel counts it.
-    let Ok(mut packet) = parse::<F>(skb) else {
+    let Ok(work) = work::begin::<F>(skb) else {
         return Ok(Verdict::Pass);
     };
-    let daddr = packet.tuple.daddr;
+    let daddr = work.packet.tuple.daddr;
     if F::locals().get_ptr(daddr).is_none() {
         // Also for a neighbour that routes to the container subnet.
         return match F::addrs().get_ptr(daddr) {
@@ -37,19 +38,24 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
             None => Ok(Verdict::Pass),
         };
     }
-    if packet.fragment != Fragment::Whole && flows::reassemble::<F>(&mut packet).is_err() {
-        return Ok(Verdict::Pass);
+    let Work {
+        packet, decision, ..
+    } = work;
+    if packet.fragment != Fragment::Whole {
+        if flows::reassemble::<F>(packet).is_err() {
+            return Ok(Verdict::Pass);
+        }
+        decision.to = packet.tuple;
     }
-    let mut decision = Decision::new(&packet);
-    if let Some(mapping) = published::mapping::<F>(daddr, &packet) {
+    if let Some(mapping) = published::mapping::<F>(daddr, packet) {
         // SAFETY: a map value stays readable while the program runs.
-        published::inbound::<F>(skb, &packet, unsafe { &*mapping }, &mut decision)?;
-    } else if !masquerade::inbound::<F>(&packet, &mut decision)? {
+        published::inbound::<F>(skb, packet, unsafe { &*mapping }, decision)?;
+    } else if !masquerade::inbound::<F>(packet, decision)? {
         return Ok(Verdict::Pass);
     }
     let enters = decision.exit == Exit::Container;
     // The last hop of a packet is the container, not the host.
-    translate::<F>(skb, &packet, &decision.to, enters && packet.ttl > 1)?;
+    translate::<F>(skb, packet, &decision.to, enters && packet.ttl > 1)?;
     if enters {
         skb.deliver(&decision.container)
     } else {

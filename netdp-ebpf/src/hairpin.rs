@@ -13,7 +13,7 @@ use crate::{
     flows,
     published::{asked_the_same, opened},
     skb::Skb,
-    verdict::Decision,
+    work::Decision,
 };
 
 /// To the container behind the port. The way back always needs an entry: the

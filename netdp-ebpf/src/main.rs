@@ -21,6 +21,7 @@ mod sweep;
 mod to_container;
 mod to_netdev;
 mod verdict;
+mod work;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier},

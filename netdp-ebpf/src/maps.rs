@@ -16,6 +16,8 @@ use netdp_common::{
 
 /// Entries of `drops`: more than there are reasons.
 pub const MAX_DROPS: usize = 64;
+/// Size of a value of `work`, in words of 64 bits.
+pub const WORK_WORDS: usize = 32;
 /// Entries of `paths4` on each CPU, a power of two.
 pub const MAX_PATHS: usize = 256;
 
@@ -64,6 +66,9 @@ pub static PENDING4: Pending<V4Addr> = LruHashMap::new();
 pub static FRAGS4: Frags<V4Addr> = LruHashMap::new();
 #[btf_map(name = "socks4")]
 pub static SOCKS4: Socks<V4Addr> = LruHashMap::new();
+/// A [`Work`](crate::work::Work) of either family.
+#[btf_map(name = "work")]
+pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 #[btf_map(name = "scratch4")]
 pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "paths4")]

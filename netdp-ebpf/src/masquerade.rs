@@ -22,7 +22,7 @@ use crate::{
     flows,
     maps::UPLINKS,
     skb::Skb,
-    verdict::{Decision, Exit},
+    work::{Decision, Exit, Work},
 };
 
 /// A packet of a container for the outside that belongs to no published port:
@@ -83,11 +83,14 @@ fn seen<F: Family>(
 #[inline(never)]
 pub fn open<F: Family>(
     skb: &Skb,
-    packet: &Packet<F::Addr>,
+    work: &mut Work<F::Addr>,
     endpoint: &Endpoint,
-    uplink: u32,
-    decision: &mut Decision<F::Addr>,
 ) -> Result<(), DropReason> {
+    let Work {
+        packet,
+        decision,
+        way,
+    } = work;
     if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
         return Err(DropReason::Internal);
     }
@@ -100,7 +103,7 @@ pub fn open<F: Family>(
         Transport::Later => return Err(DropReason::FragmentWithoutFirst),
         Transport::Other => return Err(DropReason::UnknownProtocol),
     }
-    let uplink = UPLINKS.get_ptr(uplink).ok_or(DropReason::NoRoute)?;
+    let uplink = UPLINKS.get_ptr(way.ifindex).ok_or(DropReason::NoRoute)?;
     // SAFETY: a map value stays readable while the program runs.
     let external = F::external(unsafe { &*uplink });
     if is_any(external) {

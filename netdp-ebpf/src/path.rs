@@ -5,12 +5,7 @@
 //! reads. The packet that asked goes by the kernel's neighbour table, which
 //! keeps neighbour discovery alive for a next hop that only BPF sends to.
 
-use netdp_common::{
-    addr::{Address, Mac},
-    drop::DropReason,
-    maps::Path,
-    packet::Packet,
-};
+use netdp_common::{drop::DropReason, maps::Path};
 
 use crate::{
     family::{Family, Unroutable},
@@ -18,42 +13,8 @@ use crate::{
     maps::{MAX_PATHS, UPLINKS},
     skb::{MARK_OURS, Skb},
     verdict::Verdict,
+    work::{By, Way, Work},
 };
-
-/// How a packet leaves.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    /// The MAC addresses are known.
-    Macs,
-    /// By way of the neighbour table.
-    Neighbour,
-    /// The kernel's stack has to answer or fragment.
-    Stack,
-}
-
-/// The way out for a packet, filled in place as a
-/// [`Decision`](crate::verdict::Decision) is.
-#[repr(C, align(8))]
-pub struct Way<A> {
-    pub ifindex: u32,
-    pub by: By,
-    smac: Mac,
-    dmac: Mac,
-    nexthop: A,
-}
-
-impl<A: Address> Way<A> {
-    #[inline(always)]
-    pub fn new() -> Self {
-        Self {
-            ifindex: 0,
-            by: By::Stack,
-            smac: [0; 6],
-            dmac: [0; 6],
-            nexthop: A::ANY,
-        }
-    }
-}
 
 /// Looks for the way kept for a destination, if it is of this second. A
 /// destination that has one is neither a container nor the host itself.
@@ -88,11 +49,8 @@ fn keep<F: Family>(path: Path<F::Addr>) {
 /// # Errors
 /// [`DropReason::NoRoute`] also where the route leads to no uplink.
 #[inline(never)]
-pub fn ask<F: Family>(
-    skb: &Skb,
-    packet: &Packet<F::Addr>,
-    way: &mut Way<F::Addr>,
-) -> Result<(), DropReason> {
+pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+    let Work { packet, way, .. } = work;
     let tuple = &packet.tuple;
     let route = match F::route(skb, tuple) {
         Ok(route) => route,

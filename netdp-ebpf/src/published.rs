@@ -15,7 +15,7 @@ use crate::{
     family::Family,
     flows,
     skb::Skb,
-    verdict::{Decision, Exit},
+    work::{Decision, Exit},
 };
 
 /// The mapping of a port of the host, on this address or on all.

@@ -4,7 +4,7 @@ use netdp_common::{
     addr::proto,
     drop::DropReason,
     maps::{Delivery, FlowKey, flow_kind},
-    packet::{Packet, Tuple, V4, ethertype, parse},
+    packet::{Packet, Tuple, V4, ethertype},
     tcp::Direction,
 };
 
@@ -15,6 +15,7 @@ use crate::{
     masquerade,
     skb::{MARK_OURS, Skb},
     verdict::Verdict,
+    work,
 };
 
 /// A container's packet that `from_container` sent goes on. A socket of the
@@ -34,9 +35,10 @@ pub fn to_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     skb.pull_headers();
-    let Ok(packet) = parse::<F>(skb) else {
+    let Ok(work) = work::begin::<F>(skb) else {
         return Ok(Verdict::Pass);
     };
+    let packet = &work.packet;
     // A container's packet that the stack forwards has not been translated.
     if skb.ingress_ifindex() != 0 && F::addrs().get_ptr(packet.tuple.saddr).is_some() {
         return Err(DropReason::NoFlow);
@@ -44,7 +46,7 @@ fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     if packet.proto != proto::TCP && packet.proto != proto::UDP || !packet.transport.has_ports() {
         return Ok(Verdict::Pass);
     }
-    yield_tuple::<F>(skb, &packet)
+    yield_tuple::<F>(skb, packet)
 }
 
 /// Where a container's flow has the tuple, the host's socket gets another

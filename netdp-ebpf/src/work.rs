@@ -1,0 +1,109 @@
+//! What a program knows of its packet and decides about it.
+//!
+//! It lies in a per-CPU map: the stack, 512 bytes for all functions of a
+//! program together, has no room for it, and the verifier would follow every
+//! byte of it through every branch.
+
+use netdp_common::{
+    addr::{Address, Mac},
+    drop::DropReason,
+    maps::Delivery,
+    packet::{Header, Packet, Tuple, parse_into},
+};
+
+use crate::{
+    maps::{WORK, WORK_WORDS},
+    skb::Skb,
+};
+
+/// Where a packet goes once it is translated.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// To the kernel's stack.
+    Stack = 0,
+    /// Into a container of this host.
+    Container,
+    /// Out of an uplink.
+    Uplink,
+}
+
+/// What the tables say about a packet: its new addresses and ports, and where
+/// it goes.
+pub struct Decision<A> {
+    pub to: Tuple<A>,
+    pub exit: Exit,
+    /// The container, where that is the exit.
+    pub container: Delivery,
+}
+
+impl<A> Decision<A> {
+    #[inline(always)]
+    pub fn enter(&mut self, container: &Delivery) {
+        self.exit = Exit::Container;
+        self.container = *container;
+    }
+}
+
+/// How a packet leaves.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The kernel's stack has to answer or fragment.
+    Stack = 0,
+    /// The MAC addresses are known.
+    Macs,
+    /// By way of the neighbour table.
+    Neighbour,
+}
+
+/// The way out of the host.
+pub struct Way<A> {
+    pub by: By,
+    pub ifindex: u32,
+    /// Own and next hop's address, where they are known.
+    pub smac: Mac,
+    pub dmac: Mac,
+    /// Where the neighbour table has to find it.
+    pub nexthop: A,
+}
+
+/// A packet in the making. All bytes zero are a valid value.
+pub struct Work<A> {
+    pub packet: Packet<A>,
+    pub decision: Decision<A>,
+    pub way: Way<A>,
+}
+
+impl<A: Address> Work<A> {
+    /// What was left of the CPU's last packet; nothing only where the kernel
+    /// has no such map.
+    #[inline(always)]
+    fn last() -> Option<&'static mut Self> {
+        const {
+            assert!(size_of::<Self>() <= WORK_WORDS * 8);
+            assert!(align_of::<Self>() <= 8);
+        }
+        let work = WORK.get_ptr_mut(0)?.cast::<Self>();
+        // SAFETY: the value is large enough, this CPU's own, and either zero or
+        // a Work; tcx programs run with softirqs disabled and don't interrupt
+        // each other. `begin` writes every field that has invalid values, for
+        // the last packet may have been of the other family.
+        Some(unsafe { &mut *work })
+    }
+}
+
+/// Parses the packet and decides for now that it goes to the stack as it is.
+///
+/// # Errors
+/// [`DropReason::Malformed`].
+#[inline(always)]
+pub fn begin<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropReason> {
+    let work = Work::<H::Addr>::last().ok_or(DropReason::HelperFailed)?;
+    parse_into::<H>(skb, &mut work.packet)?;
+    work.decision.to = work.packet.tuple;
+    work.decision.exit = Exit::Stack;
+    work.way.by = By::Stack;
+    work.way.ifindex = 0;
+    Ok(work)
+}
