@@ -3,11 +3,27 @@
 
 use crate::{
     addr::{Mac, V4Addr},
-    packet::{Bytes, ETH_LEN},
+    packet::{Bytes, ETH_LEN, Wire},
 };
 
 /// Length of an ARP packet for IPv4 over Ethernet, bytes.
 pub const LEN: usize = 28;
+
+/// The packet on the wire.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Arp {
+    header: [[u8; 2]; 4],
+    sender_mac: Mac,
+    sender: [u8; 4],
+    target_mac: Mac,
+    target: [u8; 4],
+}
+
+const _: () = assert!(size_of::<Arp>() == LEN);
+
+// SAFETY: repr(C), of arrays of bytes.
+unsafe impl Wire for Arp {}
 
 /// An ARP request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,19 +39,20 @@ impl Request {
     /// request for IPv4 over Ethernet.
     #[inline(always)]
     pub fn parse(bytes: &(impl Bytes + ?Sized)) -> Option<Self> {
-        const HEADER: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
-        let arp: [u8; LEN] = bytes.read(ETH_LEN)?;
+        // Ethernet, IPv4, lengths 6 and 4, request.
+        const HEADER: [[u8; 2]; 4] = [[0, 1], [8, 0], [6, 4], [0, 1]];
+        let arp: Arp = bytes.read(ETH_LEN)?;
         let mut i = 0;
         while i < HEADER.len() {
-            if arp[i] != HEADER[i] {
+            if u16::from_ne_bytes(arp.header[i]) != u16::from_ne_bytes(HEADER[i]) {
                 return None;
             }
             i += 1;
         }
         Some(Self {
-            sender_mac: [arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]],
-            sender: V4Addr::new([arp[14], arp[15], arp[16], arp[17]]),
-            target: V4Addr::new([arp[24], arp[25], arp[26], arp[27]]),
+            sender_mac: arp.sender_mac,
+            sender: V4Addr::new(arp.sender),
+            target: V4Addr::new(arp.target),
         })
     }
 

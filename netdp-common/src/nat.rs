@@ -58,48 +58,31 @@ pub fn l4_change<A: Address>(packet: &Packet<A>, to: &Tuple<A>) -> L4Change {
 }
 
 /// The twelve bytes from the TTL to the end of the destination address of an
-/// IPv4 header, with their offset: what translation and forwarding change.
+/// IPv4 header, as words in memory order, with their offset: what translation
+/// and forwarding change. `field` is the header checksum in memory order.
 #[inline(always)]
 pub fn v4_header(
     packet: &Packet<V4Addr>,
     field: u16,
     to: &Tuple<V4Addr>,
     hop: bool,
-) -> (usize, [u8; 12]) {
-    let ttl = if hop {
-        packet.ttl.saturating_sub(1)
-    } else {
-        packet.ttl
-    };
+) -> (usize, [u32; 3]) {
+    let ttl = packet.ttl.saturating_sub(u8::from(hop));
+    let old = u16::from_ne_bytes([packet.ttl, packet.proto]);
+    let new = u16::from_ne_bytes([ttl, packet.proto]);
     let change = Sum::default()
         .change(
             &[packet.tuple.saddr.0, packet.tuple.daddr.0],
             &[to.saddr.0, to.daddr.0],
         )
-        .change16(
-            u16::from_ne_bytes([packet.ttl, packet.proto]),
-            u16::from_ne_bytes([ttl, packet.proto]),
-        );
-    let checksum = checksum::update(field, change).to_ne_bytes();
-    let saddr = to.saddr.bytes();
-    let daddr = to.daddr.bytes();
-    (
-        ETH_LEN + 8,
-        [
-            ttl,
-            packet.proto,
-            checksum[0],
-            checksum[1],
-            saddr[0],
-            saddr[1],
-            saddr[2],
-            saddr[3],
-            daddr[0],
-            daddr[1],
-            daddr[2],
-            daddr[3],
-        ],
-    )
+        .change16(old, new);
+    let checksum = checksum::update(field, change);
+    let start = if cfg!(target_endian = "little") {
+        u32::from(new) | u32::from(checksum) << 16
+    } else {
+        u32::from(new) << 16 | u32::from(checksum)
+    };
+    (ETH_LEN + 8, [start, to.saddr.0, to.daddr.0])
 }
 
 #[cfg(test)]
@@ -118,7 +101,9 @@ mod tests {
         let packet = parse::<V4>(&*bytes).unwrap();
         let field = u16::from_ne_bytes(bytes.read(ETH_LEN + 10).unwrap());
         let (at, header) = v4_header(&packet, field, to, hop);
-        bytes[at..at + 12].copy_from_slice(&header);
+        for (word, place) in header.iter().zip(bytes[at..at + 12].chunks_mut(4)) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
         bytes[packet.l4..packet.l4 + 2].copy_from_slice(&to.sport.raw().to_ne_bytes());
         bytes[packet.l4 + 2..packet.l4 + 4].copy_from_slice(&to.dport.raw().to_ne_bytes());
         let change = l4_change(&packet, to);

@@ -1,5 +1,7 @@
 //! A packet's headers, parsed once: what the rest of the datapath decides by.
 
+use network_types::{ip::Ipv4Hdr, udp::UdpHdr};
+
 use crate::{
     addr::{Address, Be16, V4Addr, proto},
     drop::DropReason,
@@ -23,16 +25,53 @@ pub mod tcp_flags {
     pub const ACK: u8 = 0x10;
 }
 
+/// A piece of a packet, read as it lies there.
+///
+/// # Safety
+/// Alignment 1, no padding, and any bytes are a valid value.
+pub unsafe trait Wire: Copy {}
+
+// SAFETY: bytes.
+unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: arrays of bytes.
+unsafe impl<const N: usize, const M: usize> Wire for [[u8; N]; M] {}
+// SAFETY: repr(C), of bytes and arrays of bytes.
+unsafe impl Wire for Ipv4Hdr {}
+// SAFETY: as above.
+unsafe impl Wire for UdpHdr {}
+// SAFETY: as above.
+unsafe impl Wire for TcpHeader {}
+
 /// Bytes of a packet, from the start of its Ethernet header.
+///
+/// What is read has fields of their own for numbers and addresses: taken out
+/// of one array of bytes, the compiler would load each byte by itself.
 pub trait Bytes {
-    /// `N` bytes at `offset`, or nothing where the packet is shorter.
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// What lies at `offset`, or nothing where the packet is shorter.
+    fn read<T: Wire>(&self, offset: usize) -> Option<T>;
 }
 
 impl Bytes for [u8] {
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.get(offset..)?.first_chunk().copied()
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+        let bytes = self.get(offset..)?.get(..size_of::<T>())?;
+        // SAFETY: as many bytes as it takes, and any are valid.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
+}
+
+/// TCP header (RFC 9293, section 3.1), its flags in one byte.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpHeader {
+    source: [u8; 2],
+    dest: [u8; 2],
+    seq: [u8; 4],
+    ack: [u8; 4],
+    offset: u8,
+    flags: u8,
+    window: [u8; 2],
+    check: [u8; 2],
+    urgent: [u8; 2],
 }
 
 /// What of a datagram this packet carries.
@@ -157,25 +196,25 @@ impl Header for V4 {
         const DONT_FRAGMENT: u16 = 0x4000;
         const OFFSET: u16 = 0x1fff;
 
-        let header: [u8; 20] = bytes.read(ETH_LEN).ok_or(DropReason::Malformed)?;
-        let length = usize::from(header[0] & 0x0f) * 4;
-        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let header: Ipv4Hdr = bytes.read(ETH_LEN).ok_or(DropReason::Malformed)?;
+        let length = usize::from(header.vihl & 0x0f) * 4;
+        let total = usize::from(u16::from_be_bytes(header.tot_len));
         // GSO packets above 64 KiB say 0 (BIG TCP, Linux 6.3).
-        if header[0] >> 4 != 4 || length < 20 || (total < length && total != 0) {
+        if header.vihl >> 4 != 4 || length < 20 || (total < length && total != 0) {
             return Err(DropReason::Malformed);
         }
-        let fragment = u16::from_be_bytes([header[6], header[7]]);
-        packet.tuple.saddr = V4Addr::new([header[12], header[13], header[14], header[15]]);
-        packet.tuple.daddr = V4Addr::new([header[16], header[17], header[18], header[19]]);
-        packet.proto = header[9];
-        packet.ttl = header[8];
+        let fragment = u16::from_be_bytes(header.frags);
+        packet.tuple.saddr = V4Addr::new(header.src_addr);
+        packet.tuple.daddr = V4Addr::new(header.dst_addr);
+        packet.proto = header.proto;
+        packet.ttl = header.ttl;
         packet.fragment = match (fragment & MORE_FRAGMENTS != 0, fragment & OFFSET) {
             (false, 0) => Fragment::Whole,
             (true, 0) => Fragment::First,
             _ => Fragment::Later,
         };
         packet.dont_fragment = fragment & DONT_FRAGMENT != 0;
-        packet.id = u32::from(u16::from_ne_bytes([header[4], header[5]]));
+        packet.id = u32::from(u16::from_ne_bytes(header.id));
         packet.l4 = ETH_LEN + length;
         Ok(())
     }
@@ -211,19 +250,20 @@ pub fn parse_into<H: Header>(
     let l4 = packet.l4;
     match packet.proto {
         proto::TCP => {
-            let header: [u8; 14] = bytes.read(l4).ok_or(DropReason::Malformed)?;
-            packet.ports(&header);
-            packet.transport = Transport::Tcp(header[13]);
+            let header: TcpHeader = bytes.read(l4).ok_or(DropReason::Malformed)?;
+            packet.ports(header.source, header.dest);
+            packet.transport = Transport::Tcp(header.flags);
         }
         proto::UDP => {
-            let header: [u8; 8] = bytes.read(l4).ok_or(DropReason::Malformed)?;
-            packet.ports(&header);
+            let header: UdpHdr = bytes.read(l4).ok_or(DropReason::Malformed)?;
+            packet.ports(header.src, header.dst);
             packet.transport = Transport::Udp;
         }
         proto::ICMP => {
-            let header: [u8; 8] = bytes.read(l4).ok_or(DropReason::Malformed)?;
-            let identifier = Be16::from_raw(u16::from_ne_bytes([header[4], header[5]]));
-            packet.transport = match header[0] {
+            // Type and code, checksum, identifier, sequence number.
+            let header: [[u8; 2]; 4] = bytes.read(l4).ok_or(DropReason::Malformed)?;
+            let identifier = Be16::from_raw(u16::from_ne_bytes(header[2]));
+            packet.transport = match header[0][0] {
                 8 => {
                     packet.tuple.sport = identifier;
                     Transport::EchoRequest
@@ -252,9 +292,9 @@ impl Default for Transport {
 
 impl<A> Packet<A> {
     #[inline(always)]
-    fn ports(&mut self, header: &[u8]) {
-        self.tuple.sport = Be16::from_raw(u16::from_ne_bytes([header[0], header[1]]));
-        self.tuple.dport = Be16::from_raw(u16::from_ne_bytes([header[2], header[3]]));
+    fn ports(&mut self, source: [u8; 2], destination: [u8; 2]) {
+        self.tuple.sport = Be16::from_raw(u16::from_ne_bytes(source));
+        self.tuple.dport = Be16::from_raw(u16::from_ne_bytes(destination));
     }
 }
 
@@ -310,14 +350,14 @@ mod tests {
     #[test]
     fn too_short_is_malformed() {
         let whole = ipv4(proto::TCP, 0, &[0; 20]);
-        for length in 0..ETH_LEN + 20 + 14 {
+        for length in 0..ETH_LEN + 20 + 20 {
             assert_eq!(
                 parse::<V4>(&whole[..length]),
                 Err(DropReason::Malformed),
                 "{length} bytes"
             );
         }
-        assert!(parse::<V4>(&whole[..ETH_LEN + 34]).is_ok());
+        assert!(parse::<V4>(&whole[..ETH_LEN + 40]).is_ok());
     }
 
     #[test]

@@ -270,13 +270,12 @@ pub fn translate<F: Family>(
     let l4 = core::hint::black_box(packet.l4) & 0x7f;
     if packet.proto == proto::TCP || packet.proto == proto::UDP {
         if from.sport != to.sport || from.dport != to.dport {
-            let (s, d) = (to.sport.raw().to_ne_bytes(), to.dport.raw().to_ne_bytes());
-            skb.write(l4, [s[0], s[1], d[0], d[1]])?;
+            skb.write(l4, [to.sport.raw(), to.dport.raw()])?;
         }
     } else {
         // The identifier is the one of the two that isn't 0 (RFC 792).
         let identifier = Be16::from_raw(to.sport.raw() | to.dport.raw());
-        skb.write(l4 + 4, identifier.raw().to_ne_bytes())?;
+        skb.write(l4 + 4, identifier.raw())?;
     }
     skb.update_l4(&nat::l4_change(packet, to))
 }

@@ -62,7 +62,7 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
         flows::reassemble::<F>(&mut work.packet)?;
         work.decision.to = work.packet.tuple;
     }
-    if !path::kept::<F>(work.packet.tuple.daddr, &mut work.way) {
+    if !path::kept::<F>(work) {
         if inside::<F>(skb, work, endpoint)? {
             return exit::<F>(skb, work);
         }
@@ -85,6 +85,7 @@ fn exit<F: Family>(skb: &Skb, work: &Work<F::Addr>) -> Result<Verdict, DropReaso
         packet,
         decision,
         way,
+        ..
     } = work;
     if decision.exit == Exit::Stack {
         return Ok(Verdict::Pass);

@@ -18,7 +18,7 @@ use crate::{
 #[inline(always)]
 pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
     match skb.ethertype() {
-        ethertype::IPV4 => by_destination::<V4>(skb),
+        ethertype::IPV4 if skb.is_for_interface() => by_destination::<V4>(skb),
         _ => Ok(Verdict::Pass),
     }
 }
@@ -30,14 +30,6 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     let Ok(work) = work::begin::<F>(skb) else {
         return Ok(Verdict::Pass);
     };
-    let daddr = work.packet.tuple.daddr;
-    if F::locals().get_ptr(daddr).is_none() {
-        // Also for a neighbour that routes to the container subnet.
-        return match F::addrs().get_ptr(daddr) {
-            Some(_) => Err(DropReason::NotPublished),
-            None => Ok(Verdict::Pass),
-        };
-    }
     let Work {
         packet, decision, ..
     } = work;
@@ -47,11 +39,27 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         }
         decision.to = packet.tuple;
     }
-    if let Some(mapping) = published::mapping::<F>(daddr, packet) {
-        // SAFETY: a map value stays readable while the program runs.
-        published::inbound::<F>(skb, packet, unsafe { &*mapping }, decision)?;
-    } else if !masquerade::inbound::<F>(packet, decision)? {
-        return Ok(Verdict::Pass);
+    let daddr = packet.tuple.daddr;
+    let mapping = published::mapping::<F>(daddr, packet);
+    // SAFETY: a map value stays readable while the program runs.
+    let mapping = mapping.map(|mapping| unsafe { &*mapping });
+    // An address that is the way back of a mapping is one of the host.
+    if !mapping.is_some_and(|mapping| mapping.back_addr == daddr)
+        && F::locals().get_ptr(daddr).is_none()
+    {
+        // Also for a neighbour that routes to the container subnet.
+        return match F::addrs().get_ptr(daddr) {
+            Some(_) => Err(DropReason::NotPublished),
+            None => Ok(Verdict::Pass),
+        };
+    }
+    match mapping {
+        Some(mapping) => published::inbound::<F>(skb, packet, mapping, decision)?,
+        None => {
+            if !masquerade::inbound::<F>(packet, decision)? {
+                return Ok(Verdict::Pass);
+            }
+        }
     }
     let enters = decision.exit == Exit::Container;
     // The last hop of a packet is the container, not the host.

@@ -90,6 +90,7 @@ pub fn open<F: Family>(
         packet,
         decision,
         way,
+        ..
     } = work;
     if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
         return Err(DropReason::Internal);

@@ -9,7 +9,6 @@ use netdp_common::{drop::DropReason, maps::Path};
 
 use crate::{
     family::{Family, Unroutable},
-    flows,
     maps::{MAX_PATHS, UPLINKS},
     skb::{MARK_OURS, Skb},
     verdict::Verdict,
@@ -19,13 +18,15 @@ use crate::{
 /// Looks for the way kept for a destination, if it is of this second. A
 /// destination that has one is neither a container nor the host itself.
 #[inline(always)]
-pub fn kept<F: Family>(daddr: F::Addr, way: &mut Way<F::Addr>) -> bool {
+pub fn kept<F: Family>(work: &mut Work<F::Addr>) -> bool {
+    let daddr = work.packet.tuple.daddr;
+    let way = &mut work.way;
     let Some(slot) = F::paths().get_ptr(F::spread(daddr) & (MAX_PATHS as u32 - 1)) else {
         return false;
     };
     // SAFETY: this CPU's own value, see `keep`.
     let path = unsafe { &*slot };
-    if path.daddr != daddr || path.second != flows::now() {
+    if path.daddr != daddr || path.second != work.now {
         return false;
     }
     way.ifindex = path.ifindex;
@@ -50,7 +51,9 @@ fn keep<F: Family>(path: Path<F::Addr>) {
 /// [`DropReason::NoRoute`] also where the route leads to no uplink.
 #[inline(never)]
 pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
-    let Work { packet, way, .. } = work;
+    let Work {
+        packet, way, now, ..
+    } = work;
     let tuple = &packet.tuple;
     let route = match F::route(skb, tuple) {
         Ok(route) => route,
@@ -63,7 +66,7 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
     if let Some((smac, dmac)) = route.macs {
         keep::<F>(Path {
             daddr: tuple.daddr,
-            second: flows::now(),
+            second: *now,
             ifindex: route.ifindex,
             smac,
             dmac,

@@ -13,7 +13,7 @@ use netdp_common::{
     drop::DropReason,
     maps::Delivery,
     nat::L4Change,
-    packet::{Bytes, ETH_LEN},
+    packet::{Bytes, Wire},
 };
 
 use crate::{count, verdict::Verdict};
@@ -87,6 +87,17 @@ impl Skb {
         unsafe { (*self.skb).ingress_ifindex }
     }
 
+    /// Whether the packet is for this host and none of its VLAN interfaces:
+    /// drivers also pass up what they hear in promiscuous mode, and take VLAN
+    /// tags off.
+    #[inline(always)]
+    pub fn is_for_interface(&self) -> bool {
+        /// `PACKET_HOST` of `include/uapi/linux/if_packet.h`.
+        const HOST: u32 = 0;
+        // SAFETY: as above.
+        unsafe { (*self.skb).pkt_type == HOST && (*self.skb).vlan_present == 0 }
+    }
+
     #[inline(always)]
     pub fn mark(&self) -> u32 {
         // SAFETY: as above.
@@ -112,31 +123,26 @@ impl Skb {
         }
     }
 
-    /// Writes bytes at an offset from the Ethernet header.
+    /// Writes a value, as it lies in memory, at an offset from the Ethernet
+    /// header.
     ///
     /// # Errors
     /// [`DropReason::Malformed`] where the packet is shorter.
     #[inline(always)]
-    pub fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Result<(), DropReason> {
+    pub fn write<T: Copy>(&self, offset: usize, value: T) -> Result<(), DropReason> {
         let start = self.data() + offset;
-        if start + N > self.data_end() {
+        if start + size_of::<T>() > self.data_end() {
             return Err(DropReason::Malformed);
         }
         // SAFETY: checked against data_end.
-        unsafe { (start as *mut [u8; N]).write_unaligned(bytes) };
+        unsafe { (start as *mut T).write_unaligned(value) };
         Ok(())
     }
 
     /// Writes both addresses of the Ethernet header.
     #[inline(always)]
     pub fn write_macs(&self, destination: Mac, source: Mac) -> Result<(), DropReason> {
-        let (d, s) = (destination, source);
-        self.write(
-            0,
-            [
-                d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5],
-            ],
-        )
+        self.write(0, [destination, source])
     }
 
     /// Updates the transport checksum, also one that hardware will complete
@@ -201,20 +207,18 @@ impl Skb {
     /// The source address of the Ethernet header.
     #[inline(always)]
     pub fn source_mac(&self) -> Result<Mac, DropReason> {
-        self.read::<ETH_LEN>(0)
-            .map(|eth| [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]])
-            .ok_or(DropReason::Malformed)
+        self.read(size_of::<Mac>()).ok_or(DropReason::Malformed)
     }
 }
 
 impl Bytes for Skb {
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
         let start = self.data() + offset;
-        if start + N > self.data_end() {
+        if start + size_of::<T>() > self.data_end() {
             return None;
         }
-        // SAFETY: checked against data_end.
-        Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+        // SAFETY: checked against data_end, and any bytes are valid.
+        Some(unsafe { (start as *const T).read_unaligned() })
     }
 }

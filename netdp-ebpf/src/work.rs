@@ -12,6 +12,7 @@ use netdp_common::{
 };
 
 use crate::{
+    flows,
     maps::{WORK, WORK_WORDS},
     skb::Skb,
 };
@@ -70,6 +71,8 @@ pub struct Way<A> {
 
 /// A packet in the making. All bytes zero are a valid value.
 pub struct Work<A> {
+    /// Second in which it came, see [`flows::now`].
+    pub now: u32,
     pub packet: Packet<A>,
     pub decision: Decision<A>,
     pub way: Way<A>,
@@ -101,6 +104,7 @@ impl<A: Address> Work<A> {
 pub fn begin<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropReason> {
     let work = Work::<H::Addr>::last().ok_or(DropReason::HelperFailed)?;
     parse_into::<H>(skb, &mut work.packet)?;
+    work.now = flows::now();
     work.decision.to = work.packet.tuple;
     work.decision.exit = Exit::Stack;
     work.way.by = By::Stack;
