@@ -250,6 +250,7 @@ pub fn parse_into<H: Header>(
     let l4 = packet.l4;
     match packet.proto {
         proto::TCP => {
+            // All of the fixed part: translation also writes the checksum.
             let header: TcpHeader = bytes.read(l4).ok_or(DropReason::Malformed)?;
             packet.ports(header.source, header.dest);
             packet.transport = Transport::Tcp(header.flags);

@@ -1,9 +1,7 @@
 //! ARP of a container, answered by the datapath: for its gateway and for the
 //! endpoints of its network, with the host end's MAC address.
 
-use netdp_common::{
-    addr::V4Addr, arp::Request, drop::DropReason, maps::Endpoint, maps::endpoint_flags,
-};
+use netdp_common::{addr::V4Addr, arp::Request, drop::DropReason, maps::Endpoint};
 
 use crate::{maps::ADDRS4, skb::Skb, verdict::Verdict};
 
@@ -24,10 +22,12 @@ pub fn answer(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
     Ok(skb.to_peer(skb.ifindex()))
 }
 
-/// Whether another endpoint of the same network has this address.
+/// Whether another endpoint of the same network has this address. Also where
+/// they may not reach each other: one may answer another that came in by a
+/// published port, and what is refused is counted as such.
 #[inline(always)]
 fn is_neighbour(endpoint: &Endpoint, addr: V4Addr) -> bool {
-    if addr == endpoint.addr4 || endpoint.flags & endpoint_flags::ICC == 0 {
+    if addr == endpoint.addr4 {
         return false;
     }
     match ADDRS4.get_ptr(addr) {

@@ -19,7 +19,7 @@ use netdp_common::{
 use crate::{count, verdict::Verdict};
 
 /// Bytes that hold every header that is looked at: Ethernet, IPv4 with
-/// options, the part of TCP up to its flags.
+/// options, TCP without.
 const HEADERS: u32 = 14 + 60 + 20;
 
 /// `skb->mark` of a packet that `from_container` sends out of an uplink, until

@@ -1,1 +1,27 @@
+//! What the integration tests share: a host with netdp's daemon and namespaces
+//! attached to it, sockets opened inside any of them, and streams of bytes that
+//! are known in advance.
+//!
+//! A socket belongs to the namespace it was opened in, whoever uses it: so the
+//! test's own thread speaks for every side, one step after another.
 
+mod pattern;
+mod place;
+mod socket;
+mod topology;
+
+pub use pattern::{Pattern, receive, send, transfer};
+pub use place::{HostProgram, Place};
+pub use socket::{
+    Listener, bind_port, connect, connect_from, connect_within, echo_socket, hears, listen,
+    ping_through, says_nothing, talk, udp,
+};
+pub use topology::{Container, Topology};
+
+use std::time::Duration;
+
+/// How long something that has to happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long nothing must happen that mustn't: each end of every path is on this
+/// machine, where a packet takes microseconds.
+pub const SILENCE: Duration = Duration::from_millis(300);

@@ -59,7 +59,7 @@ pub fn candidate(package: &str) -> Result<Option<String>> {
 }
 
 /// Fetches the package lists, once: a fresh container has none.
-fn update() -> Result<()> {
+pub fn update() -> Result<()> {
     static DONE: OnceLock<()> = OnceLock::new();
     if DONE.get().is_none() {
         eprintln!("xtask: fetching apt's package lists");

@@ -9,8 +9,9 @@ mod privilege;
 mod process;
 mod test;
 mod tools;
+mod vm;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -50,6 +51,15 @@ enum Command {
     },
     /// Check formatting, and let clippy and the compiler deny warnings
     Lint,
+    /// Build with --release and try netdp on other kernels, in virtual machines
+    Vm {
+        /// Debian's kernels of this series
+        #[arg(long, value_enum, default_value = "all")]
+        kernel: vm::Series,
+        /// This netdp instead of one built for it
+        #[arg(long)]
+        netdp: Option<PathBuf>,
+    },
     /// Build with --release and run `netdp bench ARGS` as root
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -78,6 +88,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Run { args } => return run(&workspace, args),
         Command::Test { filter, args } => test::run(&workspace, filter.as_deref(), &args)?,
+        Command::Vm { kernel, netdp } => vm::run(&workspace, kernel, netdp)?,
         Command::Lint => lint::run(&workspace)?,
         Command::Bench { mut args } => {
             args.insert(0, "bench".into());

@@ -61,3 +61,15 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
         thread::sleep(Duration::from_millis(100));
     }
 }
+
+/// Runs `command` to its end and gives what it printed.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start `{}`", words(command)))?;
+    if !output.status.success() {
+        bail!("`{}` ended with {}", words(command), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -12,7 +12,7 @@ use super::{
     },
 };
 use crate::{
-    bpf::{BpfError, Mechanism},
+    bpf::BpfError,
     daemon::owner::{Core, Owner},
     model::{self, Driver, Mode, State},
     plan::Hold,
@@ -278,11 +278,7 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),
         log_dir: owner.settings().log_dir.clone(),
-        mechanism: match engine.target().datapath.mechanism() {
-            Mechanism::Tcx => "tcx",
-            Mechanism::Clsact => "clsact",
-        }
-        .to_owned(),
+        mechanism: engine.target().datapath.mechanism().to_string(),
         uplinks,
         problems,
     }

@@ -5,7 +5,10 @@ use std::{io, mem, path::Path};
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier,
     links::{FdLink, LinkError, PinnedLink},
-    tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcError},
+    tc::{
+        self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType,
+        TcError, TcHandle,
+    },
 };
 
 use super::{
@@ -15,6 +18,8 @@ use super::{
 
 /// Where a filter of ours stands among those of a clsact qdisc: first.
 const PRIORITY: u16 = 1;
+/// Tells our filter from others of the same priority.
+const HANDLE: TcHandle = TcHandle::new(0, 0x6e64);
 
 /// One program on one hook.
 pub(super) struct Attachment<'a> {
@@ -96,25 +101,46 @@ fn attach_filter(program: &mut SchedClassifier, at: &Attachment<'_>) -> Result<(
         }
         _ => {}
     }
-    // A filter of an earlier daemon goes only after the new one is in.
-    let old = at.pin.exists();
-    let options = NlOptions {
-        priority: PRIORITY,
-        ..NlOptions::default()
+    let id = match replace_filter(program, at)? {
+        Some(id) => id,
+        None => program
+            .attach_with_options(
+                at.ifname,
+                at.hook,
+                TcAttachOptions::Netlink(NlOptions {
+                    priority: PRIORITY,
+                    handle: HANDLE,
+                    ..NlOptions::default()
+                }),
+            )
+            .map_err(|source| failed(at, source))?,
     };
-    if old {
-        let _ = tc::qdisc_detach_program(at.ifname, at.hook, at.program);
-        unpin(at.pin)?;
-    }
-    let id = program
-        .attach_with_options(at.ifname, at.hook, TcAttachOptions::Netlink(options))
-        .map_err(|source| failed(at, source))?;
     // Dropped, it would take the filter away.
     mem::forget(program.take_link(id).map_err(|source| failed(at, source))?);
+    unpin(at.pin)?;
     program.pin(at.pin).map_err(|source| BpfError::Pin {
         path: at.pin.to_owned(),
         source: Box::new(source),
     })
+}
+
+/// Replaces the program of a filter of ours, which no packet notices; none
+/// where there is no such filter.
+fn replace_filter(
+    program: &mut SchedClassifier,
+    at: &Attachment<'_>,
+) -> Result<Option<SchedClassifierLinkId>, BpfError> {
+    let link = SchedClassifierLink::attached(at.ifname, at.hook, PRIORITY, HANDLE, None)
+        .map_err(|error| failed(at, ProgramError::IOError(error)))?;
+    match program.attach_to_link(link) {
+        Ok(id) => Ok(Some(id)),
+        Err(ProgramError::TcError(TcError::NetlinkError(error)))
+            if error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(failed(at, source)),
+    }
 }
 
 /// Detaches what is pinned at `pin`, if anything.

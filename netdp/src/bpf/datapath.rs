@@ -70,6 +70,15 @@ pub enum Mechanism {
     Clsact,
 }
 
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
 impl Mechanism {
     /// What this kernel offers.
     pub fn of_this_kernel() -> Self {
@@ -108,7 +117,7 @@ pub struct FlowSeen {
 
 /// Programs and maps, loaded and pinned.
 pub struct Datapath {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     layout: Layout,
     mechanism: Mechanism,
@@ -182,6 +191,7 @@ impl Datapath {
             mechanism,
             attached: BTreeMap::new(),
         };
+        tracing::debug!("programs are attached by {mechanism}");
         for (ifindex, role) in datapath.layout.attached()? {
             if datapath.renew(ifindex, role)? {
                 datapath.attached.insert(ifindex, role);
@@ -290,7 +300,10 @@ impl Datapath {
 }
 
 /// The classifier of that name.
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, BpfError> {
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or_else(|| BpfError::Missing(format!("program {name}")))
@@ -321,6 +334,14 @@ fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
             name: name.to_owned(),
             source: Box::new(source),
         })?;
+        // How near a program is to the limit of 1,000,000 differs by kernel.
+        if let Some(count) = program
+            .info()
+            .ok()
+            .and_then(|it| it.verified_instruction_count())
+        {
+            tracing::debug!("program {name}: {count} instructions verified");
+        }
     }
     Ok(ebpf)
 }

@@ -63,6 +63,13 @@ pub enum BpfError {
         #[source]
         source: io::Error,
     },
+    #[error("run {name} on a packet of {length} bytes: {source}")]
+    TestRun {
+        name: String,
+        length: usize,
+        #[source]
+        source: Box<ProgramError>,
+    },
     #[error("start the timer that expires flows: the program answered {0}")]
     Sweep(u32),
 }

@@ -14,10 +14,12 @@ mod error;
 mod layout;
 mod pin;
 mod tables;
+mod test_run;
 
 pub use datapath::{Datapath, FlowSeen, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;
+pub use test_run::{TestPacket, TestRun};
 
 /// The object with all programs and maps, as `netdp-ebpf` compiles to.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETDP_BPF_OBJECT"));

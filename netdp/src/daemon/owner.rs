@@ -79,6 +79,10 @@ impl Core {
         &mut self,
         request: impl FnOnce(&mut State, &HostView<'_>) -> Result<T, Refusal>,
     ) -> Result<T, OwnerError> {
+        // What has just ended must not make somebody else's request fail.
+        if !self.collect()?.is_empty() {
+            self.engine.repair(&self.state).await?;
+        }
         let host = self.engine.look(&self.state).await?;
         let mut next = self.state.clone();
         let answer = request(&mut next, &host.view(&SocketProbe, now()))?;
@@ -331,11 +335,15 @@ impl Owner {
 
     async fn forget(&self, id: SandboxId) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;
-        core.change(|state, _| state.remove_sandbox(&id.to_string()))
-            .await?;
+        let forgotten = core
+            .change(|state, _| state.remove_sandbox(&id.to_string()))
+            .await;
         drop(core);
-        self.unwatch(id);
-        Ok(())
+        // Refused where another request has found it gone already.
+        if matches!(forgotten, Ok(_) | Err(OwnerError::Refused(_))) {
+            self.unwatch(id);
+        }
+        forgotten.map(drop)
     }
 
     pub async fn connect(

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -138,6 +138,8 @@ fn masqueraded(world: &World, from: &From) -> anyhow::Result<Check> {
         "--name",
         "outside",
     ]);
+    // It says that it listens, which is no part of the demo's own output.
+    command.stdout(Stdio::null());
     let _server = Running(process::spawn(command)?);
     let target = SocketAddr::from((OUTSIDE_ADDRESS, 80));
     let seen = eventually(|| fetch(world, from, target))?;

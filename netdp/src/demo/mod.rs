@@ -27,8 +27,8 @@ pub struct DemoArgs {
     /// How to print the results
     #[arg(long, value_enum, default_value = "table")]
     pub format: DemoFormat,
-    /// How often each mode is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    /// How often each mode is measured; 0 leaves it at the checks
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub rounds: u8,
     /// How long each measurement takes, in milliseconds
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(50..=60_000))]
@@ -79,7 +79,7 @@ fn perform(effort: Effort) -> anyhow::Result<Report> {
     progress.step("starting the daemon");
     world.start_daemon::<&str>(&[])?;
     let checks = checks::run(&world, &progress)?;
-    if !checks.iter().all(|check: &Check| check.passed) {
+    if effort.rounds == 0 || !checks.iter().all(|check: &Check| check.passed) {
         return Ok(Report::new(checks, Vec::new()));
     }
     progress.step("making the hosts to compare with");

@@ -14,7 +14,8 @@ pub struct Report {
     /// Whether every check passed.
     pub passed: bool,
     pub checks: Vec<Check>,
-    /// Empty when a check failed: a path that does not work has no speed.
+    /// Empty when a check failed, for a path that does not work has no speed,
+    /// and when no rounds were asked for.
     pub metrics: Vec<Metric>,
 }
 

@@ -1,0 +1,106 @@
+//! A program run on one packet, without traffic: `BPF_PROG_TEST_RUN`.
+
+use aya::programs::{TestRun as _, TestRunOptions};
+
+use super::{BpfError, Datapath, datapath::classifier};
+
+/// Size of `struct __sk_buff` (`include/uapi/linux/bpf.h`, 6.1), bytes.
+const CONTEXT: usize = 192;
+/// Offsets of its fields, bytes.
+const MARK: usize = 8;
+const INGRESS_IFINDEX: usize = 36;
+const IFINDEX: usize = 40;
+
+/// A packet as a program would meet it at its hook.
+#[derive(Clone, Copy, Debug)]
+pub struct TestPacket<'a> {
+    /// From the Ethernet header on; at least that, and at most about a page.
+    pub bytes: &'a [u8],
+    /// The interface of the hook. It must be in the calling thread's network
+    /// namespace.
+    pub ifindex: u32,
+    /// The interface that the packet came to this host by; 0 for none.
+    pub ingress_ifindex: u32,
+    /// `skb->mark`.
+    pub mark: u32,
+}
+
+impl<'a> TestPacket<'a> {
+    /// A packet that comes in by the hook's own interface, unmarked.
+    pub fn received(bytes: &'a [u8], ifindex: u32) -> Self {
+        Self {
+            bytes,
+            ifindex,
+            ingress_ifindex: ifindex,
+            mark: 0,
+        }
+    }
+
+    /// A packet that the host itself sends, unmarked.
+    pub fn sent(bytes: &'a [u8], ifindex: u32) -> Self {
+        Self {
+            ingress_ifindex: 0,
+            ..Self::received(bytes, ifindex)
+        }
+    }
+}
+
+/// What a program made of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TestRun {
+    /// `TCX_*` of `include/uapi/linux/bpf.h`; -1 hands the packet on.
+    pub action: i32,
+    /// The packet as the program left it.
+    pub packet: Vec<u8>,
+    /// `skb->mark` as the program left it.
+    pub mark: u32,
+}
+
+impl Datapath {
+    /// Runs a classifier on a packet that is thrown away afterwards, for tests
+    /// and diagnosis. A redirect is not carried out, but maps and counters
+    /// change as under traffic.
+    ///
+    /// # Errors
+    /// [`BpfError::Missing`] where there is no such classifier, and
+    /// [`BpfError::TestRun`] for what the kernel refuses: a packet shorter than
+    /// an Ethernet header, longer than a page, or an interface that isn't there.
+    pub fn test_run(
+        &mut self,
+        program: &str,
+        packet: &TestPacket<'_>,
+    ) -> Result<TestRun, BpfError> {
+        let mut context_in = [0; CONTEXT];
+        let mut set = |at: usize, value: u32| {
+            context_in[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        };
+        set(MARK, packet.mark);
+        set(INGRESS_IFINDEX, packet.ingress_ifindex);
+        set(IFINDEX, packet.ifindex);
+        let mut context_out = [0; CONTEXT];
+        // No program makes a packet longer.
+        let mut left = vec![0; packet.bytes.len()];
+        let result = classifier(&mut self.ebpf, program)?
+            .test_run(TestRunOptions {
+                data_in: Some(packet.bytes),
+                data_out: Some(&mut left),
+                ctx_in: Some(&context_in),
+                ctx_out: Some(&mut context_out),
+                repeat: 1,
+                ..TestRunOptions::default()
+            })
+            .map_err(|source| BpfError::TestRun {
+                name: program.to_owned(),
+                length: packet.bytes.len(),
+                source: Box::new(source),
+            })?;
+        left.truncate(result.data_size_out as usize);
+        let mut mark = [0; 4];
+        mark.copy_from_slice(&context_out[MARK..MARK + 4]);
+        Ok(TestRun {
+            action: result.return_value.cast_signed(),
+            packet: left,
+            mark: u32::from_ne_bytes(mark),
+        })
+    }
+}

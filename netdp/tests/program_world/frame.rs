@@ -1,0 +1,297 @@
+//! Packets as tests write and read them.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use etherparse::{
+    EtherType, Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header,
+    Ipv4Options, NetHeaders, PacketBuilder, PacketHeaders, TransportHeader,
+};
+
+pub type Mac = [u8; 6];
+
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
+
+const ETHERNET: usize = Ethernet2Header::LEN;
+
+/// What follows the IPv4 header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// With its flags.
+    Tcp(u8),
+    Udp,
+    /// Without a checksum (RFC 768).
+    UdpUnchecked,
+    /// The identifier is the source port, as netdp counts.
+    EchoRequest,
+    /// The identifier is the destination port.
+    EchoReply,
+}
+
+/// An IPv4 packet over Ethernet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    pub source: Mac,
+    pub destination: Mac,
+    pub from: SocketAddrV4,
+    pub to: SocketAddrV4,
+    pub ttl: u8,
+    pub dont_fragment: bool,
+    pub id: u16,
+    /// Of the IPv4 header; a multiple of four bytes.
+    pub options: Vec<u8>,
+    pub body: Body,
+    pub payload: Vec<u8>,
+}
+
+pub fn at(addr: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(addr, port)
+}
+
+impl Frame {
+    /// With a payload of odd length, which checksums treat apart.
+    pub fn new(body: Body, from: SocketAddrV4, to: SocketAddrV4) -> Self {
+        Self {
+            source: [0; 6],
+            destination: [0; 6],
+            from,
+            to,
+            ttl: 64,
+            dont_fragment: false,
+            id: 0x1234,
+            options: Vec::new(),
+            body,
+            payload: b"some bytes of it".repeat(2)[..31].to_vec(),
+        }
+    }
+
+    pub fn tcp(flags: u8, from: SocketAddrV4, to: SocketAddrV4) -> Self {
+        Self::new(Body::Tcp(flags), from, to)
+    }
+
+    pub fn udp(from: SocketAddrV4, to: SocketAddrV4) -> Self {
+        Self::new(Body::Udp, from, to)
+    }
+
+    pub fn echo_request(from: Ipv4Addr, to: Ipv4Addr, identifier: u16) -> Self {
+        Self::new(Body::EchoRequest, at(from, identifier), at(to, 0))
+    }
+
+    pub fn echo_reply(from: Ipv4Addr, to: Ipv4Addr, identifier: u16) -> Self {
+        Self::new(Body::EchoReply, at(from, 0), at(to, identifier))
+    }
+
+    pub fn between(mut self, source: Mac, destination: Mac) -> Self {
+        (self.source, self.destination) = (source, destination);
+        self
+    }
+
+    pub fn with_ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// What the other side answers with, `flags` if it is TCP.
+    pub fn answer(&self, flags: u8) -> Self {
+        let body = match self.body {
+            Body::Tcp(_) => Body::Tcp(flags),
+            Body::EchoRequest => Body::EchoReply,
+            body => body,
+        };
+        Self {
+            source: self.destination,
+            destination: self.source,
+            from: self.to,
+            to: self.from,
+            ttl: 64,
+            body,
+            ..self.clone()
+        }
+    }
+
+    /// The packet, with all checksums computed.
+    pub fn bytes(&self) -> Vec<u8> {
+        let header = Ipv4Header {
+            identification: self.id,
+            dont_fragment: self.dont_fragment,
+            time_to_live: self.ttl,
+            source: self.from.ip().octets(),
+            destination: self.to.ip().octets(),
+            options: Ipv4Options::try_from(self.options.as_slice()).unwrap(),
+            ..Ipv4Header::default()
+        };
+        let step = PacketBuilder::ethernet2(self.source, self.destination)
+            .ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()));
+        let (sport, dport) = (self.from.port(), self.to.port());
+        let mut bytes = Vec::new();
+        let written = match self.body {
+            Body::Tcp(flags) => {
+                let mut tcp = step.tcp(sport, dport, 1000, 4096);
+                if flags & FIN != 0 {
+                    tcp = tcp.fin();
+                }
+                if flags & SYN != 0 {
+                    tcp = tcp.syn();
+                }
+                if flags & RST != 0 {
+                    tcp = tcp.rst();
+                }
+                if flags & PSH != 0 {
+                    tcp = tcp.psh();
+                }
+                if flags & ACK != 0 {
+                    tcp = tcp.ack(2000);
+                }
+                tcp.write(&mut bytes, &self.payload)
+            }
+            Body::Udp | Body::UdpUnchecked => {
+                step.udp(sport, dport).write(&mut bytes, &self.payload)
+            }
+            Body::EchoRequest => step
+                .icmpv4_echo_request(sport, 1)
+                .write(&mut bytes, &self.payload),
+            Body::EchoReply => step
+                .icmpv4_echo_reply(dport, 1)
+                .write(&mut bytes, &self.payload),
+        };
+        written.unwrap();
+        if self.body == Body::UdpUnchecked {
+            let checksum = ETHERNET + 20 + self.options.len() + 6;
+            bytes[checksum..checksum + 2].fill(0);
+        }
+        bytes
+    }
+
+    /// The same as two fragments, the first with `length` bytes behind the
+    /// IPv4 header, a multiple of 8.
+    pub fn fragments(&self, length: u16) -> [Vec<u8>; 2] {
+        let whole = self.bytes();
+        let (header, rest) = Ipv4Header::from_slice(&whole[ETHERNET..]).unwrap();
+        let (first, later) = rest.split_at(length.into());
+        [
+            (first, true, IpFragOffset::ZERO),
+            (later, false, (length / 8).try_into().unwrap()),
+        ]
+        .map(|(part, more_fragments, fragment_offset)| {
+            let mut header = Ipv4Header {
+                more_fragments,
+                fragment_offset,
+                ..header.clone()
+            };
+            header.set_payload_len(part.len()).unwrap();
+            header.header_checksum = header.calc_header_checksum();
+            [&whole[..ETHERNET], &header.to_bytes(), part].concat()
+        })
+    }
+
+    /// Puts fragments in order together, their own headers verified.
+    pub fn of_fragments(fragments: &[Vec<u8>]) -> Self {
+        let mut whole = Vec::new();
+        for bytes in fragments {
+            let (mut header, part) = Ipv4Header::from_slice(&bytes[ETHERNET..]).unwrap();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            if whole.is_empty() {
+                header.more_fragments = false;
+                whole = [&bytes[..ETHERNET], &header.to_bytes()].concat();
+            }
+            whole.extend(part);
+        }
+        let (mut header, rest) = Ipv4Header::from_slice(&whole[ETHERNET..]).unwrap();
+        header.set_payload_len(rest.len()).unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        let whole = [&whole[..ETHERNET], &header.to_bytes(), rest].concat();
+        Self::of(&whole)
+    }
+
+    /// Reads a packet, every checksum verified by computing it anew.
+    pub fn of(bytes: &[u8]) -> Self {
+        let packet = PacketHeaders::from_ethernet_slice(bytes).unwrap();
+        let Some(NetHeaders::Ipv4(ip, _)) = &packet.net else {
+            panic!("no IPv4 packet: {packet:?}");
+        };
+        assert_eq!(
+            ip.header_checksum,
+            ip.calc_header_checksum(),
+            "checksum of the IPv4 header"
+        );
+        let payload = packet.payload.slice();
+        let (checksum, computed, sport, dport, body) = match &packet.transport {
+            Some(TransportHeader::Tcp(tcp)) => {
+                let flags = [tcp.fin, tcp.syn, tcp.rst, tcp.psh, tcp.ack]
+                    .iter()
+                    .enumerate()
+                    .fold(0, |flags, (bit, set)| flags | u8::from(*set) << bit);
+                let computed = tcp.calc_checksum_ipv4(ip, payload).unwrap();
+                let (sport, dport) = (tcp.source_port, tcp.destination_port);
+                (tcp.checksum, computed, sport, dport, Body::Tcp(flags))
+            }
+            Some(TransportHeader::Udp(udp)) => {
+                let (sport, dport) = (udp.source_port, udp.destination_port);
+                if udp.checksum == 0 {
+                    (0, 0, sport, dport, Body::UdpUnchecked)
+                } else {
+                    let computed = udp.calc_checksum_ipv4(ip, payload).unwrap();
+                    (udp.checksum, computed, sport, dport, Body::Udp)
+                }
+            }
+            Some(TransportHeader::Icmpv4(icmp)) => {
+                let computed = icmp.icmp_type.calc_checksum(payload);
+                match &icmp.icmp_type {
+                    etherparse::Icmpv4Type::EchoRequest(echo) => {
+                        (icmp.checksum, computed, echo.id, 0, Body::EchoRequest)
+                    }
+                    etherparse::Icmpv4Type::EchoReply(echo) => {
+                        (icmp.checksum, computed, 0, echo.id, Body::EchoReply)
+                    }
+                    other => panic!("no echo: {other:?}"),
+                }
+            }
+            other => panic!("no transport that tests send: {other:?}"),
+        };
+        assert_eq!(checksum, computed, "checksum of the transport header");
+        let ethernet = packet.link.unwrap().ethernet2().unwrap();
+        Self {
+            source: ethernet.source,
+            destination: ethernet.destination,
+            from: at(ip.source.into(), sport),
+            to: at(ip.destination.into(), dport),
+            ttl: ip.time_to_live,
+            dont_fragment: ip.dont_fragment,
+            id: ip.identification,
+            options: ip.options.to_vec(),
+            body,
+            payload: payload.to_vec(),
+        }
+    }
+}
+
+/// An IPv4 packet of any protocol, with a right header checksum.
+pub fn raw(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let header = Ipv4Header::new(
+        payload.len().try_into().unwrap(),
+        64,
+        IpNumber(protocol),
+        from.octets(),
+        to.octets(),
+    )
+    .unwrap();
+    let mut bytes = Vec::new();
+    let ethernet = Ethernet2Header {
+        ether_type: EtherType::IPV4,
+        ..Ethernet2Header::default()
+    };
+    ethernet.write(&mut bytes).unwrap();
+    header.write(&mut bytes).unwrap();
+    bytes.extend(payload);
+    bytes
+}
+
+/// Gives a packet other MAC addresses.
+pub fn between(mut bytes: Vec<u8>, source: Mac, destination: Mac) -> Vec<u8> {
+    bytes[..6].copy_from_slice(&destination);
+    bytes[6..12].copy_from_slice(&source);
+    bytes
+}

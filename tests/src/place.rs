@@ -1,0 +1,65 @@
+//! Where a socket is opened.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+
+use netdp::demo::world::World;
+use netdp::netns::Namespace;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::unistd::dup2_stdin;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+/// Where programs open sockets.
+pub trait Place: Sync {
+    fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> OwnedFd;
+}
+
+impl Place for Namespace {
+    fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> OwnedFd {
+        self.run(|| ipv4(kind, protocol))
+            .expect("enter the namespace")
+            .expect("open a socket")
+    }
+}
+
+fn ipv4(kind: SockType, protocol: Option<SockProtocol>) -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, protocol)
+}
+
+/// A program on netdp's host, in the control group that the daemon was given.
+///
+/// The kernel takes a socket's group from the process that opens it, so a
+/// process of that group opens it and the test takes it over.
+pub struct HostProgram<'world>(pub &'world World);
+
+impl Place for HostProgram<'_> {
+    fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> OwnedFd {
+        let mut command = self.0.on_host("sleep");
+        command.arg("60").stdin(Stdio::null()).stdout(Stdio::null());
+        // SAFETY: three system calls; nothing allocates or locks between fork
+        // and exec. The closures that enter namespace and group ran before.
+        unsafe {
+            command.pre_exec(move || {
+                let opened = ipv4(kind, protocol)?;
+                dup2_stdin(&opened)?;
+                Ok(())
+            });
+        }
+        let holder = Ended(command.spawn().expect("start sleep on the host"));
+        let pid = i32::try_from(holder.0.id()).expect("a process id");
+        let pid = Pid::from_raw(pid).expect("a process id");
+        let process = pidfd_open(pid, PidfdFlags::empty()).expect("open the process");
+        pidfd_getfd(process, libc::STDIN_FILENO, PidfdGetfdFlags::empty())
+            .expect("take the socket over")
+    }
+}
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,212 @@
+//! Sockets that wait for a bounded time, and what two of them say to each other.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    Backlog, SockProtocol, SockType, SockaddrIn, bind, connect as connect_socket,
+    listen as listen_on, setsockopt, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::{PATIENCE, Place, SILENCE};
+
+/// A listening TCP socket.
+pub struct Listener(TcpListener);
+
+impl Listener {
+    /// The next connection and where it came from.
+    #[track_caller]
+    pub fn accept(&self) -> (TcpStream, SocketAddr) {
+        self.0.accept().expect("a connection arrives")
+    }
+
+    /// Whether a connection came that nobody asked for.
+    #[track_caller]
+    pub fn assert_nobody_came(&self) {
+        set_receive_timeout(&self.0, SILENCE);
+        let came = self.0.accept();
+        set_receive_timeout(&self.0, PATIENCE);
+        if let Ok((_, from)) = came {
+            panic!("{from} got through");
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.local_addr().expect("a bound address").port()
+    }
+
+    /// For a server of its own.
+    pub fn into_inner(self) -> TcpListener {
+        self.0
+    }
+}
+
+fn set_receive_timeout(socket: &impl AsFd, timeout: Duration) {
+    setsockopt(socket, sockopt::ReceiveTimeout, &time(timeout)).expect("bound the wait");
+}
+
+fn time(duration: Duration) -> TimeVal {
+    TimeVal::milliseconds(duration.as_millis() as i64)
+}
+
+/// Listens at an address of `place`; port 0 lets the kernel choose.
+#[track_caller]
+pub fn listen(place: &impl Place, address: Ipv4Addr, port: u16) -> Listener {
+    let socket = place.open(SockType::Stream, None);
+    setsockopt(&socket, sockopt::ReuseAddr, &true).expect("reuse the address");
+    set_receive_timeout(&socket, PATIENCE);
+    let address = SocketAddrV4::new(address, port);
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address))
+        .unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    listen_on(&socket, Backlog::MAXCONN).expect("listen");
+    Listener(socket.into())
+}
+
+/// What becomes of binding a TCP port as a server does that wants it alone.
+///
+/// # Errors
+/// The kernel's.
+pub fn bind_port(place: &impl Place, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let socket = place.open(SockType::Stream, None);
+    let address = SocketAddrV4::new(address, port);
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+    Ok(socket)
+}
+
+/// A connection to `to`.
+#[track_caller]
+pub fn connect(place: &impl Place, to: impl Into<SocketAddr>) -> TcpStream {
+    let to = to.into();
+    connect_within(place, None, to, PATIENCE)
+        .unwrap_or_else(|error| panic!("connect {to}: {error}"))
+}
+
+/// A connection from a port, or an address and port, of one's own choice.
+#[track_caller]
+pub fn connect_from(
+    place: &impl Place,
+    from: (Ipv4Addr, u16),
+    to: impl Into<SocketAddr>,
+) -> TcpStream {
+    let to = to.into();
+    connect_within(place, Some(from), to, PATIENCE)
+        .unwrap_or_else(|error| panic!("connect {to} from {from:?}: {error}"))
+}
+
+/// What becomes of connecting, within `patience`.
+///
+/// # Errors
+/// The kernel's; [`io::ErrorKind::TimedOut`] when nobody answered.
+pub fn connect_within(
+    place: &impl Place,
+    from: Option<(Ipv4Addr, u16)>,
+    to: impl Into<SocketAddr>,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let socket = place.open(SockType::Stream, None);
+    if let Some((address, port)) = from {
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        let from = SocketAddrV4::new(address, port);
+        bind(socket.as_raw_fd(), &SockaddrIn::from(from))?;
+    }
+    setsockopt(&socket, sockopt::SendTimeout, &time(patience))?;
+    match connect_socket(socket.as_raw_fd(), &v4(to.into())) {
+        Ok(()) => {}
+        // How a socket with a timeout says that it is over.
+        Err(Errno::EINPROGRESS) => return Err(io::ErrorKind::TimedOut.into()),
+        Err(error) => return Err(error.into()),
+    }
+    setsockopt(&socket, sockopt::SendTimeout, &time(PATIENCE))?;
+    set_receive_timeout(&socket, PATIENCE);
+    Ok(socket.into())
+}
+
+fn v4(address: SocketAddr) -> SockaddrIn {
+    match address {
+        SocketAddr::V4(address) => address.into(),
+        SocketAddr::V6(address) => panic!("{address} is not IPv4"),
+    }
+}
+
+/// A UDP socket, bound; port 0 lets the kernel choose.
+#[track_caller]
+pub fn udp(place: &impl Place, address: Ipv4Addr, port: u16) -> UdpSocket {
+    let socket = place.open(SockType::Datagram, None);
+    let address = SocketAddrV4::new(address, port);
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address))
+        .unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    set_receive_timeout(&socket, PATIENCE);
+    socket.into()
+}
+
+/// A socket that sends ICMP echo requests under this identifier
+/// (icmp(7), `net.ipv4.ping_group_range`).
+#[track_caller]
+pub fn echo_socket(place: &impl Place, identifier: u16) -> UdpSocket {
+    let socket = place.open(SockType::Datagram, Some(SockProtocol::Icmp));
+    let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, identifier);
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address)).expect("bind the identifier");
+    set_receive_timeout(&socket, PATIENCE);
+    socket.into()
+}
+
+/// One echo request through a socket of [`echo_socket`], and its reply.
+#[track_caller]
+pub fn ping_through(socket: &UdpSocket, to: Ipv4Addr, sequence: u16, payload: &[u8]) {
+    const ECHO_REQUEST: u8 = 8;
+    const HEADER: usize = 8;
+    let mut message = vec![ECHO_REQUEST, 0, 0, 0, 0, 0];
+    message.extend(sequence.to_be_bytes());
+    message.extend(payload);
+    socket
+        .send_to(&message, (to, 0))
+        .expect("send an echo request");
+    let mut reply = vec![0; message.len() + 1];
+    let (length, from) = socket.recv_from(&mut reply).expect("an echo reply");
+    assert_eq!(from.ip(), to);
+    assert_eq!(reply[0], 0, "an echo reply");
+    assert_eq!(reply[6..HEADER], sequence.to_be_bytes());
+    assert_eq!(&reply[HEADER..length], payload);
+}
+
+/// The next datagram, which has to be `expected`, and where it came from.
+#[track_caller]
+pub fn hears(socket: &UdpSocket, expected: &[u8]) -> SocketAddr {
+    let mut buffer = vec![0; 64 << 10];
+    let (length, from) = socket
+        .recv_from(&mut buffer)
+        .unwrap_or_else(|error| panic!("no datagram: {error}"));
+    assert!(
+        &buffer[..length] == expected,
+        "another datagram than expected: {length} bytes {}",
+        buffer[..length.min(64)].escape_ascii()
+    );
+    from
+}
+
+/// No datagram comes.
+#[track_caller]
+pub fn says_nothing(socket: &UdpSocket) {
+    set_receive_timeout(socket, SILENCE);
+    let mut buffer = [0; 64];
+    let came = socket.recv_from(&mut buffer);
+    set_receive_timeout(socket, PATIENCE);
+    if let Ok((length, from)) = came {
+        panic!("{from}: {}", buffer[..length].escape_ascii());
+    }
+}
+
+/// Something said in each direction of a connection.
+#[track_caller]
+pub fn talk(near: &TcpStream, far: &TcpStream) {
+    for (from, to, words) in [(near, far, &b"a question"[..]), (far, near, b"the answer")] {
+        let mut heard = [0; 10];
+        { from }.write_all(words).expect("say");
+        { to }.read_exact(&mut heard).expect("hear");
+        assert_eq!(heard, words);
+    }
+}

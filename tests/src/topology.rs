@@ -1,0 +1,183 @@
+//! A host that runs netdp, with namespaces attached as an engine would.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use netdp::api::types::{Flow, Sandbox, Statistics};
+use netdp::demo::world::{World, WorldError, ip};
+use netdp::netns::Namespace;
+use nix::sys::socket::{SockProtocol, SockType};
+
+use crate::{HostProgram, PATIENCE, Place};
+
+/// A world of namespaces around a host, on which the daemon runs.
+pub struct Topology {
+    pub world: World,
+}
+
+/// A namespace attached to the host's daemon.
+pub struct Container {
+    pub name: String,
+    pub namespace: Namespace,
+    /// On the first network it is on.
+    pub address: Ipv4Addr,
+    pub gateway: Ipv4Addr,
+    pub mac: [u8; 6],
+    pub host_interface: String,
+}
+
+impl Place for Container {
+    fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> std::os::fd::OwnedFd {
+        self.namespace.open(kind, protocol)
+    }
+}
+
+impl Topology {
+    /// With its daemon running; none, with the reason printed, without the
+    /// rights to make one.
+    pub fn start(name: &str) -> Option<Self> {
+        let mut topology = Self::without_daemon(name)?;
+        topology.start_daemon();
+        Some(topology)
+    }
+
+    /// As [`Topology::start`], for what has to be there before the daemon.
+    pub fn without_daemon(name: &str) -> Option<Self> {
+        match World::with_netdp(name, netdp_binary()) {
+            Ok(world) => Some(Self { world }),
+            Err(why @ (WorldError::NotRoot | WorldError::NoCgroup2)) => {
+                println!("skipped: {why}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub fn start_daemon(&mut self) {
+        self.world
+            .start_daemon::<&str>(&[])
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Where a program of the host opens its sockets.
+    pub fn host_program(&self) -> HostProgram<'_> {
+        HostProgram(&self.world)
+    }
+
+    /// Makes a namespace and attaches it with these options.
+    #[track_caller]
+    pub fn container(&self, name: &str, options: &str) -> Container {
+        let namespace = self
+            .world
+            .add_namespace(name)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let path = namespace.path().display();
+        self.netdp(&format!("attach --netns {path} --name {name} {options}"));
+        let sandbox = self.inspect(name);
+        let [endpoint, ..] = &sandbox.endpoints[..] else {
+            panic!("{name} is on no network");
+        };
+        let (IpAddr::V4(address), IpAddr::V4(gateway)) =
+            (endpoint.addresses[0].addr(), endpoint.gateways[0])
+        else {
+            panic!("{name} has another family's address first");
+        };
+        Container {
+            name: name.into(),
+            namespace,
+            address,
+            gateway,
+            mac: endpoint.mac.bytes(),
+            host_interface: endpoint.host_interface.clone(),
+        }
+    }
+
+    /// What `netdp WORDS` printed; it has to succeed.
+    #[track_caller]
+    pub fn netdp(&self, words: &str) -> String {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        self.world
+            .netdp_ok(&words)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What `netdp WORDS` said on standard error; it has to be refused.
+    #[track_caller]
+    pub fn refused(&self, words: &str) -> String {
+        let args: Vec<&str> = words.split_whitespace().collect();
+        let output = self
+            .world
+            .netdp(&args)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "netdp {words}: {stderr}");
+        stderr
+    }
+
+    #[track_caller]
+    pub fn inspect(&self, name: &str) -> Sandbox {
+        let text = self.netdp(&format!("inspect {name}"));
+        let mut found: Vec<Sandbox> = serde_json::from_str(&text).expect("sandboxes in JSON");
+        found.remove(0)
+    }
+
+    #[track_caller]
+    pub fn flows(&self) -> Vec<Flow> {
+        serde_json::from_str(&self.netdp("flows --format json")).expect("flows in JSON")
+    }
+
+    #[track_caller]
+    pub fn statistics(&self) -> Statistics {
+        serde_json::from_str(&self.netdp("stats --format json")).expect("counters in JSON")
+    }
+
+    /// How many packets were dropped for this reason.
+    #[track_caller]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let statistics = self.statistics();
+        let counter = statistics.drops.iter().find(|drops| drops.reason == reason);
+        counter
+            .unwrap_or_else(|| panic!("no reason is called {reason}"))
+            .packets
+    }
+
+    /// Lines for iproute2 in a namespace.
+    #[track_caller]
+    pub fn ip(&self, namespace: &Namespace, lines: &str) {
+        ip(namespace, lines).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !condition() {
+            assert!(began.elapsed() < PATIENCE, "not {what}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the daemon said:\n{}", self.world.daemon_log());
+        }
+    }
+}
+
+/// The netdp that xtask names, or the one built beside this test.
+fn netdp_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("NETDP_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("this test's path");
+    let built = test.ancestors().nth(2).expect("target/debug").join("netdp");
+    assert!(
+        built.exists(),
+        "{} is missing: build it with `cargo build -p netdp`, or name another by NETDP_BIN",
+        built.display()
+    );
+    built
+}

@@ -1,0 +1,157 @@
+//! Uplinks that change while the daemon runs.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS, set_sysctls};
+use netdp::netns::Namespace;
+use netdp_tests::{Container, Listener, SILENCE, Topology, connect, connect_within, listen, talk};
+
+const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+const OTHER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 7);
+
+struct Set {
+    topology: Topology,
+    web: Container,
+    server: Listener,
+    outside: Listener,
+}
+
+impl Set {
+    fn start(name: &str) -> Option<Self> {
+        let topology = Topology::start(name)?;
+        // Otherwise an interface's first address takes the others with it.
+        set_sysctls(
+            &topology.world.host,
+            &[("ipv4/conf/all/promote_secondaries", "1")],
+        )
+        .unwrap();
+        let web = topology.container("web", "-p 8080:80");
+        let server = listen(&web, ANY, 80);
+        let outside = listen(&topology.world.outside, ANY, 80);
+        let set = Self {
+            topology,
+            web,
+            server,
+            outside,
+        };
+        set.both_ways(HOST_ADDRESS);
+        Some(set)
+    }
+
+    fn host(&self) -> &Namespace {
+        &self.topology.world.host
+    }
+
+    /// Whether a connection from the client to `address` arrives.
+    fn comes_in(&self, address: Ipv4Addr) -> io::Result<()> {
+        let client = &self.topology.world.client;
+        let near = connect_within(client, None, (address, 8080), SILENCE)?;
+        let (far, seen) = self.server.accept();
+        assert_eq!(seen.ip(), CLIENT_ADDRESS);
+        talk(&near, &far);
+        Ok(())
+    }
+
+    /// The address that the outside sees of the container, if it gets out.
+    fn goes_out(&self) -> io::Result<Ipv4Addr> {
+        let near = connect_within(&self.web, None, (OUTSIDE_ADDRESS, 80), SILENCE)?;
+        let (far, seen) = self.outside.accept();
+        talk(&near, &far);
+        match seen.ip() {
+            std::net::IpAddr::V4(seen) => Ok(seen),
+            std::net::IpAddr::V6(_) => unreachable!(),
+        }
+    }
+
+    /// Follows within moments: in at `address`, and out under it.
+    #[track_caller]
+    fn both_ways(&self, address: Ipv4Addr) {
+        self.topology
+            .wait_until("reachable", || self.comes_in(address).is_ok());
+        self.topology.wait_until("masqueraded", || {
+            self.goes_out().is_ok_and(|seen| seen == address)
+        });
+        let near = connect(&self.topology.host_program(), (address, 8080));
+        talk(&near, &self.server.accept().0);
+    }
+}
+
+#[test]
+fn an_address_that_comes_and_goes_is_followed() {
+    let Some(set) = Set::start("upl-address") else {
+        return;
+    };
+    let running = connect(&set.topology.world.client, (HOST_ADDRESS, 8080));
+    let running_far = set.server.accept().0;
+    set.topology.ip(
+        set.host(),
+        &format!("addr add {OTHER_ADDRESS}/24 dev eth0\n"),
+    );
+    set.topology.wait_until("reachable at the new address", || {
+        set.comes_in(OTHER_ADDRESS).is_ok()
+    });
+    // The main address is the one before.
+    set.both_ways(HOST_ADDRESS);
+    talk(&running, &running_far);
+
+    set.topology.ip(
+        set.host(),
+        &format!("addr del {OTHER_ADDRESS}/24 dev eth0\n"),
+    );
+    set.topology.wait_until("gone with the address", || {
+        set.comes_in(OTHER_ADDRESS).is_err()
+    });
+    set.both_ways(HOST_ADDRESS);
+    talk(&running, &running_far);
+}
+
+#[test]
+fn an_address_that_changes_is_followed() {
+    let Some(set) = Set::start("upl-change") else {
+        return;
+    };
+    set.topology.ip(
+        set.host(),
+        &format!(
+            "addr add {OTHER_ADDRESS}/24 dev eth0\n\
+             addr del {HOST_ADDRESS}/24 dev eth0\n\
+             route replace default via {CLIENT_ADDRESS}\n"
+        ),
+    );
+    set.both_ways(OTHER_ADDRESS);
+    assert!(set.comes_in(HOST_ADDRESS).is_err());
+}
+
+#[test]
+fn an_uplink_that_is_made_again_is_taken_again() {
+    let Some(set) = Set::start("upl-again") else {
+        return;
+    };
+    let world = &set.topology.world;
+    set.topology.ip(set.host(), "link del eth0\n");
+    assert!(set.comes_in(HOST_ADDRESS).is_err());
+    assert!(set.goes_out().is_err());
+    set.topology.ip(
+        &world.client,
+        &format!(
+            "link add wire0 type veth peer name eth0 netns {}\n\
+             link set wire0 up\n\
+             addr add {CLIENT_ADDRESS}/24 dev wire0\n",
+            set.host().path().display()
+        ),
+    );
+    set.topology.ip(
+        set.host(),
+        &format!(
+            "link set eth0 up\n\
+             addr add {HOST_ADDRESS}/24 dev eth0\n\
+             route add default via {CLIENT_ADDRESS}\n"
+        ),
+    );
+    set.both_ways(HOST_ADDRESS);
+    // Also what came by after the daemon looked.
+    set.topology.netdp("publish web 8081:80");
+    let near = connect(&world.client, (HOST_ADDRESS, 8081));
+    talk(&near, &set.server.accept().0);
+}

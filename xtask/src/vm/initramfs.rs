@@ -1,0 +1,113 @@
+//! The virtual machine's file system: busybox, netdp, `ip`, `tc`, and the libraries
+//! and kernel modules that they need.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use xtask::path;
+
+use super::kernel::Kernel;
+use crate::process;
+
+const INIT: &str = include_str!("init.sh");
+
+/// Folders that something is mounted on or written to.
+const FOLDERS: [&str; 12] = [
+    "bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin",
+    "var/lib",
+];
+
+/// Makes `folder/initramfs.cpio`, and gives its path.
+pub fn build(netdp: &Path, kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
+    let root = folder.join("root");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    for name in FOLDERS {
+        fs::create_dir_all(root.join(name))?;
+    }
+    fs::write(root.join("init"), INIT)?;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    // netdp gives a sandbox files of its own in their place.
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        fs::write(root.join("etc").join(name), "")?;
+    }
+
+    let [busybox, ip, tc] =
+        ["busybox", "ip", "tc"].map(|name| path::first(name).with_context(|| format!("no {name}")));
+    let (busybox, ip, tc) = (busybox?, ip?, tc?);
+    copy(&busybox, &root.join("bin/busybox"))?;
+    copy(&ip, &root.join("usr/sbin/ip"))?;
+    copy(&tc, &root.join("usr/sbin/tc"))?;
+    copy(netdp, &root.join("usr/bin/netdp"))?;
+    for library in libraries(&[netdp, &ip, &tc])? {
+        copy(&library, &root.join(library.strip_prefix("/")?))?;
+    }
+    copy_modules(kernel, &root.join("modules"))?;
+    pack(&root, &folder.join("initramfs.cpio"))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// What the programs are linked with, as `ldd` shows it, the loader included.
+fn libraries(programs: &[&Path]) -> Result<BTreeSet<PathBuf>> {
+    let shown = process::output(Command::new("ldd").args(programs))?;
+    if let Some(line) = shown.lines().find(|line| line.contains("not found")) {
+        bail!("a library is missing: {}", line.trim());
+    }
+    Ok(shown
+        .split_whitespace()
+        .filter(|word| word.starts_with('/') && !word.ends_with(':'))
+        .map(PathBuf::from)
+        .collect())
+}
+
+/// Unpacked, numbered, and listed in `order`.
+fn copy_modules(kernel: &Kernel, folder: &Path) -> Result<()> {
+    let mut order = String::new();
+    for (number, path) in kernel.modules()?.iter().enumerate() {
+        let name = format!("{number:02}.ko");
+        let target = folder.join(&name);
+        if path.extension().is_some_and(|it| it == "xz") {
+            let mut xz = Command::new("xz");
+            xz.arg("-dc").arg(path).stdout(File::create(&target)?);
+            process::run(&mut xz)?;
+        } else {
+            copy(path, &target)?;
+        }
+        order.push_str(&name);
+        order.push('\n');
+    }
+    fs::write(folder.join("order"), order)?;
+    Ok(())
+}
+
+fn pack(root: &Path, archive: &Path) -> Result<PathBuf> {
+    let mut find = Command::new("find")
+        .arg(".")
+        .current_dir(root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start find")?;
+    let names = find.stdout.take().context("find's output is not piped")?;
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--quiet", "-o", "-H", "newc", "-R", "0:0"])
+        .current_dir(root)
+        .stdin(names)
+        .stdout(File::create(archive)?);
+    process::run(&mut cpio)?;
+    find.wait()?;
+    Ok(archive.to_owned())
+}
