@@ -15,8 +15,10 @@ use xtask::workspace::Workspace;
 
 use crate::{compile, privilege, process, tools};
 
-/// Builds netdp with --release, for the integration tests to start (they find
-/// it by `NETDP_BIN`), and runs every test that `filter` admits.
+/// Builds netdp for the integration tests to start (they find it by
+/// `NETDP_BIN`), and runs every test that `filter` admits. All is built with
+/// one profile, that of development: nothing here is measured, and a second
+/// build of everything would take longer than the tests.
 ///
 /// # Errors
 ///
@@ -24,7 +26,7 @@ use crate::{compile, privilege, process, tools};
 /// filter that is misspelt must not look like success.
 pub fn run(workspace: &Workspace, filter: Option<&str>, args: &[OsString]) -> Result<()> {
     tools::provide();
-    let netdp = compile::netdp(workspace, true)?;
+    let netdp = compile::netdp(workspace, false)?;
 
     let mut tests = process::cargo();
     tests.current_dir(&workspace.root).env("NETDP_BIN", &netdp);
