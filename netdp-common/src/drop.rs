@@ -33,7 +33,7 @@ reasons! {
     NotPublished = 3, "not-published";
     /// From one network to an endpoint of another.
     OtherNetwork = 4, "other-network";
-    /// An address of a container subnet that no endpoint has.
+    /// From an interface whose endpoint is not in the tables.
     NoEndpoint = 5, "no-endpoint";
     /// No route, or one that leads to no uplink.
     NoRoute = 6, "no-route";

@@ -343,6 +343,9 @@ pub struct Path<A> {
     pub ifindex: u32,
     pub smac: Mac,
     pub dmac: Mac,
+    /// The longest packet that goes this way, bytes from the IP header on.
+    pub mtu: u32,
+    pub pad: u32,
 }
 
 /// Asserts that no bytes of a type are implicit padding.
@@ -374,7 +377,7 @@ assert_layout! {
     SockKey<V4Addr>: 16 = 8, 8;
     Asked<V4Addr>: 8 = 8;
     Stats: 40 = 40;
-    Path<V4Addr>: 24 = 4, 8, 12;
+    Path<V4Addr>: 32 = 4, 8, 12, 8;
 }
 
 #[cfg(feature = "user")]

@@ -33,6 +33,8 @@ pub struct Route<A> {
     pub nexthop: A,
     /// Own and next hop's MAC address; absent while the neighbour is unknown.
     pub macs: Option<(Mac, Mac)>,
+    /// Of the link, bytes; 0 where the kernel doesn't say (before 5.12).
+    pub mtu: u32,
 }
 
 /// Why the FIB gives no way that the programs can take.
@@ -178,16 +180,20 @@ impl Family for V4 {
         };
         // SAFETY: the helper leaves the next hop, or the destination, there.
         let nexthop = V4Addr(unsafe { params.__bindgen_anon_4.ipv4_dst });
+        // SAFETY: without a length given the helper leaves the MTU there.
+        let mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
         match ret {
             SUCCESS => Ok(Route {
                 ifindex: params.ifindex,
                 nexthop,
                 macs: Some((params.smac, params.dmac)),
+                mtu,
             }),
             NO_NEIGH => Ok(Route {
                 ifindex: params.ifindex,
                 nexthop,
                 macs: None,
+                mtu,
             }),
             FRAG_NEEDED => Err(Unroutable::TooBig),
             _ => Err(Unroutable::NoRoute),

@@ -3,7 +3,7 @@
 use netdp_common::{
     addr::{Address, proto},
     drop::DropReason,
-    maps::{Endpoint, FlowKey, Owner, endpoint_flags},
+    maps::{Endpoint, FlowKey, Owner, endpoint_flags, flow_kind},
     packet::{Fragment, Packet, Transport, V4, ethertype},
 };
 
@@ -62,7 +62,7 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
         flows::reassemble::<F>(&mut work.packet)?;
         work.decision.to = work.packet.tuple;
     }
-    if !path::kept::<F>(work) {
+    if !path::kept::<F>(skb, work) {
         if inside::<F>(skb, work, endpoint)? {
             return exit::<F>(skb, work);
         }
@@ -200,7 +200,8 @@ fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<b
     } = work;
     if has_published_port(endpoint, packet) {
         let key = packet.tuple.sent(packet.proto);
-        if let Some(entry) = flows::find::<F>(&key)
+        let entry = flows::find::<F>(&key);
+        if let Some(entry) = entry
             && flows::is_published(flows::kind(entry))
         {
             published::reply::<F>(packet, &key, entry, decision);
@@ -210,7 +211,9 @@ fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<b
         // publishes is its own; for UDP nobody can tell, and the published
         // port serves both.
         let own = packet.proto == proto::TCP
-            && (packet.transport.is_syn() || is_masqueraded::<F>(packet));
+            && (packet.transport.is_syn()
+                || entry.is_some_and(|entry| flows::kind(entry) == flow_kind::MASQUERADE_OUT)
+                || is_masqueraded::<F>(packet));
         if !own && published::first_reply::<F>(packet, &key, false, decision)? {
             return Ok(true);
         }
@@ -218,7 +221,7 @@ fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<b
     Ok(masquerade::outbound::<F>(packet, decision))
 }
 
-/// Whether the container opened this connection itself.
+/// Whether the container opened this connection itself and kept its port.
 #[inline(always)]
 fn is_masqueraded<F: Family>(packet: &Packet<F::Addr>) -> bool {
     let from = &packet.tuple;

@@ -37,12 +37,9 @@ pub fn outbound<F: Family>(packet: &Packet<F::Addr>, decision: &mut Decision<F::
         seen::<F>(entry, packet, decision);
         return true;
     }
-    let full = from.sent(packet.proto);
-    if let Some(entry) = flows::find::<F>(&full)
-        && flows::kind(entry) == flow_kind::MASQUERADE_OUT
-    {
+    let kinds = (flow_kind::MASQUERADE, flow_kind::MASQUERADE_OUT);
+    if let Some(entry) = renumbered::<F>(packet, kinds) {
         seen::<F>(entry, packet, decision);
-        touch_twin::<F>(packet, decision.to.sport);
         return true;
     }
     if let Some(entry) = flows::find_pending::<F>(&own)
@@ -51,13 +48,51 @@ pub fn outbound<F: Family>(packet: &Packet<F::Addr>, decision: &mut Decision<F::
         seen::<F>(entry, packet, decision);
         return true;
     }
-    if let Some(entry) = flows::find_pending::<F>(&full)
-        && flows::kind(entry) == flow_kind::MASQUERADE_OUT
-    {
-        seen::<F>(entry, packet, decision);
-        return true;
-    }
     false
+}
+
+/// The sender's side of a flow whose port was changed, of these kinds (what
+/// the outside sees, the sender's side).
+///
+/// It is worth nothing without the other: a packet is noted at both, so that
+/// they expire together, and where the outside's has gone nevertheless (LRU),
+/// so does this one, and the flow is opened anew.
+#[inline(always)]
+pub fn renumbered<F: Family>(
+    packet: &Packet<F::Addr>,
+    kinds: (u8, u8),
+) -> Option<flows::Entry<F::Addr>> {
+    let from = &packet.tuple;
+    let full = from.sent(packet.proto);
+    let entry = find_either::<F>(&full)?;
+    if flows::kind(entry) != kinds.1 {
+        return None;
+    }
+    // SAFETY: a map value stays readable while the program runs.
+    let port = unsafe { (*entry).port };
+    let outside = FlowKey::masquerade(from.daddr, from.dport, port, packet.proto);
+    // Another CPU may have promoted it between the two lookups.
+    if let Some(twin) = find_either::<F>(&outside).or_else(|| flows::find::<F>(&outside))
+        // SAFETY: as above.
+        && unsafe {
+            (*twin).kind == kinds.0 && (*twin).addr == from.saddr && (*twin).port == from.sport
+        }
+    {
+        flows::touch::<F>(twin, packet, Direction::Original);
+        return Some(entry);
+    }
+    let _ = F::flows().remove(full);
+    let _ = F::pending().remove(full);
+    None
+}
+
+/// An entry of the main table or, where there is none, a pending one.
+#[inline(always)]
+fn find_either<F: Family>(key: &FlowKey<F::Addr>) -> Option<flows::Entry<F::Addr>> {
+    match flows::find::<F>(key) {
+        Some(entry) => Some(entry),
+        None => flows::find_pending::<F>(key),
+    }
 }
 
 /// A packet of a known flow: under the address and port that it has.
@@ -223,7 +258,7 @@ extern "C" fn attempt<F: Family>(index: u32, search: *mut Search<'_, F::Addr>) -
         return 0;
     }
     if flows::find::<F>(&key).is_some() {
-        let _ = F::pending().remove(&key);
+        let _ = F::pending().remove(key);
         return 0;
     }
     search.port = port;
@@ -289,38 +324,32 @@ pub fn inbound<F: Family>(
     }
     if pending {
         flows::promote::<F>(&key, entry, packet, Direction::Reply)?;
-        if decision.to.dport != from.dport {
-            promote_twin::<F>(packet, flow.addr, decision.to.dport)?;
-        }
     } else {
         flows::touch::<F>(entry, packet, Direction::Reply);
+    }
+    if decision.to.dport != from.dport {
+        note_at_sender::<F>(packet, flow.addr, decision.to.dport)?;
     }
     Ok(true)
 }
 
-/// Moves the sender's side of an answered flow along with the outside's.
+/// Notes an answer at the sender's side of a flow whose port was changed, too,
+/// and moves it to the main table along with the outside's.
 #[inline(always)]
-fn promote_twin<F: Family>(
+fn note_at_sender<F: Family>(
     packet: &Packet<F::Addr>,
     addr: F::Addr,
     port: Be16,
 ) -> Result<(), DropReason> {
     let from = &packet.tuple;
     let key = FlowKey::full(from.saddr, from.sport, addr, port, packet.proto);
+    if let Some(entry) = flows::find::<F>(&key) {
+        flows::touch::<F>(entry, packet, Direction::Reply);
+        return Ok(());
+    }
     match flows::find_pending::<F>(&key) {
         Some(entry) => flows::promote::<F>(&key, entry, packet, Direction::Reply),
         None => Ok(()),
-    }
-}
-
-/// Notes a packet of the sender's side at the outside's side too, so that the
-/// two expire together.
-#[inline(always)]
-fn touch_twin<F: Family>(packet: &Packet<F::Addr>, port: Be16) {
-    let from = &packet.tuple;
-    let key = FlowKey::masquerade(from.daddr, from.dport, port, packet.proto);
-    if let Some(entry) = flows::find::<F>(&key) {
-        flows::touch::<F>(entry, packet, Direction::Original);
     }
 }
 

@@ -15,10 +15,11 @@ use crate::{
     work::{By, Way, Work},
 };
 
-/// Looks for the way kept for a destination, if it is of this second. A
-/// destination that has one is neither a container nor the host itself.
+/// Looks for the way kept for a destination, if it is of this second and takes
+/// a packet of this length. A destination that has one is neither a container
+/// nor the host itself.
 #[inline(always)]
-pub fn kept<F: Family>(work: &mut Work<F::Addr>) -> bool {
+pub fn kept<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
     let daddr = work.packet.tuple.daddr;
     let way = &mut work.way;
     let Some(slot) = F::paths().get_ptr(F::spread(daddr) & (MAX_PATHS as u32 - 1)) else {
@@ -26,7 +27,7 @@ pub fn kept<F: Family>(work: &mut Work<F::Addr>) -> bool {
     };
     // SAFETY: this CPU's own value, see `keep`.
     let path = unsafe { &*slot };
-    if path.daddr != daddr || path.second != work.now {
+    if path.daddr != daddr || path.second != work.now || !skb.fits(path.mtu) {
         return false;
     }
     way.ifindex = path.ifindex;
@@ -70,6 +71,8 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
             ifindex: route.ifindex,
             smac,
             dmac,
+            mtu: route.mtu,
+            pad: 0,
         });
     }
     way.ifindex = route.ifindex;

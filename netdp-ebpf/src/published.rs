@@ -83,7 +83,7 @@ fn remember<F: Family>(
         if tcp::is_established(flows::state(entry)) || !packet.transport.is_syn() {
             return Err(DropReason::TupleTaken);
         }
-        let _ = F::flows().remove(&key);
+        let _ = F::flows().remove(key);
     }
     if stateless {
         return Ok(());

@@ -13,7 +13,7 @@ use netdp_common::{
     drop::DropReason,
     maps::Delivery,
     nat::L4Change,
-    packet::{Bytes, Wire},
+    packet::{Bytes, ETH_LEN, Wire},
 };
 
 use crate::{count, verdict::Verdict};
@@ -63,6 +63,14 @@ impl Skb {
     pub fn len(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.skb).len }
+    }
+
+    /// Whether a link of this MTU takes the packet. One that is cut into
+    /// segments on its way fits by its MSS (`is_skb_forwardable`).
+    #[inline(always)]
+    pub fn fits(&self, mtu: u32) -> bool {
+        // SAFETY: as above.
+        self.len() <= mtu + ETH_LEN as u32 || unsafe { (*self.skb).gso_size } != 0
     }
 
     /// Ethertype, host order.

@@ -54,14 +54,11 @@ fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn yield_tuple<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> Result<Verdict, DropReason> {
     let from = &packet.tuple;
-    let full = from.sent(packet.proto);
-    if HOST_FLOWS.get(0).is_some_and(|seen| *seen != 0) {
-        if let Some(entry) = flows::find::<F>(&full) {
-            return renumber::<F>(skb, packet, entry);
-        }
-        if let Some(entry) = flows::find_pending::<F>(&full) {
-            return renumber::<F>(skb, packet, entry);
-        }
+    let kinds = (flow_kind::HOST, flow_kind::HOST_OUT);
+    if HOST_FLOWS.get(0).is_some_and(|seen| *seen != 0)
+        && let Some(entry) = masquerade::renumbered::<F>(packet, kinds)
+    {
+        return renumber::<F>(skb, packet, entry);
     }
     let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
     let entry = match flows::find::<F>(&key) {
@@ -80,7 +77,6 @@ fn yield_tuple<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> Result<Verdict
         // SAFETY: only ever set, by any CPU.
         unsafe { seen.write_volatile(1) };
     }
-    let kinds = (flow_kind::HOST, flow_kind::HOST_OUT);
     let port = masquerade::allocate::<F>(skb, packet, from.saddr, &Delivery::default(), kinds)?;
     translate::<F>(
         skb,
@@ -101,9 +97,6 @@ fn renumber<F: Family>(
     packet: &Packet<F::Addr>,
     entry: flows::Entry<F::Addr>,
 ) -> Result<Verdict, DropReason> {
-    if flows::kind(entry) != flow_kind::HOST_OUT {
-        return Ok(Verdict::Pass);
-    }
     flows::touch::<F>(entry, packet, Direction::Original);
     let to = Tuple {
         // SAFETY: a map value stays readable while the program runs.

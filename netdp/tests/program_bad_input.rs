@@ -175,7 +175,7 @@ fn fragments_from_outside_follow_their_first() {
         // Nothing is known of it: the stack may reassemble it.
         world.passes(&later);
         let seen = [&first, &later].map(|bytes| {
-            let run = world.from_netdev(bytes);
+            let run = world.run_from_netdev(bytes);
             assert_eq!(run.action, REDIRECT);
             run.packet
         });
@@ -209,7 +209,7 @@ fn fragments_of_a_container_follow_their_first() {
                 DropReason::FragmentWithoutFirst
             );
             let seen = [&first, &later].map(|bytes| {
-                let run = world.from_container(&container, bytes);
+                let run = world.run_from_container(&container, bytes);
                 assert_eq!(run.action, REDIRECT);
                 run.packet
             });

@@ -3,8 +3,6 @@
 
 mod program_world;
 
-use std::time::{Duration, Instant};
-
 use netdp_common::{
     addr::proto,
     drop::DropReason,
@@ -14,7 +12,7 @@ use netdp_common::{
 use program_world::{
     CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, REMOTE, WEB, World, arriving,
     frame::{ACK, Body, FIN, Frame, PSH, RST, SYN, at, raw},
-    world, world_with,
+    impatient, world, world_with,
 };
 
 /// A segment of the client's for port 8080 of the host, published by WEB.
@@ -233,7 +231,7 @@ fn a_udp_checksum_that_becomes_zero_is_sent_as_all_ones() {
         assert_eq!(field(&wanted.bytes()), 0xffff);
         let mut query = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 5353)));
         query.payload = wanted.payload;
-        let run = world.from_netdev(&query.bytes());
+        let run = world.run_from_netdev(&query.bytes());
         assert_eq!(field(&run.packet), 0xffff);
         assert_eq!(Frame::of(&run.packet).body, Body::Udp);
     });
@@ -344,11 +342,7 @@ fn a_full_table_refuses_no_conversation() {
 fn entries_expire_without_a_daemon() {
     let config = Config {
         tcp_established: 1,
-        tcp_transitory: 1,
-        udp: 1,
-        icmp: 1,
-        sweep_interval: 1,
-        ..Config::default()
+        ..impatient()
     };
     world_with(config, 64, |world| {
         let web = world.web;
@@ -358,14 +352,6 @@ fn entries_expire_without_a_daemon() {
             &web,
         );
         world.holds(1, 1);
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while !world.datapath.flows().unwrap().is_empty() {
-            assert!(
-                Instant::now() < deadline,
-                "still there: {:?}",
-                world.datapath.flows()
-            );
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        world.wait_until(|world| world.datapath.flows().unwrap().is_empty());
     });
 }

@@ -13,7 +13,7 @@ mod topology;
 pub use pattern::{Pattern, receive, send, transfer};
 pub use place::{HostProgram, Place};
 pub use socket::{
-    Listener, bind_port, connect, connect_from, connect_within, echo_socket, hears, listen,
+    Listener, abort, bind_port, connect, connect_from, connect_within, echo_socket, hears, listen,
     ping_through, says_nothing, talk, udp,
 };
 pub use topology::{Container, Topology};

@@ -210,3 +210,12 @@ pub fn talk(near: &TcpStream, far: &TcpStream) {
         assert_eq!(heard, words);
     }
 }
+
+/// Ends a connection by a reset, without a word to say that it is over.
+pub fn abort(stream: TcpStream) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&stream, sockopt::Linger, &linger).expect("no lingering");
+}

@@ -42,7 +42,7 @@ fn what_belongs_to_a_program_goes_when_it_ends() {
     let sandbox = topology.inspect("web");
     let endpoint = &sandbox.endpoints[0];
     let address = endpoint.addresses[0].addr();
-    assert_eq!(host_ends(&topology), [endpoint.host_interface.clone()]);
+    assert_eq!(host_ends(&topology), [endpoint.host_interface.as_str()]);
     topology.wait_until("served", || {
         world
             .client

@@ -206,6 +206,28 @@ fn large_datagrams_leave_and_come_back_in_fragments() {
     }
 }
 
+#[test]
+fn who_serves_a_published_port_may_speak_first_from_it() {
+    let Some(topology) = Topology::start("masq-server") else {
+        return;
+    };
+    let dns = topology.container("dns", "-p 5353:53/udp -p 8080:80");
+    let upstream = udp(&topology.world.outside, ANY, 53);
+    let server = udp(&dns, ANY, 53);
+    for _ in 0..3 {
+        asks(&server, &upstream, b"forwarded");
+    }
+    let client = udp(&topology.world.client, ANY, 0);
+    client.send_to(b"question", (HOST_ADDRESS, 5353)).unwrap();
+    let seen = hears(&server, b"question");
+    server.send_to(b"answer", seen).unwrap();
+    assert_eq!(hears(&client, b"answer"), (HOST_ADDRESS, 5353).into());
+
+    let web = listen(&topology.world.outside, ANY, 80);
+    let (near, far, _) = outward(&dns, (ANY, 80), &web);
+    talk(&near, &far);
+}
+
 /// Who says that a datagram to the outside with this TTL came to its end.
 #[track_caller]
 fn hop(container: &Container, ttl: u8) -> Ipv4Addr {

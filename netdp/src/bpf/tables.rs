@@ -159,6 +159,23 @@ impl Datapath {
         Ok(flows)
     }
 
+    /// Forgets the flows of an endpoint that had its host end at `ifindex`: who
+    /// gets its address next must not get its conversations.
+    pub fn forget_flows(&mut self, ifindex: u32, endpoint: &Endpoint) -> Result<(), BpfError> {
+        let addr = endpoint.addr4;
+        let belongs = |seen: &FlowSeen| {
+            seen.flow.to.ifindex == ifindex || addr != V4Addr(0) && seen.key.local == addr
+        };
+        for FlowSeen { key, pending, .. } in self.flows()?.into_iter().filter(belongs) {
+            if pending {
+                delete(&mut self.maps.pending4, &key, name::PENDING4)?;
+            } else {
+                delete(&mut self.maps.flows4, &key, name::FLOWS4)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Packets dropped, by reason, all CPUs together.
     pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, BpfError> {
         DropReason::ALL

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::{
-    bpf::{BpfError, Datapath},
+    bpf::{BpfError, Datapath, Entry, Key},
     netlink::{
         self, Family, Netlink, NetlinkError, SandboxInterface, Sysctl, SysctlError, VethPair,
         configure_sandbox,
@@ -112,7 +112,16 @@ impl Target {
             Op::HoldPort(port) => self.hold(*port)?,
             Op::ReleasePort(port) => self.holds.release(*port),
             Op::Put(key, entry) => self.datapath.put(key, entry)?,
-            Op::Remove(key) => self.datapath.remove(key)?,
+            Op::Remove(key) => {
+                self.datapath.remove(key)?;
+                // From now on its packets are dropped, so it leaves nothing more.
+                if let (Key::Endpoint(ifindex), Some(Entry::Endpoint(endpoint))) =
+                    (*key, observed.tables.get(key))
+                {
+                    self.datapath.forget_flows(ifindex, endpoint)?;
+                    self.datapath.clear_stats(endpoint.slot)?;
+                }
+            }
         }
         Ok(None)
     }
