@@ -9,6 +9,7 @@ use crate::{maps::ADDRS4, skb::Skb, verdict::Verdict};
 /// an address that the container may reach is dropped: nobody else hears it.
 #[inline(never)]
 pub fn answer(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
+    skb.pull_headers();
     let request = Request::parse(skb).ok_or(DropReason::ArpUnknown)?;
     if request.sender_mac != endpoint.mac
         || (request.sender != endpoint.addr4 && request.sender != V4Addr::default())

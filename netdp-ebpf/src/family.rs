@@ -271,17 +271,14 @@ pub fn translate<F: Family>(
         return Ok(());
     }
     let from = &packet.tuple;
-    // The verifier loses the bounds of a number that was spilled in pieces, and
-    // the compiler leaves out a mask that it knows to change nothing.
-    let l4 = core::hint::black_box(packet.l4) & 0x7f;
     if packet.proto == proto::TCP || packet.proto == proto::UDP {
         if from.sport != to.sport || from.dport != to.dport {
-            skb.write(l4, [to.sport.raw(), to.dport.raw()])?;
+            skb.write(packet.l4, [to.sport.raw(), to.dport.raw()])?;
         }
     } else {
         // The identifier is the one of the two that isn't 0 (RFC 792).
         let identifier = Be16::from_raw(to.sport.raw() | to.dport.raw());
-        skb.write(l4 + 4, identifier.raw())?;
+        skb.write(packet.l4 + 4, identifier.raw())?;
     }
     skb.update_l4(&nat::l4_change(packet, to))
 }

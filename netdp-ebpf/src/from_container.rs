@@ -41,7 +41,6 @@ pub fn from_container(skb: &Skb) -> Result<Verdict, DropReason> {
 
 #[inline(always)]
 fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
-    skb.pull_headers();
     if skb.source_mac()? != endpoint.mac {
         return Err(DropReason::SpoofedSource);
     }

@@ -25,7 +25,6 @@ pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
 
 #[inline(always)]
 fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
-    skb.pull_headers();
     // What can't be parsed isn't ours: the kernel counts it.
     let Ok(work) = work::begin::<F>(skb) else {
         return Ok(Verdict::Pass);

@@ -4,7 +4,10 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     cty::c_void,
-    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_pull_data},
+    helpers::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
 use netdp_common::{
@@ -118,33 +121,49 @@ impl Skb {
         unsafe { (*self.skb).mark = mark };
     }
 
-    /// Makes sure that the headers can be read and written directly: drivers
-    /// may leave them in pages.
+    /// Makes sure that the headers can be read directly: drivers may leave them
+    /// in pages. False where they were already, as far as there are any.
     #[inline(always)]
-    pub fn pull_headers(&self) {
+    pub fn pull_headers(&self) -> bool {
         let linear = (self.data_end() - self.data()) as u32;
         let length = self.len();
-        if linear < HEADERS && linear < length {
-            let wanted = if length < HEADERS { length } else { HEADERS };
-            // SAFETY: as above. A failure shows as a short packet.
-            unsafe { bpf_skb_pull_data(self.skb, wanted) };
+        if linear >= HEADERS || linear >= length {
+            return false;
         }
+        let wanted = if length < HEADERS { length } else { HEADERS };
+        // SAFETY: as above. A failure shows as a short packet.
+        unsafe { bpf_skb_pull_data(self.skb, wanted) };
+        true
     }
 
     /// Writes a value, as it lies in memory, at an offset from the Ethernet
     /// header.
     ///
+    /// By the helper, not in place: a program that writes in place has the
+    /// kernel copy the head of every clone first, and every TCP segment of a
+    /// local sender is one (`tc_cls_act_prologue`, net/core/filter.c). The
+    /// helper knows that TCP leaves the headers to whoever comes after it.
+    ///
     /// # Errors
     /// [`DropReason::Malformed`] where the packet is shorter.
     #[inline(always)]
     pub fn write<T: Copy>(&self, offset: usize, value: T) -> Result<(), DropReason> {
-        let start = self.data() + offset;
-        if start + size_of::<T>() > self.data_end() {
-            return Err(DropReason::Malformed);
+        // SAFETY: the context is valid, the value lies on this stack and has
+        // the size given.
+        let ret = unsafe {
+            bpf_skb_store_bytes(
+                self.skb.cast(),
+                offset as u32,
+                (&raw const value).cast(),
+                size_of::<T>() as u32,
+                0,
+            )
+        };
+        if ret == 0 {
+            Ok(())
+        } else {
+            Err(DropReason::Malformed)
         }
-        // SAFETY: checked against data_end.
-        unsafe { (start as *mut T).write_unaligned(value) };
-        Ok(())
     }
 
     /// Writes both addresses of the Ethernet header.

@@ -34,7 +34,6 @@ pub fn to_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
 
 #[inline(always)]
 fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
-    skb.pull_headers();
     let Ok(work) = work::begin::<F>(skb) else {
         return Ok(Verdict::Pass);
     };

@@ -103,11 +103,22 @@ impl<A: Address> Work<A> {
 #[inline(always)]
 pub fn begin<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropReason> {
     let work = Work::<H::Addr>::last().ok_or(DropReason::HelperFailed)?;
-    parse_into::<H>(skb, &mut work.packet)?;
+    if parse_into::<H>(skb, &mut work.packet).is_err() {
+        parse_pulled::<H>(skb, &mut work.packet)?;
+    }
     work.now = flows::now();
     work.decision.to = work.packet.tuple;
     work.decision.exit = Exit::Stack;
     work.way.by = By::Stack;
     work.way.ifindex = 0;
     Ok(work)
+}
+
+/// Parses once more where the headers were not all in reach.
+#[inline(never)]
+fn parse_pulled<H: Header>(skb: &Skb, packet: &mut Packet<H::Addr>) -> Result<(), DropReason> {
+    if !skb.pull_headers() {
+        return Err(DropReason::Malformed);
+    }
+    parse_into::<H>(skb, packet)
 }
