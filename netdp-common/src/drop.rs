@@ -63,6 +63,9 @@ reasons! {
     IcmpUnrelated = 18, "icmp-unrelated";
     /// Another flow of the container has the very same client address and port.
     TupleTaken = 19, "tuple-taken";
+    /// Longer than the link out takes, and allowed to be fragmented, which
+    /// BPF can't do.
+    TooBig = 20, "too-big";
 }
 
 #[cfg(test)]

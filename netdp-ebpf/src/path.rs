@@ -58,8 +58,11 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
     let tuple = &packet.tuple;
     let route = match F::route(skb, tuple) {
         Ok(route) => route,
+        // The stack says so to the sender. What may be fragmented would leave
+        // the stack untranslated.
         Err(Unroutable::TooBig) if packet.dont_fragment => return Ok(()),
-        Err(_) => return Err(DropReason::NoRoute),
+        Err(Unroutable::TooBig) => return Err(DropReason::TooBig),
+        Err(Unroutable::NoRoute) => return Err(DropReason::NoRoute),
     };
     if UPLINKS.get_ptr(route.ifindex).is_none() {
         return Err(DropReason::NoRoute);

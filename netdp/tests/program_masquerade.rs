@@ -249,6 +249,8 @@ fn what_is_too_big_is_never_sent_out() {
             world.leaves(&db, &small);
             world.is_for_the_stack(&db, &big.bytes());
         }
+        big.dont_fragment = false;
+        assert_eq!(world.is_refused(&db, &big.bytes()), DropReason::TooBig);
     });
 }
 

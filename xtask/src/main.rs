@@ -60,7 +60,8 @@ enum Command {
         #[arg(long)]
         netdp: Option<PathBuf>,
     },
-    /// Build with --release and run `netdp bench ARGS` as root
+    /// Measure longer than the demo does: build with --release and run `netdp
+    /// demo --rounds 15 --milliseconds 1000 ARGS` as root
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -90,9 +91,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test { filter, args } => test::run(&workspace, filter.as_deref(), &args)?,
         Command::Vm { kernel, netdp } => vm::run(&workspace, kernel, netdp)?,
         Command::Lint => lint::run(&workspace)?,
-        Command::Bench { mut args } => {
-            args.insert(0, "bench".into());
-            return run(&workspace, args);
+        Command::Bench { args } => {
+            let long = ["demo", "--rounds", "15", "--milliseconds", "1000"];
+            let all = long.into_iter().map(OsString::from).chain(args);
+            return run(&workspace, all.collect());
         }
         Command::Doctor => return Ok(doctor::run(&workspace)),
     }
@@ -105,10 +107,7 @@ fn run(workspace: &Workspace, mut args: Vec<OsString>) -> Result<ExitCode> {
     if args.is_empty() {
         args.push("daemon".into());
     }
-    if args
-        .first()
-        .is_some_and(|first| first == "demo" || first == "bench")
-    {
+    if args.first().is_some_and(|first| first == "demo") {
         tools::provide();
     }
     let netdp = compile::netdp(workspace, true)?;

@@ -72,6 +72,7 @@ pub enum Command {
     Doctor(ListArgs),
     /// Show on real traffic what netdp does and how fast, in namespaces that
     /// are gone afterwards.
+    #[command(args_override_self = true)]
     Demo(DemoArgs),
     /// Serve measurements.
     #[command(name = "__load-server", hide = true)]
