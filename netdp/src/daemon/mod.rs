@@ -13,6 +13,7 @@ mod host;
 mod notify;
 pub mod owner;
 mod port_owner;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,41 +2,32 @@
 //! another, and is done whole or not at all.
 
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex as StdMutex},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ipnet::IpNet;
-use nix::libc::{SIGKILL, SIGTERM};
 use thiserror::Error;
-use tokio::{
-    sync::{Mutex, MutexGuard, Notify},
-    task::AbortHandle,
-    time::timeout,
-};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::{
     bpf::BpfError,
     model::{
-        Driver, EndpointRequest, HostView, Network, NetworkRequest, PortSpec, Process, Refusal,
-        Sandbox, SandboxId, SandboxRequest, State, subnets,
+        Driver, EndpointRequest, HostView, Network, NetworkRequest, PortSpec, Refusal, Sandbox,
+        SandboxId, SandboxRequest, State, subnets,
     },
     netlink::{Netlink, NetlinkError},
     netns::Namespace,
-    sandbox::{ProcessError, ProcessId},
+    sandbox::ProcessError,
     store::{Damage, Store, StoreError},
 };
 
 use super::{
     engine::{Engine, EngineError},
     host::SocketProbe,
+    watch::{Watches, identity, terminate},
 };
-
-/// How long a program may take to end after it was asked to, and again after
-/// it was killed.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a link may take until packets pass it.
 const LINK_PATIENCE: Duration = Duration::from_millis(1500);
@@ -145,7 +136,7 @@ pub struct Owner {
     settings: Settings,
     damage: Option<Damage>,
     /// Those who wait for the ends of programs.
-    watches: StdMutex<BTreeMap<SandboxId, AbortHandle>>,
+    watches: Watches,
     /// Told when something may have to be repaired.
     dirty: Notify,
 }
@@ -167,7 +158,7 @@ impl Owner {
             }),
             settings,
             damage,
-            watches: StdMutex::default(),
+            watches: Watches::default(),
             dirty: Notify::new(),
         })
     }
@@ -220,7 +211,7 @@ impl Owner {
         engine.repair(state).await?;
         drop(core);
         for id in gone {
-            self.unwatch(id);
+            self.watches.end(id);
         }
         Ok(())
     }
@@ -322,7 +313,7 @@ impl Owner {
                     ))
                     .into());
                 }
-                end(process).await?;
+                terminate(process).await?;
             }
         }
         // By its identity: meanwhile the name may have gone to another.
@@ -341,7 +332,7 @@ impl Owner {
         drop(core);
         // Refused where another request has found it gone already.
         if matches!(forgotten, Ok(_) | Err(OwnerError::Refused(_))) {
-            self.unwatch(id);
+            self.watches.end(id);
         }
         forgotten.map(drop)
     }
@@ -393,40 +384,18 @@ impl Owner {
         let Some(process) = sandbox.process else {
             return;
         };
-        let (process, id) = (identity(process), sandbox.id);
+        let id = sandbox.id;
         let owner = Arc::downgrade(self);
-        let task = tokio::spawn(async move {
-            if let Err(error) = process.wait_exit().await {
-                tracing::warn!("{error}");
-                return;
-            }
+        self.watches.begin(id, identity(process), async move {
             let Some(owner) = owner.upgrade() else { return };
-            // As a task of its own: forgetting ends this one.
-            tokio::spawn(async move {
-                match owner.forget(id).await {
-                    Ok(()) | Err(OwnerError::Refused(_)) => {}
-                    Err(error) => {
-                        tracing::warn!("sandbox {}: {error}", id.short());
-                        owner.dirty.notify_one();
-                    }
+            match owner.forget(id).await {
+                Ok(()) | Err(OwnerError::Refused(_)) => {}
+                Err(error) => {
+                    tracing::warn!("sandbox {}: {error}", id.short());
+                    owner.dirty.notify_one();
                 }
-            });
+            }
         });
-        let mut watches = self
-            .watches
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner());
-        watches.insert(id, task.abort_handle());
-    }
-
-    fn unwatch(&self, id: SandboxId) {
-        let mut watches = self
-            .watches
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner());
-        if let Some(watch) = watches.remove(&id) {
-            watch.abort();
-        }
     }
 }
 
@@ -454,29 +423,6 @@ fn choose_subnet(
     };
     request.subnets.push(*free);
     Ok(())
-}
-
-fn identity(process: Process) -> ProcessId {
-    ProcessId {
-        // A number that is too large is nobody's, as -1 is.
-        pid: i32::try_from(process.pid).unwrap_or(-1),
-        start_time: process.start_time,
-    }
-}
-
-/// Ends a program: asks it to, and kills it when it doesn't listen.
-async fn end(process: ProcessId) -> Result<(), OwnerError> {
-    for signal in [SIGTERM, SIGKILL] {
-        process.kill(signal)?;
-        if let Ok(ended) = timeout(PATIENCE, process.wait_exit()).await {
-            return Ok(ended?);
-        }
-    }
-    Err(Refusal::conflict(format!(
-        "process {process} doesn't end, though it was killed: see what it waits for in \
-         /proc/{process}/stack"
-    ))
-    .into())
 }
 
 /// Seconds since the Unix epoch.
