@@ -189,6 +189,7 @@ fn lost_datagrams_are_counted_not_waited_for() {
 #[test]
 fn more_connections_than_there_are_ephemeral_ports_all_succeed() {
     if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: making a namespace needs root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -196,12 +197,12 @@ fn more_connections_than_there_are_ephemeral_ports_all_succeed() {
     let measurement = namespace
         .run(|| {
             let range = "/proc/sys/net/ipv4/ip_local_port_range";
-            std::fs::write(range, "40000 40999").unwrap();
+            std::fs::write(range, "40000 40099").unwrap();
             let (_server, address) = server(Service::Crr);
             run(brief(Kind::Crr, address)).unwrap()
         })
         .unwrap();
-    assert!(measurement.operations > 1000, "{measurement:?}");
+    assert!(measurement.operations > 100, "{measurement:?}");
     assert_eq!(measurement.errors, 0, "{measurement:?}");
     let slowest = measurement.latency.unwrap().max;
     assert!(
