@@ -29,6 +29,20 @@ impl<A: Address> FlowKey<A> {
         }
     }
 
+    /// A number that two keys seldom share.
+    #[inline(always)]
+    pub fn tag(&self) -> u32 {
+        let ports = u32::from(self.remote_port.raw()) << 16 | u32::from(self.local_port.raw());
+        let mut tag = ports ^ u32::from(self.proto);
+        for word in self.remote.words() {
+            tag = tag.rotate_left(5) ^ *word;
+        }
+        for word in self.local.words() {
+            tag = tag.rotate_left(5) ^ *word;
+        }
+        tag
+    }
+
     /// The key of a masqueraded flow: what the outside sees, whatever the
     /// host's address.
     #[inline(always)]

@@ -278,7 +278,9 @@ pub struct Flow<A> {
     pub last_seen: u32,
     /// Interface that the first packet came in by (published), or 0.
     pub ifindex: u32,
-    pub pad: u32,
+    /// [`FlowKey::tag`] of its key: an LRU table may give the place of a value
+    /// that is being read to another.
+    pub tag: u32,
 }
 
 /// Key of `frags4` (RFC 791: source, destination, protocol, identification).

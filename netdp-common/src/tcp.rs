@@ -46,6 +46,13 @@ pub const fn is_established(state: u8) -> bool {
     state == state::ESTABLISHED
 }
 
+/// Whether a segment of the side that answers can't belong to a connection in
+/// this state: both sides have closed it, and the segment opens or refuses one.
+#[inline(always)]
+pub const fn is_of_another(state: u8, flags: u8) -> bool {
+    matches!(state, state::CLOSED | state::RESET) && flags & (SYN | RST) != 0
+}
+
 /// The state after a segment with these flags.
 #[inline(always)]
 pub const fn next(state: u8, flags: u8, direction: Direction) -> u8 {
@@ -100,6 +107,14 @@ mod tests {
         assert_eq!(after(&half), state::FIN_ORIGINAL);
         let whole = [&open[..], &close[..], &[(ACK, Original)]].concat();
         assert_eq!(after(&whole), state::CLOSED);
+    }
+
+    #[test]
+    fn an_answer_to_a_new_connection_is_not_of_the_closed_one() {
+        assert!(is_of_another(state::CLOSED, SYN | ACK));
+        assert!(is_of_another(state::RESET, RST | ACK));
+        assert!(!is_of_another(state::CLOSED, FIN | ACK));
+        assert!(!is_of_another(state::OPENING, SYN | ACK));
     }
 
     #[test]

@@ -133,9 +133,12 @@ pub fn promote<F: Family>(
     packet: &Packet<F::Addr>,
     direction: Direction,
 ) -> Result<(), DropReason> {
-    // SAFETY: a map value stays readable while the program runs; an entry that
-    // LRU recycles meanwhile is the price of a flood, and belongs to it.
+    // SAFETY: a map value stays readable while the program runs.
     let mut value = unsafe { entry.read() };
+    // Meanwhile LRU may have given its place to another flow.
+    if value.tag != key.tag() {
+        return Err(DropReason::NoFlow);
+    }
     value.state = flow::next_state(value.state, packet, direction);
     value.last_seen = now();
     if let Some(config) = config() {

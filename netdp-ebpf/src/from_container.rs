@@ -5,6 +5,7 @@ use netdp_common::{
     drop::DropReason,
     maps::{Endpoint, FlowKey, Owner, endpoint_flags, flow_kind},
     packet::{Fragment, Packet, Transport, V4, ethertype},
+    tcp,
 };
 
 use crate::{
@@ -68,7 +69,7 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
         path::ask::<F>(skb, work)?;
     }
     // The kernel answers what is too big or has come to its last hop.
-    if work.way.by == By::Stack || work.packet.ttl <= 1 {
+    if work.way.by == By::Stack || work.packet.ttl <= 1 || !skb.segments_fit(work.way.ifindex) {
         return Ok(Verdict::Pass);
     }
     if !outside::<F>(work, endpoint)? {
@@ -146,6 +147,16 @@ fn neighbour<F: Family>(
     if endpoint.flags & endpoint_flags::ICC == 0 {
         return Err(DropReason::NoIcc);
     }
+    // Without connections, the way that was used last is the way back.
+    if packet.transport == Transport::Udp && owner.flags & u32::from(endpoint_flags::PUBLISHED) != 0
+    {
+        let key = packet.tuple.received(packet.proto);
+        if flows::find::<F>(&key).is_some() {
+            let _ = F::flows().remove(key);
+        } else if flows::find_pending::<F>(&key).is_some() {
+            let _ = F::pending().remove(key);
+        }
+    }
     decision.enter(&owner.to);
     Ok(())
 }
@@ -182,8 +193,16 @@ fn hairpin_reply<F: Family>(
 ) -> Result<bool, DropReason> {
     let key = packet.tuple.sent(packet.proto);
     if let Some(entry) = flows::find::<F>(&key) {
-        published::reply::<F>(packet, &key, entry, decision);
-        return Ok(true);
+        // The client may have come back directly, from the same port.
+        let over = match packet.transport {
+            Transport::Tcp(flags) => tcp::is_of_another(flows::state(entry), flags),
+            _ => false,
+        };
+        if !over {
+            published::reply::<F>(packet, &key, entry, decision);
+            return Ok(true);
+        }
+        let _ = F::flows().remove(key);
     }
     if only_established {
         return Ok(false);

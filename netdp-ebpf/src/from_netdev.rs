@@ -6,7 +6,7 @@ use netdp_common::{
 };
 
 use crate::{
-    family::{Family, translate},
+    family::{Family, is_any, translate},
     flows, masquerade, published,
     skb::Skb,
     verdict::Verdict,
@@ -43,7 +43,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     // SAFETY: a map value stays readable while the program runs.
     let mapping = mapping.map(|mapping| unsafe { &*mapping });
     // An address that is the way back of a mapping is one of the host.
-    if !mapping.is_some_and(|mapping| mapping.back_addr == daddr)
+    if !mapping.is_some_and(|mapping| mapping.back_addr == daddr && !is_any(daddr))
         && F::locals().get_ptr(daddr).is_none()
     {
         // Also for a neighbour that routes to the container subnet.

@@ -3,18 +3,11 @@
 
 use netdp_common::{
     drop::DropReason,
-    maps::{Delivery, Endpoint, Published, flow_kind},
-    packet::{Packet, Transport, Tuple},
-    tcp::Direction,
+    maps::{Delivery, Endpoint, Published},
+    packet::{Packet, Tuple},
 };
 
-use crate::{
-    family::Family,
-    flows,
-    published::{asked_the_same, opened},
-    skb::Skb,
-    work::Decision,
-};
+use crate::{family::Family, published::remember, skb::Skb, work::Decision};
 
 /// To the container behind the port. The way back always needs an entry: the
 /// answer is for a container, and might be one to a direct connection.
@@ -40,28 +33,13 @@ pub fn hairpin<F: Family>(
         sport: from.sport,
         dport: published.port,
     };
-    let key = to.received(packet.proto);
-    if let Some(entry) = flows::find::<F>(&key) {
-        if !asked_the_same::<F>(entry, from) {
-            return Err(DropReason::TupleTaken);
-        }
-        flows::touch::<F>(entry, packet, Direction::Original);
-    } else if let Some(entry) = flows::find_pending::<F>(&key) {
-        flows::touch::<F>(entry, packet, Direction::Original);
-    } else if packet.transport.is_syn() || packet.transport == Transport::Udp {
-        let client = Delivery {
-            ifindex: skb.ifindex(),
-            slot: endpoint.slot,
-            mac: endpoint.mac,
-            host_mac: endpoint.host_mac,
-        };
-        let mut flow = opened::<F>(packet, client, skb.ifindex());
-        if itself {
-            flow.kind = flow_kind::HAIRPIN;
-            flow.external = from.saddr;
-        }
-        flows::expect::<F>(&key, &flow)?;
-    }
+    let client = Delivery {
+        ifindex: skb.ifindex(),
+        slot: endpoint.slot,
+        mac: endpoint.mac,
+        host_mac: endpoint.host_mac,
+    };
+    remember::<F>(skb, packet, &to, &client, false)?;
     decision.to = to;
     decision.enter(&published.to);
     Ok(())

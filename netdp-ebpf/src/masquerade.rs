@@ -201,7 +201,6 @@ pub fn allocate<F: Family>(
     flow.kind = kinds.0;
     flow.to = *to;
     flow.ifindex = 0;
-    flow.pad = 0;
     flows::begin::<F>(flow, packet, Direction::Original);
     let mut search = Search {
         skb,
@@ -252,6 +251,7 @@ extern "C" fn attempt<F: Family>(index: u32, search: *mut Search<'_, F::Addr>) -
         search.last,
     );
     let key = FlowKey::masquerade(from.daddr, from.dport, port, packet.proto);
+    search.flow.tag = key.tag();
     if is_port_taken::<F>(search.skb, packet, search.flow.external, port)
         || !flows::claim::<F>(&key, search.flow)
     {

@@ -53,22 +53,24 @@ pub fn inbound<F: Family>(
     if packet.proto == proto::TCP {
         const OPENING_OR_CLOSING: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
         if !stateless || packet.transport.has_flags(OPENING_OR_CLOSING) {
-            remember::<F>(skb, packet, &to, stateless)?;
+            remember::<F>(skb, packet, &to, &Delivery::default(), stateless)?;
         }
     } else if !stateless {
-        remember::<F>(skb, packet, &to, stateless)?;
+        remember::<F>(skb, packet, &to, &Delivery::default(), stateless)?;
     }
     decision.to = to;
     decision.enter(&published.to);
     Ok(())
 }
 
-/// Keeps the flow's entry up to date, or makes one where the way back needs it.
+/// Keeps the flow's entry up to date, or makes one where the way back needs it:
+/// for the outside, or for a container that is the `client`.
 #[inline(never)]
-fn remember<F: Family>(
+pub fn remember<F: Family>(
     skb: &Skb,
     packet: &Packet<F::Addr>,
     to: &Tuple<F::Addr>,
+    client: &Delivery,
     stateless: bool,
 ) -> Result<(), DropReason> {
     let from = &packet.tuple;
@@ -80,7 +82,10 @@ fn remember<F: Family>(
         }
         // The same client port, over another published port or address, to the
         // same container port: the container could not tell the two apart.
-        if tcp::is_established(flows::state(entry)) || !packet.transport.is_syn() {
+        // Without connections, the way that was used last is the way back.
+        if packet.proto == proto::TCP
+            && (tcp::is_established(flows::state(entry)) || !packet.transport.is_syn())
+        {
             return Err(DropReason::TupleTaken);
         }
         let _ = F::flows().remove(key);
@@ -98,7 +103,23 @@ fn remember<F: Family>(
         return Ok(());
     }
     if packet.transport.is_syn() || packet.transport == Transport::Udp {
-        let flow = opened::<F>(packet, Delivery::default(), skb.ifindex());
+        let mut flow = Flow {
+            addr: from.daddr,
+            external: from.daddr,
+            port: from.dport,
+            kind: flow_kind::PUBLISHED,
+            state: 0,
+            last_seen: 0,
+            to: *client,
+            ifindex: skb.ifindex(),
+            timeout: 0,
+            tag: key.tag(),
+        };
+        if to.saddr != from.saddr {
+            flow.kind = flow_kind::HAIRPIN;
+            flow.external = from.saddr;
+        }
+        flows::begin::<F>(&mut flow, packet, Direction::Original);
         return flows::expect::<F>(&key, &flow);
     }
     Ok(())
@@ -106,33 +127,9 @@ fn remember<F: Family>(
 
 /// Whether a flow's client used the same address and port of the host.
 #[inline(always)]
-pub fn asked_the_same<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
+fn asked_the_same<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
     unsafe { (*entry).addr == from.daddr && (*entry).port == from.dport }
-}
-
-/// The entry of a flow whose first packet this is, sent to a published port by
-/// the outside or, with its `client`, by a container.
-#[inline(always)]
-pub fn opened<F: Family>(
-    packet: &Packet<F::Addr>,
-    client: Delivery,
-    ifindex: u32,
-) -> Flow<F::Addr> {
-    let mut flow = Flow {
-        addr: packet.tuple.daddr,
-        external: packet.tuple.daddr,
-        port: packet.tuple.dport,
-        kind: flow_kind::PUBLISHED,
-        state: 0,
-        last_seen: 0,
-        to: client,
-        ifindex,
-        timeout: 0,
-        pad: 0,
-    };
-    flows::begin::<F>(&mut flow, packet, Direction::Original);
-    flow
 }
 
 /// A packet of the container that belongs to an entry of the main table.
@@ -216,7 +213,7 @@ pub fn first_reply<F: Family>(
             to: Delivery::default(),
             ifindex: 0,
             timeout: flows::config().map_or(0, |config| config.tcp_transitory),
-            pad: 0,
+            tag: key.tag(),
         };
         if flows::establish::<F>(key, &flow).is_err() {
             count::dropped(DropReason::TableFull);

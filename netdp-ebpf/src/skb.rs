@@ -2,10 +2,12 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+    },
     cty::c_void,
     helpers::{
-        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_pull_data,
+        bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_pull_data,
         bpf_skb_store_bytes,
     },
     programs::TcContext,
@@ -68,8 +70,30 @@ impl Skb {
         unsafe { (*self.skb).len }
     }
 
-    /// Whether a link of this MTU takes the packet. One that is cut into
-    /// segments on its way fits by its MSS (`is_skb_forwardable`).
+    /// Whether the segments that a GSO packet will be cut into are no longer
+    /// than the link takes. True for others.
+    #[inline(always)]
+    pub fn segments_fit(&self, ifindex: u32) -> bool {
+        // SAFETY: as above.
+        if unsafe { (*self.skb).gso_size } == 0 {
+            return true;
+        }
+        let mut mtu = 0u32;
+        // SAFETY: the number lives on this stack.
+        let ret = unsafe {
+            bpf_check_mtu(
+                self.as_ptr(),
+                ifindex,
+                &raw mut mtu,
+                0,
+                u64::from(BPF_MTU_CHK_SEGS),
+            )
+        };
+        ret == 0
+    }
+
+    /// Whether a link of this MTU takes the packet; of one that will be cut
+    /// into segments, [`Self::segments_fit`] tells.
     #[inline(always)]
     pub fn fits(&self, mtu: u32) -> bool {
         // SAFETY: as above.

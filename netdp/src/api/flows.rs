@@ -86,7 +86,7 @@ mod tests {
                 to: Delivery::default(),
                 ifindex: 2,
                 timeout: 7440,
-                pad: 0,
+                tag: 0,
             },
             pending: false,
         }

@@ -126,7 +126,8 @@ impl Datapath {
         }
     }
 
-    /// Removes an entry, if it is there.
+    /// Removes an entry, if it is there; with an address of the host also the
+    /// flows that the outside knows by it.
     pub fn remove(&mut self, key: &Key) -> Result<(), BpfError> {
         let maps = &mut self.maps;
         match key {
@@ -134,7 +135,10 @@ impl Datapath {
             Key::Owner4(key) => delete(&mut maps.addrs4, key, name::ADDRS4),
             Key::Port4(key) => delete(&mut maps.ports4, key, name::PORTS4),
             Key::Back4(key) => delete(&mut maps.back4, key, name::BACK4),
-            Key::Local4(key) => delete(&mut maps.local4, key, name::LOCAL4),
+            Key::Local4(key) => {
+                delete(&mut maps.local4, key, name::LOCAL4)?;
+                self.forget_address(*key)
+            }
             Key::Uplink(key) => delete(&mut maps.uplinks, key, name::UPLINKS),
         }
     }
@@ -163,10 +167,20 @@ impl Datapath {
     /// gets its address next must not get its conversations.
     pub fn forget_flows(&mut self, ifindex: u32, endpoint: &Endpoint) -> Result<(), BpfError> {
         let addr = endpoint.addr4;
-        let belongs = |seen: &FlowSeen| {
+        self.forget(|seen| {
             seen.flow.to.ifindex == ifindex || addr != V4Addr(0) && seen.key.local == addr
-        };
-        for FlowSeen { key, pending, .. } in self.flows()?.into_iter().filter(belongs) {
+        })
+    }
+
+    /// Forgets the flows that the outside knows by an address that the host no
+    /// longer has: a container that goes on sending gets another.
+    fn forget_address(&mut self, addr: V4Addr) -> Result<(), BpfError> {
+        self.forget(|seen| seen.flow.external == addr)
+    }
+
+    fn forget(&mut self, belongs: impl Fn(&FlowSeen) -> bool) -> Result<(), BpfError> {
+        let flows = self.flows()?;
+        for FlowSeen { key, pending, .. } in flows.into_iter().filter(|seen| belongs(seen)) {
             if pending {
                 delete(&mut self.maps.pending4, &key, name::PENDING4)?;
             } else {
