@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use netdp::demo::world::HOST_ADDRESS;
 use netdp_tests::{
-    Container, Listener, SILENCE, Topology, connect, connect_within, hears, listen, says_nothing,
-    talk, udp,
+    Container, Listener, SILENCE, Topology, abort, connect, connect_from, connect_within, hears,
+    listen, says_nothing, talk, udp,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -142,6 +142,70 @@ fn a_published_port_is_open_to_neighbours_and_to_oneself() {
     // Directly and by the port at once, and again over the port.
     reaches(&one, (other.address, 80), &server, one.address);
     reaches(&one, (HOST_ADDRESS, 8080), &server, one.address);
+}
+
+/// As a kernel does with few ports left: the container then sees the same
+/// addresses and ports as of the connection that is over.
+#[test]
+fn a_client_comes_back_another_way_from_the_same_port() {
+    let Some(topology) = Topology::start("con-again") else {
+        return;
+    };
+    let client = topology.container("guest", "");
+    let server = topology.container("server", "-p 8080:80 -p 5353:53/udp");
+    let (web, dns) = (listen(&server, ANY, 80), udp(&server, ANY, 53));
+    let by_port = (HOST_ADDRESS, 8080);
+    let by_gateway = (client.gateway, 8080);
+    let directly = (server.address, 80);
+    for (index, ways) in [
+        [by_port, directly],
+        [directly, by_port],
+        [by_port, by_gateway],
+        [by_gateway, directly],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for reset in [false, true] {
+            let from = (ANY, 40_000 + 2 * index as u16 + u16::from(reset));
+            for to in ways {
+                let near = connect_from(&client, from, to);
+                let (far, seen) = web.accept();
+                assert_eq!(seen, SocketAddr::from((client.address, from.1)));
+                talk(&near, &far);
+                if reset {
+                    abort(near);
+                } else {
+                    // The server first: the client's port is free at once.
+                    drop(far);
+                    drop(near);
+                }
+            }
+        }
+    }
+    // The host, after the server itself, which its gateway's address stands in
+    // for.
+    for to in [by_port, by_gateway] {
+        abort(connect_from(&server, (ANY, 41_000), to));
+        drop(web.accept());
+        let near = connect_from(&topology.host_program(), (ANY, 41_000), directly);
+        talk(&near, &web.accept().0);
+        abort(near);
+    }
+    let asker = udp(&client, ANY, 42_000);
+    for to in [
+        (HOST_ADDRESS, 5353),
+        (server.address, 53),
+        (client.gateway, 5353),
+        (HOST_ADDRESS, 5353),
+    ] {
+        asker.send_to(b"unanswered", to).unwrap();
+        hears(&dns, b"unanswered");
+        asker.send_to(b"question", to).unwrap();
+        let seen = hears(&dns, b"question");
+        dns.send_to(b"answer", seen).unwrap();
+        assert_eq!(hears(&asker, b"answer"), to.into());
+    }
 }
 
 #[test]

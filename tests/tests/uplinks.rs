@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS, set_sysctls};
 use netdp::netns::Namespace;
-use netdp_tests::{Container, Listener, SILENCE, Topology, connect, connect_within, listen, talk};
+use netdp_tests::{
+    Container, Listener, SILENCE, Topology, connect, connect_within, hears, listen, talk, udp,
+};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const OTHER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 7);
@@ -111,6 +113,15 @@ fn an_address_that_changes_is_followed() {
     let Some(set) = Set::start("upl-change") else {
         return;
     };
+    // One that goes on sending, and would keep its flow alive for ever.
+    let (speaker, ear) = (
+        udp(&set.web, ANY, 42_000),
+        udp(&set.topology.world.outside, ANY, 42_000),
+    );
+    speaker
+        .send_to(b"before", (OUTSIDE_ADDRESS, 42_000))
+        .unwrap();
+    assert_eq!(hears(&ear, b"before"), (HOST_ADDRESS, 42_000).into());
     set.topology.ip(
         set.host(),
         &format!(
@@ -121,6 +132,10 @@ fn an_address_that_changes_is_followed() {
     );
     set.both_ways(OTHER_ADDRESS);
     assert!(set.comes_in(HOST_ADDRESS).is_err());
+    speaker
+        .send_to(b"after", (OUTSIDE_ADDRESS, 42_000))
+        .unwrap();
+    assert_eq!(hears(&ear, b"after"), (OTHER_ADDRESS, 42_000).into());
 }
 
 #[test]
