@@ -4,6 +4,8 @@ mod cli_world;
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::DirEntryExt;
+use std::path::PathBuf;
 
 use cli_world::{World, done};
 
@@ -120,6 +122,48 @@ fn what_somebody_removes_is_made_again() {
 }
 
 #[test]
+fn host_ends_forward_whatever_is_done_to_the_host() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let inside = world.namespace("inside");
+    world.ok(&["attach", "--netns", inside.path().to_str().unwrap()]);
+    let host_end = world.host_ends().pop().unwrap();
+    let own = format!("/proc/sys/net/ipv4/conf/{host_end}/forwarding");
+    let read = |path: &str| {
+        world
+            .host
+            .run(|| fs::read_to_string(path).unwrap())
+            .unwrap()
+    };
+    let write = |world: &World, path: &str, value: &str| {
+        world.host.run(|| fs::write(path, value).unwrap()).unwrap();
+    };
+    let all = "/proc/sys/net/ipv4/ip_forward";
+    assert_eq!(read(&own), "1\n");
+    write(&world, all, "1");
+    write(&world, all, "0");
+    world.wait_until("the host end forwards again", || read(&own) == "1\n");
+    assert_eq!(read(all), "0\n", "that is left alone");
+    write(&world, &own, "0");
+    world.wait_until("the host end forwards again", || read(&own) == "1\n");
+
+    world.kill_daemon();
+    write(&world, all, "1");
+    write(&world, all, "0");
+    world.start_daemon(&[]);
+    let read = |path: &str| {
+        world
+            .host
+            .run(|| fs::read_to_string(path).unwrap())
+            .unwrap()
+    };
+    world.wait_until("the host end forwards again", || read(&own) == "1\n");
+    let checks = world.ok(&["doctor"]);
+    assert!(checks.contains("on for 1 container interface"), "{checks}");
+}
+
+#[test]
 fn uplinks_come_and_go() {
     let Some(world) = World::new() else { return };
     let uplinks = || -> Vec<serde_json::Value> {
@@ -151,15 +195,51 @@ fn one_daemon_at_a_time() {
         second.stderr.contains("another daemon answers"),
         "{second:?}"
     );
-    let elsewhere = world.path("other");
-    let second = done(
-        world
-            .daemon_command(&["--run-dir", elsewhere.to_str().unwrap()])
-            .output()
-            .unwrap(),
-    );
-    assert_ne!(second.status, Some(0), "{second:?}");
+    for (run, state) in [("other-run", "state"), ("run", "other-state")] {
+        let second = done(world.daemon_in(run, state, &[]).output().unwrap());
+        assert_eq!(second.status, Some(1), "{second:?}");
+        assert!(second.stderr.contains("another"), "{second:?}");
+    }
     world.ok(&["ps"]);
+}
+
+#[test]
+fn a_second_daemon_leaves_the_datapath_of_the_first_alone() {
+    let Some(world) = World::new() else { return };
+    let inside = world.namespace("inside");
+    world.ok(&["attach", "--netns", inside.path().to_str().unwrap()]);
+    let before = pins(&world);
+    assert!(!before.is_empty());
+    for args in [&[][..], &["--cleanup"]] {
+        let mut command = world.daemon_in("other-run", "other-state", args);
+        let second = done(command.output().unwrap());
+        assert_eq!(second.status, Some(1), "{second:?}");
+        assert!(second.stderr.contains("another --bpffs"), "{second:?}");
+        assert_eq!(pins(&world), before, "{args:?}");
+    }
+    world.ip_in(&inside, "neighbour flush all");
+    let ping = inside
+        .command("ping")
+        .args(["-c1", "-W2", "172.17.0.1"])
+        .output()
+        .unwrap();
+    assert!(ping.status.success(), "{ping:?}");
+}
+
+/// What is pinned, with inode numbers: what is made anew gets another one.
+fn pins(world: &World) -> Vec<(PathBuf, u64)> {
+    let mut folders = vec![world.path("bpf")];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            found.push((entry.path(), entry.ino()));
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 #[test]

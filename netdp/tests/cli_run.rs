@@ -169,6 +169,33 @@ fn signals_reach_the_program() {
 }
 
 #[test]
+fn a_program_keeps_its_exit_status_without_the_daemon() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let mut child = Running(
+        world
+            .command(&["run", "--", "sh", "-c", "echo ready; read end; exit 7"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut output = BufReader::new(child.0.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    world.kill_daemon();
+    drop(child.0.stdin.take());
+    assert_eq!(child.0.wait().unwrap().code(), Some(7));
+    let mut said = String::new();
+    let mut stderr = child.0.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(said.contains("netdp daemon"), "{said}");
+}
+
+#[test]
 fn the_other_modes() {
     let Some(world) = World::new() else { return };
     let none = world.ok(&["run", "--network", "none", "--", "ip", "-o", "link"]);

@@ -206,6 +206,35 @@ async fn a_bridge_is_made_as_asked_and_its_name_is_taken() {
     assert!(matches!(long, NetlinkError::InvalidName(_)), "{long}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clones_list_at_the_same_time() {
+    if !is_root() {
+        return;
+    }
+    let topology = Topology::new();
+    // More than one answer of a dump holds.
+    for n in 0..40 {
+        let name = format!("br{n}");
+        let made = topology
+            .netlink
+            .create_bridge(&name, HOST_MAC, 1500, "one of many");
+        made.await.unwrap();
+    }
+    let listing: Vec<_> = (0..16)
+        .map(|_| {
+            let clone = topology.netlink.clone();
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    assert_eq!(clone.links().await.unwrap().len(), 41);
+                }
+            })
+        })
+        .collect();
+    for task in listing {
+        task.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_veth_peer_appears_in_the_sandbox_under_its_name() {
     if !is_root() {

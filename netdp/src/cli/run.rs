@@ -45,8 +45,11 @@ pub fn run(run_dir: &Path, args: RunArgs) -> Result<ExitCode> {
             Program::Foreground(program) => {
                 let status = program.wait().await;
                 // The daemon sees the end too, but who waits for this command
-                // shall find everything gone.
-                remove(&client, &id).await?;
+                // shall find everything gone. A daemon that can't be told
+                // takes nothing from what the program did.
+                if let Err(error) = remove(&client, &id).await {
+                    eprintln!("netdp: {}", output::one_line(&error.into()));
+                }
                 Ok(ExitCode::from(status?))
             }
             Program::Detached(_) => {

@@ -71,6 +71,7 @@ impl Target {
                 }
             }
             Op::SetLinkUp { ifname } => self.netlink.set_up(ifname).await?,
+            Op::EnableForwarding { ifname } => enable_forwarding(ifname)?,
             Op::AddAddress { ifname, address } => {
                 let ifindex = index(observed, ifname)?;
                 self.netlink.add_address(ifindex, *address).await?;
@@ -193,8 +194,12 @@ impl Target {
 
 /// What the kernel forwards for a container comes in by its host end alone, so
 /// forwarding is turned on there and nowhere else.
+fn enable_forwarding(host_end: &str) -> Result<(), SysctlError> {
+    Sysctl::interface(Family::V4, host_end, "forwarding")?.set("1")
+}
+
 fn configure_host_end(name: &str) -> Result<(), SysctlError> {
-    Sysctl::interface(Family::V4, name, "forwarding")?.set("1")?;
+    enable_forwarding(name)?;
     // Sources are checked by the program at the host end.
     Sysctl::interface(Family::V4, name, "rp_filter")?.set("0")?;
     match Sysctl::interface(Family::V6, name, "disable_ipv6")?.set("1") {

@@ -1,7 +1,8 @@
 //! What the daemon needs of the host before it starts.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -30,6 +31,14 @@ pub enum EnvironmentError {
     Privileges { missing: Vec<&'static str> },
     #[error("{} is not a BPF file system, and mounting one there was refused: {source}", path.display())]
     Bpffs { path: PathBuf, source: io::Error },
+    #[error(
+        "the BPF file system {} is in use by another daemon: stop that one, \
+         or give this one another --bpffs",
+        .0.display()
+    )]
+    BpffsTaken(PathBuf),
+    #[error("cannot lock the BPF file system {}: {source}", path.display())]
+    LockBpffs { path: PathBuf, source: io::Error },
     #[error("cannot make the folder {}: {source}", path.display())]
     Folder { path: PathBuf, source: io::Error },
     #[error(
@@ -87,7 +96,7 @@ pub fn is_bpffs(path: &Path) -> bool {
 }
 
 /// Mounts a BPF file system at `path` unless one is there.
-pub fn ensure_bpffs(path: &Path) -> Result<(), EnvironmentError> {
+fn ensure_bpffs(path: &Path) -> Result<(), EnvironmentError> {
     // A folder inside one serves as well.
     if is_bpffs(path) {
         return Ok(());
@@ -107,6 +116,22 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), EnvironmentError> {
         path: path.to_owned(),
         source: errno.into(),
     })
+}
+
+/// Keeps other daemons from using the BPF file system at `path`, until what
+/// this returns is dropped: they would replace each other's programs.
+pub fn claim_bpffs(path: &Path) -> Result<File, EnvironmentError> {
+    ensure_bpffs(path)?;
+    let failed = |source| EnvironmentError::LockBpffs {
+        path: path.to_owned(),
+        source,
+    };
+    let folder = File::open(path).map_err(failed)?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => Err(EnvironmentError::BpffsTaken(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
 }
 
 pub fn ensure_folder(path: &Path) -> Result<(), EnvironmentError> {

@@ -158,6 +158,7 @@ impl Host {
                 mac: link.mac,
                 mtu: link.mtu,
                 up: link.up,
+                forwarding: link.forwarding,
                 addresses: self.addresses_of(link).collect(),
             };
             (link.name.clone(), observed)

@@ -52,6 +52,7 @@ pub fn run(options: Options) -> Result<()> {
     runtime()?.block_on(async {
         // First of all, so that a second daemon changes nothing.
         let socket = Socket::bind(&options.run_dir)?;
+        let _bpffs = environment::claim_bpffs(&options.bpffs)?;
         let owner = open(&options).await?;
         let netlink = Netlink::open()?;
         // Before the first look, so that nothing falls between.
@@ -76,6 +77,7 @@ pub fn clean_up(options: &Options) -> Result<()> {
     runtime()?.block_on(async {
         // Refused while a daemon runs.
         let _socket = Socket::bind(&options.run_dir)?;
+        let _bpffs = environment::claim_bpffs(&options.bpffs)?;
         open(options).await?.remove_everything().await?;
         Datapath::unload(&options.bpffs)?;
         Ok(())
@@ -104,7 +106,6 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
     }
     let state = store.load()?;
 
-    environment::ensure_bpffs(&options.bpffs)?;
     let datapath = Datapath::open(&bpf::Options {
         bpffs: options.bpffs.clone(),
         cgroup: Some(environment::cgroup(
@@ -132,22 +133,26 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
 /// Follows what others change on the host, and tries again what failed.
 async fn keep(owner: Arc<Owner>, netlink: Netlink, mut changes: mpsc::Receiver<Change>) {
     loop {
-        let retry = async {
-            sleep(RETRY).await;
-            if owner.lock().await.engine().problems().is_empty() {
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             change = changes.recv() => match change {
                 Some(_) => settle(&mut changes).await,
                 None => changes = watch_again(&netlink).await,
             },
             () = owner.dirty() => {}
-            () = retry => {}
+            () = until_unsettled(&owner) => {}
         }
         if let Err(error) = owner.repair().await {
             tracing::error!("{error}");
+        }
+    }
+}
+
+/// Waits until it is time to try again, and there is something to try.
+async fn until_unsettled(owner: &Owner) {
+    loop {
+        sleep(RETRY).await;
+        if owner.lock().await.is_unsettled() {
+            return;
         }
     }
 }

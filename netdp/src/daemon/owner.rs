@@ -53,6 +53,8 @@ pub struct Core {
     state: State,
     store: Store,
     engine: Engine,
+    /// A repair or an undoing has not come to its end.
+    unfinished: bool,
 }
 
 impl Core {
@@ -64,6 +66,19 @@ impl Core {
         &self.engine
     }
 
+    /// Whether something is left that a later repair may be able to do.
+    pub fn is_unsettled(&self) -> bool {
+        self.unfinished || !self.engine.problems().is_empty()
+    }
+
+    async fn repair(&mut self) -> Result<(), NetlinkError> {
+        // As it stays when this fails, or is given up.
+        self.unfinished = true;
+        self.engine.repair(&self.state).await?;
+        self.unfinished = false;
+        Ok(())
+    }
+
     /// Checks a request against a copy of the state, stores the result, and
     /// makes the host follow. When a step fails, store and host go back.
     async fn change<T>(
@@ -72,7 +87,7 @@ impl Core {
     ) -> Result<T, OwnerError> {
         // What has just ended must not make somebody else's request fail.
         if !self.collect()?.is_empty() {
-            self.engine.repair(&self.state).await?;
+            self.repair().await?;
         }
         let host = self.engine.look(&self.state).await?;
         let mut next = self.state.clone();
@@ -83,10 +98,19 @@ impl Core {
             return Ok(answer);
         };
         tracing::info!("undoing a request that failed: {error}");
+        if let Err(undoing) = self.go_back(previous).await {
+            tracing::error!("cannot undo a request that failed: {undoing}");
+        }
+        Err(error.into())
+    }
+
+    /// Makes `previous` the state again. Where it can't be stored, the state
+    /// stays what the store has, for the host to follow later.
+    async fn go_back(&mut self, previous: State) -> Result<(), OwnerError> {
+        self.unfinished = true;
         self.store.commit(&self.state, &previous)?;
         self.state = previous;
-        self.engine.repair(&self.state).await?;
-        Err(error.into())
+        Ok(self.repair().await?)
     }
 
     /// Forgets sandboxes whose program or namespace is gone.
@@ -155,6 +179,7 @@ impl Owner {
                 state,
                 store,
                 engine,
+                unfinished: false,
             }),
             settings,
             damage,
@@ -206,14 +231,14 @@ impl Owner {
     /// Makes the host what the state wants, as far as it goes.
     pub async fn repair(&self) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;
+        core.unfinished = true;
         let gone = core.collect()?;
-        let Core { state, engine, .. } = &mut *core;
-        engine.repair(state).await?;
+        let repaired = core.repair().await;
         drop(core);
         for id in gone {
             self.watches.end(id);
         }
-        Ok(())
+        Ok(repaired?)
     }
 
     /// Waits until something may have to be repaired.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::time::sleep;
@@ -40,6 +40,9 @@ pub struct Link {
     /// kernel has noticed the carrier, some time after it came.
     pub running: bool,
     pub loopback: bool,
+    /// Whether IPv4 packets that come in here are forwarded
+    /// (`net.ipv4.conf.NAME.forwarding`).
+    pub forwarding: bool,
     pub alias: Option<String>,
     /// Index of the bridge or bond this interface is enslaved to.
     pub master: Option<u32>,
@@ -342,6 +345,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.master = Some(*index),
                 LinkAttribute::Link(index) => link.peer_index = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
+                LinkAttribute::AfSpecUnspec(families) => link.forwarding = forwards(families),
                 LinkAttribute::LinkInfo(parts) => {
                     link.kind = parts.iter().find_map(|part| match part {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -353,6 +357,17 @@ impl From<&LinkMessage> for Link {
         }
         link
     }
+}
+
+fn forwards(families: &[AfSpecUnspec]) -> bool {
+    families
+        .iter()
+        .filter_map(|family| match family {
+            AfSpecUnspec::Inet(attributes) => Some(attributes),
+            _ => None,
+        })
+        .flatten()
+        .any(|attribute| matches!(attribute, AfSpecInet::DevConf(conf) if conf.forwarding != 0))
 }
 
 #[cfg(test)]

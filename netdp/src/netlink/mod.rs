@@ -24,6 +24,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use tokio::sync::Mutex;
 
 use crate::netns::Namespace;
 
@@ -48,6 +49,8 @@ const DUMP_ATTEMPTS: usize = 5;
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    /// The kernel refuses a second dump on a socket (`EBUSY`) while one goes on.
+    dumps: Arc<Mutex<()>>,
     namespace: Arc<Namespace>,
 }
 
@@ -74,6 +77,7 @@ impl Netlink {
         tokio::spawn(connection);
         Ok(Self {
             handle,
+            dumps: Arc::default(),
             namespace: Arc::new(namespace.reference()),
         })
     }
@@ -100,6 +104,7 @@ impl Netlink {
         &self,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+        let _turn = self.dumps.lock().await;
         let mut attempt = 1;
         loop {
             let mut request = NetlinkMessage::from(message.clone());

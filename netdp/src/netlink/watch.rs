@@ -7,6 +7,7 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::{AsyncSocketExt, TokioSocket};
 use tokio::sync::mpsc;
 
 use super::route::routes_from;
@@ -40,6 +41,8 @@ pub enum Change {
         route: Route,
         added: bool,
     },
+    /// Settings of IPv4, such as whether an interface forwards.
+    Settings,
     /// Announcements were lost: read everything again.
     Lost,
 }
@@ -62,6 +65,8 @@ impl Netlink {
         // the requests that caused them, whoever sent those.
         let socket = socket_in(self.namespace(), &GROUPS)?;
         let (connection, handle, announcements) = rtnetlink::from_socket(socket);
+        // One more for what rtnetlink can't parse.
+        let settings = socket_in(self.namespace(), &[MulticastGroup::Ipv4Netconf])?;
         // After subscribing, so that nothing falls between.
         let known = self.links().await?;
         let mut known = known
@@ -76,6 +81,7 @@ impl Netlink {
             tokio::select! {
                 () = connection => {}
                 () = forward(messages, &mut known, &sender) => {}
+                () = forward_settings(settings, &sender) => {}
                 () = sender.closed() => {}
             }
         });
@@ -93,6 +99,20 @@ async fn forward(
             if sender.send(change).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+/// That something was announced is enough: the receiver reads what.
+async fn forward_settings(socket: TokioSocket, sender: &mpsc::Sender<Change>) {
+    loop {
+        let change = match socket.recv_from_full().await {
+            Ok(_) => Change::Settings,
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Change::Lost,
+            Err(_) => return,
+        };
+        if sender.send(change).await.is_err() {
+            return;
         }
     }
 }

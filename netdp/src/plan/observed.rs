@@ -18,6 +18,8 @@ pub struct ObservedLink {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Forwards the IPv4 packets that come in.
+    pub forwarding: bool,
     /// Without link-local ones.
     pub addresses: Vec<IpNet>,
 }
@@ -51,6 +53,7 @@ impl Observed {
                     mac: bridge.mac,
                     mtu: bridge.mtu,
                     up: true,
+                    forwarding: false,
                     addresses: bridge.addresses.clone(),
                 };
                 self.links.insert(bridge.ifname.clone(), link);
@@ -62,6 +65,7 @@ impl Observed {
                     mac: veth.host_mac,
                     mtu: veth.mtu,
                     up: false,
+                    forwarding: true,
                     addresses: Vec::new(),
                 };
                 self.links.insert(veth.host_ifname.clone(), link);
@@ -80,6 +84,11 @@ impl Observed {
             Op::SetLinkUp { ifname } => {
                 if let Some(link) = self.links.get_mut(ifname) {
                     link.up = true;
+                }
+            }
+            Op::EnableForwarding { ifname } => {
+                if let Some(link) = self.links.get_mut(ifname) {
+                    link.forwarding = true;
                 }
             }
             Op::AddAddress { ifname, address } => {

@@ -31,6 +31,11 @@ pub enum Op {
     SetLinkUp {
         ifname: String,
     },
+    /// Lets the host forward what a container sends. Needed anew whenever
+    /// somebody writes `net.ipv4.ip_forward`: that sets every interface.
+    EnableForwarding {
+        ifname: String,
+    },
     AddAddress {
         ifname: String,
         address: IpNet,
@@ -72,6 +77,7 @@ impl fmt::Display for Op {
             Self::DeleteLink { ifname } => write!(f, "delete {ifname}"),
             Self::SetLink { ifname, .. } => write!(f, "configure {ifname}"),
             Self::SetLinkUp { ifname } => write!(f, "bring {ifname} up"),
+            Self::EnableForwarding { ifname } => write!(f, "enable forwarding on {ifname}"),
             Self::AddAddress { ifname, address } => write!(f, "add {address} to {ifname}"),
             Self::RemoveAddress { ifname, address } => {
                 write!(f, "remove {address} from {ifname}")

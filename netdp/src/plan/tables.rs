@@ -77,7 +77,15 @@ fn programs(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, 
 fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
     let live = |ifname: &String| live.contains_key(ifname.as_str());
     for ifname in desired.veths.keys().filter(|ifname| live(ifname)) {
-        if observed.links.get(ifname).is_some_and(|link| !link.up) {
+        let Some(link) = observed.links.get(ifname) else {
+            continue;
+        };
+        if !link.forwarding {
+            ops.push(Op::EnableForwarding {
+                ifname: ifname.clone(),
+            });
+        }
+        if !link.up {
             ops.push(Op::SetLinkUp {
                 ifname: ifname.clone(),
             });

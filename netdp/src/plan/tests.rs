@@ -106,6 +106,7 @@ impl Host {
         for ifname in desired.veths.keys() {
             let link = &observed.links[ifname];
             assert!(link.up);
+            assert!(link.forwarding);
             assert_eq!(observed.attached.get(&link.ifindex), Some(&Role::Endpoint));
         }
         let programs = desired.veths.len() + desired.uplinks.len();
@@ -271,6 +272,7 @@ enum Harm {
     DeleteLink(usize),
     Down(usize),
     Mtu(usize),
+    ForwardingOff,
     DropRoute,
     DropNeighbour,
     Detach(usize),
@@ -286,6 +288,7 @@ fn harms() -> impl Strategy<Value = Vec<Harm>> {
         n().prop_map(Harm::DeleteLink),
         n().prop_map(Harm::Down),
         n().prop_map(Harm::Mtu),
+        Just(Harm::ForwardingOff),
         Just(Harm::DropRoute),
         Just(Harm::DropNeighbour),
         n().prop_map(Harm::Detach),
@@ -320,6 +323,10 @@ fn harm(host: &mut Host, desired: &Desired, harm: &Harm) {
             if let Some(link) = observed.links.get_mut(&name(n)) {
                 link.mtu = 9000;
             }
+        }
+        Harm::ForwardingOff => {
+            let links = observed.links.values_mut();
+            links.for_each(|link| link.forwarding = false);
         }
         Harm::DropRoute => drop(observed.routes.pop_first()),
         Harm::DropNeighbour => drop(observed.neighbours.pop_last()),

@@ -75,13 +75,18 @@ impl World {
     }
 
     pub fn daemon_command(&self, args: &[&str]) -> Command {
+        self.daemon_in("run", "state", args)
+    }
+
+    /// A daemon with the first one's `--bpffs`, and these folders of the world.
+    pub fn daemon_in(&self, run: &str, state: &str, args: &[&str]) -> Command {
         let mut command = self.host.command(env!("CARGO_BIN_EXE_netdp"));
         command
             .arg("daemon")
             .arg("--run-dir")
-            .arg(self.path("run"))
+            .arg(self.path(run))
             .arg("--state-dir")
-            .arg(self.path("state"))
+            .arg(self.path(state))
             .arg("--bpffs")
             .arg(self.path("bpf"))
             .args(args);

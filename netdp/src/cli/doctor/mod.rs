@@ -13,7 +13,10 @@ use super::{
     output, runtime,
 };
 use crate::{
-    api::client::{Client, ClientError},
+    api::{
+        client::{Client, ClientError},
+        types::Sandbox,
+    },
     daemon::environment::{self, BPFFS},
 };
 use kernel::Helper;
@@ -256,7 +259,7 @@ fn namespaces() -> Check {
 fn sysctls() -> Vec<Check> {
     let forwarding = match sysctl("net/ipv4/ip_forward").as_deref() {
         Some("1") => "on for the whole host, which netdp doesn't need",
-        _ => "off for the whole host: netdp turns it on for its own interfaces alone",
+        _ => "off for the whole host, which netdp leaves so",
     };
     let name = "rp_filter";
     // The stricter of all's and the interface's counts (ip-sysctl.rst).
@@ -284,8 +287,10 @@ fn sysctl(path: &str) -> Option<String> {
 
 fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
     let name = "daemon";
-    let status = match runtime()?.block_on(Client::new(run_dir).status()) {
-        Ok(status) => status,
+    let client = Client::new(run_dir);
+    let answers = async { Ok((client.status().await?, client.sandboxes().await?)) };
+    let (status, sandboxes) = match runtime()?.block_on(answers) {
+        Ok(answers) => answers,
         Err(ClientError::NoDaemon { path }) => {
             return Ok(vec![Check::warning(
                 name,
@@ -320,6 +325,7 @@ fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
     } else {
         Check::ok("uplinks", present.join(", "))
     });
+    checks.push(host_ends(&sandboxes));
     checks.extend(
         status
             .problems
@@ -327,6 +333,30 @@ fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
             .map(|problem| Check::warning(name, problem.what, problem.advice)),
     );
     Ok(checks)
+}
+
+/// Whether the kernel forwards what containers send: it does so by the setting
+/// of each container's own interface of the host.
+fn host_ends(sandboxes: &[Sandbox]) -> Check {
+    let name = "forwarding";
+    let (mut on, mut off) = (0, Vec::new());
+    let endpoints = sandboxes.iter().flat_map(|sandbox| &sandbox.endpoints);
+    for host_end in endpoints.map(|endpoint| endpoint.host_interface.as_str()) {
+        match sysctl(&format!("net/ipv4/conf/{host_end}/forwarding")).as_deref() {
+            Some("1") => on += 1,
+            Some(_) => off.push(format!("off on {host_end}")),
+            None => off.push(format!("{host_end} is not in this namespace")),
+        }
+    }
+    if off.is_empty() {
+        let s = if on == 1 { "" } else { "s" };
+        return Check::ok(name, format!("on for {on} container interface{s}"));
+    }
+    Check::warning(
+        name,
+        off.join(", "),
+        "the daemon turns it on again: see what it logs, and run this where it runs",
+    )
 }
 
 #[cfg(test)]
