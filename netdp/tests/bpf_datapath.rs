@@ -2,6 +2,7 @@
 //! root.
 
 use std::{
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -208,6 +209,105 @@ fn filters_of_a_clsact_qdisc_where_there_is_no_tcx() {
     bench.inside(|| Datapath::unload(&options.bpffs).unwrap());
     assert!(!bench.filters("ingress").contains("from_netdev"));
     assert!(!bench.filters("egress").contains("to_netdev"));
+}
+
+/// A control group, removed when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(path: PathBuf) -> Self {
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// How many programs see `connect` in it: `BPF_PROG_QUERY` of `bpf(2)`.
+    fn programs(&self) -> u32 {
+        /// `union bpf_attr`, `query` (`include/uapi/linux/bpf.h`, 4.15).
+        #[repr(C)]
+        #[derive(Default)]
+        struct Query {
+            target_fd: u32,
+            attach_type: u32,
+            query_flags: u32,
+            attach_flags: u32,
+            prog_ids: u64,
+            prog_cnt: u32,
+            pad: u32,
+        }
+        const BPF_PROG_QUERY: libc::c_long = 16;
+        const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+
+        let folder = std::fs::File::open(&self.0).unwrap();
+        let mut query = Query {
+            target_fd: folder.as_raw_fd() as u32,
+            attach_type: BPF_CGROUP_INET4_CONNECT,
+            ..Query::default()
+        };
+        // SAFETY: the kernel writes the flags and the count into `query`, and
+        // no ids, as there is room for none.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_QUERY,
+                &raw mut query,
+                size_of::<Query>(),
+            )
+        };
+        assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+        query.prog_cnt
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn another_control_group_takes_the_place_of_the_one_before() {
+    let Some(bench) = Bench::new() else { return };
+    let hierarchy = bench.folder.path().join("cgroup");
+    std::fs::create_dir(&hierarchy).unwrap();
+    mount(
+        Some("cgroup2"),
+        &hierarchy,
+        Some("cgroup2"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .unwrap();
+    let unique = bench.folder.path().file_name().unwrap().to_str().unwrap();
+    let group = |name: &str| Group::new(hierarchy.join(format!("netdp-test{unique}-{name}")));
+    let (first, second, third) = (group("first"), group("second"), group("third"));
+    let open = |group: &Group| {
+        let mut options = bench.options();
+        options.cgroup = Some(group.0.clone());
+        bench.inside(|| drop(Datapath::open(&options).unwrap()));
+        let links = pins(&bench.bpffs().join("netdp/links"));
+        assert_eq!(
+            links,
+            [
+                "cgroup-connect4",
+                "cgroup-getpeername4",
+                "cgroup-recvmsg4",
+                "cgroup-sendmsg4"
+            ]
+        );
+    };
+    open(&first);
+    assert_eq!((first.programs(), second.programs()), (1, 0));
+    open(&first);
+    assert_eq!((first.programs(), second.programs()), (1, 0));
+    open(&second);
+    assert_eq!((first.programs(), second.programs()), (0, 1));
+    drop(second);
+    open(&third);
+    assert_eq!((first.programs(), third.programs()), (0, 1));
+    bench.inside(|| Datapath::unload(&bench.bpffs()).unwrap());
+    assert_eq!(third.programs(), 0);
+    drop((first, third));
+    umount2(&hierarchy, MntFlags::MNT_DETACH).unwrap();
 }
 
 #[test]

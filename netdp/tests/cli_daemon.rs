@@ -281,6 +281,9 @@ fn wrong_settings_are_refused() {
         let refused = done(world.daemon_command(args).output().unwrap());
         assert_eq!(refused.status, Some(status), "{args:?}: {refused:?}");
         assert!(refused.stderr.contains(why), "{args:?}: {refused:?}");
+        for made in ["run", "state", "bpf"] {
+            assert!(!cli_world::exists(world.path(made)), "{args:?}: {made}");
+        }
     }
     assert!(!world.ip("-o link").contains("netdp0"));
 }

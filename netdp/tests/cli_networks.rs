@@ -5,6 +5,7 @@ mod cli_world;
 use std::{collections::BTreeSet, thread};
 
 use cli_world::World;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[test]
 fn networks_are_made_listed_shown_and_removed() {
@@ -135,6 +136,9 @@ fn attached_namespaces_get_addresses_and_lose_them() {
     assert!(busy.contains("db"), "{busy}");
     world.ok(&["disconnect", "blue", "db"]);
     assert!(!world.ip_in(&inside, "-o link").contains("eth1"));
+    world.ok(&["disconnect", "netdp0", "db"]);
+    let listed = world.ok(&["ps"]);
+    assert!(!listed.contains("networks"), "{listed}");
 
     world.ok(&["rm", "db"]);
     assert!(!world.ip_in(&inside, "-o link").contains("eth0"));
@@ -147,6 +151,49 @@ fn attached_namespaces_get_addresses_and_lose_them() {
             .len(),
         0
     );
+}
+
+#[test]
+fn a_namespace_is_attached_once_and_never_the_hosts() {
+    let Some(world) = World::new() else { return };
+    let routes = world.ip("route");
+    let host = world.host.path().to_str().unwrap();
+    for network in ["netdp0", "none"] {
+        let refused = world.refused(&["attach", "--netns", host, "--network", network]);
+        assert!(refused.contains("--network host"), "{refused}");
+    }
+    assert_eq!(world.ip("route"), routes);
+
+    let inside = world.namespace("inside");
+    let netns = inside.path().to_str().unwrap();
+    world.ok(&["attach", "--netns", netns, "--name", "db"]);
+    let folder = inside.path().parent().unwrap();
+    let detour = folder.join("../netns/inside");
+    let mounted = world.path("mounted");
+    std::fs::write(&mounted, "").unwrap();
+    mount(
+        Some(inside.path()),
+        &mounted,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+    for path in [&detour, &mounted] {
+        let body = serde_json::json!({ "netns": path }).to_string();
+        let (status, failure) = world.http("POST", "/v1/sandboxes", &body);
+        let message = failure["error"]["message"].as_str().unwrap();
+        assert_eq!(status, 409, "{message}");
+        assert!(message.contains("is that of db already"), "{message}");
+    }
+    umount2(&mounted, MntFlags::MNT_DETACH).unwrap();
+    // The namespace of another one may be shared on purpose.
+    world.ok(&["attach", "--netns", netns, "--network", "container:db"]);
+
+    let pipe = world.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let refused = world.refused(&["attach", "--netns", pipe.to_str().unwrap()]);
+    assert!(refused.contains("not a network namespace"), "{refused}");
 }
 
 #[test]

@@ -315,11 +315,18 @@ fn a_taken_port_names_its_owner() {
     world.ok(&["unpublish", "web", "9000:80"]);
     let free = world.host.run(|| TcpListener::bind("0.0.0.0:9000").is_ok());
     assert!(free.unwrap());
-    world.ok(&["publish", "web", "9000-9001:80-81"]);
+    let published = world.ok(&["publish", "web", "9000-9001:80-81"]);
     assert_eq!(
-        world.ok(&["port", "web"]),
+        published,
         "80/tcp -> 0.0.0.0:9000\n81/tcp -> 0.0.0.0:9001\n"
     );
+    assert_eq!(world.ok(&["port", "web"]), published);
+    let chosen = world.json(&["publish", "--format", "json", "web", "127.0.0.1::90"]);
+    assert_eq!(chosen[0]["host_ip"], "127.0.0.1");
+    assert_eq!(chosen.as_array().unwrap().len(), 1);
+    let asked = world.json(&["port", "--format", "json", "web", "90"]);
+    assert_eq!(chosen, asked);
+    world.ok(&["unpublish", "web", "90"]);
     // A whole range or none of it.
     let refused = world.refused(&["publish", "web", "9002-9003:80-81", "9001:82"]);
     assert!(refused.contains("9001"), "{refused}");

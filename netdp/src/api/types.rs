@@ -76,7 +76,7 @@ pub struct Sandbox {
     pub netns: PathBuf,
     pub pid: Option<u32>,
     pub command: Vec<String>,
-    /// `host`, `none`, `container:NAME`, or the name of the first network.
+    /// `host`, `none`, `container:NAME`, or `networks`: those of its endpoints.
     pub mode: String,
     pub log: Option<PathBuf>,
     pub expose: Vec<Exposed>,

@@ -2,11 +2,11 @@
 
 use std::{
     ffi::CString,
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::Path,
 };
@@ -21,7 +21,7 @@ use super::{BpfError, datapath::unpin, layout::Layout};
 const PROGRAMS: [&str; 4] = ["connect4", "sendmsg4", "recvmsg4", "getpeername4"];
 
 /// Attaches the programs to a cgroup v2 folder, or puts them in the place of
-/// those pinned.
+/// those pinned. What is pinned for another folder is let go.
 pub(super) fn attach(ebpf: &mut Ebpf, layout: &Layout, cgroup: &Path) -> Result<(), BpfError> {
     let folder = File::open(cgroup).map_err(BpfError::io("open the control group", cgroup))?;
     for name in PROGRAMS {
@@ -47,13 +47,13 @@ fn attach_program(
         target: cgroup.display().to_string(),
         source: Box::new(source),
     };
-    if path.exists() {
-        if replace(program, &path).is_ok() {
-            return Ok(());
-        }
-        // Its control group is gone.
-        unpin(&path)?;
+    if replace(program, &path, folder).is_ok() {
+        return Ok(());
     }
+    // There is no link, or it is one to another control group. That one stays
+    // until the new one is there: no call of a socket goes unseen.
+    let staging = layout.cgroup_link_staging(name);
+    unpin(&staging)?;
     // Links may always be several; the kernel refuses to be told so
     // (cgroup_bpf_link_attach).
     let id = program
@@ -61,20 +61,24 @@ fn attach_program(
         .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     let link: FdLink = link.try_into().map_err(|source| BpfError::Link {
-        path: path.clone(),
+        path: staging.clone(),
         source: Box::new(source),
     })?;
-    link.pin(&path).map_err(|source| BpfError::Pin {
-        path: path.clone(),
+    link.pin(&staging).map_err(|source| BpfError::Pin {
+        path: staging.clone(),
         source: Box::new(source),
     })?;
-    Ok(())
+    fs::rename(&staging, &path).map_err(BpfError::io("replace the pin", &path))
 }
 
-/// Replaces the program of a pinned link. aya has no way to do this for links
-/// of control groups.
-fn replace(program: &CgroupSockAddr, path: &Path) -> io::Result<()> {
+/// Replaces the program of the link that is pinned for this folder. aya has no
+/// way to do this for links of control groups.
+fn replace(program: &CgroupSockAddr, path: &Path, folder: &File) -> io::Result<()> {
     let link = open_pin(path)?;
+    // The number of a control group is that of its folder's inode.
+    if cgroup_id(link.as_fd())? != folder.metadata()?.ino() {
+        return Err(io::Error::other("it is attached to another control group"));
+    }
     let program = program.fd().map_err(io::Error::other)?;
     update(link.as_fd(), program.as_fd())
 }
@@ -101,6 +105,43 @@ fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let fd = unsafe { bpf(BPF_OBJ_GET, &attr) }?;
     // SAFETY: the kernel has just opened it for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// `BPF_OBJ_GET_INFO_BY_FD` of `bpf(2)`: the control group of a link; 0 when it
+/// is gone. From Linux 5.8.
+fn cgroup_id(link: BorrowedFd<'_>) -> io::Result<u64> {
+    /// `struct bpf_link_info` of a link to a control group
+    /// (`include/uapi/linux/bpf.h`, 5.8).
+    #[repr(C)]
+    #[derive(Default)]
+    struct LinkInfo {
+        r#type: u32,
+        id: u32,
+        prog_id: u32,
+        pad: u32,
+        cgroup_id: u64,
+        attach_type: u32,
+        pad_end: u32,
+    }
+    /// `union bpf_attr`, `info` (`include/uapi/linux/bpf.h`, 4.13).
+    #[repr(C)]
+    struct ObjInfo {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+    let mut info = LinkInfo::default();
+    let attr = ObjInfo {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the kernel writes no more than `info_len` bytes to `info`, which
+    // outlives the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) }?;
+    Ok(info.cgroup_id)
 }
 
 /// `BPF_LINK_UPDATE` of `bpf(2)`.

@@ -87,6 +87,11 @@ impl Layout {
         self.links().join(format!("cgroup-{program}"))
     }
 
+    /// What becomes [`cgroup_link`](Self::cgroup_link).
+    pub fn cgroup_link_staging(&self, program: &str) -> PathBuf {
+        self.links().join(format!("cgroup-{program}-staging"))
+    }
+
     /// The attachments to interfaces that are pinned.
     pub fn attached(&self) -> Result<Vec<(u32, Role)>, BpfError> {
         let folder = self.links();

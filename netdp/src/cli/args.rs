@@ -53,7 +53,7 @@ pub enum Command {
     /// Publish further ports of a running sandbox.
     Publish(PublishArgs),
     /// Take back published ports.
-    Unpublish(PublishArgs),
+    Unpublish(UnpublishArgs),
     /// List sandboxes.
     Ps(ListArgs),
     /// Show sandboxes in full, as JSON.
@@ -281,6 +281,17 @@ pub struct DisconnectArgs {
 
 #[derive(Debug, Args)]
 pub struct PublishArgs {
+    pub name: String,
+    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
+    #[arg(required = true, value_name = "SPEC")]
+    pub ports: Vec<PortSpec>,
+    /// How to print where they are published.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct UnpublishArgs {
     pub name: String,
     /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
     #[arg(required = true, value_name = "SPEC")]

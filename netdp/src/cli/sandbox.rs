@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     args::{
         AttachArgs, ConnectArgs, DisconnectArgs, Format, InspectArgs, ListArgs, PortArgs,
-        PublishArgs, RemoveArgs, SandboxArgs,
+        PublishArgs, RemoveArgs, SandboxArgs, UnpublishArgs,
     },
     logs,
     output::{self, short},
@@ -22,7 +22,9 @@ use crate::api::{
     client::Client,
     types::{Connect, Port, Ports, Removal, Sandbox},
 };
-use crate::model::{EndpointRequest, Exposed, Proto, SandboxRequest};
+use crate::model::{
+    EndpointRequest, Exposed, PortRequest, PortSpec, Proto, Publication, SandboxRequest,
+};
 
 /// What `run` and `attach` ask of the daemon alike.
 ///
@@ -77,12 +79,19 @@ pub fn disconnect(run_dir: &Path, args: DisconnectArgs) -> Result<()> {
 }
 
 pub fn publish(run_dir: &Path, args: PublishArgs) -> Result<()> {
-    let ports = Ports { ports: args.ports };
-    runtime()?.block_on(Client::new(run_dir).publish(&args.name, &ports))?;
-    Ok(())
+    let request = Ports { ports: args.ports };
+    let sandbox = runtime()?.block_on(Client::new(run_dir).publish(&args.name, &request))?;
+    let asked: Vec<PortRequest> = request.ports.iter().flat_map(PortSpec::requests).collect();
+    let published: Vec<&Port> = ports(&sandbox)
+        .filter(|port| asked.iter().any(|asked| asked.fits(&publication(port))))
+        .collect();
+    if args.format == Format::Json {
+        return output::json(&published);
+    }
+    published.into_iter().try_for_each(port_line)
 }
 
-pub fn unpublish(run_dir: &Path, args: PublishArgs) -> Result<()> {
+pub fn unpublish(run_dir: &Path, args: UnpublishArgs) -> Result<()> {
     let ports = Ports { ports: args.ports };
     runtime()?.block_on(Client::new(run_dir).unpublish(&args.name, &ports))?;
     Ok(())
@@ -218,7 +227,7 @@ pub fn port(run_dir: &Path, args: PortArgs) -> Result<()> {
         if wanted.is_some() {
             output::line(&host_side(port))?;
         } else {
-            output::line(&format!("{} -> {}", container_side(port), host_side(port)))?;
+            port_line(port)?;
         }
     }
     Ok(())
@@ -260,11 +269,26 @@ fn ports(sandbox: &Sandbox) -> impl Iterator<Item = &Port> {
         .flat_map(|endpoint| &endpoint.ports)
 }
 
-fn networks(sandbox: &Sandbox) -> String {
-    if sandbox.endpoints.is_empty() {
-        return sandbox.mode.clone();
+fn port_line(port: &Port) -> Result<()> {
+    output::line(&format!("{} -> {}", container_side(port), host_side(port)))
+}
+
+fn publication(port: &Port) -> Publication {
+    Publication {
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+        container_port: port.container_port,
+        proto: port.protocol,
     }
-    output::join(&sandbox.endpoints, |endpoint| endpoint.network.clone())
+}
+
+fn networks(sandbox: &Sandbox) -> String {
+    match &sandbox.endpoints[..] {
+        // Its last network was disconnected.
+        [] if sandbox.mode == "networks" => "-".to_owned(),
+        [] => sandbox.mode.clone(),
+        endpoints => output::join(endpoints, |endpoint| endpoint.network.clone()),
+    }
 }
 
 fn host_side(port: &Port) -> String {

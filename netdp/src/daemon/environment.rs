@@ -141,17 +141,23 @@ pub fn ensure_folder(path: &Path) -> Result<(), EnvironmentError> {
     })
 }
 
+/// Refuses a folder that was asked for and is no control group.
+pub fn check_cgroup(asked: Option<&Path>) -> Result<(), EnvironmentError> {
+    match asked {
+        Some(path) if !is_cgroup(path) => Err(EnvironmentError::NotCgroup {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The control group to which the programs for local sockets are attached:
 /// the one that was asked for, or the root of the hierarchy, which is mounted
 /// in `run_dir` if it is nowhere.
 pub fn cgroup(asked: Option<&Path>, run_dir: &Path) -> Result<PathBuf, EnvironmentError> {
+    check_cgroup(asked)?;
     if let Some(path) = asked {
-        if is_cgroup(path) {
-            return Ok(path.to_owned());
-        }
-        return Err(EnvironmentError::NotCgroup {
-            path: path.to_owned(),
-        });
+        return Ok(path.to_owned());
     }
     if let Some(root) = cgroup_root()? {
         return Ok(root);

@@ -5,6 +5,7 @@
 //! starts by looking at what is there.
 
 mod apply;
+mod claim;
 pub mod config;
 pub mod engine;
 pub mod environment;
@@ -49,6 +50,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Runs the daemon until it is told to end.
 pub fn run(options: Options) -> Result<()> {
     environment::check_privileges()?;
+    // Before anything is made, so that a refusal leaves nothing.
+    environment::check_cgroup(options.cgroup.as_deref())?;
     runtime()?.block_on(async {
         // First of all, so that a second daemon changes nothing.
         let socket = Socket::bind(&options.run_dir)?;
@@ -74,6 +77,8 @@ pub fn run(options: Options) -> Result<()> {
 /// Takes out of the kernel all that a daemon with these options made.
 pub fn clean_up(options: &Options) -> Result<()> {
     environment::check_privileges()?;
+    // Before anything is made, so that a refusal leaves nothing.
+    environment::check_cgroup(options.cgroup.as_deref())?;
     runtime()?.block_on(async {
         // Refused while a daemon runs.
         let _socket = Socket::bind(&options.run_dir)?;
@@ -93,6 +98,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 async fn open(options: &Options) -> Result<Arc<Owner>> {
+    let cgroup = environment::cgroup(options.cgroup.as_deref(), &options.run_dir)?;
     environment::ensure_folder(&options.state_dir)?;
     let log_dir = options.state_dir.join("logs");
     environment::ensure_folder(&log_dir)?;
@@ -108,10 +114,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
 
     let datapath = Datapath::open(&bpf::Options {
         bpffs: options.bpffs.clone(),
-        cgroup: Some(environment::cgroup(
-            options.cgroup.as_deref(),
-            &options.run_dir,
-        )?),
+        cgroup: Some(cgroup),
         netns_cookie: Namespace::current()?.cookie()?,
         max_flows: options.max_flows,
         config: options.datapath,

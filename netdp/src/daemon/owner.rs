@@ -24,6 +24,7 @@ use crate::{
 };
 
 use super::{
+    claim,
     engine::{Engine, EngineError},
     host::SocketProbe,
     watch::{Watches, identity, terminate},
@@ -285,9 +286,16 @@ impl Owner {
             ))
             .into());
         }
+        // Held until the sandbox is made, so that it stays the one that was
+        // checked.
+        let namespace = Namespace::open(&request.netns).map_err(Refusal::invalid)?;
         let mut core = self.core.lock().await;
         let sandbox = core
-            .change(|state, host| state.create_sandbox(&request, host))
+            .change(|state, host| {
+                let sandbox = state.create_sandbox(&request, host)?;
+                claim::check(state, &sandbox, &namespace)?;
+                Ok(sandbox)
+            })
             .await?;
         self.watch(&sandbox);
         drop(core);

@@ -16,6 +16,17 @@ use super::{
     SandboxId, State, ipam::NoAddress, state::next_number,
 };
 
+/// How names of host ends begin; digits of the endpoint's id follow.
+const HOST_IFNAME: &str = "vn";
+const HOST_IFNAME_DIGITS: usize = 10;
+
+/// Whether a host end may have this name.
+pub(super) fn is_host_ifname(text: &str) -> bool {
+    text.strip_prefix(HOST_IFNAME).is_some_and(|digits| {
+        digits.len() == HOST_IFNAME_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    })
+}
+
 /// An address of an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Address {
@@ -243,7 +254,7 @@ impl State {
             index,
             ifname: format!("eth{index}"),
             mac: request.mac.unwrap_or_else(MacAddr::random),
-            host_ifname: format!("vn{}", &id.short()[..10]),
+            host_ifname: format!("{HOST_IFNAME}{}", &id.short()[..HOST_IFNAME_DIGITS]),
             host_mac: MacAddr::random(),
             addresses,
             metric: (!network.internal).then(|| highest.map_or(0, |highest| highest + 1)),

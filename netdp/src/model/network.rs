@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     HostView, MacAddr, Name, NetworkId, Refusal, State,
+    endpoint::is_host_ifname,
     ipam::{Pool, first_host},
     options::{BRIDGE_NAME, DEFAULT_MTU, Options, is_ifname},
     state::next_number,
@@ -368,7 +369,8 @@ impl State {
         }
     }
 
-    /// The network's own name where an interface can have it and none has.
+    /// The network's own name where an interface can have it and none has or
+    /// may get it.
     fn bridge_name(
         &self,
         name: &Name,
@@ -381,11 +383,20 @@ impl State {
             host.interfaces.contains(ifname) || bridges.any(|bridge| bridge.ifname == ifname)
         };
         match asked {
+            Some(ifname) if is_host_ifname(&ifname) => Err(Refusal::invalid(format!(
+                "{ifname} is a name that netdp gives to interfaces of endpoints: \
+                 give another {BRIDGE_NAME}"
+            ))),
             Some(ifname) if used(&ifname) => Err(Refusal::conflict(format!(
                 "interface {ifname} exists already: give another {BRIDGE_NAME}"
             ))),
             Some(ifname) => Ok(ifname),
-            None if is_ifname(name.as_str()) && !used(name.as_str()) => Ok(name.to_string()),
+            None if is_ifname(name.as_str())
+                && !is_host_ifname(name.as_str())
+                && !used(name.as_str()) =>
+            {
+                Ok(name.to_string())
+            }
             None => Ok(format!("nb{}", &id.short()[..10])),
         }
     }

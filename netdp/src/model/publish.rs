@@ -236,7 +236,9 @@ impl State {
 }
 
 impl PortRequest {
-    fn fits(&self, publication: &Publication) -> bool {
+    /// Whether a published port is one that is asked for. What the request
+    /// leaves out fits every value.
+    pub fn fits(&self, publication: &Publication) -> bool {
         let Publication {
             host_ip,
             host_port,

@@ -96,7 +96,7 @@ impl State {
     /// Makes a sandbox with its endpoints and published ports.
     ///
     /// # Errors
-    /// The name or namespace is taken, a network or linked sandbox doesn't
+    /// The name is taken, a network or linked sandbox doesn't
     /// exist, the options contradict each other, or an address or port can't be
     /// had. Nothing is changed then.
     pub fn create_sandbox(
@@ -211,19 +211,6 @@ impl State {
             return Err(Refusal::invalid(
                 "no network namespace was given: give its path with --netns",
             ));
-        }
-        if matches!(mode, Mode::Networks | Mode::None)
-            && let Some(other) = self.sandboxes.values().find(|other| {
-                matches!(other.mode, Mode::Networks | Mode::None) && other.netns == request.netns
-            })
-        {
-            return Err(Refusal::conflict(format!(
-                "the namespace {} is that of {} already: use `netdp connect` to give it \
-                 another network, or --network container:{} to share it",
-                request.netns.display(),
-                other.name,
-                other.name
-            )));
         }
         let hostname = match &request.hostname {
             Some(hostname) => checked_hostname(hostname)?,

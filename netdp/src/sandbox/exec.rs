@@ -20,7 +20,7 @@ const NOT_EXECUTABLE: u8 = 126;
 
 /// A command that becomes `program`, told by its arguments which descriptor is
 /// its end of the socket pair.
-pub(super) fn helper(program: &Path, name: &str, socket: &OwnedFd) -> io::Result<Command> {
+pub(super) fn reexec(program: &Path, name: &str, socket: &OwnedFd) -> io::Result<Command> {
     // A copy, so that the descriptor stays open until the command is dropped.
     let socket = socket.try_clone()?;
     let mut command = Command::new(program);
@@ -36,7 +36,7 @@ pub(super) fn helper(program: &Path, name: &str, socket: &OwnedFd) -> io::Result
     Ok(command)
 }
 
-/// The socket that [`helper`] passed to this process. The program to come
+/// The socket that [`reexec`] passed to this process. The program to come
 /// doesn't inherit it.
 pub(super) fn inherited_socket() -> Result<UnixStream, ExitCode> {
     let socket = std::env::args()

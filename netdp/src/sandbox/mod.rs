@@ -13,7 +13,7 @@
 //!
 //! Making namespaces for oneself wants a process with one thread, and what may
 //! be done between fork and exec in a process with several is next to nothing.
-//! So both helpers are this program, executed again under a hidden name
+//! So both are this program, executed again under a hidden name
 //! ([`INIT_COMMAND`], [`SUPERVISE_COMMAND`]) with one end of a socket pair. When
 //! the caller ends before the release, the socket closes and the waiting
 //! process ends too.

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use tokio::net::UnixStream;
 
-use super::exec::helper;
+use super::exec::reexec;
 use super::signals::Signals;
 use super::wire::{Report, is_closed, receive_async, send_async};
 use super::{Files, INIT_COMMAND, Mode, ProcessId, SUPERVISE_COMMAND, SandboxError, Spec};
@@ -189,9 +189,9 @@ fn spawn(launcher: &Path, mode: &Mode, socket: OwnedFd) -> Result<OwnedChild, Sa
         source,
     };
     let mut command = match mode {
-        Mode::Foreground => helper(launcher, INIT_COMMAND, &socket).map_err(failed)?,
+        Mode::Foreground => reexec(launcher, INIT_COMMAND, &socket).map_err(failed)?,
         Mode::Detached { log } => {
-            let mut command = helper(launcher, SUPERVISE_COMMAND, &socket).map_err(failed)?;
+            let mut command = reexec(launcher, SUPERVISE_COMMAND, &socket).map_err(failed)?;
             log_to(&mut command, log).map_err(|source| SandboxError::Log {
                 path: log.clone(),
                 source,

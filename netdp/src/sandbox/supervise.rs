@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use nix::unistd::{ForkResult, fork, setsid};
 
 use super::INIT_COMMAND;
-use super::exec::{helper, inherited_socket};
+use super::exec::{inherited_socket, reexec};
 use super::wire::{Report, send};
 
 /// Runs the hidden command [`SUPERVISE_COMMAND`](super::SUPERVISE_COMMAND):
@@ -33,7 +33,7 @@ pub fn supervise_main() -> ExitCode {
     // A new process is no group leader, so this can't fail.
     let _ = setsid();
     let socket = OwnedFd::from(socket);
-    let spawned = helper(Path::new("/proc/self/exe"), INIT_COMMAND, &socket)
+    let spawned = reexec(Path::new("/proc/self/exe"), INIT_COMMAND, &socket)
         .and_then(|mut command| command.spawn());
     match spawned {
         Ok(mut child) => {

@@ -1,7 +1,7 @@
 //! The copy of the state, a moment behind it.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -11,7 +11,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::records::{FORMAT, Unreadable, check_format};
+use super::{
+    private,
+    records::{FORMAT, Unreadable, check_format},
+};
 use crate::model::State;
 
 /// How long to wait for a newer state before one is written: a burst of
@@ -86,7 +89,7 @@ fn write(path: &Path, state: &State) -> io::Result<()> {
         state,
     };
     let text = serde_json::to_vec_pretty(&copy)?;
-    let mut file = File::create(&unfinished)?;
+    let mut file = private().create(true).truncate(true).open(&unfinished)?;
     file.write_all(&text)?;
     file.sync_all()?;
     fs::rename(&unfinished, path)

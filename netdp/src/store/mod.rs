@@ -6,8 +6,9 @@ mod error;
 mod records;
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
+    os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -26,6 +27,9 @@ const DATABASE: &str = "state.redb";
 const UNFINISHED: &str = "state.redb.new";
 const COPY: &str = "state.json";
 const LOCK: &str = "state.lock";
+
+/// Permissions of every file: command lines may hold passwords.
+const MODE: u32 = 0o600;
 
 /// What was found when a store could not be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -117,10 +121,9 @@ impl Store {
 
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(LOCK);
-    let file = File::options()
+    let file = private()
         .create(true)
         .truncate(false)
-        .write(true)
         .open(&path)
         .map_err(StoreError::io("open", &path))?;
     match file.try_lock() {
@@ -225,11 +228,25 @@ fn make(folder: &Path, state: &State) -> Result<Database, StoreError> {
         }
         _ => {}
     }
-    let database = Database::create(&unfinished).map_err(StoreError::database)?;
+    let file = private()
+        .read(true)
+        .create_new(true)
+        .open(&unfinished)
+        .map_err(StoreError::io("create", &unfinished))?;
+    let database = Database::builder()
+        .create_file(file)
+        .map_err(StoreError::database)?;
     records::write(&database, None, state)?;
     fs::rename(&unfinished, &path).map_err(StoreError::io("rename", &unfinished))?;
     sync_folder(folder)?;
     Ok(database)
+}
+
+/// For writing a file that nobody else may read.
+fn private() -> OpenOptions {
+    let mut options = File::options();
+    options.write(true).mode(MODE);
+    options
 }
 
 /// A rename is on disk only when its folder is.

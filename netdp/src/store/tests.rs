@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use tempfile::TempDir;
 
@@ -47,6 +47,21 @@ fn a_new_store_has_the_networks_that_are_always_there() {
     assert_eq!(state.check(), Ok(()));
     assert_eq!(state.networks.len(), 2);
     assert_eq!(open(&nested).load().unwrap().instance, state.instance);
+}
+
+#[test]
+fn nobody_else_reads_the_files() {
+    // Dropping the store writes the copy.
+    let (folder, _) = filled();
+    let mut names = Vec::new();
+    for file in fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, MODE, "{}", file.path().display());
+        names.push(file.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, [COPY, LOCK, DATABASE]);
 }
 
 #[test]

@@ -1,0 +1,42 @@
+//! Which namespace a sandbox may have as its own.
+
+use crate::{
+    model::{Mode, Refusal, Sandbox, State},
+    netns::Namespace,
+};
+
+/// Refuses the host's own namespace and those of other sandboxes. Namespaces
+/// are compared, not paths: one may have many.
+///
+/// # Errors
+/// The namespace is taken, or the daemon's own can't be opened.
+pub fn check(state: &State, sandbox: &Sandbox, namespace: &Namespace) -> Result<(), Refusal> {
+    if !has_its_own(sandbox) {
+        return Ok(());
+    }
+    let path = namespace.path().display();
+    let host = Namespace::current().map_err(Refusal::unavailable)?;
+    if namespace.inode() == host.inode() {
+        return Err(Refusal::invalid(format!(
+            "the namespace {path} is the host's own: use --network host, or give another one"
+        )));
+    }
+    let taken = state.sandboxes.values().find(|other| {
+        other.id != sandbox.id
+            && has_its_own(other)
+            // One that can't be opened any more is gone.
+            && Namespace::open(&other.netns).is_ok_and(|open| open.inode() == namespace.inode())
+    });
+    match taken {
+        Some(other) => Err(Refusal::conflict(format!(
+            "the namespace {path} is that of {name} already: use `netdp connect` to give it \
+             another network, or --network container:{name} to share it",
+            name = other.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn has_its_own(sandbox: &Sandbox) -> bool {
+    matches!(sandbox.mode, Mode::Networks | Mode::None)
+}
