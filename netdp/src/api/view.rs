@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bpf::BpfError,
-    daemon::owner::{Core, Owner},
+    daemon::{change::Core, owner::Owner},
     model::{self, Driver, Mode, State},
     plan::Hold,
     store::Damage,

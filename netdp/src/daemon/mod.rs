@@ -5,6 +5,7 @@
 //! starts by looking at what is there.
 
 mod apply;
+pub mod change;
 mod claim;
 pub mod config;
 pub mod engine;
