@@ -227,7 +227,9 @@ pub fn allocate<F: Family>(
     if search.port != from.sport {
         search.flow.kind = kinds.1;
         search.flow.port = search.port;
-        flows::expect::<F>(&from.sent(packet.proto), search.flow)?;
+        let key = from.sent(packet.proto);
+        search.flow.tag = key.tag();
+        flows::expect::<F>(&key, search.flow)?;
     }
     Ok(search.port)
 }

@@ -177,6 +177,8 @@ fn a_hairpin_and_a_direct_connection_with_one_tuple_are_told_apart() {
         reaches(world, &db, &hairpin, &web);
         let reply = |flags| web.frame(Frame::tcp(flags, at(WEB, 80), at(DB, 40_000)));
         reaches(world, &web, &reply(SYN | ACK), &db);
+        let opened = db.frame(Frame::tcp(ACK, at(DB, 40_000), at(HOST, 8080)));
+        reaches(world, &db, &opened, &web);
         // Another published port, the same client port.
         world.publish(None, 8081, &web, 80, proto::TCP, None);
         let other = db.frame(Frame::tcp(SYN, at(DB, 40_000), at(HOST, 8081)));
