@@ -1,0 +1,43 @@
+//! What the documentation names is there.
+
+use std::path::{Path, PathBuf};
+
+/// Folders in which a test that `docs/nat.md` names may stand.
+const FOLDERS: [&str; 4] = [
+    "netdp/tests",
+    "tests/tests",
+    "netdp-common/src",
+    "netdp/src/model",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// What stands between backticks and has the form `file::function`.
+fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|code| code.split_once("::"))
+}
+
+#[test]
+fn each_test_that_is_named_exists() {
+    let text = std::fs::read_to_string(root().join("docs/nat.md")).unwrap();
+    let mut count = 0;
+    for (file, function) in named(&text) {
+        let source = FOLDERS
+            .iter()
+            .map(|folder| root().join(folder).join(file).with_extension("rs"))
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| panic!("docs/nat.md names {file}, which is no file of tests"));
+        let source = std::fs::read_to_string(source).unwrap();
+        assert!(
+            source.contains(&format!("fn {function}(")),
+            "docs/nat.md names {file}::{function}, which does not exist"
+        );
+        count += 1;
+    }
+    assert!(count >= 20, "docs/nat.md names {count} tests only");
+}
