@@ -45,8 +45,10 @@ impl fmt::Debug for Be16 {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct V4Addr(pub u32);
 
-/// An IPv6 address, sixteen bytes in network order.
-#[repr(transparent)]
+/// An IPv6 address, sixteen bytes in network order. Aligned to eight bytes,
+/// because programs keep it on their stack, where the verifier refuses accesses
+/// across them.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct V6Addr(pub [u32; 4]);
 
@@ -121,6 +123,18 @@ impl From<V6Addr> for core::net::Ipv6Addr {
     }
 }
 
+impl From<V4Addr> for core::net::IpAddr {
+    fn from(addr: V4Addr) -> Self {
+        Self::V4(addr.into())
+    }
+}
+
+impl From<V6Addr> for core::net::IpAddr {
+    fn from(addr: V6Addr) -> Self {
+        Self::V6(addr.into())
+    }
+}
+
 impl fmt::Debug for V4Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         core::net::Ipv4Addr::from(*self).fmt(f)
@@ -135,6 +149,13 @@ impl fmt::Debug for V6Addr {
 
 /// What an address of either family can do in the datapath.
 pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
+    /// What brings a map type of one address and four more bytes to a multiple
+    /// of eight: always zero.
+    type Fill: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static;
+
+    /// Nothing in such a place.
+    const FILL: Self::Fill;
+
     /// The unspecified address: 0.0.0.0 or ::.
     const ANY: Self;
 
@@ -150,6 +171,9 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
 }
 
 impl Address for V4Addr {
+    type Fill = [u32; 0];
+    const FILL: [u32; 0] = [];
+
     const ANY: Self = Self(0);
 
     #[inline(always)]
@@ -169,6 +193,9 @@ impl Address for V4Addr {
 }
 
 impl Address for V6Addr {
+    type Fill = [u32; 1];
+    const FILL: [u32; 1] = [0];
+
     const ANY: Self = Self([0; 4]);
 
     #[inline(always)]

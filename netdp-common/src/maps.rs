@@ -2,8 +2,10 @@
 //!
 //! Every type is `repr(C)` without implicit padding, so that equal keys have
 //! equal bytes, and what programs keep on their stack is aligned to eight
-//! bytes, because the verifier refuses stack accesses across them. Addresses and ports are in network order, as in the packet;
-//! all other numbers are in host order. `docs/maps.md` says who writes what.
+//! bytes, because the verifier refuses stack accesses across them. Addresses and
+//! ports are in network order, as in the packet; all other numbers are in host
+//! order. `docs/maps.md` says who writes what. Maps whose names end in 4 are
+//! described below; those of IPv6, which end in 6, are the same.
 
 use crate::addr::{Address, Be16, Mac, V4Addr, V6Addr};
 
@@ -21,6 +23,15 @@ pub mod name {
     pub const FRAGS4: &str = "frags4";
     pub const SOCKS4: &str = "socks4";
     pub const PATHS4: &str = "paths4";
+    pub const ADDRS6: &str = "addrs6";
+    pub const PORTS6: &str = "ports6";
+    pub const BACK6: &str = "back6";
+    pub const LOCAL6: &str = "local6";
+    pub const FLOWS6: &str = "flows6";
+    pub const PENDING6: &str = "pending6";
+    pub const FRAGS6: &str = "frags6";
+    pub const SOCKS6: &str = "socks6";
+    pub const PATHS6: &str = "paths6";
     pub const DROPS: &str = "drops";
     pub const STATS: &str = "stats";
     pub const SWEEPER: &str = "sweeper";
@@ -29,7 +40,8 @@ pub mod name {
 
 /// How many endpoints can have counters of their own: entries of `stats`.
 pub const MAX_ENDPOINTS: u32 = 4096;
-/// Entries of `ports4` and of `back4`.
+/// Entries of `ports4` and of `back4`, and of those of IPv6 each: so it is with
+/// the numbers below, too.
 pub const MAX_PORTS: u32 = 131_072;
 /// Entries of `flows4` unless the daemon is told otherwise.
 pub const DEFAULT_FLOWS: u32 = 262_144;
@@ -137,14 +149,15 @@ pub struct Owner {
 
 /// Key of `ports4` (host address, host port; address 0 for every address of
 /// the host) and of `back4` (container address, container port).
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortKey<A> {
+pub struct PortKey<A: Address> {
     pub addr: A,
     pub port: Be16,
     /// TCP or UDP, by its protocol number.
     pub proto: u8,
     pub pad: u8,
+    pub fill: A::Fill,
 }
 
 impl<A: Address> PortKey<A> {
@@ -155,6 +168,7 @@ impl<A: Address> PortKey<A> {
             port,
             proto,
             pad: 0,
+            fill: A::FILL,
         }
     }
 }
@@ -179,12 +193,25 @@ pub struct Published<A> {
 /// get when no flow says otherwise.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Back<A> {
+pub struct Back<A: Address> {
     /// Address of the host, never 0.
     pub addr: A,
     /// Published port of the host.
     pub port: Be16,
     pub pad: u16,
+    pub fill: A::Fill,
+}
+
+impl<A: Address> Back<A> {
+    #[inline(always)]
+    pub const fn new(addr: A, port: Be16) -> Self {
+        Self {
+            addr,
+            port,
+            pad: 0,
+            fill: A::FILL,
+        }
+    }
 }
 
 /// Bits of [`Local::flags`].
@@ -205,12 +232,14 @@ pub struct Local {
 
 /// Value of `uplinks`, keyed by ifindex (u32).
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Uplink {
     pub mac: Mac,
     pub pad: u16,
     /// Address that masqueraded packets get, or 0 for none.
     pub addr4: V4Addr,
+    pub pad2: u32,
+    /// The same of IPv6: a global or unique local one.
     pub addr6: V6Addr,
 }
 
@@ -304,22 +333,24 @@ pub struct Frag {
 /// Key of `socks4`: a socket of the host that was sent to a container.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SockKey<A> {
+pub struct SockKey<A: Address> {
     /// `bpf_get_socket_cookie`.
     pub cookie: u64,
     /// Container address and port that it was sent to.
     pub addr: A,
     pub port: Be16,
     pub pad: u16,
+    pub fill: A::Fill,
 }
 
 /// Value of `socks4`: the address that the program asked for.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Asked<A> {
+pub struct Asked<A: Address> {
     pub addr: A,
     pub port: Be16,
     pub pad: u16,
+    pub fill: A::Fill,
 }
 
 /// Value of `stats`, per CPU: one endpoint's counters. Received and sent as
@@ -336,7 +367,7 @@ pub struct Stats {
 
 /// Value of `paths4`, per CPU: the way out for a destination, asked of the FIB
 /// once a second.
-#[repr(C, align(8))]
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Path<A> {
     pub daddr: A,
@@ -347,7 +378,6 @@ pub struct Path<A> {
     pub dmac: Mac,
     /// The longest packet that goes this way, bytes from the IP header on.
     pub mtu: u32,
-    pub pad: u32,
 }
 
 /// Asserts that no bytes of a type are implicit padding.
@@ -366,20 +396,27 @@ assert_layout! {
     Delivery: 20 = 8, 12;
     Owner: 28 = 20, 8;
     PortKey<V4Addr>: 8 = 4, 2, 1, 1;
-    PortKey<V6Addr>: 20 = 16, 2, 1, 1;
+    PortKey<V6Addr>: 24 = 16, 2, 1, 1, 4;
     Published<V4Addr>: 32 = 4, 4, 20, 4;
+    Published<V6Addr>: 56 = 16, 4, 20, 16;
     Back<V4Addr>: 8 = 4, 4;
+    Back<V6Addr>: 24 = 16, 4, 4;
     Local: 8 = 4, 4;
-    Uplink: 28 = 8, 4, 16;
+    Uplink: 32 = 8, 4, 4, 16;
     FlowKey<V4Addr>: 16 = 4, 4, 4, 4;
     FlowKey<V6Addr>: 40 = 16, 16, 4, 4;
     Flow<V4Addr>: 48 = 8, 4, 4, 20, 8, 4;
+    Flow<V6Addr>: 72 = 32, 4, 4, 20, 8, 4;
     FragKey<V4Addr>: 16 = 8, 8;
+    FragKey<V6Addr>: 40 = 32, 8;
     Frag: 4 = 4;
     SockKey<V4Addr>: 16 = 8, 8;
+    SockKey<V6Addr>: 32 = 8, 16, 4, 4;
     Asked<V4Addr>: 8 = 8;
+    Asked<V6Addr>: 24 = 16, 4, 4;
     Stats: 40 = 40;
-    Path<V4Addr>: 32 = 4, 8, 12, 8;
+    Path<V4Addr>: 28 = 4, 8, 12, 4;
+    Path<V6Addr>: 40 = 16, 8, 12, 4;
 }
 
 #[cfg(feature = "user")]
@@ -388,7 +425,7 @@ mod pod {
         Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, Owner, Path, PortKey,
         Published, SockKey, Stats, Uplink,
     };
-    use crate::addr::{V4Addr, V6Addr};
+    use crate::addr::{Address, V4Addr, V6Addr};
 
     macro_rules! pod {
         ($($type:ty),* $(,)?) => {
@@ -398,32 +435,17 @@ mod pod {
         };
     }
 
+    macro_rules! family_pod {
+        ($($type:ident),* $(,)?) => {
+            // SAFETY: as above, for both kinds of address that there are.
+            $(unsafe impl<A: Address> aya::Pod for $type<A> {})*
+        };
+    }
+
     pod!(
-        Config,
-        Endpoint,
-        Owner,
-        Local,
-        Uplink,
-        Frag,
-        Stats,
-        V4Addr,
-        V6Addr,
-        PortKey<V4Addr>,
-        PortKey<V6Addr>,
-        Published<V4Addr>,
-        Published<V6Addr>,
-        Back<V4Addr>,
-        Back<V6Addr>,
-        FlowKey<V4Addr>,
-        FlowKey<V6Addr>,
-        Flow<V4Addr>,
-        Flow<V6Addr>,
-        FragKey<V4Addr>,
-        FragKey<V6Addr>,
-        SockKey<V4Addr>,
-        Asked<V4Addr>,
-        Asked<V6Addr>,
-        Path<V4Addr>,
-        Path<V6Addr>,
+        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, V4Addr, V6Addr,
+    );
+    family_pod!(
+        PortKey, Published, Back, FlowKey, Flow, FragKey, SockKey, Asked, Path,
     );
 }

@@ -38,7 +38,12 @@ pub fn to_container(ctx: &SockAddrContext) {
     // SAFETY: a map value stays readable while the program runs.
     let published = unsafe { published.read() };
     let key = key(ctx, published.addr, published.port);
-    let asked = Asked { addr, port, pad: 0 };
+    let asked = Asked {
+        addr,
+        port,
+        pad: 0,
+        fill: V4Addr::FILL,
+    };
     if V4::socks().insert(key, asked, u64::from(BPF_ANY)).is_ok() {
         set_destination(ctx, published.addr, published.port);
     }
@@ -87,6 +92,7 @@ fn key(ctx: &SockAddrContext, addr: V4Addr, port: Be16) -> SockKey<V4Addr> {
         addr,
         port,
         pad: 0,
+        fill: V4Addr::FILL,
     }
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netdp_common::{
-    addr::V4Addr,
+    addr::{V4Addr, V6Addr},
     maps::{
         Asked, Back, Config, DEFAULT_FLOWS, Endpoint, Flow, FlowKey, Frag, FragKey, Local,
         MAX_ENDPOINTS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey,
@@ -73,6 +73,27 @@ pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "paths4")]
 pub static PATHS4: Paths<V4Addr> = PerCpuArray::new();
+
+#[btf_map(name = "addrs6")]
+pub static ADDRS6: Addrs<V6Addr> = HashMap::new();
+#[btf_map(name = "ports6")]
+pub static PORTS6: Ports<V6Addr> = HashMap::new();
+#[btf_map(name = "back6")]
+pub static BACK6: Backs<V6Addr> = HashMap::new();
+#[btf_map(name = "local6")]
+pub static LOCAL6: Locals<V6Addr> = HashMap::new();
+#[btf_map(name = "flows6")]
+pub static FLOWS6: Flows<V6Addr> = HashMap::new();
+#[btf_map(name = "pending6")]
+pub static PENDING6: Pending<V6Addr> = LruHashMap::new();
+#[btf_map(name = "frags6")]
+pub static FRAGS6: Frags<V6Addr> = LruHashMap::new();
+#[btf_map(name = "socks6")]
+pub static SOCKS6: Socks<V6Addr> = LruHashMap::new();
+#[btf_map(name = "scratch6")]
+pub static SCRATCH6: Scratch<V6Addr> = PerCpuArray::new();
+#[btf_map(name = "paths6")]
+pub static PATHS6: Paths<V6Addr> = PerCpuArray::new();
 
 /// The timer that expires flows.
 #[repr(C)]

@@ -75,7 +75,6 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
             smac,
             dmac,
             mtu: route.mtu,
-            pad: 0,
         });
     }
     way.ifindex = route.ifindex;

@@ -325,12 +325,10 @@ fn counters_start_at_zero_and_a_full_map_says_so() {
                 .iter()
                 .all(|(_, count)| *count == 0)
         );
-        assert!(datapath.flows().unwrap().is_empty());
+        assert!(datapath.flows::<V4Addr>().unwrap().is_empty());
         let uplink = netdp_common::maps::Uplink {
             mac: [0; 6],
-            pad: 0,
-            addr4: V4Addr::default(),
-            addr6: Default::default(),
+            ..Default::default()
         };
         let error = (0..=netdp_common::maps::MAX_UPLINKS)
             .find_map(|index| {

@@ -5,7 +5,7 @@ mod program_world;
 
 use netdp::bpf::{Entry, Key, TestPacket};
 use netdp_common::{
-    addr::{V4Addr, V6Addr, proto},
+    addr::{V4Addr, proto},
     drop::DropReason,
     maps::{Config, Uplink, endpoint_flags, flow_kind},
     tcp::state,
@@ -188,9 +188,7 @@ fn what_cannot_be_masqueraded_is_refused() {
         assert_eq!(world.is_refused(&db, &nowhere.bytes()), DropReason::NoRoute);
         let nameless = Uplink {
             mac: HOST_MAC,
-            pad: 0,
-            addr4: V4Addr::default(),
-            addr6: V6Addr::default(),
+            ..Uplink::default()
         };
         world.put(Key::Uplink(world.uplink), Entry::Uplink(nameless));
         assert_eq!(

@@ -4,7 +4,7 @@
 mod program_world;
 
 use netdp_common::{
-    addr::proto,
+    addr::{V4Addr, proto},
     drop::DropReason,
     maps::{Config, flow_kind},
     tcp::state,
@@ -333,7 +333,9 @@ fn a_full_table_refuses_no_conversation() {
         // The old ones keep their entries.
         let seen = world.leaves(&web, &reply(world, PSH | ACK, 40_001));
         assert_eq!(seen.from, at(HOST, 8080));
-        let keys = |flows: &[netdp::bpf::FlowSeen]| flows.iter().map(|f| f.key).collect::<Vec<_>>();
+        let keys = |flows: &[netdp::bpf::FlowSeen<V4Addr>]| {
+            flows.iter().map(|f| f.key).collect::<Vec<_>>()
+        };
         assert_eq!(keys(&world.flows()), keys(&held));
     });
 }
@@ -352,6 +354,6 @@ fn entries_expire_without_a_daemon() {
             &web,
         );
         world.holds(1, 1);
-        world.wait_until(|world| world.datapath.flows().unwrap().is_empty());
+        world.wait_until(|world| world.datapath.flows::<V4Addr>().unwrap().is_empty());
     });
 }

@@ -1,9 +1,9 @@
 //! Entries of the flow tables as people read them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use netdp_common::{
-    addr::{Be16, V4Addr, proto},
+    addr::{Address, Be16, proto},
     flow,
     maps::{self, FlowKey, flow_kind},
     tcp,
@@ -15,7 +15,7 @@ use crate::bpf::FlowSeen;
 /// The flow that an entry stands for; none for the second entry of one.
 ///
 /// `now`: seconds of `CLOCK_MONOTONIC`.
-pub fn flow(seen: &FlowSeen, now: u64) -> Option<Flow> {
+pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<Flow> {
     let FlowSeen { key, flow, pending } = seen;
     let remote = socket(key.remote, key.remote_port);
     let (kind, container, host) = match flow.kind {
@@ -42,24 +42,24 @@ pub fn flow(seen: &FlowSeen, now: u64) -> Option<Flow> {
     })
 }
 
-fn inside(key: &FlowKey<V4Addr>) -> Option<SocketAddr> {
+fn inside<A: Address + Into<IpAddr>>(key: &FlowKey<A>) -> Option<SocketAddr> {
     Some(socket(key.local, key.local_port))
 }
 
-fn socket(addr: V4Addr, port: Be16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::from(addr), port.get()))
+fn socket(addr: impl Into<IpAddr>, port: Be16) -> SocketAddr {
+    SocketAddr::from((addr.into(), port.get()))
 }
 
 fn protocol(number: u8) -> String {
     match number {
         proto::TCP => "tcp".to_owned(),
         proto::UDP => "udp".to_owned(),
-        proto::ICMP => "icmp".to_owned(),
+        proto::ICMP | proto::ICMPV6 => "icmp".to_owned(),
         other => other.to_string(),
     }
 }
 
-fn state(number: u8, flow: &maps::Flow<V4Addr>) -> &'static str {
+fn state<A>(number: u8, flow: &maps::Flow<A>) -> &'static str {
     match number {
         proto::TCP => tcp::name(flow.state),
         _ if flow.state == flow::UNANSWERED => "unanswered",
@@ -69,26 +69,33 @@ fn state(number: u8, flow: &maps::Flow<V4Addr>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use netdp_common::maps::Delivery;
+    use netdp_common::{
+        addr::{V4Addr, V6Addr},
+        maps::Delivery,
+    };
 
     use super::*;
 
-    fn seen(kind: u8, key: FlowKey<V4Addr>) -> FlowSeen {
+    fn seen(kind: u8, key: FlowKey<V4Addr>) -> FlowSeen<V4Addr> {
         FlowSeen {
             key,
-            flow: maps::Flow {
-                addr: V4Addr::new([10, 0, 0, 7]),
-                external: V4Addr::new([10, 0, 0, 9]),
-                port: Be16::new(8080),
-                kind,
-                state: tcp::state::ESTABLISHED,
-                last_seen: 100,
-                to: Delivery::default(),
-                ifindex: 2,
-                timeout: 7440,
-                tag: 0,
-            },
+            flow: entry(kind, V4Addr::new([10, 0, 0, 7]), V4Addr::new([10, 0, 0, 9])),
             pending: false,
+        }
+    }
+
+    fn entry<A>(kind: u8, addr: A, external: A) -> maps::Flow<A> {
+        maps::Flow {
+            addr,
+            external,
+            port: Be16::new(8080),
+            kind,
+            state: tcp::state::ESTABLISHED,
+            last_seen: 100,
+            to: Delivery::default(),
+            ifindex: 2,
+            timeout: 7440,
+            tag: 0,
         }
     }
 
@@ -118,6 +125,22 @@ mod tests {
         assert_eq!(shown.container.unwrap().to_string(), "10.0.0.7:8080");
         assert_eq!(shown.host.to_string(), "10.0.0.9:80");
         assert_eq!(shown.idle, 0);
+    }
+
+    #[test]
+    fn flows_of_both_families_are_shown() {
+        let addr = |text: &str| V6Addr::from(text.parse::<std::net::Ipv6Addr>().unwrap());
+        let (client, web, host) = (addr("2001:db8::7"), addr("fd00::2"), addr("2001:db8::1"));
+        let echo = FlowSeen {
+            key: FlowKey::full(client, Be16::new(40000), web, Be16::new(80), proto::ICMPV6),
+            flow: entry(flow_kind::PUBLISHED, host, host),
+            pending: false,
+        };
+        let shown = flow(&echo, 107).unwrap();
+        assert_eq!(shown.protocol, "icmp");
+        assert_eq!(shown.remote.to_string(), "[2001:db8::7]:40000");
+        assert_eq!(shown.container.unwrap().to_string(), "[fd00::2]:80");
+        assert_eq!(shown.host.to_string(), "[2001:db8::1]:8080");
     }
 
     #[test]

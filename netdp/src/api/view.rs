@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, process};
 
+use netdp_common::addr::{V4Addr, V6Addr};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -197,10 +198,12 @@ fn hosts(state: &State, sandbox: &model::Sandbox) -> Vec<HostsEntry> {
 pub fn flows(core: &Core) -> Result<Vec<Flow>, BpfError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0));
-    let seen = core.engine().target().datapath.flows()?;
-    let mut flows: Vec<Flow> = seen
+    let datapath = &core.engine().target().datapath;
+    let (seen4, seen6) = (datapath.flows::<V4Addr>()?, datapath.flows::<V6Addr>()?);
+    let mut flows: Vec<Flow> = seen4
         .iter()
         .filter_map(|entry| flows::flow(entry, now))
+        .chain(seen6.iter().filter_map(|entry| flows::flow(entry, now)))
         .collect();
     flows.sort_by(|one, other| {
         (&one.protocol, one.remote, one.container).cmp(&(

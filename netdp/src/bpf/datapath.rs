@@ -13,10 +13,7 @@ use aya::{
         Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, tc::TcAttachType,
     },
 };
-use netdp_common::{
-    addr::V4Addr,
-    maps::{Config, Flow, FlowKey, name},
-};
+use netdp_common::maps::{Config, Flow, FlowKey, name};
 
 use super::{
     BpfError, OBJECT,
@@ -99,7 +96,7 @@ pub struct Options {
     pub cgroup: Option<PathBuf>,
     /// Cookie of the host's network namespace (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
-    /// Entries of the flow table.
+    /// Entries of the flow table of each family.
     pub max_flows: u32,
     pub config: Config,
     /// Takes this mechanism even where the kernel has a better one.
@@ -108,9 +105,9 @@ pub struct Options {
 
 /// An entry of the flow tables.
 #[derive(Clone, Copy, Debug)]
-pub struct FlowSeen {
-    pub key: FlowKey<V4Addr>,
-    pub flow: Flow<V4Addr>,
+pub struct FlowSeen<A> {
+    pub key: FlowKey<A>,
+    pub flow: Flow<A>,
     /// In the table of what isn't answered yet.
     pub pending: bool,
 }
@@ -316,6 +313,7 @@ fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
     loader
         .override_global("HOST_NETNS", &options.netns_cookie, true)
         .map_max_entries(name::FLOWS4, options.max_flows)
+        .map_max_entries(name::FLOWS6, options.max_flows)
         .verifier_log_level(VerifierLogLevel::STATS);
     let pins: Vec<_> = pin::MAPS.iter().map(|name| layout.map(name)).collect();
     for (name, path) in pin::MAPS.iter().zip(&pins) {
@@ -356,7 +354,7 @@ fn is_compatible(layout: &Layout, options: &Options) -> bool {
         let Some(shape) = pin::shape(map) else {
             return false;
         };
-        let entries = if *map == name::FLOWS4 {
+        let entries = if [name::FLOWS4, name::FLOWS6].contains(map) {
             options.max_flows
         } else {
             shape.entries

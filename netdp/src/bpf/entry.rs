@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use netdp_common::{
-    addr::V4Addr,
+    addr::{V4Addr, V6Addr},
     maps::{Back, Endpoint, Local, Owner, PortKey, Published, Uplink},
 };
 
@@ -20,6 +20,14 @@ pub enum Key {
     Back4(PortKey<V4Addr>),
     /// `local4`, by address of the host.
     Local4(V4Addr),
+    /// `addrs6`, as [`Key::Owner4`].
+    Owner6(V6Addr),
+    /// `ports6`, as [`Key::Port4`].
+    Port6(PortKey<V6Addr>),
+    /// `back6`, as [`Key::Back4`].
+    Back6(PortKey<V6Addr>),
+    /// `local6`, as [`Key::Local4`].
+    Local6(V6Addr),
     /// `uplinks`, by ifindex.
     Uplink(u32),
 }
@@ -32,6 +40,10 @@ pub enum Entry {
     Port4(Published<V4Addr>),
     Back4(Back<V4Addr>),
     Local4(Local),
+    Owner6(Owner),
+    Port6(Published<V6Addr>),
+    Back6(Back<V6Addr>),
+    Local6(Local),
     Uplink(Uplink),
 }
 

@@ -19,6 +19,7 @@ mod test_run;
 pub use datapath::{Datapath, FlowSeen, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;
+pub use tables::TableAddress;
 pub use test_run::{TestPacket, TestRun};
 
 /// The object with all programs and maps, as `netdp-ebpf` compiles to.

@@ -4,7 +4,7 @@ use std::fs;
 
 use aya::{Ebpf, programs::Program};
 use netdp_common::{
-    addr::V4Addr,
+    addr::{V4Addr, V6Addr},
     maps::{
         Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, MAX_ENDPOINTS,
         MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
@@ -14,8 +14,9 @@ use netdp_common::{
 
 use super::{BpfError, datapath::unpin, layout::Layout};
 
-/// Maps that outlive the daemon. `scratch4` holds nothing between two packets.
-pub(super) const MAPS: [&str; 16] = [
+/// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
+/// between two packets.
+pub(super) const MAPS: [&str; 25] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -32,6 +33,15 @@ pub(super) const MAPS: [&str; 16] = [
     name::FRAGS4,
     name::SOCKS4,
     name::PATHS4,
+    name::ADDRS6,
+    name::PORTS6,
+    name::BACK6,
+    name::LOCAL6,
+    name::FLOWS6,
+    name::PENDING6,
+    name::FRAGS6,
+    name::SOCKS6,
+    name::PATHS6,
 ];
 
 /// Sizes in bytes, and the number of entries.
@@ -68,6 +78,15 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::FRAGS4 => of::<FragKey<V4Addr>, Frag>(8192),
         name::SOCKS4 => of::<SockKey<V4Addr>, Asked<V4Addr>>(65_536),
         name::PATHS4 => of::<u32, Path<V4Addr>>(256),
+        name::ADDRS6 => of::<V6Addr, Owner>(MAX_ENDPOINTS),
+        name::PORTS6 => of::<PortKey<V6Addr>, Published<V6Addr>>(MAX_PORTS),
+        name::BACK6 => of::<PortKey<V6Addr>, Back<V6Addr>>(MAX_PORTS),
+        name::LOCAL6 => of::<V6Addr, Local>(MAX_LOCAL),
+        name::FLOWS6 => of::<FlowKey<V6Addr>, Flow<V6Addr>>(0),
+        name::PENDING6 => of::<FlowKey<V6Addr>, Flow<V6Addr>>(MAX_PENDING),
+        name::FRAGS6 => of::<FragKey<V6Addr>, Frag>(8192),
+        name::SOCKS6 => of::<SockKey<V6Addr>, Asked<V6Addr>>(65_536),
+        name::PATHS6 => of::<u32, Path<V6Addr>>(256),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use netdp_common::{
-    addr::V4Addr,
+    addr::{Address, V4Addr, V6Addr},
     drop::DropReason,
     maps::{
         Back, Config, Endpoint, Flow, FlowKey, Local, MAX_ENDPOINTS, MAX_LOCAL, MAX_PORTS,
@@ -18,19 +18,86 @@ use netdp_common::{
 use super::{BpfError, Datapath, Entry, FlowSeen, Key, Tables, datapath::take};
 
 /// The maps that userspace reads or writes.
-pub(super) struct Maps {
+pub struct Maps {
     config: Array<MapData, Config>,
     endpoints: HashMap<MapData, u32, Endpoint>,
     uplinks: HashMap<MapData, u32, Uplink>,
-    addrs4: HashMap<MapData, V4Addr, Owner>,
-    ports4: HashMap<MapData, PortKey<V4Addr>, Published<V4Addr>>,
-    back4: HashMap<MapData, PortKey<V4Addr>, Back<V4Addr>>,
-    local4: HashMap<MapData, V4Addr, Local>,
-    flows4: HashMap<MapData, FlowKey<V4Addr>, Flow<V4Addr>>,
-    pending4: HashMap<MapData, FlowKey<V4Addr>, Flow<V4Addr>>,
+    v4: FamilyMaps<V4Addr>,
+    v6: FamilyMaps<V6Addr>,
     drops: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, Stats>,
 }
+
+/// Those of one address family.
+pub struct FamilyMaps<A: Address> {
+    names: &'static Names,
+    addrs: HashMap<MapData, A, Owner>,
+    ports: HashMap<MapData, PortKey<A>, Published<A>>,
+    back: HashMap<MapData, PortKey<A>, Back<A>>,
+    local: HashMap<MapData, A, Local>,
+    flows: HashMap<MapData, FlowKey<A>, Flow<A>>,
+    pending: HashMap<MapData, FlowKey<A>, Flow<A>>,
+}
+
+/// The names of [`FamilyMaps`].
+struct Names {
+    addrs: &'static str,
+    ports: &'static str,
+    back: &'static str,
+    local: &'static str,
+    flows: &'static str,
+    pending: &'static str,
+}
+
+const NAMES4: Names = Names {
+    addrs: name::ADDRS4,
+    ports: name::PORTS4,
+    back: name::BACK4,
+    local: name::LOCAL4,
+    flows: name::FLOWS4,
+    pending: name::PENDING4,
+};
+
+const NAMES6: Names = Names {
+    addrs: name::ADDRS6,
+    ports: name::PORTS6,
+    back: name::BACK6,
+    local: name::LOCAL6,
+    flows: name::FLOWS6,
+    pending: name::PENDING6,
+};
+
+mod private {
+    use super::{Address, FamilyMaps, Maps, V4Addr, V6Addr};
+
+    pub trait Sealed: Address {
+        fn maps(maps: &Maps) -> &FamilyMaps<Self>;
+        fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self>;
+    }
+
+    impl Sealed for V4Addr {
+        fn maps(maps: &Maps) -> &FamilyMaps<Self> {
+            &maps.v4
+        }
+        fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self> {
+            &mut maps.v4
+        }
+    }
+
+    impl Sealed for V6Addr {
+        fn maps(maps: &Maps) -> &FamilyMaps<Self> {
+            &maps.v6
+        }
+        fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self> {
+            &mut maps.v6
+        }
+    }
+}
+
+/// An address whose family has tables: of IPv4 or IPv6.
+pub trait TableAddress: private::Sealed {}
+
+impl<A: private::Sealed> TableAddress for A {}
 
 impl Maps {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
@@ -41,16 +108,25 @@ impl Maps {
                     .map_err(BpfError::map($name))?
             };
         }
+        macro_rules! family {
+            ($names:ident) => {
+                FamilyMaps {
+                    names: &$names,
+                    addrs: open!($names.addrs),
+                    ports: open!($names.ports),
+                    back: open!($names.back),
+                    local: open!($names.local),
+                    flows: open!($names.flows),
+                    pending: open!($names.pending),
+                }
+            };
+        }
         Ok(Self {
             config: open!(name::CONFIG),
             endpoints: open!(name::ENDPOINTS),
             uplinks: open!(name::UPLINKS),
-            addrs4: open!(name::ADDRS4),
-            ports4: open!(name::PORTS4),
-            back4: open!(name::BACK4),
-            local4: open!(name::LOCAL4),
-            flows4: open!(name::FLOWS4),
-            pending4: open!(name::PENDING4),
+            v4: family!(NAMES4),
+            v6: family!(NAMES6),
             drops: open!(name::DROPS),
             stats: open!(name::STATS),
         })
@@ -77,17 +153,29 @@ impl Datapath {
         dump(&maps.uplinks, name::UPLINKS, |key, value| {
             add(Key::Uplink(key), Entry::Uplink(value));
         })?;
-        dump(&maps.addrs4, name::ADDRS4, |key, value| {
+        dump(&maps.v4.addrs, name::ADDRS4, |key, value| {
             add(Key::Owner4(key), Entry::Owner4(value));
         })?;
-        dump(&maps.ports4, name::PORTS4, |key, value| {
+        dump(&maps.v4.ports, name::PORTS4, |key, value| {
             add(Key::Port4(key), Entry::Port4(value));
         })?;
-        dump(&maps.back4, name::BACK4, |key, value| {
+        dump(&maps.v4.back, name::BACK4, |key, value| {
             add(Key::Back4(key), Entry::Back4(value));
         })?;
-        dump(&maps.local4, name::LOCAL4, |key, value| {
+        dump(&maps.v4.local, name::LOCAL4, |key, value| {
             add(Key::Local4(key), Entry::Local4(value));
+        })?;
+        dump(&maps.v6.addrs, name::ADDRS6, |key, value| {
+            add(Key::Owner6(key), Entry::Owner6(value));
+        })?;
+        dump(&maps.v6.ports, name::PORTS6, |key, value| {
+            add(Key::Port6(key), Entry::Port6(value));
+        })?;
+        dump(&maps.v6.back, name::BACK6, |key, value| {
+            add(Key::Back6(key), Entry::Back6(value));
+        })?;
+        dump(&maps.v6.local, name::LOCAL6, |key, value| {
+            add(Key::Local6(key), Entry::Local6(value));
         })?;
         Ok(tables)
     }
@@ -108,16 +196,28 @@ impl Datapath {
                 MAX_ENDPOINTS,
             ),
             (Key::Owner4(key), Entry::Owner4(value)) => {
-                insert(&mut maps.addrs4, key, value, name::ADDRS4, MAX_ENDPOINTS)
+                insert(&mut maps.v4.addrs, key, value, name::ADDRS4, MAX_ENDPOINTS)
             }
             (Key::Port4(key), Entry::Port4(value)) => {
-                insert(&mut maps.ports4, key, value, name::PORTS4, MAX_PORTS)
+                insert(&mut maps.v4.ports, key, value, name::PORTS4, MAX_PORTS)
             }
             (Key::Back4(key), Entry::Back4(value)) => {
-                insert(&mut maps.back4, key, value, name::BACK4, MAX_PORTS)
+                insert(&mut maps.v4.back, key, value, name::BACK4, MAX_PORTS)
             }
             (Key::Local4(key), Entry::Local4(value)) => {
-                insert(&mut maps.local4, key, value, name::LOCAL4, MAX_LOCAL)
+                insert(&mut maps.v4.local, key, value, name::LOCAL4, MAX_LOCAL)
+            }
+            (Key::Owner6(key), Entry::Owner6(value)) => {
+                insert(&mut maps.v6.addrs, key, value, name::ADDRS6, MAX_ENDPOINTS)
+            }
+            (Key::Port6(key), Entry::Port6(value)) => {
+                insert(&mut maps.v6.ports, key, value, name::PORTS6, MAX_PORTS)
+            }
+            (Key::Back6(key), Entry::Back6(value)) => {
+                insert(&mut maps.v6.back, key, value, name::BACK6, MAX_PORTS)
+            }
+            (Key::Local6(key), Entry::Local6(value)) => {
+                insert(&mut maps.v6.local, key, value, name::LOCAL6, MAX_LOCAL)
             }
             (Key::Uplink(key), Entry::Uplink(value)) => {
                 insert(&mut maps.uplinks, key, value, name::UPLINKS, MAX_UPLINKS)
@@ -132,59 +232,69 @@ impl Datapath {
         let maps = &mut self.maps;
         match key {
             Key::Endpoint(key) => delete(&mut maps.endpoints, key, name::ENDPOINTS),
-            Key::Owner4(key) => delete(&mut maps.addrs4, key, name::ADDRS4),
-            Key::Port4(key) => delete(&mut maps.ports4, key, name::PORTS4),
-            Key::Back4(key) => delete(&mut maps.back4, key, name::BACK4),
+            Key::Owner4(key) => delete(&mut maps.v4.addrs, key, name::ADDRS4),
+            Key::Port4(key) => delete(&mut maps.v4.ports, key, name::PORTS4),
+            Key::Back4(key) => delete(&mut maps.v4.back, key, name::BACK4),
             Key::Local4(key) => {
-                delete(&mut maps.local4, key, name::LOCAL4)?;
+                delete(&mut maps.v4.local, key, name::LOCAL4)?;
+                self.forget_address(*key)
+            }
+            Key::Owner6(key) => delete(&mut maps.v6.addrs, key, name::ADDRS6),
+            Key::Port6(key) => delete(&mut maps.v6.ports, key, name::PORTS6),
+            Key::Back6(key) => delete(&mut maps.v6.back, key, name::BACK6),
+            Key::Local6(key) => {
+                delete(&mut maps.v6.local, key, name::LOCAL6)?;
                 self.forget_address(*key)
             }
             Key::Uplink(key) => delete(&mut maps.uplinks, key, name::UPLINKS),
         }
     }
 
-    /// The flows that the tables hold.
-    pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
+    /// The flows of one family that the tables hold.
+    pub fn flows<A: TableAddress>(&self) -> Result<Vec<FlowSeen<A>>, BpfError> {
+        let maps = A::maps(&self.maps);
         let mut flows = Vec::new();
-        dump(&self.maps.flows4, name::FLOWS4, |key, flow| {
-            flows.push(FlowSeen {
-                key,
-                flow,
-                pending: false,
-            });
-        })?;
-        dump(&self.maps.pending4, name::PENDING4, |key, flow| {
-            flows.push(FlowSeen {
-                key,
-                flow,
-                pending: true,
-            });
-        })?;
+        for (map, name, pending) in [
+            (&maps.flows, maps.names.flows, false),
+            (&maps.pending, maps.names.pending, true),
+        ] {
+            dump(map, name, |key, flow| {
+                flows.push(FlowSeen { key, flow, pending });
+            })?;
+        }
         Ok(flows)
     }
 
     /// Forgets the flows of an endpoint that had its host end at `ifindex`: who
     /// gets its address next must not get its conversations.
     pub fn forget_flows(&mut self, ifindex: u32, endpoint: &Endpoint) -> Result<(), BpfError> {
-        let addr = endpoint.addr4;
-        self.forget(|seen| {
-            seen.flow.to.ifindex == ifindex || addr != V4Addr(0) && seen.key.local == addr
+        self.forget_endpoint(ifindex, endpoint.addr4)?;
+        self.forget_endpoint(ifindex, endpoint.addr6)
+    }
+
+    fn forget_endpoint<A: TableAddress>(&mut self, ifindex: u32, addr: A) -> Result<(), BpfError> {
+        self.forget::<A>(|seen| {
+            seen.flow.to.ifindex == ifindex || addr != A::ANY && seen.key.local == addr
         })
     }
 
     /// Forgets the flows that the outside knows by an address that the host no
     /// longer has: a container that goes on sending gets another.
-    fn forget_address(&mut self, addr: V4Addr) -> Result<(), BpfError> {
-        self.forget(|seen| seen.flow.external == addr)
+    fn forget_address<A: TableAddress>(&mut self, addr: A) -> Result<(), BpfError> {
+        self.forget::<A>(|seen| seen.flow.external == addr)
     }
 
-    fn forget(&mut self, belongs: impl Fn(&FlowSeen) -> bool) -> Result<(), BpfError> {
-        let flows = self.flows()?;
+    fn forget<A: TableAddress>(
+        &mut self,
+        belongs: impl Fn(&FlowSeen<A>) -> bool,
+    ) -> Result<(), BpfError> {
+        let flows = self.flows::<A>()?;
+        let maps = A::maps_mut(&mut self.maps);
         for FlowSeen { key, pending, .. } in flows.into_iter().filter(|seen| belongs(seen)) {
             if pending {
-                delete(&mut self.maps.pending4, &key, name::PENDING4)?;
+                delete(&mut maps.pending, &key, maps.names.pending)?;
             } else {
-                delete(&mut self.maps.flows4, &key, name::FLOWS4)?;
+                delete(&mut maps.flows, &key, maps.names.flows)?;
             }
         }
         Ok(())

@@ -23,9 +23,8 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
     for uplink in &desired.uplinks {
         let value = maps::Uplink {
             mac: uplink.mac,
-            pad: 0,
             addr4: main_v4(&uplink.addresses).map_or(V4Addr(0), V4Addr::from),
-            addr6: V6Addr::default(),
+            ..maps::Uplink::default()
         };
         tables.insert(Key::Uplink(uplink.ifindex), Entry::Uplink(value));
     }
@@ -136,11 +135,7 @@ fn add_endpoint(
         tables.insert(Key::Port4(key), Entry::Port4(published));
         if let Some(addr) = back {
             let key = PortKey::new(address, port, proto);
-            let back = Back {
-                addr,
-                port: host_port,
-                pad: 0,
-            };
+            let back = Back::new(addr, host_port);
             tables.insert(Key::Back4(key), Entry::Back4(back));
         }
     }

@@ -152,11 +152,7 @@ fn never_half_made(observed: &Observed, op: &Op) {
         assert!(observed.holds.iter().any(held), "{op}: {port:?} isn't held");
         if published.back_addr != V4Addr(0) {
             let key = Key::Back4(PortKey::new(published.addr, published.port, port.proto));
-            let back = Back {
-                addr: published.back_addr,
-                port: port.port,
-                pad: 0,
-            };
+            let back = Back::new(published.back_addr, port.port);
             let found = observed.tables.get(&key);
             assert_eq!(
                 found,

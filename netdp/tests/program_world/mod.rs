@@ -240,9 +240,8 @@ impl World {
         }
         let uplink = Uplink {
             mac: HOST_MAC,
-            pad: 0,
             addr4: HOST.into(),
-            addr6: V6Addr::default(),
+            ..Uplink::default()
         };
         world.put(Key::Uplink(world.uplink), Entry::Uplink(uplink));
         for (addr, flags) in [
@@ -313,11 +312,7 @@ impl World {
         self.put(Key::Port4(key), Entry::Port4(published));
         if let Some(addr) = back {
             let key = PortKey::new(container.addr.into(), Be16::new(port), proto);
-            let back = Back {
-                addr: addr.into(),
-                port: Be16::new(host_port),
-                pad: 0,
-            };
+            let back = Back::new(addr.into(), Be16::new(host_port));
             self.put(Key::Back4(key), Entry::Back4(back));
         }
     }

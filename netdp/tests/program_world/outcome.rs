@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use netdp::bpf::{FlowSeen, TestPacket, TestRun};
-use netdp_common::drop::DropReason;
+use netdp_common::{addr::V4Addr, drop::DropReason};
 
 use super::{Container, DROP, NEXT, REDIRECT, World, frame::Frame};
 
@@ -105,16 +105,16 @@ impl World {
     }
 
     /// The conversations in the main table.
-    pub fn flows(&self) -> Vec<FlowSeen> {
+    pub fn flows(&self) -> Vec<FlowSeen<V4Addr>> {
         self.entries(false)
     }
 
     /// What isn't answered yet.
-    pub fn pending(&self) -> Vec<FlowSeen> {
+    pub fn pending(&self) -> Vec<FlowSeen<V4Addr>> {
         self.entries(true)
     }
 
-    fn entries(&self, pending: bool) -> Vec<FlowSeen> {
+    fn entries(&self, pending: bool) -> Vec<FlowSeen<V4Addr>> {
         let mut flows = self.datapath.flows().unwrap();
         flows.retain(|flow| flow.pending == pending);
         flows.sort_by_key(|flow| flow.key);
@@ -127,7 +127,7 @@ impl World {
             (self.flows().len(), self.pending().len()),
             (flows, pending),
             "{:#?}",
-            self.datapath.flows().unwrap()
+            self.datapath.flows::<V4Addr>().unwrap()
         );
     }
 
@@ -138,7 +138,7 @@ impl World {
             assert!(
                 Instant::now() < deadline,
                 "still there: {:#?}",
-                self.datapath.flows()
+                self.datapath.flows::<V4Addr>()
             );
             std::thread::sleep(Duration::from_millis(100));
         }
