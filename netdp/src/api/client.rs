@@ -14,8 +14,11 @@ use tokio::net::UnixStream;
 
 use super::{
     listen::SOCKET,
-    types::{Connect, Failure, Flow, Network, Ports, Removal, Sandbox, Statistics, Status},
+    types::{
+        Connect, Explained, Failure, Flow, Network, Ports, Removal, Sandbox, Statistics, Status,
+    },
 };
+use crate::explain::Question;
 use crate::model::{NetworkRequest, SandboxRequest};
 
 #[derive(Debug, Error)]
@@ -131,6 +134,10 @@ impl Client {
 
     pub async fn statistics(&self) -> Result<Statistics, ClientError> {
         self.get("/v1/stats").await
+    }
+
+    pub async fn explain(&self, question: &Question) -> Result<Explained, ClientError> {
+        self.send(Method::POST, "/v1/explain", question).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -13,13 +13,15 @@ use axum::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
+    explain,
     listen::Socket,
     refused::Refused,
-    types::{Connect, Flow, Network, Ports, Removal, Sandbox, Statistics, Status},
+    types::{Connect, Explained, Flow, Network, Ports, Removal, Sandbox, Statistics, Status},
     view,
 };
 use crate::{
     daemon::owner::{Owner, OwnerError},
+    explain::Question,
     model::{NetworkRequest, Refusal, SandboxRequest},
 };
 
@@ -59,6 +61,7 @@ fn router(owner: Arc<Owner>) -> Router {
         .route("/v1/sandboxes/{name}/unpublish", post(unpublish))
         .route("/v1/flows", get(flows))
         .route("/v1/stats", get(statistics))
+        .route("/v1/explain", post(explain_packet))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
@@ -201,6 +204,11 @@ async fn flows(State(owner): Shared) -> Answer<Vec<Flow>> {
 async fn statistics(State(owner): Shared) -> Answer<Statistics> {
     let core = owner.lock().await;
     Ok(Json(view::statistics(&core).map_err(OwnerError::from)?))
+}
+
+async fn explain_packet(State(owner): Shared, Json(question): Json<Question>) -> Answer<Explained> {
+    let core = owner.lock().await;
+    Ok(Json(explain::explain(&core, &question).await?))
 }
 
 async fn shown(owner: &Owner, name: &str) -> Result<Sandbox, OwnerError> {

@@ -13,6 +13,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::explain::{Question, Step};
 use crate::model::{Driver, EndpointRequest, Exposed, MacAddr, PortSpec, Proto};
 
 /// The body of every answer that isn't a success.
@@ -163,6 +164,39 @@ pub struct Flow {
     pub timeout: u64,
     /// Not answered yet.
     pub pending: bool,
+}
+
+/// The answer to `POST /v1/explain`, which takes a
+/// [`Question`](crate::explain::Question).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Explained {
+    pub question: Question,
+    /// What was asked, in the order of the programs.
+    pub steps: Vec<Step>,
+    /// Source and destination as they are in the end; port 0 where the
+    /// program would choose one.
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub fate: Fate,
+    /// Why it is dropped, as `netdp stats` counts it.
+    pub reason: Option<String>,
+    /// Name of the sandbox that gets it.
+    pub sandbox: Option<String>,
+    /// The uplink, or the host end, that it leaves by.
+    pub interface: Option<String>,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// Handed to a sandbox.
+    Delivered,
+    /// Sent out of an uplink.
+    Sent,
+    /// Left to the host's own stack.
+    Host,
+    Dropped,
 }
 
 /// `GET /v1/stats`.

@@ -1,7 +1,7 @@
 //! The command line, as `netdp --help` shows it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::{
     daemon::config::{ConfigError, Options as DaemonOptions, Settings, Xdp},
     demo::DemoArgs,
+    explain::Protocol,
     load,
     model::{Driver, Exposed, Link, MacAddr, Name, PortSpec},
 };
@@ -68,6 +69,9 @@ pub enum Command {
     Flows(ListArgs),
     /// Show counters of endpoints and reasons for drops.
     Stats(ListArgs),
+    /// Tell which mapping, policy and route a packet would meet, without
+    /// sending it.
+    Explain(ExplainArgs),
     /// Check what this kernel and this host can do.
     Doctor(ListArgs),
     /// Show on real traffic what netdp does and how fast, in namespaces that
@@ -95,6 +99,21 @@ pub enum Format {
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    #[arg(value_name = "PROTO")]
+    pub protocol: Protocol,
+    /// Address and port that the packet comes from; IPv6 in brackets.
+    #[arg(value_name = "SRC")]
+    pub source: SocketAddr,
+    /// Address and port that it is for.
+    #[arg(value_name = "DST")]
+    pub destination: SocketAddr,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -3,6 +3,7 @@
 pub mod args;
 mod doctor;
 mod etc;
+mod explain;
 mod logs;
 mod network;
 mod output;
@@ -64,6 +65,7 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::show(&run_dir, args),
         Command::Flows(args) => stats::flows(&run_dir, args),
         Command::Stats(args) => stats::counters(&run_dir, args),
+        Command::Explain(args) => explain::run(&run_dir, &args),
         Command::Doctor(args) => return doctor::run(&run_dir, args),
         Command::Demo(args) => return demo::run(args),
         Command::LoadServer(args) => return Ok(load::server_main(args)?),

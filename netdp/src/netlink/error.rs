@@ -105,6 +105,14 @@ impl Refusal {
         self.errno.is_some_and(means_absent)
     }
 
+    /// Whether a lookup said that no route leads there, or one that forbids.
+    pub(super) fn is_unreachable(&self) -> bool {
+        matches!(
+            self.errno,
+            Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL)
+        )
+    }
+
     /// Names the operation and its object, as in "can't delete interface x".
     pub(super) fn to(self, operation: &'static str, object: impl fmt::Display) -> NetlinkError {
         NetlinkError::Refused {

@@ -144,6 +144,36 @@ impl Netlink {
             .collect())
     }
 
+    /// The way that the kernel would take to an address: also by policy rules
+    /// and tables of their own. None where it has none.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub async fn route_to(&self, address: IpAddr) -> Result<Option<Route>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family_of(address);
+        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        message
+            .attributes
+            .push(RouteAttribute::Destination(address.into()));
+        let answers = match self
+            .request(RouteNetlinkMessage::GetRoute(message), 0)
+            .await
+        {
+            Ok(answers) => answers,
+            Err(refusal) if refusal.is_unreachable() => return Ok(None),
+            Err(refusal) => return Err(refusal.to("look up the route to", address)),
+        };
+        Ok(answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(mut message) => {
+                // An answer to a lookup is always one that nobody configured.
+                message.header.flags.remove(RouteFlags::Cloned);
+                routes_from(&message).first().copied()
+            }
+            _ => None,
+        }))
+    }
+
     /// The interfaces that default routes of either family leave by, the
     /// lowest metric first.
     ///

@@ -1,0 +1,84 @@
+//! `netdp explain`: the tables, the flows and the route of this moment, put to
+//! [`crate::explain`].
+
+use netdp_common::addr::{V4Addr, V6Addr};
+
+use super::types::{Explained, Fate};
+use crate::{
+    daemon::{change::Core, owner::OwnerError},
+    explain::{self, Explanation, Outcome, Question, Snapshot, Way},
+    model::Refusal,
+};
+
+/// What would become of the packet.
+///
+/// # Errors
+/// Refused where the two addresses are of different families.
+pub async fn explain(core: &Core, question: &Question) -> Result<Explained, OwnerError> {
+    if question.source.is_ipv4() != question.destination.is_ipv4() {
+        return Err(Refusal::invalid(format!(
+            "{} and {} are of different families: ask about two addresses of one",
+            question.source, question.destination
+        ))
+        .into());
+    }
+    let target = core.engine().target();
+    let route = target.netlink.route_to(question.destination.ip()).await?;
+    let way = route.and_then(|route| {
+        Some(Way {
+            ifindex: route.oif?,
+            gateway: route.gateway,
+        })
+    });
+    let told = explain::explain(
+        &Snapshot {
+            tables: &target.datapath.tables()?,
+            flows4: &target.datapath.flows::<V4Addr>()?,
+            flows6: &target.datapath.flows::<V6Addr>()?,
+            way,
+        },
+        question,
+    );
+    Ok(explained(core, question, told))
+}
+
+fn explained(core: &Core, question: &Question, told: Explanation) -> Explained {
+    let uplinks = &core.engine().facts().uplinks;
+    let mut explained = Explained {
+        question: *question,
+        steps: told.steps,
+        source: told.source,
+        destination: told.destination,
+        fate: Fate::Host,
+        reason: None,
+        sandbox: None,
+        interface: None,
+    };
+    match told.outcome {
+        Outcome::Stack => {}
+        Outcome::Dropped(reason) => {
+            explained.fate = Fate::Dropped;
+            explained.reason = Some(reason.name().to_owned());
+        }
+        Outcome::Uplink(ifindex) => {
+            explained.fate = Fate::Sent;
+            let uplink = uplinks.iter().find(|uplink| uplink.ifindex == ifindex);
+            explained.interface = uplink.map(|uplink| uplink.ifname.clone());
+        }
+        Outcome::Container(_) => {
+            explained.fate = Fate::Delivered;
+            let address = told.destination.ip();
+            let state = core.state();
+            let endpoint = state.endpoints.values().find(|endpoint| {
+                let mut addresses = endpoint.addresses.iter();
+                addresses.any(|own| own.net.addr() == address)
+            });
+            if let Some(endpoint) = endpoint {
+                explained.interface = Some(endpoint.host_ifname.clone());
+                let sandbox = state.sandboxes.get(&endpoint.sandbox);
+                explained.sandbox = sandbox.map(|sandbox| sandbox.name.to_string());
+            }
+        }
+    }
+    explained
+}

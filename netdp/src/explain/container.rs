@@ -1,0 +1,264 @@
+//! `from_container`: a packet that a container sends.
+
+use std::net::{IpAddr, SocketAddr};
+
+use netdp_common::{
+    drop::DropReason,
+    maps::{Endpoint, Owner, endpoint_flags, flow_kind},
+    tcp,
+};
+
+use super::{
+    Explanation, KnownFlow, Outcome, Protocol, Question, Snapshot,
+    outside::{TAKEN, taken},
+};
+
+/// Flags of an opening segment.
+const SYN: u8 = netdp_common::packet::tcp_flags::SYN;
+
+pub(super) fn explain(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    owner: &Owner,
+    told: &mut Explanation,
+) {
+    let Some(endpoint) = snapshot.endpoint(owner.to.ifindex) else {
+        told.drop(
+            "source",
+            DropReason::NoEndpoint,
+            "its interface is not in the tables",
+        );
+        return;
+    };
+    let to = question.destination.ip();
+    if let Some(neighbour) = snapshot.owner(to) {
+        self::neighbour(snapshot, question, &endpoint, &neighbour, told);
+    } else if snapshot.is_local(to) {
+        host(snapshot, question, &endpoint, told);
+    } else if to.is_multicast() || to == IpAddr::from([255; 4]) {
+        told.drop("route", DropReason::Multicast, "multicast is not carried");
+    } else {
+        outside(snapshot, question, &endpoint, told);
+    }
+}
+
+/// To another container.
+fn neighbour(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    neighbour: &Owner,
+    told: &mut Explanation,
+) {
+    if hairpin_reply(snapshot, question, endpoint, told) {
+        return;
+    }
+    if neighbour.network != endpoint.network {
+        told.drop(
+            "policy",
+            DropReason::OtherNetwork,
+            "the two are on different networks",
+        );
+    } else if endpoint.flags & endpoint_flags::ICC == 0 {
+        told.drop("policy", DropReason::NoIcc, "the network has icc=false");
+    } else {
+        told.say("policy", "containers of one network may reach each other");
+        told.outcome = Outcome::Container(neighbour.to.ifindex);
+    }
+}
+
+/// To an address of the host.
+fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told: &mut Explanation) {
+    let gateway: IpAddr = match question.source {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::from(endpoint.gateway4).into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::from(endpoint.gateway6).into(),
+    };
+    if question.destination.ip() == gateway && hairpin_reply(snapshot, question, endpoint, told) {
+        return;
+    }
+    let Some(mapping) = snapshot.published(question.destination, question.protocol) else {
+        told.say(
+            "mapping",
+            "the port is not published: the host's own stack has the packet",
+        );
+        return;
+    };
+    told.say("mapping", format!("published by {}", mapping.container));
+    let from = question.source;
+    // A container that reaches itself sees its gateway as the client.
+    let client = if mapping.container.ip() == from.ip() {
+        SocketAddr::new(gateway, from.port())
+    } else {
+        from
+    };
+    if taken(snapshot, question, &mapping, client) {
+        told.drop("flow", DropReason::TupleTaken, TAKEN);
+        return;
+    }
+    told.source = client;
+    told.destination = mapping.container;
+    told.outcome = Outcome::Container(mapping.ifindex);
+}
+
+/// The answer to a container that came in by a published port.
+fn hairpin_reply(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    told: &mut Explanation,
+) -> bool {
+    if endpoint.flags & endpoint_flags::PUBLISHED == 0 {
+        return false;
+    }
+    let flow = snapshot
+        .full_flow(question.destination, question.source, question.protocol)
+        .filter(is_published);
+    match flow {
+        Some(flow)
+            if flow.pending
+                || question.protocol == Protocol::Udp
+                || !tcp::is_of_another(flow.state, SYN) =>
+        {
+            reply(&flow, told);
+            true
+        }
+        _ => false,
+    }
+}
+
+fn is_published(flow: &KnownFlow) -> bool {
+    matches!(flow.kind, flow_kind::PUBLISHED | flow_kind::HAIRPIN)
+}
+
+/// Under the address and port that the client used.
+fn reply(flow: &KnownFlow, told: &mut Explanation) {
+    told.say(
+        "flow",
+        format!("an answer of the port published as {}", flow.inner),
+    );
+    told.source = flow.inner;
+    if flow.kind == flow_kind::HAIRPIN {
+        told.destination.set_ip(flow.external);
+    }
+    told.outcome = match (flow.ifindex, told.outcome) {
+        (0, Outcome::Uplink(_)) => told.outcome,
+        (0, _) => Outcome::Stack,
+        (ifindex, _) => Outcome::Container(ifindex),
+    };
+}
+
+/// Out of the host.
+fn outside(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    told: &mut Explanation,
+) {
+    let Some(way) = snapshot.way else {
+        told.drop("route", DropReason::NoRoute, "the host has none");
+        return;
+    };
+    let Some(external) = snapshot.external(way.ifindex, question.destination.ip()) else {
+        told.drop(
+            "route",
+            DropReason::NoRoute,
+            "it leads to an interface that is no uplink: name it with --uplink",
+        );
+        return;
+    };
+    match way.gateway {
+        Some(gateway) => told.say("route", format!("by the uplink, through {gateway}")),
+        None => told.say("route", "by the uplink, on the link"),
+    }
+    told.outcome = Outcome::Uplink(way.ifindex);
+    if endpoint.flags & endpoint_flags::PUBLISHED != 0 && published(snapshot, question, told) {
+        return;
+    }
+    if known(snapshot, question, told) {
+        return;
+    }
+    if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
+        told.drop(
+            "policy",
+            DropReason::Internal,
+            "the network is internal, or not masqueraded",
+        );
+        return;
+    }
+    if external.is_unspecified() {
+        told.drop(
+            "route",
+            DropReason::NoUplinkAddress,
+            "the uplink has no address of this family",
+        );
+        return;
+    }
+    told.say("flow", "a new one");
+    told.source.set_ip(external);
+    let port = question.source.port();
+    let kept = snapshot
+        .published(SocketAddr::new(external, port), question.protocol)
+        .is_none()
+        && snapshot
+            .outside_flow(question.destination, port, question.protocol)
+            .is_none();
+    if kept {
+        told.say(
+            "policy",
+            "masqueraded; the port is kept unless a socket of the host has it",
+        );
+    } else {
+        told.say(
+            "policy",
+            "masqueraded, under another port: this one is taken",
+        );
+        told.source.set_port(0);
+    }
+}
+
+/// An answer of a published port.
+fn published(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) -> bool {
+    let flow = snapshot
+        .full_flow(question.destination, question.source, question.protocol)
+        .filter(is_published);
+    match flow {
+        Some(flow) if !flow.pending || question.protocol == Protocol::Udp => {
+            reply(&flow, told);
+            return true;
+        }
+        _ => {}
+    }
+    // A connection that the container opens is its own; of UDP nobody can tell.
+    if question.protocol == Protocol::Tcp {
+        return false;
+    }
+    let Some(back) = snapshot.back(question.source, question.protocol) else {
+        return false;
+    };
+    told.say(
+        "mapping",
+        format!("an answer of the port published as {back}"),
+    );
+    told.source = back;
+    true
+}
+
+/// A flow that the container has begun.
+fn known(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) -> bool {
+    let own = snapshot
+        .outside_flow(
+            question.destination,
+            question.source.port(),
+            question.protocol,
+        )
+        .filter(|flow| flow.kind == flow_kind::MASQUERADE && flow.inner == question.source);
+    let changed = snapshot
+        .full_flow(question.destination, question.source, question.protocol)
+        .filter(|flow| flow.kind == flow_kind::MASQUERADE_OUT);
+    let Some(flow) = own.or(changed) else {
+        return false;
+    };
+    told.source = SocketAddr::new(flow.external, flow.inner.port());
+    told.say("flow", format!("masqueraded as {}", told.source));
+    true
+}

@@ -1,0 +1,80 @@
+//! `from_netdev`: a packet from outside.
+
+use std::net::SocketAddr;
+
+use netdp_common::{drop::DropReason, maps::flow_kind, tcp};
+
+use super::{Explanation, Mapping, Outcome, Protocol, Question, Snapshot};
+
+pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
+    let to = question.destination;
+    let mapping = snapshot.published(to, question.protocol);
+    let is_host =
+        mapping.is_some_and(|mapping| mapping.back == to.ip()) || snapshot.is_local(to.ip());
+    if !is_host {
+        if snapshot.owner(to.ip()).is_some() {
+            told.drop(
+                "policy",
+                DropReason::NotPublished,
+                "a container is reached from outside by its published ports only",
+            );
+        } else {
+            told.say("route", "the destination is no address of this host");
+        }
+        return;
+    }
+    match mapping {
+        Some(mapping) => {
+            told.say("mapping", format!("published by {}", mapping.container));
+            if taken(snapshot, question, &mapping, question.source) {
+                told.drop("flow", DropReason::TupleTaken, TAKEN);
+                return;
+            }
+            told.destination = mapping.container;
+            told.outcome = Outcome::Container(mapping.ifindex);
+        }
+        None => {
+            told.say("mapping", "the port is not published");
+            answer(snapshot, question, told);
+        }
+    }
+}
+
+pub(super) const TAKEN: &str =
+    "the same client port already speaks with this container port over another address or port";
+
+/// Whether the container could not tell this connection from one that it has.
+pub(super) fn taken(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    mapping: &Mapping,
+    client: SocketAddr,
+) -> bool {
+    question.protocol == Protocol::Tcp
+        && snapshot
+            .full_flow(client, mapping.container, question.protocol)
+            .is_some_and(|flow| {
+                !flow.pending
+                    && flow.inner != question.destination
+                    && tcp::is_established(flow.state)
+            })
+}
+
+/// An answer to a conversation that a container, or the host, began.
+fn answer(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
+    let to = question.destination;
+    let flow = snapshot
+        .outside_flow(question.source, to.port(), question.protocol)
+        .filter(|flow| flow.external == to.ip());
+    match flow {
+        None => told.say("flow", "none: the host's own stack has the packet"),
+        Some(flow) if flow.kind == flow_kind::HOST => {
+            told.say("flow", "of a socket of the host whose port was changed");
+        }
+        Some(flow) => {
+            told.say("flow", format!("masqueraded, of {}", flow.inner));
+            told.destination = flow.inner;
+            told.outcome = Outcome::Container(flow.ifindex);
+        }
+    }
+}

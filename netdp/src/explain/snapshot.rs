@@ -1,0 +1,210 @@
+//! The tables as they were when the question was asked.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netdp_common::{
+    addr::{Address, Be16, V4Addr, V6Addr},
+    maps::{Endpoint, FlowKey, Owner, PortKey, Published},
+};
+
+use super::Protocol;
+use crate::bpf::{Entry, FlowSeen, Key, Tables};
+
+/// Where the host's routes lead to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    pub ifindex: u32,
+    /// None where the destination is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
+/// The container behind a published port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    pub container: SocketAddr,
+    /// Of its host end.
+    pub ifindex: u32,
+    /// The host's address whose users need no flow, or unspecified.
+    pub back: IpAddr,
+}
+
+/// An entry of the flow tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownFlow {
+    /// [`netdp_common::maps::flow_kind`].
+    pub kind: u8,
+    /// [`netdp_common::tcp::state`] for TCP.
+    pub state: u8,
+    /// `addr` and `port` of [`netdp_common::maps::Flow`].
+    pub inner: SocketAddr,
+    /// The host's address that the outside sees.
+    pub external: IpAddr,
+    /// Host end of the container to hand packets to, or 0.
+    pub ifindex: u32,
+    pub pending: bool,
+}
+
+/// What the programs would find.
+pub struct Snapshot<'a> {
+    pub tables: &'a Tables,
+    pub flows4: &'a [FlowSeen<V4Addr>],
+    pub flows6: &'a [FlowSeen<V6Addr>],
+    /// The way to the destination, if there is one.
+    pub way: Option<Way>,
+}
+
+impl Snapshot<'_> {
+    /// Whose address it is.
+    pub fn owner(&self, address: IpAddr) -> Option<Owner> {
+        let key = match address {
+            IpAddr::V4(address) => Key::Owner4(address.into()),
+            IpAddr::V6(address) => Key::Owner6(address.into()),
+        };
+        match self.tables.get(&key)? {
+            Entry::Owner4(owner) | Entry::Owner6(owner) => Some(*owner),
+            _ => None,
+        }
+    }
+
+    pub fn endpoint(&self, ifindex: u32) -> Option<Endpoint> {
+        match self.tables.get(&Key::Endpoint(ifindex))? {
+            Entry::Endpoint(endpoint) => Some(*endpoint),
+            _ => None,
+        }
+    }
+
+    /// Whether the host has this address, other than loopback.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.tables.contains_key(&match address {
+            IpAddr::V4(address) => Key::Local4(address.into()),
+            IpAddr::V6(address) => Key::Local6(address.into()),
+        })
+    }
+
+    /// The mapping of exactly this address and port.
+    pub fn mapping(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<Mapping> {
+        let key = match address {
+            IpAddr::V4(address) => Key::Port4(port_key(address.into(), port, protocol)),
+            IpAddr::V6(address) => Key::Port6(port_key(address.into(), port, protocol)),
+        };
+        match self.tables.get(&key)? {
+            Entry::Port4(published) => Some(mapping(published)),
+            Entry::Port6(published) => Some(mapping(published)),
+            _ => None,
+        }
+    }
+
+    /// The mapping of a port on all addresses or, where there is none, on this.
+    pub fn published(&self, to: SocketAddr, protocol: Protocol) -> Option<Mapping> {
+        self.mapping(super::unspecified(to.ip()), to.port(), protocol)
+            .or_else(|| self.mapping(to.ip(), to.port(), protocol))
+    }
+
+    /// Address and port under which a container port answers when no flow says
+    /// otherwise.
+    pub fn back(&self, container: SocketAddr, protocol: Protocol) -> Option<SocketAddr> {
+        let port = container.port();
+        let key = match container.ip() {
+            IpAddr::V4(address) => Key::Back4(port_key(address.into(), port, protocol)),
+            IpAddr::V6(address) => Key::Back6(port_key(address.into(), port, protocol)),
+        };
+        match self.tables.get(&key)? {
+            Entry::Back4(back) => Some(socket(back.addr, back.port)),
+            Entry::Back6(back) => Some(socket(back.addr, back.port)),
+            _ => None,
+        }
+    }
+
+    /// The address of the destination's family that an uplink masquerades
+    /// with, unspecified where it has none; none where the interface is no
+    /// uplink.
+    pub fn external(&self, ifindex: u32, destination: IpAddr) -> Option<IpAddr> {
+        match self.tables.get(&Key::Uplink(ifindex))? {
+            Entry::Uplink(uplink) => Some(match destination {
+                IpAddr::V4(_) => Ipv4Addr::from(uplink.addr4).into(),
+                IpAddr::V6(_) => Ipv6Addr::from(uplink.addr6).into(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// A flow by the key of a container's packets.
+    pub fn full_flow(
+        &self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<KnownFlow> {
+        match (remote, local) {
+            (SocketAddr::V4(remote), SocketAddr::V4(local)) => flow(
+                self.flows4,
+                &FlowKey::full(
+                    (*remote.ip()).into(),
+                    Be16::new(remote.port()),
+                    (*local.ip()).into(),
+                    Be16::new(local.port()),
+                    protocol.number(),
+                ),
+            ),
+            (SocketAddr::V6(remote), SocketAddr::V6(local)) => flow(
+                self.flows6,
+                &FlowKey::full(
+                    (*remote.ip()).into(),
+                    Be16::new(remote.port()),
+                    (*local.ip()).into(),
+                    Be16::new(local.port()),
+                    protocol.number(),
+                ),
+            ),
+            _ => None,
+        }
+    }
+
+    /// A flow by what the outside sees.
+    pub fn outside_flow(
+        &self,
+        remote: SocketAddr,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<KnownFlow> {
+        self.full_flow(
+            remote,
+            SocketAddr::new(super::unspecified(remote.ip()), port),
+            protocol,
+        )
+    }
+}
+
+/// Conversations come before what isn't answered yet.
+fn flow<A: Address + Into<IpAddr>>(flows: &[FlowSeen<A>], key: &FlowKey<A>) -> Option<KnownFlow> {
+    let found = |pending| {
+        flows
+            .iter()
+            .find(|seen| seen.pending == pending && seen.key == *key)
+    };
+    let seen = found(false).or_else(|| found(true))?;
+    Some(KnownFlow {
+        kind: seen.flow.kind,
+        state: seen.flow.state,
+        inner: socket(seen.flow.addr, seen.flow.port),
+        external: seen.flow.external.into(),
+        ifindex: seen.flow.to.ifindex,
+        pending: seen.pending,
+    })
+}
+
+fn port_key<A: Address>(addr: A, port: u16, protocol: Protocol) -> PortKey<A> {
+    PortKey::new(addr, Be16::new(port), protocol.number())
+}
+
+fn socket(addr: impl Into<IpAddr>, port: Be16) -> SocketAddr {
+    SocketAddr::new(addr.into(), port.get())
+}
+
+fn mapping<A: Address + Into<IpAddr>>(published: &Published<A>) -> Mapping {
+    Mapping {
+        container: socket(published.addr, published.port),
+        ifindex: published.to.ifindex,
+        back: published.back_addr.into(),
+    }
+}

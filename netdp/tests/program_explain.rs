@@ -1,0 +1,190 @@
+//! What `netdp explain` says, and what the loaded programs do. Needs root.
+
+mod program_world;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
+use netdp_common::{
+    addr::{V4Addr, V6Addr, proto},
+    maps::endpoint_flags,
+};
+use program_world::{
+    CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
+    REMOTE, WEB, World, arriving,
+    frame::{Frame, SYN},
+    world,
+};
+
+/// Addresses inside, of the host, outside, and of nobody.
+const ADDRESSES: [Ipv4Addr; 11] = [
+    WEB,
+    DB,
+    LONER,
+    GATEWAY,
+    LONER_GATEWAY,
+    HOST,
+    HOST_2,
+    CLIENT,
+    REMOTE,
+    Ipv4Addr::new(172, 20, 0, 99),
+    Ipv4Addr::new(224, 0, 0, 1),
+];
+/// Published, ports behind them, and others.
+const PORTS: [u16; 7] = [80, 53, 8080, 5353, 9090, 40_000, 40_001];
+const PACKETS: u32 = 1_500;
+
+/// The numbers that decide the packets: xorshift, Marsaglia 2003.
+struct Dice(u64);
+
+impl Dice {
+    fn of<T: Copy>(&mut self, choice: &[T]) -> T {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        choice[(self.0 >> 16) as usize % choice.len()]
+    }
+}
+
+fn socket(dice: &mut Dice) -> SocketAddrV4 {
+    SocketAddrV4::new(dice.of(&ADDRESSES), dice.of(&PORTS))
+}
+
+/// What the programs would say, and by what the world's routes are: the
+/// uplink's own subnet, and the default route.
+fn told(world: &World, question: &Question) -> Explanation {
+    let near =
+        matches!(question.destination.ip(), IpAddr::V4(to) if to.octets()[..3] == [192, 0, 2]);
+    explain(
+        &Snapshot {
+            tables: &world.datapath.tables().unwrap(),
+            flows4: &world.datapath.flows::<V4Addr>().unwrap(),
+            flows6: &world.datapath.flows::<V6Addr>().unwrap(),
+            way: Some(Way {
+                ifindex: world.uplink,
+                gateway: (!near).then(|| Ipv4Addr::new(192, 0, 2, 254).into()),
+            }),
+        },
+        question,
+    )
+}
+
+/// What a program made of the packet, in the same terms.
+fn done(world: &mut World, frame: &Frame, sender: Option<Container>) -> (Outcome, Frame) {
+    let before = world.datapath.drops().unwrap();
+    let containers = [world.web, world.db, world.loner];
+    let run = match sender {
+        Some(sender) => world.run_from_container(&sender, &sender.frame(frame.clone()).bytes()),
+        None => world.run_from_netdev(&arriving(frame.clone()).bytes()),
+    };
+    let seen = Frame::of(&run.packet);
+    let outcome = match run.action {
+        NEXT => Outcome::Stack,
+        DROP => {
+            let after = world.datapath.drops().unwrap();
+            let mut changed = before.iter().zip(&after).filter(|(old, new)| old != new);
+            Outcome::Dropped(changed.next().expect("a drop is counted").0.0)
+        }
+        REDIRECT => containers
+            .iter()
+            .find(|container| container.mac == seen.destination)
+            .map_or(Outcome::Uplink(world.uplink), |container| {
+                Outcome::Container(container.ifindex)
+            }),
+        action => panic!("{action}"),
+    };
+    (outcome, seen)
+}
+
+/// Asks and does; the flows that packets leave behind are there for the next.
+fn compare(world: &mut World, dice: &mut Dice) -> Option<Outcome> {
+    let protocol = dice.of(&[Protocol::Tcp, Protocol::Udp]);
+    let (from, to) = (socket(dice), socket(dice));
+    let containers = [world.web, world.db, world.loner];
+    let sender = containers
+        .into_iter()
+        .find(|container| container.addr == *from.ip());
+    // The host's own programs are met at other hooks.
+    let is_host = [GATEWAY, LONER_GATEWAY, HOST, HOST_2].contains(from.ip());
+    if is_host || from.ip().is_multicast() || from.ip() == to.ip() && from.port() == to.port() {
+        return None;
+    }
+    let question = Question {
+        protocol,
+        source: SocketAddr::V4(from),
+        destination: SocketAddr::V4(to),
+    };
+    let told = told(world, &question);
+    let frame = match protocol {
+        Protocol::Tcp => Frame::tcp(SYN, from, to),
+        Protocol::Udp => Frame::udp(from, to),
+    };
+    let (outcome, seen) = done(world, &frame, sender);
+    assert_eq!(told.outcome, outcome, "{question:?}: {told:#?}");
+    if matches!(outcome, Outcome::Container(_) | Outcome::Uplink(_)) {
+        assert_eq!(
+            told.destination,
+            SocketAddr::V4(seen.to),
+            "{question:?}: {told:#?}"
+        );
+        assert_eq!(
+            told.source.ip(),
+            IpAddr::V4(*seen.from.ip()),
+            "{question:?}: {told:#?}"
+        );
+        // 0 where the program draws one.
+        if told.source.port() != 0 {
+            assert_eq!(
+                told.source.port(),
+                seen.from.port(),
+                "{question:?}: {told:#?}"
+            );
+        }
+    }
+    Some(outcome)
+}
+
+fn equal_over(world: &mut World, seed: u64) {
+    let mut dice = Dice(seed);
+    let seen: Vec<Outcome> = (0..PACKETS)
+        .filter_map(|_| compare(world, &mut dice))
+        .collect();
+    let mut reasons: Vec<_> = seen
+        .iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Dropped(reason) => Some(reason.name()),
+            _ => None,
+        })
+        .collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    assert!(reasons.len() >= 3, "dropped for {reasons:?} only");
+    assert!(seen.contains(&Outcome::Stack));
+    assert!(seen.contains(&Outcome::Uplink(world.uplink)));
+    for container in [world.web, world.db, world.loner] {
+        assert!(seen.contains(&Outcome::Container(container.ifindex)));
+    }
+}
+
+#[test]
+fn the_answers_are_those_of_the_programs() {
+    world(|world| {
+        let web = world.web;
+        world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
+        equal_over(world, 0x6e65_7464);
+    });
+}
+
+#[test]
+fn also_without_icc_and_on_internal_networks() {
+    world(|world| {
+        let mut db = world.db;
+        db.flags &= !endpoint_flags::ICC;
+        world.connect(&db);
+        let mut loner = world.loner;
+        loner.flags &= !endpoint_flags::MASQUERADE;
+        world.connect(&loner);
+        world.publish(None, 9090, &loner, 40_000, proto::UDP, Some(HOST));
+        equal_over(world, 0x7064);
+    });
+}
