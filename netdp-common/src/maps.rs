@@ -36,6 +36,7 @@ pub mod name {
     pub const STATS: &str = "stats";
     pub const SWEEPER: &str = "sweeper";
     pub const HOST_FLOWS: &str = "host_flows";
+    pub const USAGE: &str = "usage";
 }
 
 /// How many endpoints can have counters of their own: entries of `stats`.
@@ -47,6 +48,10 @@ pub const MAX_PORTS: u32 = 131_072;
 pub const DEFAULT_FLOWS: u32 = 262_144;
 /// Entries of `pending4`.
 pub const MAX_PENDING: u32 = 65_536;
+/// The part of the flow tables that one endpoint may fill is one in so many,
+/// unless the daemon is told otherwise. Then an endpoint may have as many flows
+/// as there are ports towards one peer.
+pub const ENDPOINT_SHARE: u32 = 4;
 /// Entries of `local4`.
 pub const MAX_LOCAL: u32 = 16_384;
 /// Entries of `uplinks`.
@@ -70,6 +75,12 @@ pub struct Config {
     pub port_last: u16,
     /// Seconds between two sweeps of the flow tables.
     pub sweep_interval: u32,
+    /// Entries of the main flow table that one endpoint may have by its own
+    /// conversations, and again by those with its published ports.
+    pub flows_per_endpoint: u32,
+    /// Entries of the table of what isn't answered yet that one endpoint may
+    /// have.
+    pub pending_per_endpoint: u32,
 }
 
 impl Default for Config {
@@ -83,6 +94,8 @@ impl Default for Config {
             port_first: 1024,
             port_last: 65535,
             sweep_interval: 5,
+            flows_per_endpoint: DEFAULT_FLOWS / ENDPOINT_SHARE,
+            pending_per_endpoint: MAX_PENDING / ENDPOINT_SHARE,
         }
     }
 }
@@ -300,7 +313,9 @@ pub struct Flow<A> {
     pub state: u8,
     /// Seconds without a packet until this flow is forgotten.
     pub timeout: u32,
-    /// Masqueraded: the container. Published: the client, if it is a container.
+    /// Masqueraded: the container. Published: the client, if it is a container;
+    /// otherwise no interface. The slot is that of the endpoint in whose share
+    /// the entry counts: the container, or the client that is one.
     pub to: Delivery,
     /// Second of `CLOCK_MONOTONIC` in which the last packet came; written at
     /// most once a second.
@@ -365,6 +380,33 @@ pub struct Stats {
     pub drops: u64,
 }
 
+/// Entries of the flow tables that count in an endpoint's share.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Share {
+    /// In the main table: conversations that the endpoint has opened.
+    pub flows: u64,
+    /// In the table of what isn't answered yet: the same.
+    pub pending: u64,
+    /// In the main table: conversations of the outside with its published
+    /// ports.
+    pub published: u64,
+}
+
+/// Value of `usage`, keyed by counter slot: what an endpoint has of the flow
+/// tables. Programs add and subtract as entries come and go; the sweep puts
+/// right what they can't see, such as an entry that an LRU table gave away.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Now; a number that is negative as an i64 counts as 0.
+    pub now: Share,
+    /// At the start of the sweep.
+    pub before: Share,
+    /// What the sweep has found so far.
+    pub found: Share,
+}
+
 /// Value of `paths4`, per CPU: the way out for a destination, asked of the FIB
 /// once a second.
 #[repr(C)]
@@ -391,7 +433,7 @@ macro_rules! assert_layout {
 }
 
 assert_layout! {
-    Config: 24 = 4 * 4, 2 * 2, 4;
+    Config: 32 = 4 * 4, 2 * 2, 4, 4 * 2;
     Endpoint: 64 = 8, 8, 8, 8, 32;
     Delivery: 20 = 8, 12;
     Owner: 28 = 20, 8;
@@ -415,6 +457,8 @@ assert_layout! {
     Asked<V4Addr>: 8 = 8;
     Asked<V6Addr>: 24 = 16, 4, 4;
     Stats: 40 = 40;
+    Share: 24 = 8 * 3;
+    Usage: 72 = 24 * 3;
     Path<V4Addr>: 28 = 4, 8, 12, 4;
     Path<V6Addr>: 40 = 16, 8, 12, 4;
 }
@@ -423,7 +467,7 @@ assert_layout! {
 mod pod {
     use super::{
         Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, Owner, Path, PortKey,
-        Published, SockKey, Stats, Uplink,
+        Published, SockKey, Stats, Uplink, Usage,
     };
     use crate::addr::{Address, V4Addr, V6Addr};
 
@@ -443,7 +487,7 @@ mod pod {
     }
 
     pod!(
-        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, V4Addr, V6Addr,
+        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, V4Addr, V6Addr,
     );
     family_pod!(
         PortKey, Published, Back, FlowKey, Flow, FragKey, SockKey, Asked, Path,

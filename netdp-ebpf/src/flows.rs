@@ -16,7 +16,7 @@ use netdp_common::{
     tcp::Direction,
 };
 
-use crate::{family::Family, maps::CONFIG};
+use crate::{family::Family, maps::CONFIG, share};
 
 /// Second of `CLOCK_MONOTONIC`, as exact as the kernel's tick.
 #[inline(always)]
@@ -33,6 +33,16 @@ pub fn config() -> Option<&'static Config> {
 
 /// An entry of one of the two tables.
 pub type Entry<A> = *mut Flow<A>;
+
+/// Room for an entry in the making: the stack, which all functions share, has
+/// none for it. Nothing only where the kernel has no such map.
+#[inline(always)]
+pub fn scratch<F: Family>() -> Option<&'static mut Flow<F::Addr>> {
+    let scratch = F::scratch().get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value; tcx programs run with softirqs disabled
+    // and don't interrupt each other.
+    Some(unsafe { &mut *scratch })
+}
 
 /// [`flow_kind`] of an entry.
 #[inline(always)]
@@ -144,8 +154,14 @@ pub fn promote<F: Family>(
     if let Some(config) = config() {
         value.timeout = flow::timeout(config, packet.proto, value.state);
     }
+    if share::is_of_published(&value) && !share::has_room_published(value.to.slot) {
+        // It works from where it is, for as long as the LRU table has room.
+        touch::<F>(entry, packet, direction);
+        return Ok(());
+    }
     establish::<F>(key, &value)?;
     let _ = F::pending().remove(key);
+    share::promoted(&value);
     Ok(())
 }
 

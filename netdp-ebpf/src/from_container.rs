@@ -137,7 +137,7 @@ fn neighbour<F: Family>(
     // A hairpin enters the main table with its first answer, so only such an
     // answer has to look for what is pending.
     if has_published_port(endpoint, packet)
-        && hairpin_reply::<F>(packet, is_established_segment(packet), decision)?
+        && hairpin_reply::<F>(packet, endpoint, is_established_segment(packet), decision)?
     {
         return Ok(());
     }
@@ -172,7 +172,7 @@ fn host<F: Family>(
 ) -> Result<(), DropReason> {
     if has_published_port(endpoint, packet)
         && packet.tuple.daddr == F::gateway(endpoint)
-        && hairpin_reply::<F>(packet, false, decision)?
+        && hairpin_reply::<F>(packet, endpoint, false, decision)?
     {
         return Ok(());
     }
@@ -188,6 +188,7 @@ fn host<F: Family>(
 #[inline(always)]
 fn hairpin_reply<F: Family>(
     packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
     only_established: bool,
     decision: &mut Decision<F::Addr>,
 ) -> Result<bool, DropReason> {
@@ -207,7 +208,7 @@ fn hairpin_reply<F: Family>(
     if only_established {
         return Ok(false);
     }
-    published::first_reply::<F>(packet, &key, true, decision)
+    published::first_reply::<F>(packet, &key, true, endpoint.slot, decision)
 }
 
 /// Out of the host; false where the packet belongs to no flow yet.
@@ -232,7 +233,7 @@ fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<b
             && (packet.transport.is_syn()
                 || entry.is_some_and(|entry| flows::kind(entry) == flow_kind::MASQUERADE_OUT)
                 || is_masqueraded::<F>(packet));
-        if !own && published::first_reply::<F>(packet, &key, false, decision)? {
+        if !own && published::first_reply::<F>(packet, &key, false, endpoint.slot, decision)? {
             return Ok(true);
         }
     }

@@ -2,6 +2,7 @@
 //! [`Verdict`](verdict::Verdict) into an action; everything else returns
 //! `Result<Verdict, DropReason>`.
 #![no_std]
+#![feature(asm_experimental_arch)]
 #![no_main]
 
 mod arp;
@@ -16,6 +17,7 @@ mod maps;
 mod masquerade;
 mod path;
 mod published;
+mod share;
 mod skb;
 mod sweep;
 mod to_container;

@@ -10,7 +10,7 @@ use netdp_common::{
     maps::{
         Asked, Back, Config, DEFAULT_FLOWS, Endpoint, Flow, FlowKey, Frag, FragKey, Local,
         MAX_ENDPOINTS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey,
-        Published, SockKey, Stats, Uplink,
+        Published, SockKey, Stats, Uplink, Usage,
     },
 };
 
@@ -43,6 +43,8 @@ pub static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::ne
 pub static DROPS: PerCpuArray<u64, MAX_DROPS> = PerCpuArray::new();
 #[btf_map(name = "stats")]
 pub static STATS: PerCpuArray<Stats, { MAX_ENDPOINTS as usize }> = PerCpuArray::new();
+#[btf_map(name = "usage")]
+pub static USAGE: Array<Usage, { MAX_ENDPOINTS as usize }> = Array::new();
 /// Set once a flow of a host's socket had to be translated, so
 /// that hosts without any don't look for one.
 #[btf_map(name = "host_flows")]

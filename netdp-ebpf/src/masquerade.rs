@@ -21,6 +21,7 @@ use crate::{
     family::{Family, is_any},
     flows,
     maps::UPLINKS,
+    share,
     skb::Skb,
     work::{Decision, Exit, Work},
 };
@@ -151,6 +152,9 @@ pub fn open<F: Family>(
         mac: endpoint.mac,
         host_mac: endpoint.host_mac,
     };
+    if !share::has_room(to.slot) {
+        return Err(DropReason::EndpointLimit);
+    }
     let kinds = (flow_kind::MASQUERADE, flow_kind::MASQUERADE_OUT);
     decision.to.sport = allocate::<F>(skb, packet, external, &to, kinds)?;
     decision.to.saddr = external;
@@ -189,12 +193,7 @@ pub fn allocate<F: Family>(
     let (first, last) = flows::config().map_or((1024, 65535), |config| {
         (config.port_first, config.port_last)
     });
-    let scratch = F::scratch()
-        .get_ptr_mut(0)
-        .ok_or(DropReason::HelperFailed)?;
-    // SAFETY: this CPU's own value; tcx programs run with softirqs disabled
-    // and don't interrupt each other.
-    let flow = unsafe { &mut *scratch };
+    let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
     flow.addr = from.saddr;
     flow.external = external;
     flow.port = from.sport;
@@ -224,12 +223,14 @@ pub fn allocate<F: Family>(
     if !search.found {
         return Err(DropReason::PortExhausted);
     }
+    share::expected(search.flow);
     if search.port != from.sport {
         search.flow.kind = kinds.1;
         search.flow.port = search.port;
         let key = from.sent(packet.proto);
         search.flow.tag = key.tag();
         flows::expect::<F>(&key, search.flow)?;
+        share::expected(search.flow);
     }
     Ok(search.port)
 }

@@ -13,7 +13,7 @@ use netdp_common::{
 use crate::{
     count,
     family::Family,
-    flows,
+    flows, share,
     skb::Skb,
     work::{Decision, Exit},
 };
@@ -50,13 +50,18 @@ pub fn inbound<F: Family>(
     };
     // The tables alone give the way back to who used this very address.
     let stateless = published.back_addr == from.daddr;
+    // From outside, it counts in the share of the container behind the port.
+    // The stack would have this misaligned.
+    let client = &mut decision.container;
+    *client = Delivery::default();
+    client.slot = published.to.slot;
     if packet.proto == proto::TCP {
         const OPENING_OR_CLOSING: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
         if !stateless || packet.transport.has_flags(OPENING_OR_CLOSING) {
-            remember::<F>(skb, packet, &to, &Delivery::default(), stateless)?;
+            remember::<F>(skb, packet, &to, client, stateless)?;
         }
     } else if !stateless {
-        remember::<F>(skb, packet, &to, &Delivery::default(), stateless)?;
+        remember::<F>(skb, packet, &to, client, stateless)?;
     }
     decision.to = to;
     decision.enter(&published.to);
@@ -103,6 +108,9 @@ pub fn remember<F: Family>(
         return Ok(());
     }
     if packet.transport.is_syn() || packet.transport == Transport::Udp {
+        if client.ifindex != 0 && !share::has_room(client.slot) {
+            return Err(DropReason::EndpointLimit);
+        }
         let mut flow = Flow {
             addr: from.daddr,
             external: from.daddr,
@@ -120,7 +128,9 @@ pub fn remember<F: Family>(
             flow.external = from.saddr;
         }
         flows::begin::<F>(&mut flow, packet, Direction::Original);
-        return flows::expect::<F>(&key, &flow);
+        flows::expect::<F>(&key, &flow)?;
+        share::expected(&flow);
+        return Ok(());
     }
     Ok(())
 }
@@ -146,6 +156,8 @@ pub fn reply<F: Family>(
     // connection's first packets do.
     if state == tcp::state::CLOSED && packet.proto == proto::TCP && is_stateless::<F>(key, decision)
     {
+        // SAFETY: a map value stays readable while the program runs.
+        share::removed(unsafe { &*entry });
         let _ = F::flows().remove(key);
     }
 }
@@ -168,12 +180,13 @@ fn is_stateless<F: Family>(key: &FlowKey<F::Addr>, decision: &Decision<F::Addr>)
 /// A packet of the container that has no entry in the main table: the answer
 /// to what is pending, or to a client that needs no entry.
 ///
-/// False where neither is known of this port.
+/// False where neither is known of this port. `slot` is the container's.
 #[inline(never)]
 pub fn first_reply<F: Family>(
     packet: &Packet<F::Addr>,
     key: &FlowKey<F::Addr>,
     local_client: bool,
+    slot: u32,
     decision: &mut Decision<F::Addr>,
 ) -> Result<bool, DropReason> {
     const NOT_ESTABLISHED: u8 = tcp_flags::SYN | tcp_flags::RST | tcp_flags::FIN;
@@ -203,20 +216,24 @@ pub fn first_reply<F: Family>(
         // The container speaks on an open connection: a client has completed
         // the handshake, or the connection is older than the table. Where the
         // table is full the flow goes on without an entry.
-        let flow = Flow {
-            addr,
-            external: addr,
-            port,
-            kind: flow_kind::PUBLISHED,
-            state: tcp::state::OPENING,
-            last_seen: flows::now(),
-            to: Delivery::default(),
-            ifindex: 0,
-            timeout: flows::config().map_or(0, |config| config.tcp_transitory),
-            tag: key.tag(),
-        };
-        if flows::establish::<F>(key, &flow).is_err() {
+        let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
+        flow.addr = addr;
+        flow.external = addr;
+        flow.port = port;
+        flow.kind = flow_kind::PUBLISHED;
+        flow.state = tcp::state::OPENING;
+        flow.last_seen = flows::now();
+        flow.to = Delivery::default();
+        flow.to.slot = slot;
+        flow.ifindex = 0;
+        flow.timeout = flows::config().map_or(0, |config| config.tcp_transitory);
+        flow.tag = key.tag();
+        if !share::has_room_published(slot) {
+            count::dropped(DropReason::EndpointLimit);
+        } else if flows::establish::<F>(key, flow).is_err() {
             count::dropped(DropReason::TableFull);
+        } else {
+            share::established(flow);
         }
     }
     decision.to.saddr = addr;

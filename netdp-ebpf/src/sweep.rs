@@ -11,7 +11,8 @@ use netdp_common::{addr::V4Addr, flow::is_expired, maps::Flow};
 
 use crate::{
     flows,
-    maps::{FLOWS4, PENDING4, SWEEPER, Sweeper},
+    maps::{FLOWS4, PENDING4, SWEEPER, Sweeper, USAGE},
+    share,
 };
 
 /// `CLOCK_MONOTONIC` of `include/uapi/linux/time.h`.
@@ -38,14 +39,22 @@ pub fn start() -> i32 {
 
 /// The timer's callback: `(map, key, value)`.
 extern "C" fn sweep(_map: *mut c_void, _key: *mut c_void, sweeper: *mut Sweeper) -> c_int {
-    let mut now = flows::now();
-    // SAFETY: the callback takes the context as it is given: a pointer to this
+    let mut round = Round {
+        now: flows::now(),
+        pending: 0,
+    };
+    // SAFETY: the callbacks take the context as it is given: a pointer to this
     // stack.
     unsafe {
-        let context = (&raw mut now).cast();
+        let context = (&raw mut round).cast::<c_void>();
+        let begin = share::begin_count as *const () as *mut c_void;
+        bpf_for_each_map_elem(map(&raw const USAGE), begin, context, 0);
         let callback = expire4 as *const () as *mut c_void;
         bpf_for_each_map_elem(map(&raw const FLOWS4), callback, context, 0);
+        (&raw mut round.pending).write_volatile(1);
         bpf_for_each_map_elem(map(&raw const PENDING4), callback, context, 0);
+        let end = share::end_count as *const () as *mut c_void;
+        bpf_for_each_map_elem(map(&raw const USAGE), end, context, 0);
     }
     let interval = flows::config().map_or(DEFAULT_INTERVAL, |config| config.sweep_interval);
     // SAFETY: the timer that called back.
@@ -59,19 +68,30 @@ extern "C" fn sweep(_map: *mut c_void, _key: *mut c_void, sweeper: *mut Sweeper)
     0
 }
 
-/// Called for each entry: removes it where its time is over.
+/// What the callbacks of one sweep share.
+#[repr(C)]
+struct Round {
+    now: u32,
+    /// Whether the table being swept is that of what isn't answered yet.
+    pending: u32,
+}
+
+/// Called for each entry: removes it where its time is over, counts it
+/// otherwise.
 extern "C" fn expire4(
     map: *mut c_void,
     key: *mut c_void,
     flow: *mut Flow<V4Addr>,
-    now: *mut u32,
+    round: *mut Round,
 ) -> c_long {
     // SAFETY: the kernel gives a live entry and the context passed above.
     unsafe {
         let last_seen = (&raw const (*flow).last_seen).read_volatile();
         let timeout = (&raw const (*flow).timeout).read_volatile();
-        if is_expired(last_seen, timeout, *now) {
+        if is_expired(last_seen, timeout, (*round).now) {
             bpf_map_delete_elem(map, key);
+        } else {
+            share::found(&*flow, (*round).pending != 0);
         }
     }
     0

@@ -8,7 +8,7 @@ use netdp_common::{
     maps::{
         Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, MAX_ENDPOINTS,
         MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
-        Stats, Uplink, name,
+        Stats, Uplink, Usage, name,
     },
 };
 
@@ -16,13 +16,14 @@ use super::{BpfError, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 25] = [
+pub(super) const MAPS: [&str; 26] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
     name::DROPS,
     name::STATS,
     name::HOST_FLOWS,
+    name::USAGE,
     name::SWEEPER,
     name::ADDRS4,
     name::PORTS4,
@@ -67,6 +68,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::DROPS => of::<u32, u64>(64),
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
         name::HOST_FLOWS => of::<u32, u32>(1),
+        name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         // A bpf_timer is 16 bytes (`include/uapi/linux/bpf.h`, 5.15).
         name::SWEEPER => of::<u32, [u64; 2]>(1),
         name::ADDRS4 => of::<V4Addr, Owner>(MAX_ENDPOINTS),

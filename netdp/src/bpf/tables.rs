@@ -11,7 +11,7 @@ use netdp_common::{
     drop::DropReason,
     maps::{
         Back, Config, Endpoint, Flow, FlowKey, Local, MAX_ENDPOINTS, MAX_LOCAL, MAX_PORTS,
-        MAX_UPLINKS, Owner, PortKey, Published, Stats, Uplink, name,
+        MAX_UPLINKS, Owner, PortKey, Published, Share, Stats, Uplink, Usage, name,
     },
 };
 
@@ -26,6 +26,7 @@ pub struct Maps {
     v6: FamilyMaps<V6Addr>,
     drops: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, Stats>,
+    usage: Array<MapData, Usage>,
 }
 
 /// Those of one address family.
@@ -129,6 +130,7 @@ impl Maps {
             v6: family!(NAMES6),
             drops: open!(name::DROPS),
             stats: open!(name::STATS),
+            usage: open!(name::USAGE),
         })
     }
 
@@ -329,6 +331,16 @@ impl Datapath {
             tx_bytes: sum.tx_bytes + cpu.tx_bytes,
             drops: sum.drops + cpu.drops,
         }))
+    }
+
+    /// What an endpoint has of the flow tables.
+    pub fn share(&self, slot: u32) -> Result<Share, BpfError> {
+        let usage = self
+            .maps
+            .usage
+            .get(&slot, 0)
+            .map_err(BpfError::map(name::USAGE))?;
+        Ok(usage.now)
     }
 
     /// Sets an endpoint's counters to 0.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netdp_common::maps::{Config as DatapathConfig, DEFAULT_FLOWS};
+use netdp_common::maps::{Config as DatapathConfig, DEFAULT_FLOWS, ENDPOINT_SHARE, MAX_PENDING};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -76,6 +76,9 @@ pub struct Settings {
     pub pools: Vec<IpNet>,
     /// Entries of the flow table.
     pub max_flows: Option<u32>,
+    /// How many of them one endpoint may have by conversations that it opens,
+    /// and again by those with its published ports.
+    pub flows_per_endpoint: Option<u32>,
     /// Ports from which masquerade takes one when it can't keep the source's.
     pub masquerade_ports: Option<String>,
     pub timeouts: Timeouts,
@@ -117,6 +120,7 @@ impl Settings {
             xdp: self.xdp.or(other.xdp),
             pools: first(self.pools, other.pools),
             max_flows: self.max_flows.or(other.max_flows),
+            flows_per_endpoint: self.flows_per_endpoint.or(other.flows_per_endpoint),
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
             timeouts: Timeouts {
                 tcp_established: self
@@ -155,6 +159,15 @@ impl Settings {
                 "max-flows {max_flows} is out of range: give 1024 to {MOST_FLOWS}"
             )));
         }
+        let share = self
+            .flows_per_endpoint
+            .unwrap_or(max_flows / ENDPOINT_SHARE);
+        if !(1..=max_flows).contains(&share) {
+            return Err(ConfigError::value(format!(
+                "flows-per-endpoint {share} is out of range: give 1 to {max_flows}, which is \
+                 max-flows"
+            )));
+        }
         Ok(Options {
             run_dir,
             state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/netdp".into()),
@@ -165,9 +178,20 @@ impl Settings {
             uplinks: self.uplinks,
             pools: self.pools,
             max_flows,
-            datapath: datapath(&self.timeouts, self.masquerade_ports.as_deref())?,
+            datapath: DatapathConfig {
+                flows_per_endpoint: share,
+                pending_per_endpoint: pending_share(share, max_flows),
+                ..datapath(&self.timeouts, self.masquerade_ports.as_deref())?
+            },
         })
     }
+}
+
+/// The same part of the table of what isn't answered yet as `share` is of the
+/// flow table.
+fn pending_share(share: u32, max_flows: u32) -> u32 {
+    let part = u64::from(MAX_PENDING) * u64::from(share) / u64::from(max_flows);
+    u32::try_from(part).unwrap_or(MAX_PENDING).max(1)
 }
 
 fn is_pool(pool: &IpNet) -> bool {
@@ -252,6 +276,7 @@ mod tests {
             xdp = "off"
             pools = ["10.9.0.0/16"]
             max-flows = 4096
+            flows-per-endpoint = 512
             masquerade-ports = "32768-60999"
             [timeouts]
             tcp-established = 7200
@@ -261,6 +286,8 @@ mod tests {
         .unwrap();
         assert_eq!(options.uplinks, ["eth0", "eth1"]);
         assert_eq!(options.max_flows, 4096);
+        assert_eq!(options.datapath.flows_per_endpoint, 512);
+        assert_eq!(options.datapath.pending_per_endpoint, MAX_PENDING / 8);
         assert_eq!(options.datapath.tcp_established, 7200);
         assert_eq!(options.datapath.udp, 120);
         assert_eq!(options.datapath.icmp, DatapathConfig::default().icmp);
@@ -296,6 +323,11 @@ mod tests {
             ("xdp = \"fast\"", "unknown variant"),
             ("max-flows = 0", "out of range"),
             ("max-flows = -1", "invalid value"),
+            ("flows-per-endpoint = 0", "out of range"),
+            (
+                "max-flows = 2048\nflows-per-endpoint = 2049",
+                "which is max-flows",
+            ),
             ("pools = [\"10.9.0.1/16\"]", "can't be a pool"),
             ("pools = [\"127.0.0.0/16\"]", "can't be a pool"),
             ("pools = [\"fd00::/64\"]", "can't be a pool"),

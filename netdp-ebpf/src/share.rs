@@ -1,0 +1,200 @@
+//! What each endpoint has of the flow tables, so that one that opens flows
+//! without end can't take the tables from the others.
+//!
+//! Conversations that an endpoint opens and those of the outside with its
+//! published ports have a share each: however many clients a published port
+//! has, its container can still open flows of its own. What is unanswered from
+//! outside counts in no share: it is the outside that fills the LRU table, and
+//! evicts its like.
+
+use core::{
+    arch::asm,
+    ffi::{c_long, c_void},
+};
+
+use netdp_common::maps::{Flow, Share, Usage, flow_kind};
+
+use crate::{flows, maps::USAGE};
+
+/// Whether an endpoint may open one more flow. A flow that is opened has its
+/// place in the main table already, so that its answer isn't refused.
+#[inline(always)]
+pub fn has_room(slot: u32) -> bool {
+    let (Some(usage), Some(config)) = (USAGE.get_ptr(slot), flows::config()) else {
+        return true;
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let (flows, pending) = unsafe {
+        (
+            count(&raw const (*usage).now.flows),
+            count(&raw const (*usage).now.pending),
+        )
+    };
+    pending < u64::from(config.pending_per_endpoint)
+        && flows + pending < u64::from(config.flows_per_endpoint)
+}
+
+/// Whether a published port of an endpoint may have one more entry.
+#[inline(always)]
+pub fn has_room_published(slot: u32) -> bool {
+    let (Some(usage), Some(config)) = (USAGE.get_ptr(slot), flows::config()) else {
+        return true;
+    };
+    // SAFETY: as above.
+    unsafe { count(&raw const (*usage).now.published) < u64::from(config.flows_per_endpoint) }
+}
+
+/// A counter as it is now: an entry may leave that never was counted.
+///
+/// # Safety
+/// Points into a live map value.
+#[inline(always)]
+unsafe fn count(counter: *const u64) -> u64 {
+    // SAFETY: the caller's.
+    let count = unsafe { counter.read_volatile() };
+    if count > i64::MAX as u64 { 0 } else { count }
+}
+
+/// Whether an entry is one of the outside with a published port.
+#[inline(always)]
+pub fn is_of_published<A>(flow: &Flow<A>) -> bool {
+    flow.kind == flow_kind::PUBLISHED && flow.to.ifindex == 0
+}
+
+/// A new entry in `pending`.
+#[inline(always)]
+pub fn expected<A>(flow: &Flow<A>) {
+    if !is_of_published(flow) {
+        add(flow, 0, 1);
+    }
+}
+
+/// A new entry in the main table.
+#[inline(always)]
+pub fn established<A>(flow: &Flow<A>) {
+    add(flow, 1, 0);
+}
+
+/// An entry has moved from `pending` to the main table.
+#[inline(always)]
+pub fn promoted<A>(flow: &Flow<A>) {
+    add(flow, 1, 1u64.wrapping_neg());
+}
+
+/// An entry has left the main table before its time was over.
+#[inline(always)]
+pub fn removed<A>(flow: &Flow<A>) {
+    add(flow, 1u64.wrapping_neg(), 0);
+}
+
+#[inline(always)]
+fn add<A>(flow: &Flow<A>, main: u64, pending: u64) {
+    if let Some(usage) = usage(flow) {
+        // SAFETY: a map value stays valid while the program runs, and every
+        // CPU adds atomically.
+        unsafe {
+            if is_of_published(flow) {
+                change(&raw mut (*usage).now.published, main);
+            } else {
+                change(&raw mut (*usage).now.flows, main);
+                change(&raw mut (*usage).now.pending, pending);
+            }
+        }
+    }
+}
+
+/// The counters of the endpoint in whose share an entry counts: none for a
+/// socket of the host.
+#[inline(always)]
+fn usage<A>(flow: &Flow<A>) -> Option<*mut Usage> {
+    if flow.kind == flow_kind::HOST || flow.kind == flow_kind::HOST_OUT {
+        return None;
+    }
+    USAGE.get_ptr_mut(flow.to.slot)
+}
+
+/// Adds atomically. `core` has nothing for it on a target without compare and
+/// exchange; the instruction is as old as eBPF (`BPF_XADD`).
+///
+/// # Safety
+/// Points into a live map value.
+#[inline(always)]
+unsafe fn change(counter: *mut u64, by: u64) {
+    if by != 0 {
+        // SAFETY: the caller's; an aligned word of a map value.
+        unsafe {
+            asm!(
+                "lock *(u64 *)({counter} + 0) += {by}",
+                counter = in(reg) counter,
+                by = in(reg) by,
+                options(nostack),
+            );
+        }
+    }
+}
+
+/// The sweep has met a live entry.
+#[inline(always)]
+pub fn found<A>(flow: &Flow<A>, pending: bool) {
+    let Some(usage) = usage(flow) else { return };
+    // SAFETY: a map value stays valid while the program runs; only the sweep
+    // writes what it has found.
+    unsafe {
+        let found = &raw mut (*usage).found;
+        match (is_of_published(flow), pending) {
+            (true, true) => {}
+            (true, false) => (*found).published += 1,
+            (false, true) => (*found).pending += 1,
+            (false, false) => (*found).flows += 1,
+        }
+    }
+}
+
+/// Called for each endpoint's counters before the sweep: `(map, key, value,
+/// context)`.
+pub extern "C" fn begin_count(
+    _map: *mut c_void,
+    _key: *mut c_void,
+    usage: *mut Usage,
+    _round: *mut c_void,
+) -> c_long {
+    // SAFETY: the kernel gives a live value, of which only the sweep writes
+    // these parts; each counter is read whole.
+    unsafe {
+        (*usage).before = Share {
+            flows: (&raw const (*usage).now.flows).read_volatile(),
+            pending: (&raw const (*usage).now.pending).read_volatile(),
+            published: (&raw const (*usage).now.published).read_volatile(),
+        };
+        (*usage).found = Share::default();
+    }
+    0
+}
+
+/// The same after the sweep: adds what it found and takes off what was
+/// believed, so that what came and went meanwhile stays counted.
+pub extern "C" fn end_count(
+    _map: *mut c_void,
+    _key: *mut c_void,
+    usage: *mut Usage,
+    _round: *mut c_void,
+) -> c_long {
+    // SAFETY: as above.
+    unsafe {
+        let (found, before) = ((*usage).found, (*usage).before);
+        let now = &raw mut (*usage).now;
+        change(
+            &raw mut (*now).flows,
+            found.flows.wrapping_sub(before.flows),
+        );
+        change(
+            &raw mut (*now).pending,
+            found.pending.wrapping_sub(before.pending),
+        );
+        change(
+            &raw mut (*now).published,
+            found.published.wrapping_sub(before.published),
+        );
+    }
+    0
+}
