@@ -10,9 +10,10 @@ use aya_ebpf::{
 use netdp_common::{
     addr::{Address, Be16, Mac, V4Addr, proto},
     drop::DropReason,
+    icmp::{self, Quote, Quoting},
     maps::{Endpoint, FragKey, Uplink},
     nat,
-    packet::{Bytes, ETH_LEN, Header, Packet, Tuple, V4},
+    packet::{Bytes, ETH_LEN, Packet, Tuple, V4},
 };
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
         ADDRS4, Addrs, BACK4, Backs, FLOWS4, FRAGS4, Flows, Frags, LOCAL4, Locals, PATHS4,
         PENDING4, PORTS4, Paths, Pending, Ports, SCRATCH4, SOCKS4, Scratch, Socks,
     },
-    skb::Skb,
+    skb::{Copied, Skb},
     verdict::Verdict,
 };
 
@@ -46,7 +47,7 @@ pub enum Unroutable {
 }
 
 /// An address family in the kernel.
-pub trait Family: Header {
+pub trait Family: Quoting {
     fn addrs() -> &'static Addrs<Self::Addr>;
     fn ports() -> &'static Ports<Self::Addr>;
     fn backs() -> &'static Backs<Self::Addr>;
@@ -83,6 +84,13 @@ pub trait Family: Header {
         packet: &Packet<Self::Addr>,
         to: &Tuple<Self::Addr>,
         hop: bool,
+    ) -> Result<(), DropReason>;
+
+    /// Writes the addresses of a quoted network header.
+    fn write_quoted(
+        skb: &Skb,
+        quote: &Quote<Self::Addr>,
+        to: &Tuple<Self::Addr>,
     ) -> Result<(), DropReason>;
 
     fn frag_key(packet: &Packet<Self::Addr>) -> FragKey<Self::Addr> {
@@ -254,6 +262,20 @@ impl Family for V4 {
         let field: [u8; 2] = skb.read(ETH_LEN + 10).ok_or(DropReason::Malformed)?;
         let (offset, bytes) = nat::v4_header(packet, u16::from_ne_bytes(field), to, hop);
         skb.write(offset, bytes)
+    }
+
+    #[inline(always)]
+    fn write_quoted(
+        skb: &Skb,
+        quote: &Quote<V4Addr>,
+        to: &Tuple<V4Addr>,
+    ) -> Result<(), DropReason> {
+        let field: [u8; 2] = Copied(skb)
+            .read(quote.l3 + 10)
+            .ok_or(DropReason::Malformed)?;
+        let (checksum, addresses) = icmp::v4_quoted(quote, u16::from_ne_bytes(field), to);
+        skb.write(quote.l3 + 10, checksum)?;
+        skb.write(quote.l3 + 12, addresses)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     family::{Family, translate},
     flows,
     hairpin::hairpin,
+    icmp,
     maps::ENDPOINTS,
     masquerade, path, published,
     skb::Skb,
@@ -57,6 +58,10 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
     let work = work::begin::<F>(skb)?;
     if work.packet.tuple.saddr != F::address(endpoint) {
         return Err(DropReason::SpoofedSource);
+    }
+    if work.packet.transport == Transport::IcmpError {
+        icmp::sent::<F>(skb, work, endpoint)?;
+        return exit::<F>(skb, work);
     }
     if work.packet.fragment != Fragment::Whole {
         flows::reassemble::<F>(&mut work.packet)?;

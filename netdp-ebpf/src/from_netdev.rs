@@ -2,12 +2,12 @@
 
 use netdp_common::{
     drop::DropReason,
-    packet::{Fragment, V4, ethertype},
+    packet::{Fragment, Transport, V4, ethertype},
 };
 
 use crate::{
     family::{Family, is_any, translate},
-    flows, masquerade, published,
+    flows, icmp, masquerade, published,
     skb::Skb,
     verdict::Verdict,
     work::{self, Exit, Work},
@@ -54,12 +54,20 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     }
     match mapping {
         Some(mapping) => published::inbound::<F>(skb, packet, mapping, decision)?,
+        None if packet.transport == Transport::IcmpError => {
+            if !icmp::received::<F>(skb, work)? {
+                return Ok(Verdict::Pass);
+            }
+        }
         None => {
             if !masquerade::inbound::<F>(packet, decision)? {
                 return Ok(Verdict::Pass);
             }
         }
     }
+    let Work {
+        packet, decision, ..
+    } = work;
     let enters = decision.exit == Exit::Container;
     // The last hop of a packet is the container, not the host.
     translate::<F>(skb, packet, &decision.to, enters && packet.ttl > 1)?;

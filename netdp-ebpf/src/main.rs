@@ -13,6 +13,7 @@ mod from_container;
 mod from_netdev;
 mod hairpin;
 mod host_socket;
+mod icmp;
 mod maps;
 mod masquerade;
 mod path;

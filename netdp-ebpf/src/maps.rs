@@ -17,7 +17,7 @@ use netdp_common::{
 /// Entries of `drops`: more than there are reasons.
 pub const MAX_DROPS: usize = 64;
 /// Size of a value of `work`, in words of 64 bits.
-pub const WORK_WORDS: usize = 32;
+pub const WORK_WORDS: usize = 56;
 /// Entries of `paths4` on each CPU, a power of two.
 pub const MAX_PATHS: usize = 256;
 

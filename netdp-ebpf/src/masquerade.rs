@@ -89,7 +89,7 @@ pub fn renumbered<F: Family>(
 
 /// An entry of the main table or, where there is none, a pending one.
 #[inline(always)]
-fn find_either<F: Family>(key: &FlowKey<F::Addr>) -> Option<flows::Entry<F::Addr>> {
+pub fn find_either<F: Family>(key: &FlowKey<F::Addr>) -> Option<flows::Entry<F::Addr>> {
     match flows::find::<F>(key) {
         Some(entry) => Some(entry),
         None => flows::find_pending::<F>(key),

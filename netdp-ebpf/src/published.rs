@@ -2,7 +2,7 @@
 //! tables alone give the way, by `back`.
 
 use netdp_common::{
-    addr::{Address, proto},
+    addr::{Address, Be16, proto},
     drop::DropReason,
     flow::ANSWERED,
     maps::{Delivery, Flow, FlowKey, PortKey, Published, flow_kind},
@@ -24,13 +24,22 @@ pub fn mapping<F: Family>(
     addr: F::Addr,
     packet: &Packet<F::Addr>,
 ) -> Option<*const Published<F::Addr>> {
-    if packet.proto != proto::TCP && packet.proto != proto::UDP {
+    mapping_of::<F>(addr, packet.tuple.dport, packet.proto)
+}
+
+/// The same by its parts.
+#[inline(always)]
+pub fn mapping_of<F: Family>(
+    addr: F::Addr,
+    port: Be16,
+    proto: u8,
+) -> Option<*const Published<F::Addr>> {
+    if proto != proto::TCP && proto != proto::UDP {
         return None;
     }
-    let port = packet.tuple.dport;
     F::ports()
-        .get_ptr(PortKey::new(F::Addr::ANY, port, packet.proto))
-        .or_else(|| F::ports().get_ptr(PortKey::new(addr, port, packet.proto)))
+        .get_ptr(PortKey::new(F::Addr::ANY, port, proto))
+        .or_else(|| F::ports().get_ptr(PortKey::new(addr, port, proto)))
 }
 
 /// A packet from outside for a published port: to the container.

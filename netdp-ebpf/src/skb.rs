@@ -7,11 +7,13 @@ use aya_ebpf::{
     },
     cty::c_void,
     helpers::{
-        bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
+use core::mem::MaybeUninit;
+
 use netdp_common::{
     addr::Mac,
     checksum::Sum,
@@ -271,5 +273,30 @@ impl Bytes for Skb {
         }
         // SAFETY: checked against data_end, and any bytes are valid.
         Some(unsafe { (start as *const T).read_unaligned() })
+    }
+}
+
+/// The packet read by copies: slower, for what lies behind the headers, where
+/// the verifier's bounds don't reach and drivers leave bytes in pages.
+pub struct Copied<'a>(pub &'a Skb);
+
+impl Bytes for Copied<'_> {
+    #[inline(always)]
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::zeroed();
+        // SAFETY: the value lies on this stack and has the size given.
+        let ret = unsafe {
+            bpf_skb_load_bytes(
+                self.0.as_ptr(),
+                offset as u32,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
+        };
+        if ret != 0 {
+            return None;
+        }
+        // SAFETY: zeroed, and any bytes are valid.
+        Some(unsafe { value.assume_init() })
     }
 }

@@ -7,6 +7,7 @@
 use netdp_common::{
     addr::{Address, Mac},
     drop::DropReason,
+    icmp::Quote,
     maps::Delivery,
     packet::{Header, Packet, Tuple, parse_into},
 };
@@ -76,6 +77,10 @@ pub struct Work<A> {
     pub packet: Packet<A>,
     pub decision: Decision<A>,
     pub way: Way<A>,
+    /// What an ICMP error is about, and the addresses and ports that its quote
+    /// gets. Of another packet unless `icmp` has written it.
+    pub quote: Quote<A>,
+    pub quoted_to: Tuple<A>,
 }
 
 impl<A: Address> Work<A> {
