@@ -16,7 +16,7 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, links::FdLink},
 };
 
-use super::{BpfError, datapath::unpin, layout::Layout};
+use super::{BpfError, datapath::unpin, layout::Layout, syscall::bpf};
 
 const PROGRAMS: [&str; 4] = ["connect4", "sendmsg4", "recvmsg4", "getpeername4"];
 
@@ -96,13 +96,13 @@ fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     const BPF_OBJ_GET: libc::c_long = 7;
 
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjGet {
+    let mut attr = ObjGet {
         pathname: path.as_ptr() as u64,
         bpf_fd: 0,
         file_flags: 0,
     };
     // SAFETY: the path outlives the call.
-    let fd = unsafe { bpf(BPF_OBJ_GET, &attr) }?;
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just opened it for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
@@ -133,14 +133,14 @@ fn cgroup_id(link: BorrowedFd<'_>) -> io::Result<u64> {
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
     let mut info = LinkInfo::default();
-    let attr = ObjInfo {
+    let mut attr = ObjInfo {
         bpf_fd: link.as_raw_fd() as u32,
         info_len: size_of::<LinkInfo>() as u32,
         info: (&raw mut info) as u64,
     };
     // SAFETY: the kernel writes no more than `info_len` bytes to `info`, which
     // outlives the call.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) }?;
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info.cgroup_id)
 }
 
@@ -156,27 +156,12 @@ fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     }
     const BPF_LINK_UPDATE: libc::c_long = 29;
 
-    let attr = LinkUpdate {
+    let mut attr = LinkUpdate {
         link_fd: link.as_raw_fd() as u32,
         new_prog_fd: program.as_raw_fd() as u32,
         flags: 0,
         old_prog_fd: 0,
     };
     // SAFETY: both descriptors are open.
-    unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
-}
-
-/// `bpf(2)`.
-///
-/// # Safety
-/// `attr` is what the kernel expects for `command`, and what it points to is
-/// valid.
-unsafe fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads as many bytes as are named.
-    let ret = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if ret < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(ret)
-    }
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }

@@ -13,7 +13,7 @@ use aya::{
         Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, tc::TcAttachType,
     },
 };
-use netdp_common::maps::{Config, Flow, FlowKey, name};
+use netdp_common::maps::{Config, name};
 
 use super::{
     BpfError, OBJECT,
@@ -101,15 +101,6 @@ pub struct Options {
     pub config: Config,
     /// Takes this mechanism even where the kernel has a better one.
     pub mechanism: Option<Mechanism>,
-}
-
-/// An entry of the flow tables.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowSeen<A> {
-    pub key: FlowKey<A>,
-    pub flow: Flow<A>,
-    /// In the table of what isn't answered yet.
-    pub pending: bool,
 }
 
 /// Programs and maps, loaded and pinned.

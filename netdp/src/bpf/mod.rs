@@ -7,18 +7,22 @@
 //! is whole. It outlives the daemon; the next one adopts it.
 
 mod attach;
+mod batch;
 mod cgroup;
 mod datapath;
 mod entry;
 mod error;
+mod flow_tables;
 mod layout;
 mod pin;
+mod syscall;
 mod tables;
 mod test_run;
 
-pub use datapath::{Datapath, FlowSeen, Mechanism, Options, Role};
+pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;
+pub use flow_tables::{FlowSeen, FlowTables};
 pub use tables::TableAddress;
 pub use test_run::{TestPacket, TestRun};
 

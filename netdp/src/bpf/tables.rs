@@ -10,12 +10,12 @@ use netdp_common::{
     addr::{Address, V4Addr, V6Addr},
     drop::DropReason,
     maps::{
-        Back, Config, Endpoint, Flow, FlowKey, Local, MAX_ENDPOINTS, MAX_LOCAL, MAX_PORTS,
-        MAX_UPLINKS, Owner, PortKey, Published, Share, Stats, Uplink, Usage, name,
+        Back, Config, Endpoint, Local, MAX_ENDPOINTS, MAX_LOCAL, MAX_PORTS, MAX_UPLINKS, Owner,
+        PortKey, Published, Share, Stats, Uplink, Usage, name,
     },
 };
 
-use super::{BpfError, Datapath, Entry, FlowSeen, Key, Tables, datapath::take};
+use super::{BpfError, Datapath, Entry, FlowSeen, FlowTables, Key, Tables, datapath::take};
 
 /// The maps that userspace reads or writes.
 pub struct Maps {
@@ -31,13 +31,11 @@ pub struct Maps {
 
 /// Those of one address family.
 pub struct FamilyMaps<A: Address> {
-    names: &'static Names,
     addrs: HashMap<MapData, A, Owner>,
     ports: HashMap<MapData, PortKey<A>, Published<A>>,
     back: HashMap<MapData, PortKey<A>, Back<A>>,
     local: HashMap<MapData, A, Local>,
-    flows: HashMap<MapData, FlowKey<A>, Flow<A>>,
-    pending: HashMap<MapData, FlowKey<A>, Flow<A>>,
+    flows: FlowTables<A>,
 }
 
 /// The names of [`FamilyMaps`].
@@ -73,24 +71,17 @@ mod private {
 
     pub trait Sealed: Address {
         fn maps(maps: &Maps) -> &FamilyMaps<Self>;
-        fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self>;
     }
 
     impl Sealed for V4Addr {
         fn maps(maps: &Maps) -> &FamilyMaps<Self> {
             &maps.v4
         }
-        fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self> {
-            &mut maps.v4
-        }
     }
 
     impl Sealed for V6Addr {
         fn maps(maps: &Maps) -> &FamilyMaps<Self> {
             &maps.v6
-        }
-        fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self> {
-            &mut maps.v6
         }
     }
 }
@@ -112,13 +103,11 @@ impl Maps {
         macro_rules! family {
             ($names:ident) => {
                 FamilyMaps {
-                    names: &$names,
                     addrs: open!($names.addrs),
                     ports: open!($names.ports),
                     back: open!($names.back),
                     local: open!($names.local),
-                    flows: open!($names.flows),
-                    pending: open!($names.pending),
+                    flows: FlowTables::take(ebpf, $names.flows, $names.pending)?,
                 }
             };
         }
@@ -252,18 +241,15 @@ impl Datapath {
         }
     }
 
+    /// The flow tables of one family.
+    pub fn flow_tables<A: TableAddress>(&self) -> &FlowTables<A> {
+        &A::maps(&self.maps).flows
+    }
+
     /// The flows of one family that the tables hold.
     pub fn flows<A: TableAddress>(&self) -> Result<Vec<FlowSeen<A>>, BpfError> {
-        let maps = A::maps(&self.maps);
         let mut flows = Vec::new();
-        for (map, name, pending) in [
-            (&maps.flows, maps.names.flows, false),
-            (&maps.pending, maps.names.pending, true),
-        ] {
-            dump(map, name, |key, flow| {
-                flows.push(FlowSeen { key, flow, pending });
-            })?;
-        }
+        self.flow_tables().each(|seen| flows.push(seen))?;
         Ok(flows)
     }
 
@@ -275,7 +261,7 @@ impl Datapath {
     }
 
     fn forget_endpoint<A: TableAddress>(&mut self, ifindex: u32, addr: A) -> Result<(), BpfError> {
-        self.forget::<A>(|seen| {
+        self.flow_tables::<A>().forget(|seen| {
             seen.flow.to.ifindex == ifindex || addr != A::ANY && seen.key.local == addr
         })
     }
@@ -283,23 +269,8 @@ impl Datapath {
     /// Forgets the flows that the outside knows by an address that the host no
     /// longer has: a container that goes on sending gets another.
     fn forget_address<A: TableAddress>(&mut self, addr: A) -> Result<(), BpfError> {
-        self.forget::<A>(|seen| seen.flow.external == addr)
-    }
-
-    fn forget<A: TableAddress>(
-        &mut self,
-        belongs: impl Fn(&FlowSeen<A>) -> bool,
-    ) -> Result<(), BpfError> {
-        let flows = self.flows::<A>()?;
-        let maps = A::maps_mut(&mut self.maps);
-        for FlowSeen { key, pending, .. } in flows.into_iter().filter(|seen| belongs(seen)) {
-            if pending {
-                delete(&mut maps.pending, &key, maps.names.pending)?;
-            } else {
-                delete(&mut maps.flows, &key, maps.names.flows)?;
-            }
-        }
-        Ok(())
+        self.flow_tables::<A>()
+            .forget(|seen| seen.flow.external == addr)
     }
 
     /// Packets dropped, by reason, all CPUs together.
