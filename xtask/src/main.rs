@@ -45,6 +45,9 @@ enum Command {
     Test {
         /// Only tests whose name holds this
         filter: Option<String>,
+        /// Also those that take long, which are marked `#[ignore]`
+        #[arg(long)]
+        long: bool,
         /// Arguments for the test programs, such as --test-threads=1
         #[arg(last = true)]
         args: Vec<OsString>,
@@ -88,7 +91,9 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             eprintln!("xtask: built {}", netdp.display());
         }
         Command::Run { args } => return run(&workspace, args),
-        Command::Test { filter, args } => test::run(&workspace, filter.as_deref(), &args)?,
+        Command::Test { filter, long, args } => {
+            test::run(&workspace, filter.as_deref(), long, &args)?;
+        }
         Command::Vm { kernel, netdp } => vm::run(&workspace, kernel, netdp)?,
         Command::Lint => lint::run(&workspace)?,
         Command::Bench { args } => {

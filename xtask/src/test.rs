@@ -24,7 +24,12 @@ use crate::{compile, privilege, process, tools};
 ///
 /// When a test failed, when one can't be built, and when none was run: a
 /// filter that is misspelt must not look like success.
-pub fn run(workspace: &Workspace, filter: Option<&str>, args: &[OsString]) -> Result<()> {
+pub fn run(
+    workspace: &Workspace,
+    filter: Option<&str>,
+    long: bool,
+    args: &[OsString],
+) -> Result<()> {
     tools::provide();
     let netdp = compile::netdp(workspace, false)?;
 
@@ -38,6 +43,7 @@ pub fn run(workspace: &Workspace, filter: Option<&str>, args: &[OsString]) -> Re
         .args(filter)
         // libtest hides what a test that passes says, and with it why one skips.
         .args(["--", "--show-output"])
+        .args(long.then_some("--include-ignored"))
         .args(args);
     let (ended_well, sum) = read(&mut tests)?;
 
