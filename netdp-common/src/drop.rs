@@ -66,6 +66,11 @@ reasons! {
     /// Longer than the link out takes, and allowed to be fragmented, which
     /// BPF can't do.
     TooBig = 20, "too-big";
+    /// A fragment that keeps the transport header, or a part of it, out of the
+    /// first one.
+    FragmentTiny = 22, "fragment-tiny";
+    /// A fragment that lies over what another of its datagram has brought.
+    FragmentOverlap = 23, "fragment-overlap";
     /// The endpoint has its share of the flow tables already.
     EndpointLimit = 26, "endpoint-limit";
 }

@@ -10,6 +10,7 @@ pub mod arp;
 pub mod checksum;
 pub mod drop;
 pub mod flow;
+pub mod fragment;
 pub mod icmp;
 pub mod maps;
 pub mod nat;

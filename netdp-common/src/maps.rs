@@ -337,12 +337,21 @@ pub struct FragKey<A> {
     pub proto: u32,
 }
 
-/// Value of `frags4`: the ports of the first fragment.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Value of `frags4`: the ports of the first fragment, and what of the datagram
+/// has been seen ([`crate::fragment`]). Offsets count bytes from the end of the
+/// network header, in host order.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Frag {
     pub sport: Be16,
     pub dport: Be16,
+    /// Where what was seen beyond a gap begins, and where it ends; both 0 where
+    /// there is none.
+    pub island: u16,
+    pub island_end: u16,
+    /// All before this has been seen.
+    pub seen: u32,
+    pub pad: u32,
 }
 
 /// Key of `socks4`: a socket of the host that was sent to a container.
@@ -451,7 +460,7 @@ assert_layout! {
     Flow<V6Addr>: 72 = 32, 4, 4, 20, 8, 4;
     FragKey<V4Addr>: 16 = 8, 8;
     FragKey<V6Addr>: 40 = 32, 8;
-    Frag: 4 = 4;
+    Frag: 16 = 4, 4, 4, 4;
     SockKey<V4Addr>: 16 = 8, 8;
     SockKey<V6Addr>: 32 = 8, 16, 4, 4;
     Asked<V4Addr>: 8 = 8;

@@ -5,6 +5,7 @@ use network_types::{ip::Ipv4Hdr, udp::UdpHdr};
 use crate::{
     addr::{Address, Be16, V4Addr, proto},
     drop::DropReason,
+    fragment,
 };
 
 /// Length of an Ethernet header without VLAN tag; the IP header follows.
@@ -84,6 +85,11 @@ pub enum Fragment {
     First,
     /// A later one: has none.
     Later,
+    /// One that keeps the transport header, or a part of it, out of the first
+    /// (RFC 1858, RFC 3128).
+    Tiny,
+    /// One that lies over what another has brought.
+    Overlapping,
 }
 
 /// What the transport header says about flows.
@@ -161,6 +167,10 @@ pub struct Packet<A> {
     pub dont_fragment: bool,
     /// Identification of the datagram, as raw bytes.
     pub id: u32,
+    /// Where a fragment's bytes begin and end in the datagram, counted in bytes
+    /// from the end of the network header.
+    pub begin: u16,
+    pub end: u16,
     /// Offset of the transport header from the start of the packet, bytes.
     pub l4: usize,
 }
@@ -213,6 +223,11 @@ impl Header for V4 {
             (true, 0) => Fragment::First,
             _ => Fragment::Later,
         };
+        // At most 65,528: an offset has 13 bits.
+        packet.begin = (fragment & OFFSET) * 8;
+        packet.end = packet
+            .begin
+            .saturating_add(total.saturating_sub(length) as u16);
         packet.dont_fragment = fragment & DONT_FRAGMENT != 0;
         packet.id = u32::from(u16::from_ne_bytes(header.id));
         packet.l4 = ETH_LEN + length;
@@ -246,6 +261,9 @@ pub fn parse_into<H: Header>(
     if packet.fragment == Fragment::Later {
         packet.transport = Transport::Later;
         return Ok(());
+    }
+    if packet.fragment == Fragment::First && packet.end < fragment::least(packet.proto) {
+        return fragment::parse_tiny(bytes, packet);
     }
     let l4 = packet.l4;
     match packet.proto {
@@ -293,7 +311,7 @@ impl Default for Transport {
 
 impl<A> Packet<A> {
     #[inline(always)]
-    fn ports(&mut self, source: [u8; 2], destination: [u8; 2]) {
+    pub(crate) fn ports(&mut self, source: [u8; 2], destination: [u8; 2]) {
         self.tuple.sport = Be16::from_raw(u16::from_ne_bytes(source));
         self.tuple.dport = Be16::from_raw(u16::from_ne_bytes(destination));
     }

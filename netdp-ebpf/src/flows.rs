@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use netdp_common::{
     drop::DropReason,
-    flow,
+    flow, fragment,
     maps::{Config, Flow, FlowKey, flow_kind},
     packet::{Fragment, Packet},
     tcp::Direction,
@@ -172,29 +172,37 @@ pub fn is_published(kind: u8) -> bool {
 }
 
 /// Gives a later fragment the ports of its first, and remembers those of a
-/// first one. Later fragments of unknown datagrams are refused.
+/// first one. Later fragments of unknown datagrams are refused; what
+/// [`netdp_common::fragment::check`] refuses is left to the caller, who knows
+/// whose packet it is.
 #[inline(never)]
 pub fn reassemble<F: Family>(packet: &mut Packet<F::Addr>) -> Result<(), DropReason> {
     match packet.fragment {
-        Fragment::Whole => Ok(()),
-        Fragment::First => {
-            let ports = netdp_common::maps::Frag {
-                sport: packet.tuple.sport,
-                dport: packet.tuple.dport,
-            };
-            F::frags()
-                .insert(F::frag_key(packet), ports, u64::from(BPF_ANY))
-                .map_err(|_| DropReason::HelperFailed)
-        }
+        Fragment::First => F::frags()
+            .insert(
+                F::frag_key(packet),
+                fragment::begin(packet),
+                u64::from(BPF_ANY),
+            )
+            .map_err(|_| DropReason::HelperFailed),
         Fragment::Later => {
-            let ports = F::frags()
-                .get_ptr(F::frag_key(packet))
+            let known = F::frags()
+                .get_ptr_mut(F::frag_key(packet))
                 .ok_or(DropReason::FragmentWithoutFirst)?;
-            // SAFETY: a map value stays readable while the program runs.
-            let ports = unsafe { ports.read() };
-            packet.tuple.sport = ports.sport;
-            packet.tuple.dport = ports.dport;
+            // SAFETY: a map value stays readable while the program runs. Its
+            // fields are written whole: where two CPUs have fragments of one
+            // datagram at once, one of the two may be forgotten.
+            unsafe {
+                let mut next = known.read();
+                packet.tuple.sport = next.sport;
+                packet.tuple.dport = next.dport;
+                packet.fragment = fragment::add(&mut next, packet);
+                (&raw mut (*known).seen).write_volatile(next.seen);
+                (&raw mut (*known).island).write_volatile(next.island);
+                (&raw mut (*known).island_end).write_volatile(next.island_end);
+            }
             Ok(())
         }
+        Fragment::Whole | Fragment::Tiny | Fragment::Overlapping => Ok(()),
     }
 }

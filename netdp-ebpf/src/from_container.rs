@@ -3,6 +3,7 @@
 use netdp_common::{
     addr::{Address, proto},
     drop::DropReason,
+    fragment,
     maps::{Endpoint, FlowKey, Owner, endpoint_flags, flow_kind},
     packet::{Fragment, Packet, Transport, V4, ethertype},
     tcp,
@@ -65,6 +66,7 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
     }
     if work.packet.fragment != Fragment::Whole {
         flows::reassemble::<F>(&mut work.packet)?;
+        fragment::check(work.packet.fragment)?;
         work.decision.to = work.packet.tuple;
     }
     if !path::kept::<F>(skb, work) {

@@ -2,6 +2,7 @@
 
 use netdp_common::{
     drop::DropReason,
+    fragment,
     packet::{Fragment, Transport, V4, ethertype},
 };
 
@@ -38,6 +39,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         }
         decision.to = packet.tuple;
     }
+    let fragment = packet.fragment;
     let daddr = packet.tuple.daddr;
     let mapping = published::mapping::<F>(daddr, packet);
     // SAFETY: a map value stays readable while the program runs.
@@ -65,6 +67,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
             }
         }
     }
+    fragment::check(fragment)?;
     let Work {
         packet, decision, ..
     } = work;

@@ -223,15 +223,77 @@ fn fragments_of_a_container_follow_their_first() {
 /// A first fragment too small for its transport header (RFC 1858) hides its
 /// flags.
 #[test]
-fn tiny_first_fragments_are_passed_or_malformed() {
+fn a_transport_header_must_be_in_the_first_fragment() {
     world(|world| {
         let db = world.db;
-        let [inbound, _] = arriving(Frame::tcp(SYN, at(CLIENT, 1), at(HOST, 8080))).fragments(8);
-        world.passes(&inbound);
-        let [outbound, _] = db
-            .frame(Frame::tcp(SYN, at(DB, 1), at(REMOTE, 443)))
-            .fragments(16);
-        assert_eq!(world.is_refused(&db, &outbound), DropReason::Malformed);
+        let to_published = arriving(Frame::tcp(SYN, at(CLIENT, 1), at(HOST, 8080)));
+        let outbound = db.frame(Frame::tcp(SYN, at(DB, 1), at(REMOTE, 443)));
+        for length in [8, 16] {
+            let [first, later] = to_published.fragments(length);
+            assert_eq!(world.is_kept_out(&first), DropReason::FragmentTiny);
+            // Also where the link fills the frame up.
+            let padded = [&first[..], &[0; 20]].concat();
+            assert_eq!(world.is_kept_out(&padded), DropReason::FragmentTiny);
+            // Nobody knows whose it is.
+            world.passes(&later);
+            let [first, _] = outbound.fragments(length);
+            assert_eq!(world.is_refused(&db, &first), DropReason::FragmentTiny);
+        }
+        // The host's own are the host's business.
+        let to_host = arriving(Frame::tcp(SYN, at(CLIENT, 1), at(HOST, 22)));
+        world.passes(&to_host.fragments(8)[0]);
+        world.holds(0, 0);
+    });
+}
+
+/// Bytes `begin..end` of a datagram, counted from the end of its IPv4 header.
+fn piece(datagram: &Frame, begin: usize, end: usize) -> Vec<u8> {
+    const HEADERS: usize = 14 + 20;
+    let whole = datagram.bytes();
+    let mut bytes = whole[..HEADERS].to_vec();
+    bytes.extend(&whole[HEADERS + begin..HEADERS + end]);
+    let total = (20 + end - begin) as u16;
+    bytes[16..18].copy_from_slice(&total.to_be_bytes());
+    let more = u16::from(HEADERS + end < whole.len()) << 13;
+    bytes[20..22].copy_from_slice(&(more | (begin / 8) as u16).to_be_bytes());
+    bytes[24..26].fill(0);
+    let sum: u32 = bytes[14..HEADERS]
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    bytes[24..26].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn fragments_that_overlap_are_refused() {
+    world(|world| {
+        let db = world.db;
+        let mut query = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 5353)));
+        query.payload = (0..200).collect();
+        let mut own = db.frame(Frame::udp(at(DB, 40_000), at(REMOTE, 53)));
+        own.payload = query.payload.clone();
+        let end = 8 + 200;
+        for (begin, stop) in [(0, 64), (128, 160), (64, 128), (160, end)] {
+            let from_netdev = world.run_from_netdev(&piece(&query, begin, stop));
+            assert_eq!(from_netdev.action, REDIRECT, "{begin}");
+            let from_container = world.run_from_container(&db, &piece(&own, begin, stop));
+            assert_eq!(from_container.action, REDIRECT, "{begin}");
+            // Over the ports, over what is there, or the same again.
+            for (begin, stop) in [(8, 72), (56, 64), (begin.max(8), stop)] {
+                let over = piece(&query, begin, stop);
+                assert_eq!(world.is_kept_out(&over), DropReason::FragmentOverlap);
+                let over = piece(&own, begin, stop);
+                assert_eq!(world.is_refused(&db, &over), DropReason::FragmentOverlap);
+            }
+        }
+        // The host's own are the host's business.
+        let mut to_host = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 53)));
+        to_host.payload = query.payload.clone();
+        for (begin, stop) in [(0, 64), (8, 72)] {
+            world.passes(&piece(&to_host, begin, stop));
+        }
     });
 }
 
