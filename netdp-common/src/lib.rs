@@ -16,6 +16,7 @@ pub mod maps;
 pub mod nat;
 pub mod packet;
 pub mod port;
+pub mod resolver;
 pub mod tcp;
 
 #[cfg(test)]

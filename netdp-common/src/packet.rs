@@ -121,6 +121,12 @@ impl Transport {
         )
     }
 
+    /// TCP or UDP, with its ports.
+    #[inline(always)]
+    pub const fn is_tcp_or_udp(self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Udp)
+    }
+
     /// A TCP SYN without ACK: the first packet of a connection.
     #[inline(always)]
     pub const fn is_syn(self) -> bool {

@@ -23,6 +23,7 @@ mod skb;
 mod sweep;
 mod to_container;
 mod to_netdev;
+mod to_resolver;
 mod verdict;
 mod work;
 
@@ -56,6 +57,13 @@ pub fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
     verdict::action(to_container::to_container(&Skb::new(&ctx)))
+}
+
+/// tcx egress of a sandbox's loopback interface: a packet from one of its
+/// programs to another, or to the resolver.
+#[classifier]
+pub fn to_resolver(ctx: TcContext) -> i32 {
+    verdict::action(to_resolver::to_resolver(&Skb::new(&ctx)))
 }
 
 /// Starts the timer that expires flows; run once, by test_run, after loading.

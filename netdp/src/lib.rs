@@ -15,5 +15,6 @@ pub mod model;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+pub mod resolver;
 pub mod sandbox;
 pub mod store;

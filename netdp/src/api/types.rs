@@ -84,6 +84,9 @@ pub struct Sandbox {
     pub endpoints: Vec<Endpoint>,
     /// Names that the sandbox knows besides its own.
     pub hosts: Vec<HostsEntry>,
+    /// Where it asks for names, if there is a resolver for it.
+    #[serde(default)]
+    pub resolver: Option<IpAddr>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, process};
 
-use netdp_common::addr::{V4Addr, V6Addr};
+use netdp_common::{
+    addr::{V4Addr, V6Addr},
+    resolver,
+};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -89,6 +92,10 @@ pub fn sandbox(core: &Core, sandbox: &model::Sandbox) -> Sandbox {
         log: sandbox.log.clone(),
         expose: sandbox.expose.clone(),
         hosts: hosts(state, sandbox),
+        resolver: core
+            .resolver()
+            .listens(sharing(state, sandbox).id)
+            .then(|| resolver::ADDRESS.bytes().into()),
         endpoints: endpoints
             .into_iter()
             .map(|found| endpoint(core, found))
@@ -149,13 +156,17 @@ fn addresses(endpoint: &model::Endpoint) -> Vec<ipnet::IpNet> {
         .collect()
 }
 
-/// The names that the sandbox knows: its own, and those of its links.
-fn hosts(state: &State, sandbox: &model::Sandbox) -> Vec<HostsEntry> {
-    // Who shares a network shares its names.
-    let shared = match sandbox.mode {
+/// Who shares a network shares its names.
+fn sharing<'a>(state: &'a State, sandbox: &'a model::Sandbox) -> &'a model::Sandbox {
+    match sandbox.mode {
         Mode::Container(other) => state.sandboxes.get(&other).unwrap_or(sandbox),
         _ => sandbox,
-    };
+    }
+}
+
+/// The names that the sandbox knows: its own, and those of its links.
+fn hosts(state: &State, sandbox: &model::Sandbox) -> Vec<HostsEntry> {
+    let shared = sharing(state, sandbox);
     let entry = |address: &model::Address, names: &[&str]| {
         let mut own: Vec<String> = Vec::new();
         for name in names {
@@ -277,6 +288,14 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         })
         .collect();
     problems.extend(owner.damage().map(damaged));
+    let unheard = owner.resolver().problems();
+    problems.extend(unheard.into_iter().map(|(sandbox, why)| Problem {
+        what: format!("cannot answer names in sandbox {}: {why}", sandbox.short()),
+        advice: format!(
+            "let no program of it listen at port {}; it is tried again every few seconds",
+            resolver::HELD_PORT
+        ),
+    }));
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),

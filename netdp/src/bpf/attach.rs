@@ -17,9 +17,9 @@ use super::{
 };
 
 /// Where a filter of ours stands among those of a clsact qdisc: first.
-const PRIORITY: u16 = 1;
+pub(super) const PRIORITY: u16 = 1;
 /// Tells our filter from others of the same priority.
-const HANDLE: TcHandle = TcHandle::new(0, 0x6e64);
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x6e64);
 
 /// One program on one hook.
 pub(super) struct Attachment<'a> {
@@ -177,7 +177,7 @@ fn failed(at: &Attachment<'_>, source: ProgramError) -> BpfError {
 }
 
 /// Whether the qdisc is there already.
-fn is_exists(error: &TcError) -> bool {
+pub(super) fn is_exists(error: &TcError) -> bool {
     match error {
         TcError::AlreadyAttached => true,
         TcError::IoError(error) => error.kind() == io::ErrorKind::AlreadyExists,

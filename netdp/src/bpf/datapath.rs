@@ -107,7 +107,7 @@ pub struct Options {
 pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
-    layout: Layout,
+    pub(super) layout: Layout,
     mechanism: Mechanism,
     attached: BTreeMap<u32, Role>,
 }

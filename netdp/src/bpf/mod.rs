@@ -14,6 +14,7 @@ mod entry;
 mod error;
 mod flow_tables;
 mod layout;
+mod loopback;
 mod pin;
 mod syscall;
 mod tables;
@@ -23,6 +24,7 @@ pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;
 pub use flow_tables::{FlowSeen, FlowTables};
+pub use loopback::{Loopback, LoopbackLink};
 pub use tables::TableAddress;
 pub use test_run::{TestPacket, TestRun};
 

@@ -27,8 +27,44 @@ pub fn hosts(sandbox: &Sandbox) -> String {
     text
 }
 
+/// `/etc/resolv.conf` of a sandbox: netdp's resolver, where there is one for it,
+/// with the host's search list and options; otherwise the host's resolvers.
+///
+/// The host's resolvers don't stand beside netdp's: the C library would ask
+/// them after a failure and musl always, and neither knows that only one of
+/// the answers counts.
+pub fn resolv_conf(sandbox: &Sandbox) -> Result<String> {
+    match sandbox.resolver {
+        Some(resolver) => Ok(through(resolver, &read(RESOLV_CONF)?)),
+        None => host_resolv_conf(),
+    }
+}
+
+/// As the host's, but for the resolver. With `ndots:0` a name is asked for as
+/// it is before a domain is added to it, as Docker has it: names of sandboxes
+/// have no dot.
+fn through(resolver: IpAddr, host: &str) -> String {
+    let mut text = format!("nameserver {resolver}\n");
+    let mut options = Vec::new();
+    for line in host.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("search" | "domain" | "sortlist") => {
+                let _ = writeln!(text, "{}", line.trim());
+            }
+            Some("options") => options.extend(words),
+            _ => {}
+        }
+    }
+    if !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0");
+    }
+    let _ = writeln!(text, "options {}", options.join(" "));
+    text
+}
+
 /// The host's `/etc/resolv.conf` as a sandbox may use it.
-pub fn host_resolv_conf() -> Result<String> {
+fn host_resolv_conf() -> Result<String> {
     let host = read(RESOLV_CONF)?;
     let reachable = without_loopback(&host);
     if has_resolver(&reachable) {
@@ -97,6 +133,7 @@ mod tests {
             expose: Vec::new(),
             endpoints: Vec::new(),
             hosts,
+            resolver: None,
         }
     }
 
@@ -110,6 +147,22 @@ mod tests {
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"), "{text}");
         assert!(text.ends_with("\n172.17.0.2\twww web\n"), "{text}");
         assert!(hosts(&sandbox(Vec::new())).ends_with("127.0.1.1\twww\n"));
+    }
+
+    #[test]
+    fn netdps_resolver_stands_alone() {
+        let resolver = IpAddr::from([127, 0, 0, 11]);
+        let host = "# a comment\nnameserver 192.0.2.53\nsearch example.net example.org\n\
+                    options timeout:1\noptions edns0\n";
+        assert_eq!(
+            through(resolver, host),
+            "nameserver 127.0.0.11\nsearch example.net example.org\n\
+             options timeout:1 edns0 ndots:0\n"
+        );
+        assert_eq!(
+            through(resolver, "options ndots:2\n"),
+            "nameserver 127.0.0.11\noptions ndots:2\n"
+        );
     }
 
     #[test]

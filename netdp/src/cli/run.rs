@@ -172,7 +172,7 @@ impl Start {
         if self.files == FilesOf::Host {
             return Ok(crate::sandbox::Files::default());
         }
-        let resolv_conf = etc::host_resolv_conf()?;
+        let resolv_conf = etc::resolv_conf(answer)?;
         Ok(crate::sandbox::Files {
             hosts: Some(etc::hosts(answer)),
             resolv_conf: Some(resolv_conf),

@@ -1,9 +1,12 @@
 //! The state, its store and the host that follows it: what one request at a
 //! time may touch, and how a change is done whole or undone.
 
+use std::sync::Arc;
+
 use crate::{
     model::{HostView, Refusal, Sandbox, SandboxId, State},
     netlink::NetlinkError,
+    resolver::Resolver,
     store::{Store, StoreError},
 };
 
@@ -19,16 +22,19 @@ pub struct Core {
     pub(super) state: State,
     store: Store,
     pub(super) engine: Engine,
+    /// Told of every change.
+    resolver: Arc<Resolver>,
     /// A repair or an undoing has not come to its end.
     pub(super) unfinished: bool,
 }
 
 impl Core {
-    pub fn new(state: State, store: Store, engine: Engine) -> Self {
+    pub fn new(state: State, store: Store, engine: Engine, resolver: Arc<Resolver>) -> Self {
         Self {
             state,
             store,
             engine,
+            resolver,
             unfinished: false,
         }
     }
@@ -41,6 +47,10 @@ impl Core {
         &self.engine
     }
 
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
     /// Whether something is left that a later repair may be able to do.
     pub fn is_unsettled(&self) -> bool {
         self.unfinished || !self.engine.problems().is_empty()
@@ -49,6 +59,7 @@ impl Core {
     pub(super) async fn repair(&mut self) -> Result<(), NetlinkError> {
         // As it stays when this fails, or is given up.
         self.unfinished = true;
+        self.resolver.publish(&self.state);
         self.engine.repair(&self.state).await?;
         self.unfinished = false;
         Ok(())
@@ -70,6 +81,7 @@ impl Core {
         self.store.commit(&self.state, &next)?;
         let previous = std::mem::replace(&mut self.state, next);
         let Err(error) = self.engine.change(&self.state).await else {
+            self.resolver.publish(&self.state);
             return Ok(answer);
         };
         tracing::info!("undoing a request that failed: {error}");

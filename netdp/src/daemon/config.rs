@@ -2,16 +2,19 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
-use netdp_common::maps::{Config as DatapathConfig, DEFAULT_FLOWS, ENDPOINT_SHARE, MAX_PENDING};
+use netdp_common::{
+    maps::{Config as DatapathConfig, DEFAULT_FLOWS, ENDPOINT_SHARE, MAX_PENDING},
+    resolver::PORT,
+};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::{model::PortRange, netlink::check_interface_name};
+use crate::{model::PortRange, netlink::check_interface_name, resolver::Upstreams};
 
 /// Most entries that the flow table may be given: some 1.3 GB of memory.
 const MOST_FLOWS: u32 = 1 << 24;
@@ -29,6 +32,8 @@ pub struct Options {
     /// Subnets to choose from before the usual ones.
     pub pools: Vec<IpNet>,
     pub max_flows: u32,
+    /// Who is asked for names that no sandbox has.
+    pub upstreams: Upstreams,
     pub datapath: DatapathConfig,
 }
 
@@ -81,6 +86,9 @@ pub struct Settings {
     pub flows_per_endpoint: Option<u32>,
     /// Ports from which masquerade takes one when it can't keep the source's.
     pub masquerade_ports: Option<String>,
+    /// Resolvers for names that no sandbox has, each an address with or without
+    /// a port; without any, those in /etc/resolv.conf.
+    pub dns: Vec<String>,
     pub timeouts: Timeouts,
 }
 
@@ -122,6 +130,7 @@ impl Settings {
             max_flows: self.max_flows.or(other.max_flows),
             flows_per_endpoint: self.flows_per_endpoint.or(other.flows_per_endpoint),
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
+            dns: first(self.dns, other.dns),
             timeouts: Timeouts {
                 tcp_established: self
                     .timeouts
@@ -178,6 +187,7 @@ impl Settings {
             uplinks: self.uplinks,
             pools: self.pools,
             max_flows,
+            upstreams: upstreams(&self.dns)?,
             datapath: DatapathConfig {
                 flows_per_endpoint: share,
                 pending_per_endpoint: pending_share(share, max_flows),
@@ -192,6 +202,22 @@ impl Settings {
 fn pending_share(share: u32, max_flows: u32) -> u32 {
     let part = u64::from(MAX_PENDING) * u64::from(share) / u64::from(max_flows);
     u32::try_from(part).unwrap_or(MAX_PENDING).max(1)
+}
+
+fn upstreams(dns: &[String]) -> Result<Upstreams, ConfigError> {
+    if dns.is_empty() {
+        return Ok(Upstreams::File("/etc/resolv.conf".into()));
+    }
+    let address = |text: &String| {
+        let alone = text.parse::<IpAddr>().map(|it| SocketAddr::new(it, PORT));
+        alone.or_else(|_| text.parse()).map_err(|_| {
+            ConfigError::value(format!(
+                "dns {text} is no resolver: give an address, as 192.0.2.53 or 192.0.2.53:5353"
+            ))
+        })
+    };
+    let addresses: Result<_, _> = dns.iter().map(address).collect();
+    addresses.map(Upstreams::Fixed)
 }
 
 fn is_pool(pool: &IpNet) -> bool {
@@ -263,6 +289,10 @@ mod tests {
         assert_eq!(options.max_flows, DEFAULT_FLOWS);
         assert_eq!(options.datapath, DatapathConfig::default());
         assert!(options.uplinks.is_empty());
+        assert_eq!(
+            options.upstreams,
+            Upstreams::File("/etc/resolv.conf".into())
+        );
     }
 
     #[test]
@@ -278,6 +308,7 @@ mod tests {
             max-flows = 4096
             flows-per-endpoint = 512
             masquerade-ports = "32768-60999"
+            dns = ["192.0.2.53", "[2001:db8::53]:5353"]
             [timeouts]
             tcp-established = 7200
             udp = 120
@@ -294,6 +325,8 @@ mod tests {
         assert_eq!(options.datapath.port_first, 32768);
         assert_eq!(options.datapath.port_last, 60999);
         assert_eq!(options.pools.len(), 1);
+        let dns = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|it| it.parse().unwrap());
+        assert_eq!(options.upstreams, Upstreams::Fixed(dns.to_vec()));
     }
 
     #[test]
@@ -333,6 +366,7 @@ mod tests {
             ("pools = [\"fd00::/64\"]", "can't be a pool"),
             ("masquerade-ports = \"9-5\"", "masquerade-ports"),
             ("masquerade-ports = \"5000\"", "single port"),
+            ("dns = [\"localhost\"]", "no resolver"),
             ("[timeouts]\nudp = 0", "out of range"),
         ] {
             let refused = resolve(text).unwrap_err();

@@ -31,6 +31,7 @@ use crate::{
     bpf::{self, Datapath},
     netlink::{Change, Netlink},
     netns::Namespace,
+    resolver::Resolver,
     store::Store,
 };
 
@@ -63,11 +64,14 @@ pub fn run(options: Options) -> Result<()> {
         let changes = netlink.watch().await?;
         owner.start().await?;
         let keeper = tokio::spawn(keep(Arc::clone(&owner), netlink, changes));
+        let names = Arc::clone(&owner);
+        let resolver = tokio::spawn(async move { names.resolver().keep().await });
 
         tracing::info!("listening at {}", socket.path().display());
         notify::ready();
         let served = server::serve(socket, Arc::clone(&owner), until_told_to_end()?).await;
         keeper.abort();
+        resolver.abort();
         // A change that is being made is finished first.
         drop(owner.lock().await);
         tracing::info!("ending; networks stay as they are");
@@ -121,6 +125,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         config: options.datapath,
         mechanism: None,
     })?;
+    let resolver = Resolver::new(datapath.loopback()?, options.upstreams.clone());
     let target = Target {
         netlink: Netlink::open()?,
         datapath,
@@ -131,7 +136,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         log_dir,
         pools: options.pools.clone(),
     };
-    Ok(Owner::new(state, store, engine, settings, damage))
+    Ok(Owner::new(state, store, engine, settings, damage, resolver))
 }
 
 /// Follows what others change on the host, and tries again what failed.

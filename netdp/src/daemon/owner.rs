@@ -19,6 +19,7 @@ use crate::{
     },
     netlink::{Netlink, NetlinkError},
     netns::Namespace,
+    resolver::Resolver,
     sandbox::ProcessError,
     store::{Damage, Store, StoreError},
 };
@@ -62,6 +63,7 @@ pub struct Owner {
     core: Mutex<Core>,
     settings: Settings,
     damage: Option<Damage>,
+    resolver: Arc<Resolver>,
     /// Those who wait for the ends of programs.
     watches: Watches,
     /// Told when something may have to be repaired.
@@ -76,11 +78,13 @@ impl Owner {
         engine: Engine,
         settings: Settings,
         damage: Option<Damage>,
+        resolver: Arc<Resolver>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            core: Mutex::new(Core::new(state, store, engine)),
+            core: Mutex::new(Core::new(state, store, engine, Arc::clone(&resolver))),
             settings,
             damage,
+            resolver,
             watches: Watches::default(),
             dirty: Notify::new(),
         })
@@ -97,6 +101,11 @@ impl Owner {
     /// What was found to be wrong with the store.
     pub fn damage(&self) -> Option<&Damage> {
         self.damage.as_ref()
+    }
+
+    /// The names of the sandboxes.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Brings the host to the state, makes the first network, and watches the
@@ -123,6 +132,8 @@ impl Owner {
         for sandbox in core.state.sandboxes.values() {
             self.watch(sandbox);
         }
+        drop(core);
+        self.resolver.follow().await;
         Ok(())
     }
 
@@ -196,6 +207,8 @@ impl Owner {
             .await?;
         self.watch(&sandbox);
         drop(core);
+        // Its program asks for names as soon as it starts.
+        self.resolver.follow().await;
         self.settle(&sandbox.id.to_string()).await;
         Ok(sandbox)
     }
@@ -305,6 +318,11 @@ impl Owner {
     pub async fn remove_everything(&self) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;
         let Core { state, engine, .. } = &mut *core;
+        for sandbox in state.sandboxes.values() {
+            if let Ok(namespace) = Namespace::open(&sandbox.netns) {
+                self.resolver.detach(&namespace);
+            }
+        }
         Ok(engine.remove_everything(state).await?)
     }
 

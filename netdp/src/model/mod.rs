@@ -8,6 +8,7 @@ mod endpoint;
 mod host;
 mod id;
 pub mod ipam;
+pub mod names;
 mod network;
 mod options;
 mod publish;
