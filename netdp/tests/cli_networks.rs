@@ -57,7 +57,7 @@ fn what_can_not_be_is_refused_and_nothing_stays() {
         (&["--subnet", "172.17.3.0/24", "x1"], "overlaps"),
         (&["--driver", "host", "x1"], "only one instance of"),
         (&["--driver", "overlay", "x1"], "not available yet"),
-        (&["--ipv6", "x1"], "not available yet"),
+        (&["--ipv4=false", "x1"], "neither ipv4 nor ipv6"),
         (&["netdp0"], "exists already"),
         (&["--mtu", "1", "x1"], "mtu"),
     ] {

@@ -186,7 +186,8 @@ pub struct NetworkCreateArgs {
     /// bridge, host, null, overlay, macvlan or ipvlan.
     #[arg(short, long, default_value = "bridge")]
     pub driver: Driver,
-    /// Subnet; without it, one that no route of the host overlaps.
+    /// Subnet, one of IPv4 and one of IPv6 at most; without it, one that no
+    /// route of the host overlaps.
     #[arg(long = "subnet", value_name = "CIDR")]
     pub subnets: Vec<IpNet>,
     /// Address of the host in the subnet; without it, the first.
@@ -195,7 +196,11 @@ pub struct NetworkCreateArgs {
     /// Part of the subnet from which addresses are given.
     #[arg(long = "ip-range", value_name = "CIDR")]
     pub ip_ranges: Vec<IpNet>,
-    /// Give IPv6 addresses too.
+    /// Whether to give IPv4 addresses.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub ipv4: bool,
+    /// Give IPv6 addresses too. A subnet of IPv6 says so by itself.
     #[arg(long)]
     pub ipv6: bool,
     /// Let nothing in or out but what stays in the network.
@@ -287,6 +292,9 @@ pub struct ConnectArgs {
     /// IPv4 address.
     #[arg(long, value_name = "IP")]
     pub ip: Option<Ipv4Addr>,
+    /// IPv6 address.
+    #[arg(long, value_name = "IP")]
+    pub ip6: Option<Ipv6Addr>,
     /// MAC address.
     #[arg(long, value_name = "MAC")]
     pub mac: Option<MacAddr>,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{
     args::{Format, InspectArgs, ListArgs, NetworkCommand, NetworkCreateArgs},
@@ -25,16 +25,14 @@ pub fn run(run_dir: &Path, command: NetworkCommand) -> Result<()> {
 }
 
 fn create(client: &Client, args: NetworkCreateArgs) -> Result<()> {
-    if args.ipv6 {
-        bail!("--ipv6 is not available yet: leave it out for a network with IPv4");
-    }
     let request = NetworkRequest {
         name: args.name,
         driver: args.driver,
         subnets: args.subnets,
         gateways: args.gateways,
         ip_ranges: args.ip_ranges,
-        ipv6: false,
+        ipv4: Some(args.ipv4),
+        ipv6: args.ipv6,
         internal: args.internal,
         icc: Some(args.icc),
         mtu: args.mtu,

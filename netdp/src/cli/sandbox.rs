@@ -30,9 +30,6 @@ use crate::model::{
 ///
 /// Refuses what isn't available yet.
 pub fn request(args: SandboxArgs) -> Result<SandboxRequest> {
-    if args.ip6.is_some() {
-        bail!("--ip6 is not available yet: leave it out for an IPv4 address");
-    }
     if !args.allow.is_empty() {
         bail!("--allow is not available yet: publish at one address of the host instead");
     }
@@ -40,6 +37,7 @@ pub fn request(args: SandboxArgs) -> Result<SandboxRequest> {
         name: args.name,
         networks: args.network.into_iter().collect(),
         ip: args.ip,
+        ip6: args.ip6,
         mac: args.mac,
         publish: args.publish,
         expose: args.expose,
@@ -65,6 +63,7 @@ pub fn connect(run_dir: &Path, args: ConnectArgs) -> Result<()> {
         network: args.network,
         endpoint: EndpointRequest {
             ip: args.ip,
+            ip6: args.ip6,
             mac: args.mac,
             ..EndpointRequest::default()
         },

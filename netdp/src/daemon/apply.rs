@@ -71,8 +71,11 @@ impl Target {
                 }
             }
             Op::SetLinkUp { ifname } => self.netlink.set_up(ifname).await?,
-            Op::EnableForwarding { ifname } => enable_forwarding(ifname)?,
+            Op::EnableForwarding { ifname, family } => enable_forwarding(ifname, *family)?,
             Op::AddAddress { ifname, address } => {
+                if address.addr().is_ipv6() {
+                    enable_ipv6(ifname)?;
+                }
                 let ifindex = index(observed, ifname)?;
                 self.netlink.add_address(ifindex, *address).await?;
             }
@@ -134,14 +137,18 @@ impl Target {
             .create_bridge(name, bridge.mac, bridge.mtu, &bridge.alias)
             .await?;
         let finished = async {
+            if bridge.addresses.iter().any(|net| net.addr().is_ipv6()) {
+                enable_ipv6(name)?;
+            }
             for address in &bridge.addresses {
                 self.netlink.add_address(index, *address).await?;
             }
-            self.netlink.set_up(name).await
+            self.netlink.set_up(name).await?;
+            Ok(())
         };
         if let Err(error) = finished.await {
             self.discard(name).await;
-            return Err(error.into());
+            return Err(error);
         }
         Ok(index)
     }
@@ -162,7 +169,7 @@ impl Target {
             })
             .await?;
         let finished = async {
-            configure_host_end(name)?;
+            configure_host_end(veth)?;
             configure_sandbox(&namespace, &sandbox_interface(veth)).await?;
             Ok(())
         };
@@ -193,17 +200,48 @@ impl Target {
 }
 
 /// What the kernel forwards for a container comes in by its host end alone, so
-/// forwarding is turned on there and nowhere else.
-fn enable_forwarding(host_end: &str) -> Result<(), SysctlError> {
-    Sysctl::interface(Family::V4, host_end, "forwarding")?.set("1")
+/// forwarding is turned on there and nowhere else. An uplink that forwards IPv6
+/// would no longer hear its router (`accept_ra`).
+fn enable_forwarding(host_end: &str, family: Family) -> Result<(), SysctlError> {
+    Sysctl::interface(family, host_end, "forwarding")?.set("1")?;
+    if family == Family::V6 {
+        // Without it the stack forwards IPv6, and answers what it can't
+        // forward, only where all interfaces do (ip6_forward, Linux 6.17).
+        return absent_is_well(Sysctl::interface(family, host_end, "force_forwarding")?.set("1"));
+    }
+    Ok(())
 }
 
-fn configure_host_end(name: &str) -> Result<(), SysctlError> {
-    enable_forwarding(name)?;
+fn configure_host_end(veth: &DesiredVeth) -> Result<(), SysctlError> {
+    let name = &veth.host_ifname;
+    enable_forwarding(name, Family::V4)?;
     // Sources are checked by the program at the host end.
     Sysctl::interface(Family::V4, name, "rp_filter")?.set("0")?;
-    match Sysctl::interface(Family::V6, name, "disable_ipv6")?.set("1") {
-        // A kernel without IPv6 has nothing to disable.
+    if veth.ipv6() {
+        enable_ipv6(name)?;
+        return enable_forwarding(name, Family::V6);
+    }
+    // A kernel without IPv6 has nothing to disable.
+    absent_is_well(Sysctl::interface(Family::V6, name, "disable_ipv6")?.set("1"))
+}
+
+/// IPv6 with the addresses that are given and no others: nothing is believed of
+/// a router on this link.
+fn enable_ipv6(name: &str) -> Result<(), SysctlError> {
+    const NO_LINK_LOCAL: &str = "1";
+    for (key, value) in [
+        ("accept_ra", "0"),
+        ("autoconf", "0"),
+        ("addr_gen_mode", NO_LINK_LOCAL),
+        ("disable_ipv6", "0"),
+    ] {
+        Sysctl::interface(Family::V6, name, key)?.set(value)?;
+    }
+    Ok(())
+}
+
+fn absent_is_well(set: Result<(), SysctlError>) -> Result<(), SysctlError> {
+    match set {
         Err(error) if error.is_absent() => Ok(()),
         set => set,
     }

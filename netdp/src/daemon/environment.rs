@@ -90,6 +90,20 @@ fn lacking(effective: u64) -> Vec<&'static str> {
         .collect()
 }
 
+/// Why the calling thread's namespace has no IPv6, and what to do, where it has
+/// none.
+pub fn no_ipv6() -> Option<&'static str> {
+    match fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6") {
+        Ok(value) if value.trim() == "0" => None,
+        Ok(_) => Some(
+            "it is off on this host: turn it on with `sysctl -w net.ipv6.conf.all.disable_ipv6=0`",
+        ),
+        Err(_) => {
+            Some("this kernel has none: use one with CONFIG_IPV6, started without ipv6.disable=1")
+        }
+    }
+}
+
 /// Whether a BPF file system is mounted at `path`.
 pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)

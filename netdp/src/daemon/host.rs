@@ -8,13 +8,13 @@ use ipnet::IpNet;
 use crate::{
     bpf::Tables,
     model::{HostPorts, HostView, PortTaken, Proto},
-    netlink::{self, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
+    netlink::{self, AddressState, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
     plan::{
         Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Role, Route, Uplink,
     },
 };
 
-use super::{hold, port_owner};
+use super::{environment, hold, port_owner};
 
 /// All that netlink says of the host's namespace at one moment.
 #[derive(Debug)]
@@ -23,11 +23,14 @@ pub struct Host {
     addresses: Vec<netlink::Address>,
     routes: Vec<netlink::Route>,
     neighbours: Vec<netlink::Neighbour>,
+    /// Why there is no IPv6, where there is none.
+    no_ipv6: Option<&'static str>,
 }
 
 impl Host {
     pub async fn read(netlink: &Netlink) -> Result<Self, NetlinkError> {
         Ok(Self {
+            no_ipv6: environment::no_ipv6(),
             links: netlink.links().await?,
             addresses: netlink.addresses().await?,
             routes: netlink.routes().await?,
@@ -86,14 +89,25 @@ impl Host {
     }
 
     fn uplink(&self, link: &Link) -> Uplink {
+        let mut addresses: Vec<&netlink::Address> = self
+            .addresses
+            .iter()
+            .filter(|address| address.ifindex == link.index)
+            .filter(|address| address.state != AddressState::Tentative)
+            .filter(|address| {
+                let address = address.net.addr();
+                !is_link_local(address) && !address.is_loopback()
+            })
+            .collect();
+        // Stable, so that of IPv4 the kernel's order stays.
+        addresses.sort_by_key(|address| (address.state, is_unique_local(address.net.addr())));
         Uplink {
             ifname: link.name.clone(),
             ifindex: link.index,
             mac: link.mac,
-            addresses: self
-                .addresses_of(link)
-                .map(|net| net.addr())
-                .filter(|address| !address.is_loopback())
+            addresses: addresses
+                .into_iter()
+                .map(|address| address.net.addr())
                 .collect(),
         }
     }
@@ -130,6 +144,7 @@ impl Host {
                 .collect(),
             interfaces: self.links.iter().map(|link| link.name.clone()).collect(),
             ports,
+            no_ipv6: self.no_ipv6,
             now,
         }
     }
@@ -159,6 +174,7 @@ impl Host {
                 mtu: link.mtu,
                 up: link.up,
                 forwarding: link.forwarding,
+                forwarding6: link.forwarding6,
                 addresses: self.addresses_of(link).collect(),
             };
             (link.name.clone(), observed)
@@ -200,6 +216,12 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     }
+}
+
+/// What only this site, at most, answers to (RFC 4193): of use where there is
+/// nothing better.
+fn is_unique_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unique_local())
 }
 
 /// Finds out by binding, and names who is in the way.
@@ -245,6 +267,7 @@ mod tests {
         netlink::Address {
             ifindex,
             net: net.parse().unwrap(),
+            state: AddressState::Lasting,
         }
     }
 
@@ -300,6 +323,7 @@ mod tests {
                     permanent: true,
                 },
             ],
+            no_ipv6: None,
         }
     }
 
@@ -318,6 +342,37 @@ mod tests {
         let eth0 = &facts.uplinks[1];
         assert_eq!(eth0.addresses.len(), 2, "no link-local ones: {eth0:?}");
         assert_eq!(eth0.addresses[0].to_string(), "10.0.0.7");
+    }
+
+    #[test]
+    fn an_uplinks_best_address_of_ipv6_comes_first() {
+        let with = |net, state| netlink::Address {
+            state,
+            ..address(2, net)
+        };
+        let mut host = host();
+        host.addresses.extend([
+            with("2001:db8::bad/64", AddressState::Tentative),
+            with("2001:db8::7e3b/64", AddressState::Passing),
+            with("fd00::7/64", AddressState::Lasting),
+            with("2001:db8::7/64", AddressState::Lasting),
+        ]);
+        let facts = host.facts(&["eth0".to_owned()], "netdp:1:");
+        let addresses: Vec<String> = facts.uplinks[0]
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            addresses,
+            [
+                "10.0.0.7",
+                "10.0.0.8",
+                "2001:db8::7",
+                "fd00::7",
+                "2001:db8::7e3b"
+            ]
+        );
     }
 
     #[test]

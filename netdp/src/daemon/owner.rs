@@ -347,14 +347,17 @@ impl Owner {
     }
 }
 
-/// Takes a free subnet of the configured pools when the request names none.
+/// Takes a free subnet of the configured pools when the request names none of
+/// IPv4.
 fn choose_subnet(
     request: &mut NetworkRequest,
     pools: &[IpNet],
     state: &State,
     host: &HostView<'_>,
 ) -> Result<(), Refusal> {
-    if pools.is_empty() || !request.subnets.is_empty() || request.driver != Driver::Bridge {
+    let named = request.subnets.iter().any(|net| net.addr().is_ipv4());
+    let chosen = request.driver == Driver::Bridge && request.wants_ipv4() && !named;
+    if pools.is_empty() || !chosen {
         return Ok(());
     }
     let mut used = host.routes.clone();

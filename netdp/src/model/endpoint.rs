@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BadName, Driver, EndpointId, MacAddr, Mode, Name, Network, NetworkId, Proto, Refusal,
-    SandboxId, State, ipam::NoAddress, state::next_number,
+    SandboxId, State, ipam::NoAddress, state::next_number, subnets::Family,
 };
 
 /// How names of host ends begin; digits of the endpoint's id follow.
@@ -123,10 +123,30 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether it has an address of a family.
+    pub(super) fn has(&self, family: Family) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.any(|address| family.has(address.net.addr()))
+    }
+
     pub fn v4(&self) -> Option<Ipv4Addr> {
         self.addresses.iter().find_map(|a| match a.net.addr() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
+        })
+    }
+
+    pub fn v6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|a| match a.net.addr() {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        })
+    }
+
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|a| match a.gateway {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
         })
     }
 
@@ -147,6 +167,27 @@ pub struct EndpointRequest {
     pub mac: Option<MacAddr>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
+}
+
+/// An address is asked for only where the network has its family.
+fn check_families(network: &Network, request: &EndpointRequest) -> Result<(), Refusal> {
+    let asked = [
+        (request.ip.map(IpAddr::V4), "--ip", "without --ipv4=false"),
+        (request.ip6.map(IpAddr::V6), "--ip6", "with --ipv6"),
+    ];
+    for (address, option, how) in asked {
+        let Some(address) = address else { continue };
+        let family = Family::of(address);
+        let mut pools = network.pools.iter();
+        if !pools.any(|pool| family.has(pool.subnet.addr())) {
+            return Err(Refusal::invalid(format!(
+                "{address} can't be given: network {} has no {family}; leave {option} out, \
+                 or take a network that was made {how}",
+                network.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl From<NoAddress> for Refusal {
@@ -176,7 +217,8 @@ impl State {
     }
 
     /// Takes a sandbox out of a network. Its published ports move to the
-    /// endpoint that has the default route then; without one they go.
+    /// endpoint that has the default route of their family then; without one
+    /// they go.
     ///
     /// # Errors
     /// One of them doesn't exist, or the sandbox isn't in that network.
@@ -198,27 +240,26 @@ impl State {
             )));
         };
         let gone = endpoint.id;
-        let heir = self.outward(id, Some(gone)).map(|heir| heir.id);
         let published = match self.endpoints.remove(&gone) {
             Some(endpoint) => endpoint.published,
             None => Vec::new(),
         };
-        if let Some(heir) = heir.and_then(|heir| self.endpoints.get_mut(&heir)) {
-            heir.published.extend(published);
+        for publication in published {
+            let family = Family::of(publication.host_ip);
+            let heir = self.outward(id, family).map(|heir| heir.id);
+            if let Some(heir) = heir.and_then(|heir| self.endpoints.get_mut(&heir)) {
+                heir.published.push(publication);
+            }
         }
         Ok(())
     }
 
-    /// The endpoint through which a sandbox reaches the outside, and at which
-    /// its ports are published.
-    pub(super) fn outward(
-        &self,
-        sandbox: SandboxId,
-        without: Option<EndpointId>,
-    ) -> Option<&Endpoint> {
+    /// The endpoint through which a sandbox reaches the outside over an address
+    /// family, and at which its ports are published to it.
+    pub(super) fn outward(&self, sandbox: SandboxId, family: Family) -> Option<&Endpoint> {
         self.endpoints
             .values()
-            .filter(|e| e.sandbox == sandbox && Some(e.id) != without && e.metric.is_some())
+            .filter(|e| e.sandbox == sandbox && e.metric.is_some() && e.has(family))
             .min_by_key(|endpoint| endpoint.metric)
     }
 
@@ -306,11 +347,7 @@ impl State {
                 sandbox.name, network.name
             )));
         }
-        if request.ip6.is_some() {
-            return Err(Refusal::unavailable(
-                "IPv6 is not available yet: leave --ip6 out",
-            ));
-        }
+        check_families(network, request)?;
         if !request.allow.is_empty() {
             return Err(Refusal::unavailable(
                 "--allow is not available yet: leave it out, or publish at one host address",

@@ -34,6 +34,8 @@ pub struct HostView<'a> {
     /// Names of the host's interfaces.
     pub interfaces: BTreeSet<String>,
     pub ports: &'a dyn HostPorts,
+    /// Why the host has no IPv6, where it has none.
+    pub no_ipv6: Option<&'static str>,
     /// Seconds since the Unix epoch.
     pub now: u64,
 }

@@ -99,7 +99,10 @@ impl Pool {
         if address == self.gateway {
             Some("gateway")
         } else if address == self.subnet.network() {
-            Some("network address")
+            Some(match self.subnet {
+                IpNet::V4(_) => "network address",
+                IpNet::V6(_) => "routers' anycast address",
+            })
         } else if address == self.subnet.broadcast() && address.is_ipv4() {
             Some("broadcast address")
         } else {

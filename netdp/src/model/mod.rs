@@ -11,6 +11,7 @@ pub mod ipam;
 pub mod names;
 mod network;
 mod options;
+mod pools;
 mod publish;
 mod refusal;
 mod sandbox;
@@ -27,5 +28,7 @@ pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};
 pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};
 pub use state::{Counters, State};
 
+#[cfg(test)]
+mod ipv6_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     HostView, MacAddr, Name, NetworkId, Refusal, State,
     endpoint::is_host_ifname,
-    ipam::{Pool, first_host},
-    options::{BRIDGE_NAME, DEFAULT_MTU, Options, is_ifname},
+    ipam::Pool,
+    options::{BRIDGE_NAME, DEFAULT_MTU, LEAST_MTU_V6, Options, is_ifname},
     state::next_number,
-    subnets,
 };
 
 /// Name of the network that the daemon makes when it starts.
@@ -109,15 +108,20 @@ pub struct NetworkRequest {
     pub name: Name,
     #[serde(default)]
     pub driver: Driver,
-    /// Empty: a free one is chosen.
+    /// One a family at most; without one of IPv4, a free one is chosen.
     #[serde(default)]
     pub subnets: Vec<IpNet>,
-    /// Empty: the first address of the subnet.
+    /// One a family at most; none: the first address of the subnet.
     #[serde(default)]
     pub gateways: Vec<IpAddr>,
-    /// Empty: the whole subnet.
+    /// One a family at most; none: the whole subnet.
     #[serde(default)]
     pub ip_ranges: Vec<IpNet>,
+    /// None: yes.
+    #[serde(default)]
+    pub ipv4: Option<bool>,
+    /// A free IPv6 subnet is chosen where none is given. A subnet of IPv6
+    /// asks for IPv6 by itself.
     #[serde(default)]
     pub ipv6: bool,
     #[serde(default)]
@@ -141,12 +145,23 @@ impl NetworkRequest {
             subnets: Vec::new(),
             gateways: Vec::new(),
             ip_ranges: Vec::new(),
+            ipv4: None,
             ipv6: false,
             internal: false,
             icc: None,
             mtu: None,
             options: BTreeMap::new(),
         }
+    }
+
+    /// Whether the network shall have IPv4.
+    pub fn wants_ipv4(&self) -> bool {
+        self.ipv4.unwrap_or(true)
+    }
+
+    /// Whether the network shall have IPv6.
+    pub fn wants_ipv6(&self) -> bool {
+        self.ipv6 || self.subnets.iter().any(|subnet| subnet.addr().is_ipv6())
     }
 }
 
@@ -198,7 +213,15 @@ impl State {
             )));
         }
         let mut options = Options::of(request)?;
-        let pools = vec![self.pool(request, host)?];
+        let ipv6 = request.wants_ipv6();
+        if ipv6 && options.mtu < LEAST_MTU_V6 {
+            return Err(Refusal::invalid(format!(
+                "IPv6 needs an MTU of {LEAST_MTU_V6} at least (RFC 8200), not {}: \
+                 give that, or leave IPv6 out",
+                options.mtu
+            )));
+        }
+        let pools = self.pools(request, host)?;
         let numbers: Vec<u32> = self.networks.values().map(|n| n.number).collect();
         let number = next_number(self.counters.network, u32::MAX, |n| numbers.contains(&n))
             .ok_or_else(|| Refusal::in_use("there are as many networks as can be: remove one"))?;
@@ -270,103 +293,6 @@ impl State {
         }
         self.networks.remove(&network.id);
         Ok(network)
-    }
-
-    fn pool(&self, request: &NetworkRequest, host: &HostView<'_>) -> Result<Pool, Refusal> {
-        let asked = request.subnets.iter().map(IpNet::addr);
-        let asked = asked.chain(request.gateways.iter().copied());
-        let mut asked = asked.chain(request.ip_ranges.iter().map(IpNet::addr));
-        if request.ipv6 || asked.any(|address| address.is_ipv6()) {
-            return Err(Refusal::unavailable(
-                "IPv6 is not available yet: leave --ipv6 and IPv6 subnets out",
-            ));
-        }
-        let subnet = match request.subnets[..] {
-            [] => self.free_subnet(host)?,
-            [subnet] => {
-                subnets::check(subnet)?;
-                self.check_overlap(subnet, host)?;
-                subnet
-            }
-            [first, second, ..] => {
-                return Err(Refusal::invalid(format!(
-                    "a bridge network has one IPv4 subnet, not {first} and {second}: give one"
-                )));
-            }
-        };
-        let gateway = match request.gateways[..] {
-            [] => first_host(subnet),
-            [gateway] => gateway,
-            [first, second, ..] => {
-                return Err(Refusal::invalid(format!(
-                    "a subnet has one gateway, not {first} and {second}: give one"
-                )));
-            }
-        };
-        if !subnet.contains(&gateway)
-            || gateway == subnet.network()
-            || gateway == subnet.broadcast()
-        {
-            return Err(Refusal::invalid(format!(
-                "{gateway} can't be the gateway of {subnet}: give an address of it \
-                 that is neither its first nor its last"
-            )));
-        }
-        let range = match request.ip_ranges[..] {
-            [] => None,
-            [range] if subnet.contains(&range) => Some(range.trunc()),
-            [range] => {
-                return Err(Refusal::invalid(format!(
-                    "the range {range} is not in {subnet}: give a part of it"
-                )));
-            }
-            [..] => {
-                return Err(Refusal::invalid(
-                    "a subnet has one range: give one --ip-range",
-                ));
-            }
-        };
-        Ok(Pool {
-            subnet,
-            gateway,
-            range,
-            last: None,
-        })
-    }
-
-    fn subnets(&self) -> impl Iterator<Item = (&Network, IpNet)> {
-        self.networks
-            .values()
-            .flat_map(|network| network.pools.iter().map(move |pool| (network, pool.subnet)))
-    }
-
-    fn free_subnet(&self, host: &HostView<'_>) -> Result<IpNet, Refusal> {
-        let own = self.subnets().map(|(_, subnet)| subnet);
-        let used: Vec<IpNet> = own.chain(host.used_subnets()).collect();
-        subnets::first_free(&used).ok_or_else(|| {
-            Refusal::in_use(
-                "no subnet is free: each overlaps a network or a route of the host; \
-                 give one with --subnet",
-            )
-        })
-    }
-
-    fn check_overlap(&self, subnet: IpNet, host: &HostView<'_>) -> Result<(), Refusal> {
-        for (network, other) in self.subnets() {
-            if subnets::first_overlap(subnet, &[other]).is_some() {
-                return Err(Refusal::conflict(format!(
-                    "subnet {subnet} overlaps {other} of network {}: give another one",
-                    network.name
-                )));
-            }
-        }
-        let used: Vec<IpNet> = host.used_subnets().collect();
-        match subnets::first_overlap(subnet, &used) {
-            Some(route) => Err(Refusal::conflict(format!(
-                "subnet {subnet} overlaps the host's route to {route}: give another one"
-            ))),
-            None => Ok(()),
-        }
     }
 
     /// The network's own name where an interface can have it and none has or

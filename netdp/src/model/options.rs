@@ -8,6 +8,10 @@ use super::{NetworkRequest, Refusal};
 /// Bytes of the largest packet unless asked for otherwise.
 pub(super) const DEFAULT_MTU: u32 = 1500;
 
+/// The least that an IPv6 link has (RFC 8200, section 5): below it the kernel
+/// takes IPv6 off an interface.
+pub(super) const LEAST_MTU_V6: u32 = 1280;
+
 pub(super) const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const ICC: &str = "com.docker.network.bridge.enable_icc";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";

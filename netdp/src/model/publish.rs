@@ -2,14 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use netdp_common::maps::MAX_PORTS;
 
 use super::{
     EndpointId, HostView, Mode, PortRange, PortRequest, PortSpec, Proto, Publication, Refusal,
-    SandboxId, State, spec::EPHEMERAL,
+    SandboxId, State, spec::EPHEMERAL, subnets::Family,
 };
 
 /// The single ports that `specs` ask for.
@@ -22,14 +22,12 @@ pub(super) fn requests(specs: &[PortSpec]) -> Result<Vec<PortRequest>, Refusal> 
             "'direct'"
         } else if spec.proto == Proto::Sctp {
             "sctp"
-        } else if spec.host_ip.is_some_and(|address| address.is_ipv6()) {
-            "IPv6"
         } else {
             continue;
         };
         return Err(Refusal::unavailable(format!(
             "port {spec} can't be published: {what} is not available yet; \
-             give a tcp or udp port at an IPv4 address"
+             give a tcp or udp port"
         )));
     }
     Ok(specs.iter().flat_map(PortSpec::requests).collect())
@@ -62,13 +60,16 @@ impl Ports {
             .get(&(port, proto))?
             .iter()
             .find(|(other, _)| {
-                *other == address || other.is_unspecified() || address.is_unspecified()
+                *other == address
+                    || Family::of(*other) == Family::of(address)
+                        && (other.is_unspecified() || address.is_unspecified())
             })
             .copied()
     }
 
-    fn count(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
+    fn count(&self, family: Family) -> usize {
+        let ports = self.0.values().flatten();
+        ports.filter(|(address, _)| family.has(*address)).count()
     }
 }
 
@@ -131,42 +132,108 @@ impl State {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let endpoint = self.publishing_endpoint(sandbox)?;
-        let default = self
-            .endpoints
-            .get(&endpoint)
-            .and_then(|endpoint| self.networks.get(&endpoint.network)?.host_binding);
-        let default = default.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let endpoints = self.publishing_endpoints(sandbox, host)?;
         let mut ports = Ports::of(self);
-        if ports.count() + requests.len() > MAX_PORTS as usize {
-            return Err(Refusal::in_use(format!(
-                "{} more ports can't be published: {} of {MAX_PORTS} are; unpublish some",
-                requests.len(),
-                ports.count()
-            )));
-        }
         let mut published = Vec::new();
         for request in requests {
-            let address = request.host_ip.unwrap_or(default);
-            check_address(address, host)?;
-            let publication = Publication {
-                host_ip: address,
-                host_port: self.choose_port(address, request, &ports, host)?,
-                container_port: request.container_port,
-                proto: request.proto,
-            };
-            ports.add(&publication, endpoint);
-            published.push(publication);
+            let places = self.places(sandbox, &endpoints, request, host)?;
+            let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
+            let host_port = self.choose_port(&addresses, request, &ports, host)?;
+            for Place { address, endpoint } in places {
+                let publication = Publication {
+                    host_ip: address,
+                    host_port,
+                    container_port: request.container_port,
+                    proto: request.proto,
+                };
+                ports.add(&publication, endpoint);
+                published.push((endpoint, publication));
+            }
         }
-        if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
-            endpoint.published.extend(&published);
+        for family in [Family::V4, Family::V6] {
+            let count = ports.count(family);
+            if count > MAX_PORTS as usize {
+                return Err(Refusal::in_use(format!(
+                    "{} more ports can't be published: {count} would be over {family}, and \
+                     {MAX_PORTS} can; unpublish some",
+                    requests.len(),
+                )));
+            }
         }
-        Ok(published)
+        for &(endpoint, publication) in &published {
+            if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
+                endpoint.published.push(publication);
+            }
+        }
+        Ok(published
+            .into_iter()
+            .map(|(_, publication)| publication)
+            .collect())
     }
 
-    fn publishing_endpoint(&self, id: SandboxId) -> Result<EndpointId, Refusal> {
-        if let Some(endpoint) = self.outward(id, None) {
-            return Ok(endpoint.id);
+    /// At which addresses of the host a port is published, and by which
+    /// endpoints. Without an address of its own it gets the network's default
+    /// one, or all: of both families where the sandbox has both.
+    fn places(
+        &self,
+        sandbox: SandboxId,
+        endpoints: &[(Family, EndpointId)],
+        request: &PortRequest,
+        host: &HostView<'_>,
+    ) -> Result<Vec<Place>, Refusal> {
+        let place = |address: IpAddr| {
+            let mut endpoints = endpoints.iter();
+            endpoints
+                .find(|(family, _)| family.has(address))
+                .map(|&(_, endpoint)| Place { address, endpoint })
+        };
+        let asked = request.host_ip.or_else(|| {
+            let (_, endpoint) = endpoints.first()?;
+            let network = self.endpoints.get(endpoint)?.network;
+            self.networks.get(&network)?.host_binding
+        });
+        let Some(address) = asked else {
+            let all = [
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            ];
+            return Ok(all.into_iter().filter_map(place).collect());
+        };
+        check_address(address, host)?;
+        match place(address) {
+            Some(place) => Ok(vec![place]),
+            None => {
+                let family = Family::of(address);
+                let name = &self.sandboxes[&sandbox].name;
+                let or = match family {
+                    Family::V4 => "an IPv6 address of the host",
+                    Family::V6 => {
+                        "an IPv4 address of the host, or connect it to a network made with --ipv6"
+                    }
+                };
+                Err(Refusal::invalid(format!(
+                    "{name} can't be published at {address}: it has no {family} address that \
+                     leads outside; give {or}"
+                )))
+            }
+        }
+    }
+
+    /// The endpoints at which ports are published, one a family that both the
+    /// sandbox and the host have.
+    fn publishing_endpoints(
+        &self,
+        id: SandboxId,
+        host: &HostView<'_>,
+    ) -> Result<Vec<(Family, EndpointId)>, Refusal> {
+        let families = [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|family| *family == Family::V4 || host.no_ipv6.is_none());
+        let endpoints: Vec<_> = families
+            .filter_map(|family| Some((family, self.outward(id, family)?.id)))
+            .collect();
+        if !endpoints.is_empty() {
+            return Ok(endpoints);
         }
         let sandbox = &self.sandboxes[&id];
         let name = &sandbox.name;
@@ -185,17 +252,20 @@ impl State {
         }))
     }
 
+    /// A port that is free at each of these addresses.
     fn choose_port(
         &mut self,
-        address: IpAddr,
+        addresses: &[IpAddr],
         request: &PortRequest,
         ports: &Ports,
         host: &HostView<'_>,
     ) -> Result<u16, Refusal> {
         let proto = request.proto;
         let free = |&port: &u16| {
-            ports.owner(address, port, proto).is_none()
-                && host.ports.probe(address, port, proto).is_ok()
+            addresses.iter().all(|&address| {
+                ports.owner(address, port, proto).is_none()
+                    && host.ports.probe(address, port, proto).is_ok()
+            })
         };
         let Some(range) = request.host_ports else {
             let last = self.counters.port;
@@ -203,15 +273,29 @@ impl State {
             let below = EPHEMERAL.ports().filter(|&port| port <= last);
             let port = above.chain(below).find(free);
             self.counters.port = port.unwrap_or(last);
-            return port.ok_or_else(|| no_port(address, EPHEMERAL, proto));
+            return port.ok_or_else(|| no_port(addresses, EPHEMERAL, proto));
         };
         if range.count() > 1 {
             return range
                 .ports()
                 .find(free)
-                .ok_or_else(|| no_port(address, range, proto));
+                .ok_or_else(|| no_port(addresses, range, proto));
         }
         let port = range.first();
+        for &address in addresses {
+            self.check_port(address, port, proto, ports, host)?;
+        }
+        Ok(port)
+    }
+
+    fn check_port(
+        &self,
+        address: IpAddr,
+        port: u16,
+        proto: Proto,
+        ports: &Ports,
+        host: &HostView<'_>,
+    ) -> Result<(), Refusal> {
         if let Some((other, endpoint)) = ports.owner(address, port, proto) {
             let owner = match self.endpoints.get(&endpoint) {
                 Some(endpoint) => self.owner_name(endpoint),
@@ -223,16 +307,22 @@ impl State {
                 SocketAddr::new(other, port)
             )));
         }
-        match host.ports.probe(address, port, proto) {
-            Ok(()) => Ok(port),
-            Err(taken) => Err(Refusal::in_use(format!(
+        host.ports.probe(address, port, proto).map_err(|taken| {
+            Refusal::in_use(format!(
                 "address already in use: {}/{proto} is used by {}; \
                  give another host port or stop it",
                 SocketAddr::new(address, port),
                 taken.by.as_deref().unwrap_or("a program of the host")
-            ))),
-        }
+            ))
+        })
     }
+}
+
+/// Where a port is published.
+struct Place {
+    /// Of the host.
+    address: IpAddr,
+    endpoint: EndpointId,
 }
 
 impl PortRequest {
@@ -254,14 +344,29 @@ impl PortRequest {
     }
 }
 
-fn no_port(address: IpAddr, range: PortRange, proto: Proto) -> Refusal {
+fn no_port(addresses: &[IpAddr], range: PortRange, proto: Proto) -> Refusal {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     Refusal::in_use(format!(
-        "address already in use: none of the ports {range}/{proto} of {address} is free; \
-         give another host port"
+        "address already in use: none of the ports {range}/{proto} of {} is free; \
+         give another host port",
+        addresses.join(" and ")
     ))
 }
 
 fn check_address(address: IpAddr, host: &HostView<'_>) -> Result<(), Refusal> {
+    if let (IpAddr::V6(_), Some(reason)) = (address, host.no_ipv6) {
+        return Err(Refusal::unavailable(format!(
+            "nothing can be published at {address}: {reason}; or give an IPv4 address"
+        )));
+    }
+    if let IpAddr::V6(v6) = address
+        && v6.is_unicast_link_local()
+    {
+        return Err(Refusal::invalid(format!(
+            "{address} means something on one link only: give a global address of the host, \
+             or none for every address"
+        )));
+    }
     if address.is_unspecified() || address.is_loopback() || host.addresses.contains(&address) {
         return Ok(());
     }

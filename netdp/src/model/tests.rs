@@ -11,6 +11,9 @@ use super::*;
 #[derive(Default)]
 pub(crate) struct Sockets(pub BTreeMap<(u16, Proto), &'static str>);
 
+/// No program has a port.
+pub(crate) static NO_SOCKETS: Sockets = Sockets(BTreeMap::new());
+
 impl HostPorts for Sockets {
     fn probe(&self, _: IpAddr, port: u16, proto: Proto) -> Result<(), PortTaken> {
         match self.0.get(&(port, proto)) {
@@ -32,6 +35,7 @@ pub(crate) fn host(ports: &Sockets) -> HostView<'_> {
         addresses: vec!["127.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap()],
         interfaces: BTreeSet::from(["lo".into(), "eth0".into()]),
         ports,
+        no_ipv6: None,
         now: 1_700_000_000,
     }
 }
@@ -54,7 +58,7 @@ pub(crate) fn web(name: &str, publish: &[&str]) -> SandboxRequest {
     }
 }
 
-fn network(name: &str) -> NetworkRequest {
+pub(crate) fn network(name: &str) -> NetworkRequest {
     NetworkRequest::new(name.parse().unwrap())
 }
 
@@ -105,14 +109,10 @@ fn networks_that_are_refused() {
     let (_, text) = refuse(|r| r.driver = Driver::Null);
     assert!(text.starts_with("only one instance of \"null\" network is allowed"));
     type Case = (Kind, &'static str, fn(&mut NetworkRequest));
-    let table: [Case; 16] = [
+    let table: [Case; 14] = [
         (Kind::Unavailable, "overlay", |r| r.driver = Driver::Overlay),
         (Kind::Unavailable, "macvlan", |r| r.driver = Driver::Macvlan),
         (Kind::Unavailable, "ipvlan", |r| r.driver = Driver::Ipvlan),
-        (Kind::Unavailable, "IPv6", |r| r.ipv6 = true),
-        (Kind::Unavailable, "IPv6", |r| {
-            r.subnets = vec!["fd00::/64".parse().unwrap()]
-        }),
         (Kind::Conflict, "exists already", |r| {
             r.name = "netdp0".parse().unwrap()
         }),
@@ -336,11 +336,7 @@ fn what_is_not_available_yet_is_named() {
     let sockets = Sockets::default();
     let host = host(&sockets);
     let mut state = state();
-    for (spec, word) in [
-        ("8080:80,direct", "'direct'"),
-        ("8080:80/sctp", "sctp"),
-        ("[::1]:8080:80", "IPv6"),
-    ] {
+    for (spec, word) in [("8080:80,direct", "'direct'"), ("8080:80/sctp", "sctp")] {
         let request = web("web1", &[spec]);
         let (kind, text) = refused(&mut state, |s| s.create_sandbox(&request, &host));
         assert_eq!(kind, Kind::Unavailable);
@@ -459,7 +455,10 @@ fn several_networks() {
     assert_eq!(kind, Kind::Conflict);
     state.disconnect("netdp0", "web1").unwrap();
     assert_eq!(published(&state, "web1"), ["0.0.0.0:8080->80/tcp"]);
-    assert_eq!(state.outward(id, None).unwrap().ifname, "eth2");
+    assert_eq!(
+        state.outward(id, subnets::Family::V4).unwrap().ifname,
+        "eth2"
+    );
     state
         .connect("netdp0", "web1", &EndpointRequest::default())
         .unwrap();

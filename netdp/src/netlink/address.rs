@@ -16,6 +16,20 @@ use super::{Netlink, NetlinkError, RouteType};
 pub struct Address {
     pub ifindex: u32,
     pub net: IpNet,
+    pub state: AddressState,
+}
+
+/// What may be done with an address. IPv4 addresses are always lasting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddressState {
+    /// Everything.
+    #[default]
+    Lasting,
+    /// It goes soon: a temporary one (RFC 8981), or deprecated (RFC 4862,
+    /// section 5.5.4).
+    Passing,
+    /// Nothing: it is being looked for whether another has it, or another has.
+    Tentative,
 }
 
 impl Netlink {
@@ -133,6 +147,30 @@ impl Address {
         Some(Self {
             ifindex: message.header.index,
             net: IpNet::new(address, message.header.prefix_len).ok()?,
+            state: if address.is_ipv6() {
+                state(message)
+            } else {
+                AddressState::Lasting
+            },
         })
+    }
+}
+
+fn state(message: &AddressMessage) -> AddressState {
+    // In the header there is room for the lower eight only.
+    let flags = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(flags.bits()),
+            _ => None,
+        })
+        .unwrap_or_else(|| message.header.flags.bits().into());
+    if flags & (libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED) != 0 {
+        AddressState::Tentative
+    } else if flags & (libc::IFA_F_TEMPORARY | libc::IFA_F_DEPRECATED) != 0 {
+        AddressState::Passing
+    } else {
+        AddressState::Lasting
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecUnspec, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::time::sleep;
@@ -43,6 +44,8 @@ pub struct Link {
     /// Whether IPv4 packets that come in here are forwarded
     /// (`net.ipv4.conf.NAME.forwarding`).
     pub forwarding: bool,
+    /// The same of IPv6 (`net.ipv6.conf.NAME.forwarding`).
+    pub forwarding6: bool,
     pub alias: Option<String>,
     /// Index of the bridge or bond this interface is enslaved to.
     pub master: Option<u32>,
@@ -345,7 +348,10 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.master = Some(*index),
                 LinkAttribute::Link(index) => link.peer_index = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
-                LinkAttribute::AfSpecUnspec(families) => link.forwarding = forwards(families),
+                LinkAttribute::AfSpecUnspec(families) => {
+                    link.forwarding = forwards(families);
+                    link.forwarding6 = forwards6(families);
+                }
                 LinkAttribute::LinkInfo(parts) => {
                     link.kind = parts.iter().find_map(|part| match part {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -368,6 +374,17 @@ fn forwards(families: &[AfSpecUnspec]) -> bool {
         })
         .flatten()
         .any(|attribute| matches!(attribute, AfSpecInet::DevConf(conf) if conf.forwarding != 0))
+}
+
+fn forwards6(families: &[AfSpecUnspec]) -> bool {
+    families
+        .iter()
+        .filter_map(|family| match family {
+            AfSpecUnspec::Inet6(attributes) => Some(attributes),
+            _ => None,
+        })
+        .flatten()
+        .any(|attribute| matches!(attribute, AfSpecInet6::DevConf(conf) if conf.forwarding != 0))
 }
 
 #[cfg(test)]

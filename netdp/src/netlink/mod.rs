@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 
 use crate::netns::Namespace;
 
-pub use address::Address;
+pub use address::{Address, AddressState};
 pub use error::{NetlinkError, Refusal};
 pub use link::{Link, VethPair, check_interface_name};
 pub use neighbour::Neighbour;

@@ -93,11 +93,17 @@ fn gateway_for(interface: &SandboxInterface, destination: IpNet) -> Option<IpAdd
 }
 
 /// An interface without IPv6 addresses stays silent; one that has them takes
-/// no others from router advertisements.
+/// no others from router advertisements. Nobody else can have its addresses,
+/// the link-local one included, so it doesn't wait to find out.
 fn set_ipv6(namespace: &Namespace, interface: &SandboxInterface) -> Result<(), SysctlError> {
     let wanted = interface.addresses.iter().any(|net| net.addr().is_ipv6());
     let settings: &[(&str, &str)] = if wanted {
-        &[("disable_ipv6", "0"), ("accept_ra", "0")]
+        &[
+            ("accept_ra", "0"),
+            ("autoconf", "0"),
+            ("accept_dad", "0"),
+            ("disable_ipv6", "0"),
+        ]
     } else {
         &[("disable_ipv6", "1")]
     };

@@ -57,6 +57,15 @@ pub enum Family {
     V6,
 }
 
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// The name of a sysctl under `net`, in parts: interface names may hold dots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl(Vec<String>);

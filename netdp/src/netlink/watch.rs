@@ -41,7 +41,7 @@ pub enum Change {
         route: Route,
         added: bool,
     },
-    /// Settings of IPv4, such as whether an interface forwards.
+    /// Settings of IPv4 or IPv6, such as whether an interface forwards.
     Settings,
     /// Announcements were lost: read everything again.
     Lost,
@@ -66,7 +66,8 @@ impl Netlink {
         let socket = socket_in(self.namespace(), &GROUPS)?;
         let (connection, handle, announcements) = rtnetlink::from_socket(socket);
         // One more for what rtnetlink can't parse.
-        let settings = socket_in(self.namespace(), &[MulticastGroup::Ipv4Netconf])?;
+        let groups = [MulticastGroup::Ipv4Netconf, MulticastGroup::Ipv6Netconf];
+        let settings = socket_in(self.namespace(), &groups)?;
         // After subscribing, so that nothing falls between.
         let known = self.links().await?;
         let mut known = known

@@ -127,6 +127,14 @@ pub struct DesiredVeth {
     pub metric: Option<u32>,
 }
 
+impl DesiredVeth {
+    /// Whether it carries IPv6.
+    pub fn ipv6(&self) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.any(|address| address.net.addr().is_ipv6())
+    }
+}
+
 /// What the tables shall say of an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct DesiredEndpoint {
@@ -181,7 +189,7 @@ impl Desired {
             addresses: facts
                 .addresses
                 .iter()
-                .filter(|fact| !fact.address.is_loopback() && !gateways.contains(&fact.address))
+                .filter(|fact| is_hosts_own(fact.address) && !gateways.contains(&fact.address))
                 .copied()
                 .collect(),
             endpoints: Vec::new(),
@@ -234,6 +242,15 @@ impl Desired {
             network: network.number,
             flags: flags(network, endpoint),
         });
+    }
+}
+
+/// Whether packets for this address mean the host wherever they come from:
+/// IPv6 link-local ones mean something on one link only.
+fn is_hosts_own(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
     }
 }
 

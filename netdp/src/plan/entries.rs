@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use netdp_common::{
-    addr::{Be16, V4Addr, V6Addr},
+    addr::{Address, Be16, V4Addr, V6Addr},
     maps::{self, Back, Delivery, Local, Owner, PortKey, Published, local_flags},
 };
 
@@ -23,7 +23,8 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
     for uplink in &desired.uplinks {
         let value = maps::Uplink {
             mac: uplink.mac,
-            addr4: main_v4(&uplink.addresses).map_or(V4Addr(0), V4Addr::from),
+            addr4: main_address(&uplink.addresses).unwrap_or_default(),
+            addr6: main_address(&uplink.addresses).unwrap_or_default(),
             ..maps::Uplink::default()
         };
         tables.insert(Key::Uplink(uplink.ifindex), Entry::Uplink(value));
@@ -38,16 +39,22 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
             }
         }
     }
-    let outside = desired
-        .uplinks
-        .iter()
-        .find_map(|uplink| main_v4(&uplink.addresses));
+    let outside = Outside {
+        v4: main_of_uplinks(desired),
+        v6: main_of_uplinks(desired),
+    };
     for endpoint in &desired.endpoints {
         if let Some(&ifindex) = live.get(endpoint.host_ifname.as_str()) {
-            add_endpoint(&mut tables, endpoint, ifindex, outside);
+            add_endpoint(&mut tables, endpoint, ifindex, &outside);
         }
     }
     tables
+}
+
+/// The addresses that the outside knows the host by.
+struct Outside {
+    v4: Option<V4Addr>,
+    v6: Option<V6Addr>,
 }
 
 /// The links of `desired` that are there and ours.
@@ -63,28 +70,76 @@ pub(super) fn live<'a>(desired: &'a Desired, observed: &Observed) -> BTreeMap<&'
         .collect()
 }
 
-fn main_v4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
-    addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })
+/// An address family and the tables that are its own.
+trait Family: Address {
+    fn of(address: IpAddr) -> Option<Self>;
+    fn owner(self, owner: Owner) -> (Key, Entry);
+    fn port(key: PortKey<Self>, published: Published<Self>) -> (Key, Entry);
+    fn back(key: PortKey<Self>, back: Back<Self>) -> (Key, Entry);
+}
+
+impl Family for V4Addr {
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address.into()),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn owner(self, owner: Owner) -> (Key, Entry) {
+        (Key::Owner4(self), Entry::Owner4(owner))
+    }
+
+    fn port(key: PortKey<Self>, published: Published<Self>) -> (Key, Entry) {
+        (Key::Port4(key), Entry::Port4(published))
+    }
+
+    fn back(key: PortKey<Self>, back: Back<Self>) -> (Key, Entry) {
+        (Key::Back4(key), Entry::Back4(back))
+    }
+}
+
+impl Family for V6Addr {
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V6(address) => Some(address.into()),
+            IpAddr::V4(_) => None,
+        }
+    }
+
+    fn owner(self, owner: Owner) -> (Key, Entry) {
+        (Key::Owner6(self), Entry::Owner6(owner))
+    }
+
+    fn port(key: PortKey<Self>, published: Published<Self>) -> (Key, Entry) {
+        (Key::Port6(key), Entry::Port6(published))
+    }
+
+    fn back(key: PortKey<Self>, back: Back<Self>) -> (Key, Entry) {
+        (Key::Back6(key), Entry::Back6(back))
+    }
+}
+
+fn main_address<A: Family>(addresses: &[IpAddr]) -> Option<A> {
+    addresses.iter().copied().find_map(A::of)
+}
+
+fn main_of_uplinks<A: Family>(desired: &Desired) -> Option<A> {
+    let mut uplinks = desired.uplinks.iter();
+    uplinks.find_map(|uplink| main_address(&uplink.addresses))
 }
 
 /// The first interface that has an address counts.
 fn local(tables: &mut Tables, address: IpAddr, ifindex: u32, flags: u32) {
-    if let IpAddr::V4(address) = address {
-        tables
-            .entry(Key::Local4(address.into()))
-            .or_insert(Entry::Local4(Local { ifindex, flags }));
-    }
+    let local = Local { ifindex, flags };
+    let (key, entry) = match address {
+        IpAddr::V4(address) => (Key::Local4(address.into()), Entry::Local4(local)),
+        IpAddr::V6(address) => (Key::Local6(address.into()), Entry::Local6(local)),
+    };
+    tables.entry(key).or_insert(entry);
 }
 
-fn add_endpoint(
-    tables: &mut Tables,
-    desired: &DesiredEndpoint,
-    ifindex: u32,
-    outside: Option<Ipv4Addr>,
-) {
+fn add_endpoint(tables: &mut Tables, desired: &DesiredEndpoint, ifindex: u32, outside: &Outside) {
     let endpoint = &desired.endpoint;
     let to = Delivery {
         ifindex,
@@ -92,6 +147,8 @@ fn add_endpoint(
         mac: endpoint.mac.bytes(),
         host_mac: endpoint.host_mac.bytes(),
     };
+    let addr4 = endpoint.v4().map(V4Addr::from);
+    let addr6 = endpoint.v6().map(V6Addr::from);
     let value = maps::Endpoint {
         mac: to.mac,
         flags: desired.flags,
@@ -99,25 +156,37 @@ fn add_endpoint(
         pad: 0,
         network: desired.network,
         slot: to.slot,
-        addr4: endpoint.v4().map_or(V4Addr(0), V4Addr::from),
-        gateway4: endpoint.gateway4().map_or(V4Addr(0), V4Addr::from),
-        addr6: V6Addr::default(),
-        gateway6: V6Addr::default(),
+        addr4: addr4.unwrap_or_default(),
+        gateway4: endpoint.gateway4().map(V4Addr::from).unwrap_or_default(),
+        addr6: addr6.unwrap_or_default(),
+        gateway6: endpoint.gateway6().map(V6Addr::from).unwrap_or_default(),
     };
     tables.insert(Key::Endpoint(ifindex), Entry::Endpoint(value));
-    let Some(address) = endpoint.v4() else {
-        return;
-    };
-    let address = V4Addr::from(address);
     let owner = Owner {
         to,
         network: desired.network,
         flags: desired.flags.into(),
     };
-    tables.insert(Key::Owner4(address), Entry::Owner4(owner));
+    if let Some(address) = addr4 {
+        add_address(tables, endpoint, address, owner, outside.v4);
+    }
+    if let Some(address) = addr6 {
+        add_address(tables, endpoint, address, owner, outside.v6);
+    }
+}
+
+/// One address of an endpoint with the ports of its family.
+fn add_address<A: Family>(
+    tables: &mut Tables,
+    endpoint: &Endpoint,
+    address: A,
+    owner: Owner,
+    outside: Option<A>,
+) {
+    tables.extend([address.owner(owner)]);
     let ways_back = ways_back(endpoint, outside);
     for publication in &endpoint.published {
-        let IpAddr::V4(host_ip) = publication.host_ip else {
+        let Some(host_addr) = A::of(publication.host_ip) else {
             continue;
         };
         let proto = publication.proto.number();
@@ -128,15 +197,16 @@ fn add_endpoint(
             addr: address,
             port,
             pad: 0,
-            to,
-            back_addr: back.unwrap_or(V4Addr(0)),
+            to: owner.to,
+            back_addr: back.unwrap_or(A::ANY),
         };
-        let key = PortKey::new(V4Addr::from(host_ip), host_port, proto);
-        tables.insert(Key::Port4(key), Entry::Port4(published));
+        tables.extend([A::port(
+            PortKey::new(host_addr, host_port, proto),
+            published,
+        )]);
         if let Some(addr) = back {
             let key = PortKey::new(address, port, proto);
-            let back = Back::new(addr, host_port);
-            tables.insert(Key::Back4(key), Entry::Back4(back));
+            tables.extend([A::back(key, Back::new(addr, host_port))]);
         }
     }
 }
@@ -144,19 +214,19 @@ fn add_endpoint(
 /// For each published container port the mapping that answers go back by when
 /// no flow says otherwise, and the host address of it. Never a loopback
 /// address: nobody outside uses it.
-fn ways_back(endpoint: &Endpoint, outside: Option<Ipv4Addr>) -> BTreeMap<Publication, V4Addr> {
+fn ways_back<A: Family>(endpoint: &Endpoint, outside: Option<A>) -> BTreeMap<Publication, A> {
     let mut chosen: BTreeSet<(u16, Proto)> = BTreeSet::new();
     let mut ways = BTreeMap::new();
     for publication in &endpoint.published {
-        let address = match publication.host_ip {
-            IpAddr::V4(address) if address.is_unspecified() => outside,
-            IpAddr::V4(address) if !address.is_loopback() => Some(address),
+        let address = match A::of(publication.host_ip) {
+            Some(address) if address == A::ANY => outside,
+            Some(address) if !address.is_loopback() => Some(address),
             _ => None,
         };
         if let Some(address) = address
             && chosen.insert((publication.container_port, publication.proto))
         {
-            ways.insert(*publication, address.into());
+            ways.insert(*publication, address);
         }
     }
     ways

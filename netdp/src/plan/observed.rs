@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{Hold, Neighbour, Op, Route};
 pub use crate::bpf::Role;
-use crate::bpf::Tables;
+use crate::{bpf::Tables, netlink::Family};
 
 /// A link of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -20,6 +20,8 @@ pub struct ObservedLink {
     pub up: bool,
     /// Forwards the IPv4 packets that come in.
     pub forwarding: bool,
+    /// The same of IPv6.
+    pub forwarding6: bool,
     /// Without link-local ones.
     pub addresses: Vec<IpNet>,
 }
@@ -54,6 +56,7 @@ impl Observed {
                     mtu: bridge.mtu,
                     up: true,
                     forwarding: false,
+                    forwarding6: false,
                     addresses: bridge.addresses.clone(),
                 };
                 self.links.insert(bridge.ifname.clone(), link);
@@ -66,6 +69,7 @@ impl Observed {
                     mtu: veth.mtu,
                     up: false,
                     forwarding: true,
+                    forwarding6: veth.ipv6(),
                     addresses: Vec::new(),
                 };
                 self.links.insert(veth.host_ifname.clone(), link);
@@ -86,9 +90,12 @@ impl Observed {
                     link.up = true;
                 }
             }
-            Op::EnableForwarding { ifname } => {
+            Op::EnableForwarding { ifname, family } => {
                 if let Some(link) = self.links.get_mut(ifname) {
-                    link.forwarding = true;
+                    match family {
+                        Family::V4 => link.forwarding = true,
+                        Family::V6 => link.forwarding6 = true,
+                    }
                 }
             }
             Op::AddAddress { ifname, address } => {

@@ -5,7 +5,10 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::{DesiredBridge, DesiredVeth, Hold, Neighbour, Role, Route};
-use crate::bpf::{Entry, Key};
+use crate::{
+    bpf::{Entry, Key},
+    netlink::Family,
+};
 
 /// One operation. All are idempotent: what is there already, or already gone,
 /// is no error.
@@ -32,9 +35,11 @@ pub enum Op {
         ifname: String,
     },
     /// Lets the host forward what a container sends. Needed anew whenever
-    /// somebody writes `net.ipv4.ip_forward`: that sets every interface.
+    /// somebody writes `net.ipv4.ip_forward`, or `net.ipv6.conf.all.forwarding`:
+    /// that sets every interface.
     EnableForwarding {
         ifname: String,
+        family: Family,
     },
     AddAddress {
         ifname: String,
@@ -77,7 +82,9 @@ impl fmt::Display for Op {
             Self::DeleteLink { ifname } => write!(f, "delete {ifname}"),
             Self::SetLink { ifname, .. } => write!(f, "configure {ifname}"),
             Self::SetLinkUp { ifname } => write!(f, "bring {ifname} up"),
-            Self::EnableForwarding { ifname } => write!(f, "enable forwarding on {ifname}"),
+            Self::EnableForwarding { ifname, family } => {
+                write!(f, "enable forwarding of {family} on {ifname}")
+            }
             Self::AddAddress { ifname, address } => write!(f, "add {address} to {ifname}"),
             Self::RemoveAddress { ifname, address } => {
                 write!(f, "remove {address} from {ifname}")

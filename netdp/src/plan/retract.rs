@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netdp_common::{
-    addr::{Address, V4Addr},
-    maps::Published,
-};
+use netdp_common::{addr::Address, maps::Published};
 
 use super::{
     Desired, Observed, Op, Role,
@@ -31,15 +28,15 @@ pub(super) fn retract(
             .filter(move |key| wanted(key))
             .map(|key| Op::Remove(*key))
     };
-    ops.extend(of(|key| matches!(key, Key::Port4(_))));
-    ops.extend(of(|key| matches!(key, Key::Back4(_))));
+    ops.extend(of(|key| matches!(key, Key::Port4(_) | Key::Port6(_))));
+    ops.extend(of(|key| matches!(key, Key::Back4(_) | Key::Back6(_))));
     ops.extend(
         observed
             .holds
             .difference(&desired.holds)
             .map(|hold| Op::ReleasePort(*hold)),
     );
-    ops.extend(of(|key| matches!(key, Key::Owner4(_) | Key::Local4(_))));
+    ops.extend(of(is_address));
     ops.extend(of(|key| matches!(key, Key::Endpoint(_))));
     paths(desired, observed, live, &mut ops);
     links(desired, observed, live, &mut ops);
@@ -64,24 +61,52 @@ fn surplus(
     for change in diff(have, entries(desired, live)) {
         match change {
             Change::Remove { key, .. } => gone.push(key),
-            Change::Update {
-                key,
-                have: Entry::Port4(have),
-                want: Entry::Port4(want),
-            } => {
-                if (have.addr, have.port, have.to.ifindex)
-                    != (want.addr, want.port, want.to.ifindex)
-                {
-                    gone.push(key);
-                } else if have.back_addr != V4Addr::ANY && have.back_addr != want.back_addr {
-                    let back_addr = V4Addr::ANY;
-                    before.push(Op::Put(key, Entry::Port4(Published { back_addr, ..want })));
-                }
-            }
-            _ => {}
+            Change::Update { key, have, want } => match (have, want) {
+                (Entry::Port4(have), Entry::Port4(want)) => match moved(&have, want) {
+                    Moved::Away => gone.push(key),
+                    Moved::Back(want) => before.push(Op::Put(key, Entry::Port4(want))),
+                    Moved::Not => {}
+                },
+                (Entry::Port6(have), Entry::Port6(want)) => match moved(&have, want) {
+                    Moved::Away => gone.push(key),
+                    Moved::Back(want) => before.push(Op::Put(key, Entry::Port6(want))),
+                    Moved::Not => {}
+                },
+                _ => {}
+            },
+            Change::Insert { .. } => {}
         }
     }
     (gone, before)
+}
+
+/// What has become of a published port.
+enum Moved<A> {
+    Not,
+    /// To another container.
+    Away,
+    /// It is the way back no longer, or by another address: the entry to have
+    /// in between.
+    Back(Published<A>),
+}
+
+fn moved<A: Address>(have: &Published<A>, want: Published<A>) -> Moved<A> {
+    if (have.addr, have.port, have.to.ifindex) != (want.addr, want.port, want.to.ifindex) {
+        Moved::Away
+    } else if have.back_addr != A::ANY && have.back_addr != want.back_addr {
+        let back_addr = A::ANY;
+        Moved::Back(Published { back_addr, ..want })
+    } else {
+        Moved::Not
+    }
+}
+
+/// Whether an entry is of an address, a container's or the host's.
+fn is_address(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::Owner4(_) | Key::Owner6(_) | Key::Local4(_) | Key::Local6(_)
+    )
 }
 
 /// Routes and neighbours of links that stay; those of others go with them.

@@ -9,7 +9,10 @@ use super::{
     entries::{entries, live},
     retract::retract,
 };
-use crate::bpf::{Entry, Key};
+use crate::{
+    bpf::{Entry, Key},
+    netlink::Family,
+};
 
 /// Attaches programs, opens the paths to the containers, holds ports, and
 /// fills the tables, ports last.
@@ -24,10 +27,10 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
     };
     // A program without its entry would drop what it should leave alone.
     ops.extend(of(|key| matches!(key, Key::Uplink(_) | Key::Endpoint(_))));
-    ops.extend(of(|key| matches!(key, Key::Local4(_))));
+    ops.extend(of(|key| matches!(key, Key::Local4(_) | Key::Local6(_))));
     programs(desired, observed, &live, &mut ops);
     paths(desired, observed, &live, &mut ops);
-    ops.extend(of(|key| matches!(key, Key::Owner4(_))));
+    ops.extend(of(|key| matches!(key, Key::Owner4(_) | Key::Owner6(_))));
     ops.extend(
         desired
             .holds
@@ -35,8 +38,8 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
             .map(|hold| Op::HoldPort(*hold)),
     );
     // The way back before the way in.
-    ops.extend(of(|key| matches!(key, Key::Back4(_))));
-    ops.extend(of(|key| matches!(key, Key::Port4(_))));
+    ops.extend(of(|key| matches!(key, Key::Back4(_) | Key::Back6(_))));
+    ops.extend(of(|key| matches!(key, Key::Port4(_) | Key::Port6(_))));
     ops
 }
 
@@ -76,14 +79,16 @@ fn programs(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, 
 
 fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
     let live = |ifname: &String| live.contains_key(ifname.as_str());
-    for ifname in desired.veths.keys().filter(|ifname| live(ifname)) {
+    for (ifname, veth) in desired.veths.iter().filter(|(ifname, _)| live(ifname)) {
         let Some(link) = observed.links.get(ifname) else {
             continue;
         };
-        if !link.forwarding {
-            ops.push(Op::EnableForwarding {
+        let (v4, v6) = (!link.forwarding, veth.ipv6() && !link.forwarding6);
+        for family in [v4.then_some(Family::V4), v6.then_some(Family::V6)] {
+            ops.extend(family.map(|family| Op::EnableForwarding {
                 ifname: ifname.clone(),
-            });
+                family,
+            }));
         }
         if !link.up {
             ops.push(Op::SetLinkUp {

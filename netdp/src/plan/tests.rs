@@ -1,7 +1,7 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netdp_common::{
-    addr::{Be16, V4Addr, proto},
+    addr::{Address as _, Be16, V4Addr, V6Addr, proto},
     maps::{Back, PortKey, endpoint_flags, local_flags},
 };
 use proptest::prelude::*;
@@ -10,19 +10,20 @@ use super::*;
 use crate::{
     bpf::{Entry, Key, Tables},
     model::{
-        EndpointRequest, NetworkRequest, State,
+        EndpointRequest, NetworkRequest, SandboxRequest, State,
         tests::{Sockets, host, state, web},
     },
 };
 
 fn facts() -> Facts {
     let address: IpAddr = "192.0.2.1".parse().unwrap();
+    let address6: IpAddr = "2001:db8::1".parse().unwrap();
     Facts {
         uplinks: vec![Uplink {
             ifname: "eth0".into(),
             ifindex: 2,
             mac: [2, 0, 0, 0, 0, 2],
-            addresses: vec![address],
+            addresses: vec![address, address6],
         }],
         addresses: vec![
             HostAddress {
@@ -31,6 +32,14 @@ fn facts() -> Facts {
             },
             HostAddress {
                 address,
+                ifindex: 2,
+            },
+            HostAddress {
+                address: address6,
+                ifindex: 2,
+            },
+            HostAddress {
+                address: "fe80::2".parse().unwrap(),
                 ifindex: 2,
             },
         ],
@@ -103,33 +112,90 @@ impl Host {
         let mut wanted: Vec<_> = desired.bridges.keys().chain(desired.veths.keys()).collect();
         wanted.sort();
         assert_eq!(names, wanted);
-        for ifname in desired.veths.keys() {
+        for (ifname, veth) in &desired.veths {
             let link = &observed.links[ifname];
             assert!(link.up);
             assert!(link.forwarding);
+            assert!(link.forwarding6 || !veth.ipv6());
             assert_eq!(observed.attached.get(&link.ifindex), Some(&Role::Endpoint));
         }
         let programs = desired.veths.len() + desired.uplinks.len();
         assert_eq!(observed.attached.len(), programs);
         let counts =
             |wanted: fn(&Key) -> bool| observed.tables.keys().filter(|k| wanted(k)).count();
-        assert_eq!(counts(|k| matches!(k, Key::Port4(_))), desired.holds.len());
+        assert_eq!(
+            counts(|k| matches!(k, Key::Port4(_) | Key::Port6(_))),
+            desired.holds.len()
+        );
         assert_eq!(
             counts(|k| matches!(k, Key::Endpoint(_))),
             desired.veths.len()
         );
-        assert_eq!(counts(|k| matches!(k, Key::Owner4(_))), desired.veths.len());
+        assert_eq!(
+            counts(|k| matches!(k, Key::Owner4(_) | Key::Owner6(_))),
+            desired
+                .veths
+                .values()
+                .map(|veth| veth.addresses.len())
+                .sum::<usize>()
+        );
+    }
+}
+
+/// A published port of either family.
+#[derive(Debug)]
+struct Port {
+    at: (IpAddr, u16, u8),
+    ifindex: u32,
+    /// Key of the container's address.
+    owner: Key,
+    /// The way back, where this is the one for answers.
+    back: Option<(Key, Entry)>,
+}
+
+impl Port {
+    fn of((key, entry): (&Key, &Entry)) -> Option<Self> {
+        match (key, entry) {
+            (Key::Port4(port), Entry::Port4(published)) => {
+                let key = PortKey::new(published.addr, published.port, port.proto);
+                let back = Back::new(published.back_addr, port.port);
+                Some(Self {
+                    at: (
+                        Ipv4Addr::from(port.addr).into(),
+                        port.port.get(),
+                        port.proto,
+                    ),
+                    ifindex: published.to.ifindex,
+                    owner: Key::Owner4(published.addr),
+                    back: (published.back_addr != V4Addr::ANY)
+                        .then_some((Key::Back4(key), Entry::Back4(back))),
+                })
+            }
+            (Key::Port6(port), Entry::Port6(published)) => {
+                let key = PortKey::new(published.addr, published.port, port.proto);
+                let back = Back::new(published.back_addr, port.port);
+                Some(Self {
+                    at: (
+                        Ipv6Addr::from(port.addr).into(),
+                        port.port.get(),
+                        port.proto,
+                    ),
+                    ifindex: published.to.ifindex,
+                    owner: Key::Owner6(published.addr),
+                    back: (published.back_addr != V6Addr::ANY)
+                        .then_some((Key::Back6(key), Entry::Back6(back))),
+                })
+            }
+            _ => None,
+        }
     }
 }
 
 /// What must hold at every moment, whatever else is half done.
 fn never_half_made(observed: &Observed, op: &Op) {
     let by_index = |ifindex: u32| observed.links.values().find(|link| link.ifindex == ifindex);
-    for (key, entry) in &observed.tables {
-        let (Key::Port4(port), Entry::Port4(published)) = (key, entry) else {
-            continue;
-        };
-        let ifindex = published.to.ifindex;
+    for port in observed.tables.iter().filter_map(Port::of) {
+        let ifindex = port.ifindex;
         let link = by_index(ifindex);
         assert!(
             link.is_some_and(|link| link.up),
@@ -139,26 +205,17 @@ fn never_half_made(observed: &Observed, op: &Op) {
             observed.attached.contains_key(&ifindex),
             "{op}: {port:?} has no program"
         );
-        for key in [Key::Endpoint(ifindex), Key::Owner4(published.addr)] {
+        for key in [Key::Endpoint(ifindex), port.owner] {
             assert!(
                 observed.tables.contains_key(&key),
                 "{op}: {port:?} without {key:?}"
             );
         }
-        let address = IpAddr::V4(port.addr.into());
-        let held = |h: &Hold| {
-            (h.address, h.port, h.proto.number()) == (address, port.port.get(), port.proto)
-        };
+        let held = |h: &Hold| (h.address, h.port, h.proto.number()) == port.at;
         assert!(observed.holds.iter().any(held), "{op}: {port:?} isn't held");
-        if published.back_addr != V4Addr(0) {
-            let key = Key::Back4(PortKey::new(published.addr, published.port, port.proto));
-            let back = Back::new(published.back_addr, port.port);
+        if let Some((key, back)) = port.back {
             let found = observed.tables.get(&key);
-            assert_eq!(
-                found,
-                Some(&Entry::Back4(back)),
-                "{op}: way back of {port:?}"
-            );
+            assert_eq!(found, Some(&back), "{op}: way back of {port:?}");
         }
     }
     for (ifname, link) in &observed.links {
@@ -185,13 +242,20 @@ fn never_half_made(observed: &Observed, op: &Op) {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Run { network: usize, ports: Vec<u16> },
+    Run {
+        network: usize,
+        ports: Vec<u16>,
+    },
     Remove(usize),
     Connect(usize, usize),
     Disconnect(usize, usize),
-    MakeNetwork { internal: bool },
+    MakeNetwork {
+        internal: bool,
+        ipv6: bool,
+        ipv4: bool,
+    },
     RemoveNetwork(usize),
-    Publish(usize, u16),
+    Publish(usize, bool, u16),
     Unpublish(usize, u16),
 }
 
@@ -204,9 +268,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => n.clone().prop_map(Step::Remove),
         2 => (n.clone(), n.clone()).prop_map(|(a, b)| Step::Connect(a, b)),
         1 => (n.clone(), n.clone()).prop_map(|(a, b)| Step::Disconnect(a, b)),
-        2 => any::<bool>().prop_map(|internal| Step::MakeNetwork { internal }),
+        2 => any::<(bool, bool, bool)>().prop_map(|(internal, ipv6, alone)| {
+            let ipv4 = !(ipv6 && alone);
+            Step::MakeNetwork { internal, ipv6, ipv4 }
+        }),
         1 => n.clone().prop_map(Step::RemoveNetwork),
-        2 => (n.clone(), port.clone()).prop_map(|(a, b)| Step::Publish(a, b)),
+        2 => (n.clone(), any::<bool>(), port.clone())
+            .prop_map(|(a, v6, b)| Step::Publish(a, v6, b)),
         1 => (n, port).prop_map(|(a, b)| Step::Unpublish(a, b)),
     ];
     prop::collection::vec(step, 0..24)
@@ -240,17 +308,24 @@ fn take(state: &mut State, steps: &[Step]) {
                 .connect(network(*n), sandbox(*s), &EndpointRequest::default())
                 .map(drop),
             Step::Disconnect(n, s) => state.disconnect(network(*n), sandbox(*s)),
-            Step::MakeNetwork { internal } => {
+            Step::MakeNetwork {
+                internal,
+                ipv6,
+                ipv4,
+            } => {
                 let name = format!("net{fresh}").parse().unwrap();
                 let request = NetworkRequest {
                     internal: *internal,
+                    ipv6: *ipv6,
+                    ipv4: Some(*ipv4),
                     ..NetworkRequest::new(name)
                 };
                 state.create_network(&request, &host).map(drop)
             }
             Step::RemoveNetwork(n) => state.remove_network(network(*n)).map(drop),
-            Step::Publish(s, port) => {
-                let spec = format!("127.0.0.1:{port}:80").parse().unwrap();
+            Step::Publish(s, v6, port) => {
+                let address = if *v6 { "[::1]" } else { "127.0.0.1" };
+                let spec = format!("{address}:{port}:80").parse().unwrap();
                 state.publish(sandbox(*s), &[spec], &host).map(drop)
             }
             Step::Unpublish(s, port) => {
@@ -322,7 +397,10 @@ fn harm(host: &mut Host, desired: &Desired, harm: &Harm) {
         }
         Harm::ForwardingOff => {
             let links = observed.links.values_mut();
-            links.for_each(|link| link.forwarding = false);
+            links.for_each(|link| {
+                link.forwarding = false;
+                link.forwarding6 = false;
+            });
         }
         Harm::DropRoute => drop(observed.routes.pop_first()),
         Harm::DropNeighbour => drop(observed.neighbours.pop_last()),
@@ -344,6 +422,10 @@ fn harm(host: &mut Host, desired: &Desired, harm: &Harm) {
                     Key::Port4(port) => {
                         let other = PortKey::new(port.addr, Be16::new(1), proto::UDP);
                         Some((Key::Port4(other), *entry))
+                    }
+                    Key::Port6(port) => {
+                        let other = PortKey::new(port.addr, Be16::new(1), proto::UDP);
+                        Some((Key::Port6(other), *entry))
                     }
                     _ => None,
                 })
@@ -498,6 +580,64 @@ fn entries_of_a_published_port() {
     let bridge = host.observed.links["netdp0"].ifindex;
     assert_eq!(local([172, 17, 0, 1]), Some((bridge, local_flags::GATEWAY)));
     assert_eq!(local([127, 0, 0, 1]), None);
+}
+
+#[test]
+fn entries_of_a_port_of_ipv6() {
+    let mut state = state();
+    let sockets = Sockets::default();
+    let network = NetworkRequest {
+        subnets: vec!["fd00:6::/64".parse().unwrap()],
+        ..NetworkRequest::new("six".parse().unwrap())
+    };
+    state.create_network(&network, &host(&sockets)).unwrap();
+    let request = SandboxRequest {
+        networks: vec!["six".into()],
+        ..web("web1", &["[::1]:9080:80", "8080:80"])
+    };
+    state.create_sandbox(&request, &host(&sockets)).unwrap();
+    let desired = Desired::of(&state, &facts());
+    let mut host = Host::new();
+    host.converge(&desired, never_half_made);
+    let tables = &host.observed.tables;
+    let addr = |text: &str| V6Addr::from(text.parse::<Ipv6Addr>().unwrap());
+    let key = |address: &str, port| PortKey::new(addr(address), Be16::new(port), proto::TCP);
+    let (container, outside) = (addr("fd00:6::2"), addr("2001:db8::1"));
+    for (address, port, back_addr) in [("::1", 9080, V6Addr::ANY), ("::", 8080, outside)] {
+        let Entry::Port6(published) = tables[&Key::Port6(key(address, port))] else {
+            panic!("no port {port}");
+        };
+        assert_eq!(
+            (published.addr, published.back_addr),
+            (container, back_addr)
+        );
+    }
+    assert!(tables.contains_key(&port4([0; 4], 8080)));
+    assert_eq!(
+        tables[&Key::Back6(key("fd00:6::2", 80))],
+        Entry::Back6(Back::new(outside, Be16::new(8080)))
+    );
+    let veth = desired.veths.keys().next().unwrap();
+    let ifindex = host.observed.links[veth].ifindex;
+    let Entry::Endpoint(endpoint) = tables[&Key::Endpoint(ifindex)] else {
+        panic!("no endpoint");
+    };
+    assert_eq!(
+        (endpoint.addr6, endpoint.gateway6),
+        (container, addr("fd00:6::1"))
+    );
+    let Entry::Uplink(uplink) = tables[&Key::Uplink(2)] else {
+        panic!("no uplink");
+    };
+    assert_eq!(uplink.addr6, outside);
+    let local = |address: &str| match tables.get(&Key::Local6(addr(address))) {
+        Some(Entry::Local6(local)) => Some((local.ifindex, local.flags)),
+        _ => None,
+    };
+    let bridge = host.observed.links["six"].ifindex;
+    assert_eq!(local("2001:db8::1"), Some((2, 0)));
+    assert_eq!(local("fd00:6::1"), Some((bridge, local_flags::GATEWAY)));
+    assert_eq!(local("fe80::2"), None);
 }
 
 #[test]
