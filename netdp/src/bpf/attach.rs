@@ -14,6 +14,7 @@ use aya::programs::{
 use super::{
     BpfError,
     datapath::{Mechanism, unpin},
+    link,
 };
 
 /// Where a filter of ours stands among those of a clsact qdisc: first.
@@ -158,7 +159,7 @@ pub(super) fn detach(
     if let Some(ifname) = interface_name(ifindex) {
         let _ = tc::qdisc_detach_program(&ifname, hook, program);
     }
-    unpin(pin)
+    link::detach_and_unpin(pin)
 }
 
 /// The name of an interface, if it is there.

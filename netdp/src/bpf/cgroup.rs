@@ -1,12 +1,11 @@
 //! Programs on the control group: sockets of the host.
 
 use std::{
-    ffi::CString,
     fs::{self, File},
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::MetadataExt,
     },
     path::Path,
 };
@@ -16,7 +15,13 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, links::FdLink},
 };
 
-use super::{BpfError, datapath::unpin, layout::Layout, syscall::bpf};
+use super::{
+    BpfError,
+    datapath::unpin,
+    layout::Layout,
+    link::{self, open_pin},
+    syscall::bpf,
+};
 
 const PROGRAMS: [&str; 4] = ["connect4", "sendmsg4", "recvmsg4", "getpeername4"];
 
@@ -68,7 +73,12 @@ fn attach_program(
         path: staging.clone(),
         source: Box::new(source),
     })?;
-    fs::rename(&staging, &path).map_err(BpfError::io("replace the pin", &path))
+    let before = open_pin(&path);
+    fs::rename(&staging, &path).map_err(BpfError::io("replace the pin", &path))?;
+    if let Ok(before) = before {
+        let _ = link::detach(before.as_fd());
+    }
+    Ok(())
 }
 
 /// Replaces the program of the link that is pinned for this folder. aya has no
@@ -81,30 +91,6 @@ fn replace(program: &CgroupSockAddr, path: &Path, folder: &File) -> io::Result<(
     }
     let program = program.fd().map_err(io::Error::other)?;
     update(link.as_fd(), program.as_fd())
-}
-
-/// `BPF_OBJ_GET` of `bpf(2)`: opens a pin.
-fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    /// `union bpf_attr`, the part of `BPF_OBJ_*` (`include/uapi/linux/bpf.h`,
-    /// 4.4).
-    #[repr(C)]
-    struct ObjGet {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
-    const BPF_OBJ_GET: libc::c_long = 7;
-
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjGet {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: 0,
-        file_flags: 0,
-    };
-    // SAFETY: the path outlives the call.
-    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
-    // SAFETY: the kernel has just opened it for this process.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of `bpf(2)`: the control group of a link; 0 when it

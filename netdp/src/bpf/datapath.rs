@@ -20,7 +20,7 @@ use super::{
     attach::{self, Attachment},
     cgroup,
     layout::Layout,
-    pin,
+    link, pin,
     tables::Maps,
 };
 
@@ -282,6 +282,9 @@ impl Datapath {
             for (name, hook) in role.programs() {
                 attach::detach(&layout.link(ifindex, name), ifindex, name, hook)?;
             }
+        }
+        for pin in layout.pinned_links()? {
+            link::detach_and_unpin(&pin)?;
         }
         layout.remove()
     }

@@ -92,6 +92,15 @@ impl Layout {
         self.links().join(format!("cgroup-{program}-staging"))
     }
 
+    /// Every attachment that is pinned.
+    pub fn pinned_links(&self) -> Result<Vec<PathBuf>, BpfError> {
+        let folder = self.links();
+        fs::read_dir(&folder)
+            .map_err(BpfError::io("read", &folder))?
+            .map(|entry| Ok(entry.map_err(BpfError::io("read", &folder))?.path()))
+            .collect()
+    }
+
     /// The attachments to interfaces that are pinned.
     pub fn attached(&self) -> Result<Vec<(u32, Role)>, BpfError> {
         let folder = self.links();

@@ -14,6 +14,7 @@ mod entry;
 mod error;
 mod flow_tables;
 mod layout;
+mod link;
 mod loopback;
 mod pin;
 mod syscall;

@@ -1,0 +1,67 @@
+//! Pinned links, as far as aya doesn't reach.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use super::{BpfError, datapath::unpin, syscall::bpf};
+
+/// Detaches what is pinned, and takes the pin away. Without its pin alone a
+/// link lives until the kernel has come to let it go (`bpf_free_inode`).
+pub(super) fn detach_and_unpin(pin: &Path) -> Result<(), BpfError> {
+    if let Ok(link) = open_pin(pin) {
+        // A program's pin is refused, and so is a link that is detached.
+        let _ = detach(link.as_fd());
+    }
+    unpin(pin)
+}
+
+/// `BPF_LINK_DETACH` of `bpf(2)`: the program runs no more when this returns.
+/// From Linux 5.9.
+///
+/// # Errors
+/// `EINVAL` where it is no link.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    /// `union bpf_attr`, `link_detach` (`include/uapi/linux/bpf.h`, 5.9).
+    #[repr(C)]
+    struct LinkDetach {
+        link_fd: u32,
+    }
+    const BPF_LINK_DETACH: libc::c_long = 34;
+
+    let mut attr = LinkDetach {
+        link_fd: link.as_raw_fd() as u32,
+    };
+    // SAFETY: the descriptor is open.
+    unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// `BPF_OBJ_GET` of `bpf(2)`: opens a pin.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    /// `union bpf_attr`, the part of `BPF_OBJ_*` (`include/uapi/linux/bpf.h`,
+    /// 4.4).
+    #[repr(C)]
+    struct ObjGet {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    const BPF_OBJ_GET: libc::c_long = 7;
+
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    // SAFETY: the path outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the kernel has just opened it for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
