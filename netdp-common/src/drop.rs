@@ -25,7 +25,8 @@ macro_rules! reasons {
 reasons! {
     /// Shorter than its headers say, or a header field contradicts another.
     Malformed = 0, "malformed";
-    /// A container sent from an address or MAC that isn't its own.
+    /// A container sent from an address or MAC that isn't its own, or the
+    /// outside from one that has no place there.
     SpoofedSource = 1, "spoofed-source";
     /// Neither IPv4 nor ARP, from a container.
     UnknownEthertype = 2, "unknown-ethertype";

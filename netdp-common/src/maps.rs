@@ -37,6 +37,7 @@ pub mod name {
     pub const SWEEPER: &str = "sweeper";
     pub const HOST_FLOWS: &str = "host_flows";
     pub const USAGE: &str = "usage";
+    pub const OWN: &str = "own";
 }
 
 /// How many endpoints can have counters of their own: entries of `stats`.

@@ -10,6 +10,7 @@ use crate::{
     family::{Family, is_any, translate},
     flows, icmp, masquerade, published,
     skb::Skb,
+    source,
     verdict::Verdict,
     work::{self, Exit, Work},
 };
@@ -55,13 +56,20 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         };
     }
     match mapping {
-        Some(mapping) => published::inbound::<F>(skb, packet, mapping, decision)?,
+        Some(mapping) => {
+            source::check::<F>(packet.tuple.saddr)?;
+            published::inbound::<F>(skb, packet, mapping, decision)?;
+        }
         None if packet.transport == Transport::IcmpError => {
+            source::check_for_host::<F>(packet.tuple.saddr)?;
             if !icmp::received::<F>(skb, work)? {
                 return Ok(Verdict::Pass);
             }
+            source::check::<F>(work.packet.tuple.saddr)?;
         }
         None => {
+            source::check_for_host::<F>(packet.tuple.saddr)?;
+            // The peer of a flow that was masqueraded is outside.
             if !masquerade::inbound::<F>(packet, decision)? {
                 return Ok(Verdict::Pass);
             }

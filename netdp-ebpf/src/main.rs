@@ -20,6 +20,7 @@ mod path;
 mod published;
 mod share;
 mod skb;
+mod source;
 mod sweep;
 mod to_container;
 mod to_netdev;

@@ -12,6 +12,7 @@ use netdp_common::{
         MAX_ENDPOINTS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey,
         Published, SockKey, Stats, Uplink, Usage,
     },
+    own,
 };
 
 /// Entries of `drops`: more than there are reasons.
@@ -39,6 +40,9 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 pub static ENDPOINTS: HashMap<u32, Endpoint, { MAX_ENDPOINTS as usize }> = HashMap::new();
 #[btf_map(name = "uplinks")]
 pub static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new();
+/// The filter of [`own`].
+#[btf_map(name = "own")]
+pub static OWN: Array<u64, { own::WORDS as usize }> = Array::new();
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<u64, MAX_DROPS> = PerCpuArray::new();
 #[btf_map(name = "stats")]

@@ -106,7 +106,7 @@ fn compare(world: &mut World, dice: &mut Dice) -> Option<Outcome> {
         .find(|container| container.addr == *from.ip());
     // The host's own programs are met at other hooks.
     let is_host = [GATEWAY, LONER_GATEWAY, HOST, HOST_2].contains(from.ip());
-    if is_host || from.ip().is_multicast() || from.ip() == to.ip() && from.port() == to.port() {
+    if is_host || from.ip() == to.ip() && from.port() == to.port() {
         return None;
     }
     let question = Question {

@@ -5,11 +5,13 @@
 //! A socket belongs to the namespace it was opened in, whoever uses it: so the
 //! test's own thread speaks for every side, one step after another.
 
+mod frame;
 mod pattern;
 mod place;
 mod socket;
 mod topology;
 
+pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
 pub use pattern::{Pattern, receive, send, transfer};
 pub use place::{HostProgram, Place};
 pub use socket::{

@@ -1,49 +1,12 @@
 //! What a container must not send.
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use netdp::demo::world::OUTSIDE_ADDRESS;
-use netdp_tests::{Container, Topology, hears, says_nothing, udp};
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use netdp_tests::{Container, Frames, Topology, datagram, hears, says_nothing, udp};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
-
-/// A socket in the container that sends whole frames (packet(7)).
-struct Frames(OwnedFd);
-
-impl Frames {
-    fn open(container: &Container) -> Self {
-        let opened = container.namespace.run(|| {
-            let family = AddressFamily::Packet;
-            let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-            // SAFETY: all bytes zero is a valid value of this struct of integers.
-            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-            address.sll_family = libc::AF_PACKET as u16;
-            // SAFETY: the name is a C string.
-            address.sll_ifindex = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) } as i32;
-            // SAFETY: the address is of the length given.
-            let bound = unsafe {
-                libc::bind(
-                    socket.as_raw_fd(),
-                    (&raw const address).cast(),
-                    size_of_val(&address) as u32,
-                )
-            };
-            Errno::result(bound)?;
-            nix::Result::Ok(socket)
-        });
-        Self(opened.unwrap().expect("a packet socket"))
-    }
-
-    #[track_caller]
-    fn send(&self, frame: &[u8]) {
-        assert_eq!(nix::unistd::write(&self.0, frame).unwrap(), frame.len());
-    }
-}
 
 fn host_mac(container: &Container) -> [u8; 6] {
     // What the container has learnt for its gateway.
@@ -64,46 +27,6 @@ fn host_mac(container: &Container) -> [u8; 6] {
     mac
 }
 
-/// A UDP datagram in a frame.
-fn datagram(
-    macs: ([u8; 6], [u8; 6]),
-    from: Ipv4Addr,
-    to: (Ipv4Addr, u16),
-    words: &[u8],
-) -> Vec<u8> {
-    const UDP: u8 = 17;
-    let udp_length = 8 + words.len() as u16;
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + udp_length).to_be_bytes());
-    ip.extend([0, 1, 0, 0, 64, UDP, 0, 0]);
-    ip.extend(from.octets());
-    ip.extend(to.0.octets());
-    let checksum = checksum(&ip);
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-
-    let (source, destination) = macs;
-    let mut frame = [destination, source].concat();
-    frame.extend(ETHERTYPE_IPV4);
-    frame.extend(ip);
-    frame.extend(40_000_u16.to_be_bytes());
-    frame.extend(to.1.to_be_bytes());
-    frame.extend(udp_length.to_be_bytes());
-    // No checksum (RFC 768).
-    frame.extend([0, 0]);
-    frame.extend(words);
-    frame
-}
-
-/// RFC 1071.
-fn checksum(header: &[u8]) -> u16 {
-    let words = header
-        .chunks_exact(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
-}
-
 #[test]
 fn only_its_own_addresses_leave_a_container() {
     let Some(topology) = Topology::start("spoof") else {
@@ -116,13 +39,13 @@ fn only_its_own_addresses_leave_a_container() {
     let outside = udp(&topology.world.outside, ANY, 53);
     let neighbour = udp(&other, ANY, 53);
     let gateway = host_mac(&one);
-    let frames = Frames::open(&one);
+    let frames = Frames::open(&one.namespace, "eth0");
 
     // As it should be, so that the rest is refused for nothing but its source.
     for (to, server) in [(OUTSIDE_ADDRESS, &outside), (other.address, &neighbour)] {
         frames.send(&datagram(
             (one.mac, gateway),
-            one.address,
+            (one.address, 40_000),
             (to, 53),
             b"mine",
         ));
@@ -145,7 +68,12 @@ fn only_its_own_addresses_leave_a_container() {
             (other.mac, one.address),
             (other.mac, other.address),
         ] {
-            frames.send(&datagram((mac, gateway), address, to, b"not mine"));
+            frames.send(&datagram(
+                (mac, gateway),
+                (address, 40_000),
+                to,
+                b"not mine",
+            ));
         }
     }
     // An ARP reply that says the gateway's address is here.
@@ -172,10 +100,10 @@ fn what_is_not_ipv4_or_is_malformed_ends_at_the_container() {
     let one = topology.container("one", "");
     let outside = udp(&topology.world.outside, ANY, 53);
     let gateway = host_mac(&one);
-    let frames = Frames::open(&one);
+    let frames = Frames::open(&one.namespace, "eth0");
     let whole = datagram(
         (one.mac, gateway),
-        one.address,
+        (one.address, 40_000),
         (OUTSIDE_ADDRESS, 53),
         b"words",
     );

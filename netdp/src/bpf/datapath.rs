@@ -179,6 +179,7 @@ impl Datapath {
             mechanism,
             attached: BTreeMap::new(),
         };
+        datapath.derive()?;
         tracing::debug!("programs are attached by {mechanism}");
         for (ifindex, role) in datapath.layout.attached()? {
             if datapath.renew(ifindex, role)? {

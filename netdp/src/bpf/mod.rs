@@ -16,6 +16,7 @@ mod flow_tables;
 mod layout;
 mod link;
 mod loopback;
+mod own;
 mod pin;
 mod syscall;
 mod tables;

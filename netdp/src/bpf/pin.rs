@@ -10,13 +10,14 @@ use netdp_common::{
         MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
         Stats, Uplink, Usage, name,
     },
+    own,
 };
 
 use super::{BpfError, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 26] = [
+pub(super) const MAPS: [&str; 27] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -24,6 +25,7 @@ pub(super) const MAPS: [&str; 26] = [
     name::STATS,
     name::HOST_FLOWS,
     name::USAGE,
+    name::OWN,
     name::SWEEPER,
     name::ADDRS4,
     name::PORTS4,
@@ -69,6 +71,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
         name::HOST_FLOWS => of::<u32, u32>(1),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
+        name::OWN => of::<u32, u64>(own::WORDS),
         // A bpf_timer is 16 bytes (`include/uapi/linux/bpf.h`, 5.15).
         name::SWEEPER => of::<u32, [u64; 2]>(1),
         name::ADDRS4 => of::<V4Addr, Owner>(MAX_ENDPOINTS),

@@ -15,7 +15,9 @@ use netdp_common::{
     },
 };
 
-use super::{BpfError, Datapath, Entry, FlowSeen, FlowTables, Key, Tables, datapath::take};
+use super::{
+    BpfError, Datapath, Entry, FlowSeen, FlowTables, Key, Tables, datapath::take, own::Filter,
+};
 
 /// The maps that userspace reads or writes.
 pub struct Maps {
@@ -27,6 +29,7 @@ pub struct Maps {
     drops: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, Stats>,
     usage: Array<MapData, Usage>,
+    own: Filter,
 }
 
 /// Those of one address family.
@@ -120,6 +123,7 @@ impl Maps {
             drops: open!(name::DROPS),
             stats: open!(name::STATS),
             usage: open!(name::USAGE),
+            own: Filter::new(open!(name::OWN)),
         })
     }
 
@@ -178,6 +182,7 @@ impl Datapath {
     /// the caller and panics.
     pub fn put(&mut self, key: &Key, entry: &Entry) -> Result<(), BpfError> {
         let maps = &mut self.maps;
+        maps.own.add(key)?;
         match (key, entry) {
             (Key::Endpoint(key), Entry::Endpoint(value)) => insert(
                 &mut maps.endpoints,
@@ -220,6 +225,17 @@ impl Datapath {
     /// Removes an entry, if it is there; with an address of the host also the
     /// flows that the outside knows by it.
     pub fn remove(&mut self, key: &Key) -> Result<(), BpfError> {
+        self.delete(key)?;
+        self.maps.own.remove(key)
+    }
+
+    /// Brings what is derived from the tables in line with them.
+    pub(super) fn derive(&mut self) -> Result<(), BpfError> {
+        let tables = self.tables()?;
+        self.maps.own.fill(&tables)
+    }
+
+    fn delete(&mut self, key: &Key) -> Result<(), BpfError> {
         let maps = &mut self.maps;
         match key {
             Key::Endpoint(key) => delete(&mut maps.endpoints, key, name::ENDPOINTS),

@@ -1,6 +1,6 @@
 //! `from_netdev`: a packet from outside.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netdp_common::{drop::DropReason, maps::flow_kind, tcp};
 
@@ -26,6 +26,15 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
     match mapping {
         Some(mapping) => {
             told.say("mapping", format!("published by {}", mapping.container));
+            let from = question.source.ip();
+            if from.is_multicast() || from.is_unspecified() || from == IpAddr::from([255; 4]) {
+                told.drop(
+                    "source",
+                    DropReason::SpoofedSource,
+                    "nobody outside has this address",
+                );
+                return;
+            }
             if taken(snapshot, question, &mapping, question.source) {
                 told.drop("flow", DropReason::TupleTaken, TAKEN);
                 return;

@@ -1,0 +1,147 @@
+//! What comes from outside and has no business here, under test_run. Needs
+//! root.
+
+mod program_world;
+
+use std::net::Ipv4Addr;
+
+use netdp::bpf::Key;
+use netdp_common::{addr::V4Addr, addr::proto, drop::DropReason, own, packet::tcp_flags::ACK};
+use program_world::{
+    CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, LONER_GATEWAY, WEB, arriving,
+    error::{Error, UNREACHABLE},
+    frame::{Frame, SYN, at},
+    world,
+};
+
+/// Sources that have no place outside.
+const NOBODYS: [Ipv4Addr; 11] = [
+    WEB,
+    DB,
+    LONER,
+    GATEWAY,
+    LONER_GATEWAY,
+    HOST,
+    HOST_2,
+    Ipv4Addr::LOCALHOST,
+    Ipv4Addr::new(224, 0, 0, 251),
+    Ipv4Addr::BROADCAST,
+    Ipv4Addr::UNSPECIFIED,
+];
+const PORT: u16 = 40_000;
+
+#[test]
+fn a_published_port_takes_nothing_from_a_source_that_is_nobodys_outside() {
+    world(|world| {
+        for source in NOBODYS {
+            let from = at(source, PORT);
+            let fragmented = arriving(Frame::udp(from, at(HOST, 5353))).fragments(16);
+            let packets = [
+                Frame::tcp(SYN, from, at(HOST, 8080)),
+                Frame::tcp(ACK, from, at(HOST, 8080)),
+                Frame::tcp(SYN, from, at(HOST_2, 8080)),
+                Frame::udp(from, at(HOST, 5353)),
+                Frame::udp(from, at(HOST_2, 5353)),
+            ]
+            .map(|frame| arriving(frame).bytes());
+            for packet in packets.iter().chain(&fragmented) {
+                assert_eq!(
+                    world.is_kept_out(packet),
+                    DropReason::SpoofedSource,
+                    "{source}"
+                );
+            }
+        }
+        world.holds(0, 0);
+    });
+}
+
+#[test]
+fn an_error_is_not_taken_from_such_a_source_either() {
+    world(|world| {
+        let web = world.web;
+        let answer = world.web.frame(Frame::udp(at(WEB, 53), at(CLIENT, PORT)));
+        let sent = world.leaves(&web, &answer);
+        for source in NOBODYS {
+            let error = Error::about(UNREACHABLE, 3, source, &sent).between(CLIENT_MAC, HOST_MAC);
+            assert_eq!(
+                world.is_kept_out(&error.bytes()),
+                DropReason::SpoofedSource,
+                "{source}"
+            );
+        }
+    });
+}
+
+#[test]
+fn the_host_itself_hears_nothing_from_outside_in_a_containers_name() {
+    world(|world| {
+        for source in [WEB, DB, LONER] {
+            for frame in [
+                Frame::tcp(SYN, at(source, PORT), at(HOST, 22)),
+                Frame::udp(at(source, PORT), at(GATEWAY, 53)),
+                Frame::echo_request(source, HOST, 7),
+            ] {
+                let packet = arriving(frame).bytes();
+                assert_eq!(world.is_kept_out(&packet), DropReason::SpoofedSource);
+            }
+        }
+        // For the kernel to judge.
+        for source in [HOST_2, Ipv4Addr::LOCALHOST] {
+            let packet = arriving(Frame::tcp(SYN, at(source, PORT), at(HOST, 22)));
+            world.passes(&packet.bytes());
+        }
+    });
+}
+
+/// An address outside that shares its bit of the filter with WEB's.
+fn look_alike() -> Ipv4Addr {
+    let bit = own::place(V4Addr::from(WEB));
+    (0..)
+        .map(|number| Ipv4Addr::from(0x0b00_0000_u32 + number))
+        .find(|addr| own::place(V4Addr::from(*addr)) == bit)
+        .unwrap()
+}
+
+#[test]
+fn an_address_that_looks_like_a_containers_is_not_taken_for_it() {
+    world(|world| {
+        let web = world.web;
+        let from = at(look_alike(), PORT);
+        let frame = arriving(Frame::tcp(SYN, from, at(HOST, 8080)));
+        let seen = world.enters(&frame, &web);
+        assert_eq!(seen.from, from);
+    });
+}
+
+#[test]
+fn an_address_is_anybodys_once_its_container_is_gone() {
+    world(|world| {
+        let web = world.web;
+        let frame = arriving(Frame::tcp(SYN, at(DB, PORT), at(HOST, 8080)));
+        assert_eq!(world.is_kept_out(&frame.bytes()), DropReason::SpoofedSource);
+        world.datapath.remove(&Key::Owner4(DB.into())).unwrap();
+        world.enters(&frame, &web);
+    });
+}
+
+#[test]
+fn a_port_published_on_loopback_is_not_there_for_the_outside() {
+    world(|world| {
+        let web = world.web;
+        let loopback = Ipv4Addr::LOCALHOST;
+        for (port, proto) in [(9000, proto::TCP), (9001, proto::UDP)] {
+            world.publish(Some(loopback), port, &web, 90, proto, None);
+        }
+        for to in [loopback, HOST, HOST_2, GATEWAY] {
+            for frame in [
+                Frame::tcp(SYN, at(CLIENT, PORT), at(to, 9000)),
+                Frame::udp(at(CLIENT, PORT), at(to, 9001)),
+            ] {
+                // The kernel takes none for 127.0.0.0/8 from a wire (RFC 1122,
+                // section 3.2.1.3), and nothing of the host is at the others.
+                world.passes(&arriving(frame).bytes());
+            }
+        }
+    });
+}

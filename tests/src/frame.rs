@@ -1,0 +1,111 @@
+//! Frames as no stack of its own accord would send them.
+
+use std::ffi::CString;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use etherparse::{IpFragOffset, Ipv4Header, PacketBuilder};
+use netdp::netns::Namespace;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
+const TTL: u8 = 64;
+
+/// Source and destination.
+pub type Macs = ([u8; 6], [u8; 6]);
+
+/// A socket that sends whole frames by an interface (packet(7)).
+pub struct Frames(OwnedFd);
+
+impl Frames {
+    #[track_caller]
+    pub fn open(namespace: &Namespace, interface: &str) -> Self {
+        let interface = CString::new(interface).expect("a name");
+        let opened = namespace.run(|| {
+            let family = AddressFamily::Packet;
+            let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+            // SAFETY: all bytes zero is a valid value of this struct of integers.
+            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            address.sll_family = libc::AF_PACKET as u16;
+            // SAFETY: the name is a C string.
+            address.sll_ifindex = unsafe { libc::if_nametoindex(interface.as_ptr()) } as i32;
+            // SAFETY: the address is of the length given.
+            let bound = unsafe {
+                libc::bind(
+                    socket.as_raw_fd(),
+                    (&raw const address).cast(),
+                    size_of_val(&address) as u32,
+                )
+            };
+            Errno::result(bound)?;
+            nix::Result::Ok(socket)
+        });
+        Self(opened.unwrap().expect("a packet socket"))
+    }
+
+    #[track_caller]
+    pub fn send(&self, frame: &[u8]) {
+        assert_eq!(nix::unistd::write(&self.0, frame).unwrap(), frame.len());
+    }
+}
+
+/// A UDP datagram.
+pub fn datagram(
+    (source, destination): Macs,
+    from: (Ipv4Addr, u16),
+    to: (Ipv4Addr, u16),
+    words: &[u8],
+) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(source, destination)
+        .ipv4(from.0.octets(), to.0.octets(), TTL)
+        .udp(from.1, to.1)
+        .write(&mut frame, words)
+        .expect("a datagram");
+    frame
+}
+
+/// The first segment of a connection.
+pub fn syn((source, destination): Macs, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(source, destination)
+        .ipv4(from.0.octets(), to.0.octets(), TTL)
+        .tcp(from.1, to.1, 1000, 4096)
+        .syn()
+        .write(&mut frame, &[])
+        .expect("a segment");
+    frame
+}
+
+/// An ICMP echo request.
+pub fn echo_request((source, destination): Macs, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(source, destination)
+        .ipv4(from.octets(), to.octets(), TTL)
+        .icmpv4_echo_request(7, 1)
+        .write(&mut frame, b"echo")
+        .expect("an echo request");
+    frame
+}
+
+/// The same IPv4 packet in two fragments, the first with `length` bytes behind
+/// the header, a multiple of 8.
+pub fn fragments(frame: &[u8], length: u16) -> [Vec<u8>; 2] {
+    let (header, rest) = Ipv4Header::from_slice(&frame[ETHERNET..]).expect("an IPv4 header");
+    let (first, later) = rest.split_at(length.into());
+    let later_at = IpFragOffset::try_from(length / 8).expect("an offset");
+    [(first, true, IpFragOffset::ZERO), (later, false, later_at)].map(
+        |(part, more_fragments, fragment_offset)| {
+            let mut header = Ipv4Header {
+                more_fragments,
+                fragment_offset,
+                ..header.clone()
+            };
+            header.set_payload_len(part.len()).expect("a short part");
+            header.header_checksum = header.calc_header_checksum();
+            [&frame[..ETHERNET], &header.to_bytes(), part].concat()
+        },
+    )
+}
