@@ -9,11 +9,58 @@
 //! header.
 
 use crate::{
-    addr::proto,
+    addr::{Address, proto},
     drop::DropReason,
-    maps::Frag,
+    maps::{Frag, FragKey},
     packet::{Bytes, Fragment, Packet, Transport},
 };
+
+/// Seconds after which an identification may stand for another datagram, and
+/// what waits for its first fragment waits no longer: as long as Linux waits
+/// for the rest of an IPv4 datagram (`net.ipv4.ipfrag_time`).
+pub const LIFETIME: u32 = 30;
+
+impl<A: Address> FragKey<A> {
+    /// A number made of the key, never 0.
+    #[inline(always)]
+    pub fn tag(&self) -> u32 {
+        // Identifications follow one another: spread them.
+        let mut tag = (self.id ^ self.proto << 24).wrapping_mul(0x9e37_79b1);
+        for word in self.saddr.words() {
+            tag = tag.rotate_left(5) ^ *word;
+        }
+        for word in self.daddr.words() {
+            tag = tag.rotate_left(5) ^ *word;
+        }
+        if tag == 0 { 1 } else { tag }
+    }
+
+    /// A number made of the addresses alone.
+    #[inline(always)]
+    pub fn spread(&self) -> u32 {
+        let mut spread = 0u32;
+        for word in self.saddr.words() {
+            spread = spread.rotate_left(5) ^ *word;
+        }
+        for word in self.daddr.words() {
+            spread = spread.rotate_left(5) ^ *word;
+        }
+        spread.wrapping_mul(0x9e37_79b1) >> 16
+    }
+}
+
+/// Whether a fragment that comes now is of another datagram than this one: all
+/// of this has been seen, or it is too old.
+#[inline(always)]
+pub const fn is_done(known: &Frag, now: u32) -> bool {
+    known.total != 0 && known.seen >= known.total || is_over(known.since, now)
+}
+
+/// Whether so much time has passed since the first fragment.
+#[inline(always)]
+pub const fn is_over(since: u32, now: u32) -> bool {
+    now.wrapping_sub(since) > LIFETIME
+}
 
 /// Bytes that the first fragment has to have of a transport header.
 #[inline(always)]
@@ -46,14 +93,15 @@ pub fn parse_tiny<A>(
 
 /// What is known of a datagram by its first fragment.
 #[inline(always)]
-pub fn begin<A>(packet: &Packet<A>) -> Frag {
+pub fn begin<A>(packet: &Packet<A>, now: u32) -> Frag {
     Frag {
         sport: packet.tuple.sport,
         dport: packet.tuple.dport,
         island: 0,
         island_end: 0,
-        seen: u32::from(packet.end),
-        pad: 0,
+        seen: packet.end,
+        total: 0,
+        since: now,
     }
 }
 
@@ -66,14 +114,16 @@ pub fn add<A>(known: &mut Frag, packet: &Packet<A>) -> Fragment {
         return Fragment::Tiny;
     }
     let has_island = known.island_end != 0;
-    if u32::from(begin) < known.seen || has_island && begin < known.island_end && end > known.island
-    {
+    if begin < known.seen || has_island && begin < known.island_end && end > known.island {
         return Fragment::Overlapping;
     }
-    if u32::from(begin) == known.seen {
-        known.seen = u32::from(end);
+    if !packet.more {
+        known.total = end;
+    }
+    if begin == known.seen {
+        known.seen = end;
         if has_island && end == known.island {
-            known.seen = u32::from(known.island_end);
+            known.seen = known.island_end;
             known.island = 0;
             known.island_end = 0;
         }
@@ -112,13 +162,14 @@ mod tests {
         Packet {
             begin,
             end,
+            more: true,
             proto: proto::UDP,
             ..Packet::default()
         }
     }
 
     fn follow(first: u16, pieces: &[(u16, u16)]) -> Vec<Fragment> {
-        let mut known = begin(&piece(0, first));
+        let mut known = begin(&piece(0, first), 0);
         let add = |(begin, end): &(u16, u16)| add(&mut known, &piece(*begin, *end));
         pieces.iter().map(add).collect()
     }
@@ -159,8 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_is_done_with_all_of_it_or_after_its_time() {
+        let mut known = begin(&piece(0, 16), 100);
+        let mut last = piece(32, 40);
+        last.more = false;
+        assert_eq!(add(&mut known, &last), Fragment::Later);
+        assert!(!is_done(&known, 100 + LIFETIME));
+        assert!(is_done(&known, 101 + LIFETIME));
+        assert_eq!(add(&mut known, &piece(16, 32)), Fragment::Later);
+        assert!(is_done(&known, 100));
+    }
+
+    #[test]
     fn a_transport_header_is_never_in_two() {
-        let mut known = begin(&piece(0, 8));
+        let mut known = begin(&piece(0, 8), 0);
         let mut segment = piece(8, 64);
         segment.proto = proto::TCP;
         assert_eq!(add(&mut known, &segment), Fragment::Tiny);
@@ -178,7 +241,7 @@ mod tests {
         fn what_is_admitted_overlaps_nothing_admitted_before(
             first in 1u16..10, pieces in proptest::collection::vec((0u16..30, 1u16..8), 1..4),
         ) {
-            let mut known = begin(&piece(0, first * 8));
+            let mut known = begin(&piece(0, first * 8), 0);
             let mut bytes = std::vec![false; 40];
             bytes[..usize::from(first)].fill(true);
             let mut islands = 1;

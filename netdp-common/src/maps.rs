@@ -351,8 +351,51 @@ pub struct Frag {
     pub island: u16,
     pub island_end: u16,
     /// All before this has been seen.
-    pub seen: u32,
+    pub seen: u16,
+    /// Where the datagram ends; 0 while its last fragment has not been seen.
+    pub total: u16,
+    /// Second of `CLOCK_MONOTONIC` in which the first fragment came.
+    pub since: u32,
+}
+
+/// Places of `early` in one group: as many fragments of one datagram can wait.
+pub const EARLY_IN_GROUP: u32 = 64;
+/// Groups of places. One half is for what containers send, the other for what
+/// comes from outside.
+pub const EARLY_GROUPS: u32 = 16;
+/// Bytes of a frame that can wait in `early`: a power of two.
+pub const EARLY_FRAME: usize = 2048;
+
+/// Value of `early`: a fragment that came before its first one.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Early {
+    /// 1 while a program reads or writes the place; changed atomically.
+    pub busy: u64,
+    /// [`FragKey::tag`] of its datagram; 0 where the place is free.
+    pub tag: u32,
+    /// Interface that it came by.
+    pub ifindex: u32,
+    /// Second of `CLOCK_MONOTONIC` in which it came.
+    pub since: u32,
+    /// Bytes of `frame` that are its own.
+    pub length: u32,
+    /// Whether it is lost unless its first fragment comes: the host's stack has
+    /// no copy.
+    pub only: u32,
     pub pad: u32,
+    /// As it came, from the Ethernet header on.
+    pub frame: [u8; EARLY_FRAME],
+}
+
+/// Value of `early_groups`: counters that programs change atomically.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EarlyGroup {
+    /// Fragments put into the group's places so far; they take turns.
+    pub next: u64,
+    /// Places that are taken.
+    pub waiting: u64,
 }
 
 /// Key of `socks4`: a socket of the host that was sent to a container.
@@ -462,6 +505,8 @@ assert_layout! {
     FragKey<V4Addr>: 16 = 8, 8;
     FragKey<V6Addr>: 40 = 32, 8;
     Frag: 16 = 4, 4, 4, 4;
+    Early: 2080 = 8, 4, 4, 4, 4, 4, 4, 2048;
+    EarlyGroup: 16 = 8, 8;
     SockKey<V4Addr>: 16 = 8, 8;
     SockKey<V6Addr>: 32 = 8, 16, 4, 4;
     Asked<V4Addr>: 8 = 8;

@@ -177,6 +177,8 @@ pub struct Packet<A> {
     /// from the end of the network header.
     pub begin: u16,
     pub end: u16,
+    /// Whether fragments of bytes behind these follow.
+    pub more: bool,
     /// Offset of the transport header from the start of the packet, bytes.
     pub l4: usize,
 }
@@ -234,6 +236,7 @@ impl Header for V4 {
         packet.end = packet
             .begin
             .saturating_add(total.saturating_sub(length) as u16);
+        packet.more = fragment & MORE_FRAGMENTS != 0;
         packet.dont_fragment = fragment & DONT_FRAGMENT != 0;
         packet.id = u32::from(u16::from_ne_bytes(header.id));
         packet.l4 = ETH_LEN + length;

@@ -176,12 +176,12 @@ pub fn is_published(kind: u8) -> bool {
 /// [`netdp_common::fragment::check`] refuses is left to the caller, who knows
 /// whose packet it is.
 #[inline(never)]
-pub fn reassemble<F: Family>(packet: &mut Packet<F::Addr>) -> Result<(), DropReason> {
+pub fn reassemble<F: Family>(packet: &mut Packet<F::Addr>, now: u32) -> Result<(), DropReason> {
     match packet.fragment {
         Fragment::First => F::frags()
             .insert(
                 F::frag_key(packet),
-                fragment::begin(packet),
+                fragment::begin(packet, now),
                 u64::from(BPF_ANY),
             )
             .map_err(|_| DropReason::HelperFailed),
@@ -194,10 +194,14 @@ pub fn reassemble<F: Family>(packet: &mut Packet<F::Addr>) -> Result<(), DropRea
             // datagram at once, one of the two may be forgotten.
             unsafe {
                 let mut next = known.read();
+                if fragment::is_done(&next, now) {
+                    return Err(DropReason::FragmentWithoutFirst);
+                }
                 packet.tuple.sport = next.sport;
                 packet.tuple.dport = next.dport;
                 packet.fragment = fragment::add(&mut next, packet);
                 (&raw mut (*known).seen).write_volatile(next.seen);
+                (&raw mut (*known).total).write_volatile(next.total);
                 (&raw mut (*known).island).write_volatile(next.island);
                 (&raw mut (*known).island_end).write_volatile(next.island_end);
             }

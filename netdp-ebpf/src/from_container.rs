@@ -10,7 +10,7 @@ use netdp_common::{
 };
 
 use crate::{
-    arp, count,
+    arp, count, early,
     family::{Family, translate},
     flows,
     hairpin::hairpin,
@@ -36,6 +36,7 @@ pub fn from_container(skb: &Skb) -> Result<Verdict, DropReason> {
     let length = skb.len();
     let verdict = by_ethertype(skb, endpoint);
     match verdict {
+        Ok(Verdict::Taken) => {}
         Ok(_) => count::sent(endpoint.slot, length),
         Err(_) => count::refused(endpoint.slot),
     }
@@ -65,8 +66,16 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
         return exit::<F>(skb, work);
     }
     if work.packet.fragment != Fragment::Whole {
-        flows::reassemble::<F>(&mut work.packet)?;
+        let group = early::of_container(endpoint.slot);
+        if flows::reassemble::<F>(&mut work.packet, work.now).is_err() {
+            // No copy of it goes to the stack.
+            early::hold::<F>(skb, &work.packet, group, work.now, true)?;
+            return Ok(Verdict::Taken);
+        }
         fragment::check(work.packet.fragment)?;
+        if early::release::<F>(skb, &work.packet, group, work.now) {
+            return Ok(Verdict::Taken);
+        }
         work.decision.to = work.packet.tuple;
     }
     if !path::kept::<F>(skb, work) {

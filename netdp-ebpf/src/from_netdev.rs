@@ -7,6 +7,7 @@ use netdp_common::{
 };
 
 use crate::{
+    early,
     family::{Family, is_any, translate},
     flows, icmp, masquerade, published,
     skb::Skb,
@@ -31,16 +32,27 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     let Ok(work) = work::begin::<F>(skb) else {
         return Ok(Verdict::Pass);
     };
+    if work.packet.fragment != Fragment::Whole {
+        if flows::reassemble::<F>(&mut work.packet, work.now).is_err() {
+            // The stack has it too, for its own datagrams.
+            if F::locals().get_ptr(work.packet.tuple.daddr).is_some() {
+                let _ = early::hold::<F>(
+                    skb,
+                    &work.packet,
+                    early::from_outside::<F>(&work.packet),
+                    work.now,
+                    false,
+                );
+            }
+            return Ok(Verdict::Pass);
+        }
+        work.decision.to = work.packet.tuple;
+    }
     let Work {
         packet, decision, ..
     } = work;
-    if packet.fragment != Fragment::Whole {
-        if flows::reassemble::<F>(packet).is_err() {
-            return Ok(Verdict::Pass);
-        }
-        decision.to = packet.tuple;
-    }
     let fragment = packet.fragment;
+    let now = work.now;
     let daddr = packet.tuple.daddr;
     let mapping = published::mapping::<F>(daddr, packet);
     // SAFETY: a map value stays readable while the program runs.
@@ -80,6 +92,12 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         packet, decision, ..
     } = work;
     let enters = decision.exit == Exit::Container;
+    if enters && fragment == Fragment::First {
+        let group = early::from_outside::<F>(packet);
+        if early::release::<F>(skb, packet, group, now) {
+            return Ok(Verdict::Taken);
+        }
+    }
     // The last hop of a packet is the container, not the host.
     translate::<F>(skb, packet, &decision.to, enters && packet.ttl > 1)?;
     if enters {

@@ -7,6 +7,7 @@
 
 mod arp;
 mod count;
+mod early;
 mod family;
 mod flows;
 mod from_container;

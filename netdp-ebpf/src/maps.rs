@@ -8,9 +8,9 @@ use aya_ebpf::{
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
-        Asked, Back, Config, DEFAULT_FLOWS, Endpoint, Flow, FlowKey, Frag, FragKey, Local,
-        MAX_ENDPOINTS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey,
-        Published, SockKey, Stats, Uplink, Usage,
+        Asked, Back, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early, EarlyGroup,
+        Endpoint, Flow, FlowKey, Frag, FragKey, Local, MAX_ENDPOINTS, MAX_LOCAL, MAX_PENDING,
+        MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey, Stats, Uplink, Usage,
     },
     own,
 };
@@ -29,6 +29,7 @@ pub type Locals<A> = HashMap<A, Local, { MAX_LOCAL as usize }>;
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { DEFAULT_FLOWS as usize }>;
 pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
 pub type Frags<A> = LruHashMap<FragKey<A>, Frag, 8192>;
+pub type EarlyPlaces = Array<Early, { (EARLY_GROUPS * EARLY_IN_GROUP) as usize }>;
 pub type Socks<A> = LruHashMap<SockKey<A>, Asked<A>, 65536>;
 /// Room for an entry in the making.
 pub type Scratch<A> = PerCpuArray<Flow<A>, 1>;
@@ -72,6 +73,11 @@ pub static PENDING4: Pending<V4Addr> = LruHashMap::new();
 pub static FRAGS4: Frags<V4Addr> = LruHashMap::new();
 #[btf_map(name = "socks4")]
 pub static SOCKS4: Socks<V4Addr> = LruHashMap::new();
+/// Fragments of either family that came before their first one.
+#[btf_map(name = "early")]
+pub static EARLY: EarlyPlaces = Array::new();
+#[btf_map(name = "early_groups")]
+pub static EARLY_GROUP: Array<EarlyGroup, { EARLY_GROUPS as usize }> = Array::new();
 /// A [`Work`](crate::work::Work) of either family.
 #[btf_map(name = "work")]
 pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();

@@ -3,12 +3,13 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+        __sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        BPF_F_RECOMPUTE_CSUM, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
     },
     cty::c_void,
     helpers::{
-        bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_load_bytes,
-        bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -255,6 +256,25 @@ impl Skb {
     pub fn redirect(&self, ifindex: u32) -> Verdict {
         // SAFETY: no pointers.
         Verdict::Redirect(unsafe { bpf_redirect(ifindex, 0) } as i32)
+    }
+
+    /// Sends a copy of the frame in by `ifindex`, as if it arrived there. False
+    /// where the kernel has no memory for it.
+    #[inline(always)]
+    pub fn arrive_again(&self, ifindex: u32) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { bpf_clone_redirect(self.skb, ifindex, u64::from(BPF_F_INGRESS)) == 0 }
+    }
+
+    /// Makes the frame these `length` bytes; what was in it is lost.
+    #[inline(always)]
+    pub fn replace(&self, frame: *const u8, length: u32) -> bool {
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM) | u64::from(BPF_F_INVALIDATE_HASH);
+        // SAFETY: the context is valid; the caller's frame has the bytes.
+        unsafe {
+            bpf_skb_change_tail(self.skb, length, 0) == 0
+                && bpf_skb_store_bytes(self.skb.cast(), 0, frame.cast(), length, flags) == 0
+        }
     }
 
     /// The source address of the Ethernet header.

@@ -10,8 +10,8 @@ use aya_ebpf::helpers::{
 use netdp_common::{addr::V4Addr, flow::is_expired, maps::Flow};
 
 use crate::{
-    flows,
-    maps::{FLOWS4, PENDING4, SWEEPER, Sweeper, USAGE},
+    early, flows,
+    maps::{EARLY, FLOWS4, PENDING4, SWEEPER, Sweeper, USAGE},
     share,
 };
 
@@ -53,6 +53,8 @@ extern "C" fn sweep(_map: *mut c_void, _key: *mut c_void, sweeper: *mut Sweeper)
         bpf_for_each_map_elem(map(&raw const FLOWS4), callback, context, 0);
         (&raw mut round.pending).write_volatile(1);
         bpf_for_each_map_elem(map(&raw const PENDING4), callback, context, 0);
+        let expire = early::expire as *const () as *mut c_void;
+        bpf_for_each_map_elem(map(&raw const EARLY), expire, context, 0);
         let end = share::end_count as *const () as *mut c_void;
         bpf_for_each_map_elem(map(&raw const USAGE), end, context, 0);
     }

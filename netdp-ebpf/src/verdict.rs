@@ -9,6 +9,8 @@ use crate::count;
 pub enum Verdict {
     /// Not ours, or for the kernel's stack: goes on to the next program.
     Pass,
+    /// Held, or sent anew from the start of this hook.
+    Taken,
     /// A redirect helper has been called; its return code is the action.
     Redirect(i32),
 }
@@ -23,6 +25,7 @@ const DROP: i32 = 2;
 pub fn action(verdict: Result<Verdict, DropReason>) -> i32 {
     match verdict {
         Ok(Verdict::Pass) => NEXT,
+        Ok(Verdict::Taken) => DROP,
         Ok(Verdict::Redirect(code)) => code,
         Err(reason) => {
             count::dropped(reason);

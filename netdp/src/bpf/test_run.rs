@@ -2,6 +2,8 @@
 
 use aya::programs::{TestRun as _, TestRunOptions};
 
+use netdp_common::maps::EARLY_FRAME;
+
 use super::{BpfError, Datapath, datapath::classifier};
 
 /// Size of `struct __sk_buff` (`include/uapi/linux/bpf.h`, 6.1), bytes.
@@ -78,8 +80,8 @@ impl Datapath {
         set(INGRESS_IFINDEX, packet.ingress_ifindex);
         set(IFINDEX, packet.ifindex);
         let mut context_out = [0; CONTEXT];
-        // No program makes a packet longer.
-        let mut left = vec![0; packet.bytes.len()];
+        // A first fragment gives its room to those that waited for it.
+        let mut left = vec![0; packet.bytes.len().max(EARLY_FRAME)];
         let result = classifier(&mut self.ebpf, program)?
             .test_run(TestRunOptions {
                 data_in: Some(packet.bytes),
