@@ -6,16 +6,22 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::{
     listen::SOCKET,
     types::{
-        Connect, Explained, Failure, Flow, Network, Ports, Removal, Sandbox, Statistics, Status,
+        Connect, Explained, Failure, FlowCount, FlowQuery, Network, Ports, Removal, Sandbox,
+        Statistics, Status,
     },
 };
 use crate::explain::Question;
@@ -128,8 +134,24 @@ impl Client {
         self.send(Method::POST, &path, ports).await
     }
 
-    pub async fn flows(&self) -> Result<Vec<Flow>, ClientError> {
-        self.get("/v1/flows").await
+    /// The flows as the daemon sends them: an array in JSON with one flow to a
+    /// line, piece by piece.
+    pub async fn flows(&self, query: &FlowQuery) -> Result<Pieces, ClientError> {
+        let path = format!("/v1/flows{}", parameters(query));
+        let answer = self.request(Method::GET, &path, Vec::new()).await?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status;
+        // A refusal is never what was asked for.
+        Err(read::<()>(status, &answer.whole().await?)
+            .err()
+            .unwrap_or_else(|| unreachable!("{status} is no success")))
+    }
+
+    pub async fn count_flows(&self, query: &FlowQuery) -> Result<FlowCount, ClientError> {
+        self.get(&format!("/v1/flows/count{}", parameters(query)))
+            .await
     }
 
     pub async fn statistics(&self) -> Result<Statistics, ClientError> {
@@ -160,6 +182,17 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<T, ClientError> {
+        let answer = self.request(method, path, body).await?;
+        let status = answer.status;
+        read(status, &answer.whole().await?)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Pieces, ClientError> {
         let stream = UnixStream::connect(&self.path)
             .await
             .map_err(|source| self.unconnected(source))?;
@@ -181,15 +214,12 @@ impl Client {
             .body(Full::new(Bytes::from(body)))
             .expect("path segments are escaped");
         let answer = sender.send_request(request).await.map_err(broke_off)?;
-        let status = answer.status();
-        let body = answer
-            .into_body()
-            .collect()
-            .await
-            .map_err(broke_off)?
-            .to_bytes();
-        driver.abort();
-        read(status, &body)
+        Ok(Pieces {
+            status: answer.status(),
+            body: answer.into_body(),
+            path: self.path.clone(),
+            driver,
+        })
     }
 
     fn unconnected(&self, source: io::Error) -> ClientError {
@@ -204,6 +234,46 @@ impl Client {
     }
 }
 
+/// An answer that arrives piece by piece.
+#[derive(Debug)]
+pub struct Pieces {
+    status: StatusCode,
+    body: Incoming,
+    path: PathBuf,
+    driver: JoinHandle<hyper::Result<()>>,
+}
+
+impl Pieces {
+    /// The next piece; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|source| self.broke_off(source))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn whole(mut self) -> Result<Bytes, ClientError> {
+        let body = (&mut self.body).collect().await;
+        Ok(body.map_err(|source| self.broke_off(source))?.to_bytes())
+    }
+
+    fn broke_off(&self, source: hyper::Error) -> ClientError {
+        ClientError::Exchange {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
 fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
     let nonsense = |source| ClientError::Answer { status, source };
     if status.is_success() {
@@ -215,6 +285,30 @@ fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Clien
         kind: error.kind,
         message: error.message,
     })
+}
+
+/// A query, with its question mark.
+fn parameters(query: &FlowQuery) -> String {
+    let FlowQuery {
+        protocol,
+        sandbox,
+        peer,
+        limit,
+    } = query;
+    let given = [
+        ("protocol", protocol.clone()),
+        ("sandbox", sandbox.clone()),
+        ("peer", peer.map(|peer| peer.to_string())),
+        ("limit", limit.map(|limit| limit.to_string())),
+    ];
+    let given: Vec<String> = given
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", segment(&value?))))
+        .collect();
+    if given.is_empty() {
+        return String::new();
+    }
+    format!("?{}", given.join("&"))
 }
 
 /// Escapes what may not stand in a path segment (RFC 3986, 3.3).
@@ -245,6 +339,21 @@ mod tests {
         assert_eq!(segment("a/b?c d"), "a%2Fb%3Fc%20d");
         assert_eq!(segment(".."), "%2E%2E");
         assert_eq!(segment("ü"), "%C3%BC");
+    }
+
+    #[test]
+    fn a_query_names_what_is_asked_for() {
+        assert_eq!(parameters(&FlowQuery::default()), "");
+        let query = FlowQuery {
+            protocol: Some("tcp".to_owned()),
+            sandbox: Some("a&b".to_owned()),
+            peer: Some("fd00::1".parse().unwrap()),
+            limit: Some(3),
+        };
+        assert_eq!(
+            parameters(&query),
+            "?protocol=tcp&sandbox=a%26b&peer=fd00%3A%3A1&limit=3"
+        );
     }
 
     #[test]

@@ -42,6 +42,21 @@ pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<F
     })
 }
 
+/// Whether an entry stands for a flow; the second entry of one doesn't.
+pub fn is_shown<A>(seen: &FlowSeen<A>) -> bool {
+    use flow_kind::{HAIRPIN, HOST, MASQUERADE, PUBLISHED};
+    [PUBLISHED, HAIRPIN, MASQUERADE, HOST].contains(&seen.flow.kind)
+}
+
+/// The container's address; none for a socket of the host.
+pub fn container<A: Address>(seen: &FlowSeen<A>) -> Option<A> {
+    match seen.flow.kind {
+        flow_kind::PUBLISHED | flow_kind::HAIRPIN => Some(seen.key.local),
+        flow_kind::MASQUERADE => Some(seen.flow.addr),
+        _ => None,
+    }
+}
+
 fn inside<A: Address + Into<IpAddr>>(key: &FlowKey<A>) -> Option<SocketAddr> {
     Some(socket(key.local, key.local_port))
 }
@@ -117,6 +132,8 @@ mod tests {
         assert_eq!(shown.host.to_string(), "10.0.0.7:8080");
         assert_eq!(shown.state, "established");
         assert_eq!(shown.idle, 7);
+        let inside = container(&seen(flow_kind::PUBLISHED, key([172, 17, 0, 2])));
+        assert_eq!(inside, Some(V4Addr::new([172, 17, 0, 2])));
     }
 
     #[test]
@@ -125,6 +142,9 @@ mod tests {
         assert_eq!(shown.container.unwrap().to_string(), "10.0.0.7:8080");
         assert_eq!(shown.host.to_string(), "10.0.0.9:80");
         assert_eq!(shown.idle, 0);
+        let inside = container(&seen(flow_kind::MASQUERADE, key([0; 4])));
+        assert_eq!(inside, Some(V4Addr::new([10, 0, 0, 7])));
+        assert_eq!(container(&seen(flow_kind::HOST, key([0; 4]))), None);
     }
 
     #[test]
@@ -146,7 +166,9 @@ mod tests {
     #[test]
     fn second_entries_are_not_shown() {
         for kind in [flow_kind::MASQUERADE_OUT, flow_kind::HOST_OUT] {
-            assert!(flow(&seen(kind, key([0; 4])), 0).is_none());
+            let second = seen(kind, key([0; 4]));
+            assert!(!is_shown(&second));
+            assert!(flow(&second, 0).is_none());
         }
     }
 }

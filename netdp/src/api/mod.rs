@@ -4,6 +4,7 @@ pub mod client;
 mod explain;
 mod flows;
 pub mod listen;
+mod listing;
 mod refused;
 pub mod server;
 pub mod types;

@@ -1,22 +1,29 @@
 //! Answers requests.
 
-use std::{io, sync::Arc};
+use std::{io, ops::ControlFlow, sync::Arc};
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State},
-    http::{StatusCode, Uri},
+    body::{Body, Bytes},
+    extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State},
+    http::{StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures_util::{StreamExt, stream};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
 
 use super::{
     explain,
     listen::Socket,
+    listing::{self, Filter},
     refused::Refused,
-    types::{Connect, Explained, Flow, Network, Ports, Removal, Sandbox, Statistics, Status},
+    types::{
+        Connect, Explained, FlowCount, FlowQuery, Network, Ports, Removal, Sandbox, Statistics,
+        Status,
+    },
     view,
 };
 use crate::{
@@ -60,6 +67,7 @@ fn router(owner: Arc<Owner>) -> Router {
         .route("/v1/sandboxes/{name}/publish", post(publish))
         .route("/v1/sandboxes/{name}/unpublish", post(unpublish))
         .route("/v1/flows", get(flows))
+        .route("/v1/flows/count", get(count_flows))
         .route("/v1/stats", get(statistics))
         .route("/v1/explain", post(explain_packet))
         .fallback(unknown)
@@ -196,9 +204,50 @@ async fn unpublish(
     .await
 }
 
-async fn flows(State(owner): Shared) -> Answer<Vec<Flow>> {
+async fn flows(State(owner): Shared, Query(query): Query<FlowQuery>) -> Result<Response, Refused> {
+    let (tables, filter) = asked(&owner, &query).await?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0));
+    // Pieces wait for who reads slowly, so that few are held at a time.
+    let (sender, mut pieces) = mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        let listed = tables.list(&filter, now, |piece| {
+            match sender.blocking_send(Ok(Bytes::from(piece))) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        if let Err(error) = listed {
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    // What fails before anything was sent is still refused in words.
+    let first = match pieces.recv().await {
+        Some(first) => first.map_err(OwnerError::from)?,
+        None => Bytes::new(),
+    };
+    let rest = stream::unfold(pieces, |mut pieces| async {
+        Some((pieces.recv().await?, pieces))
+    });
+    let body = Body::from_stream(stream::iter([Ok(first)]).chain(rest));
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok((json, body).into_response())
+}
+
+async fn count_flows(State(owner): Shared, Query(query): Query<FlowQuery>) -> Answer<FlowCount> {
+    let (tables, filter) = asked(&owner, &query).await?;
+    match tokio::task::spawn_blocking(move || tables.count(&filter)).await {
+        Ok(count) => Ok(Json(count.map_err(OwnerError::from)?)),
+        Err(error) => Err(Refused::internal(error)),
+    }
+}
+
+/// The flow tables and what of them is wanted. Reading them takes a while when
+/// they hold many, and keeps nobody else waiting.
+async fn asked(owner: &Owner, query: &FlowQuery) -> Result<(listing::Tables, Filter), Refused> {
     let core = owner.lock().await;
-    Ok(Json(view::flows(&core).map_err(OwnerError::from)?))
+    let filter = Filter::of(query, core.state())?;
+    Ok((view::flow_tables(&core), filter))
 }
 
 async fn statistics(State(owner): Shared) -> Answer<Statistics> {
@@ -256,5 +305,25 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         serde_json::from_slice(&body).map(Self).map_err(|error| {
             Refusal::invalid(format!("the request makes no sense: {error}")).into()
         })
+    }
+}
+
+/// The query of a path, with refusals in netdp's own form.
+struct Query<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        extract::Query::from_request_parts(parts, state)
+            .await
+            .map(|extract::Query(query)| Self(query))
+            .map_err(|rejection| {
+                Refusal::invalid(format!(
+                    "the query makes no sense: {}",
+                    rejection.body_text()
+                ))
+                .into()
+            })
     }
 }

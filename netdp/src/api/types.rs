@@ -146,7 +146,32 @@ pub struct Removal {
     pub force: bool,
 }
 
-/// An entry of the flow table, `GET /v1/flows`.
+/// Query of `GET /v1/flows` and `GET /v1/flows/count`: what is given must all
+/// be so.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// `tcp`, `udp`, `icmp`, or a number.
+    pub protocol: Option<String>,
+    /// Name or identifier of a sandbox.
+    pub sandbox: Option<String>,
+    /// Address of the peer.
+    pub peer: Option<IpAddr>,
+    /// So many at most; of no meaning to a count.
+    pub limit: Option<usize>,
+}
+
+/// `GET /v1/flows/count`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FlowCount {
+    /// In the main table.
+    pub flows: u64,
+    /// Not answered yet.
+    pub pending: u64,
+}
+
+/// An entry of the flow table. `GET /v1/flows` answers with an array of them,
+/// each on a line of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Flow {
     /// `tcp`, `udp`, `icmp`, or a number.

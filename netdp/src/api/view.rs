@@ -6,13 +6,12 @@ use netdp_common::{
     addr::{V4Addr, V6Addr},
     resolver,
 };
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    flows,
+    listing,
     types::{
-        Drops, Endpoint, EndpointCounters, Flow, HostsEntry, Member, Network, Port, Problem,
-        Sandbox, Statistics, Status, Subnet, UplinkStatus,
+        Drops, Endpoint, EndpointCounters, HostsEntry, Member, Network, Port, Problem, Sandbox,
+        Statistics, Status, Subnet, UplinkStatus,
     },
 };
 use crate::{
@@ -206,24 +205,12 @@ fn hosts(state: &State, sandbox: &model::Sandbox) -> Vec<HostsEntry> {
     hosts
 }
 
-pub fn flows(core: &Core) -> Result<Vec<Flow>, BpfError> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0));
+pub fn flow_tables(core: &Core) -> listing::Tables {
     let datapath = &core.engine().target().datapath;
-    let (seen4, seen6) = (datapath.flows::<V4Addr>()?, datapath.flows::<V6Addr>()?);
-    let mut flows: Vec<Flow> = seen4
-        .iter()
-        .filter_map(|entry| flows::flow(entry, now))
-        .chain(seen6.iter().filter_map(|entry| flows::flow(entry, now)))
-        .collect();
-    flows.sort_by(|one, other| {
-        (&one.protocol, one.remote, one.container).cmp(&(
-            &other.protocol,
-            other.remote,
-            other.container,
-        ))
-    });
-    Ok(flows)
+    listing::Tables {
+        v4: datapath.flow_tables::<V4Addr>().clone(),
+        v6: datapath.flow_tables::<V6Addr>().clone(),
+    }
 }
 
 pub fn statistics(core: &Core) -> Result<Statistics, BpfError> {

@@ -4,6 +4,7 @@
 use std::{
     io,
     marker::PhantomData,
+    ops::ControlFlow,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
 };
@@ -74,13 +75,17 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
 /// Whoever has a table has had its types compared with the map's.
 impl<K, V> Table<K, V> {
-    /// Calls `each` for every entry. One that comes or goes meanwhile may be
-    /// seen or not; one that stays is seen once.
-    pub fn read(&self, each: impl FnMut(&K, &V)) -> Result<(), BpfError> {
+    /// Calls `each` for every entry until it breaks. One that comes or goes
+    /// meanwhile may be seen or not; one that stays is seen once.
+    pub fn read(&self, each: impl FnMut(&K, &V) -> ControlFlow<()>) -> Result<(), BpfError> {
         self.read_by(ENTRIES, each)
     }
 
-    fn read_by(&self, entries: usize, mut each: impl FnMut(&K, &V)) -> Result<(), BpfError> {
+    fn read_by(
+        &self,
+        entries: usize,
+        mut each: impl FnMut(&K, &V) -> ControlFlow<()>,
+    ) -> Result<(), BpfError> {
         let mut keys: Vec<K> = Vec::with_capacity(entries);
         let mut values: Vec<V> = Vec::with_capacity(entries);
         // The bucket to go on with (`htab_map_lookup_batch`, 5.6).
@@ -121,10 +126,11 @@ impl<K, V> Table<K, V> {
                 keys.set_len(count);
                 values.set_len(count);
             }
-            for (key, value) in keys.iter().zip(&values) {
-                each(key, value);
-            }
-            if done {
+            let rest = keys
+                .iter()
+                .zip(&values)
+                .try_for_each(|(key, value)| each(key, value));
+            if done || rest.is_break() {
                 return Ok(());
             }
             keys.clear();
@@ -237,6 +243,7 @@ mod tests {
         table
             .read_by(batch, |key, value| {
                 assert_eq!(seen.insert(*key, *value), None, "seen once");
+                ControlFlow::Continue(())
             })
             .unwrap();
         seen
@@ -250,6 +257,22 @@ mod tests {
         for batch in [1, 7, 1023, 1024, 5000] {
             assert_eq!(entries(&table, batch), all, "batches of {batch}");
         }
+    }
+
+    #[test]
+    fn reading_ends_where_it_breaks() {
+        let Some(table) = table(64) else { return };
+        let mut seen = 0;
+        let read = table.read_by(7, |_, _| {
+            seen += 1;
+            if seen < 10 {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        read.unwrap();
+        assert_eq!(seen, 10);
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! The flow tables of one address family: what programs write, as userspace
 //! sees it. They may hold a million entries.
 
-use aya::{Ebpf, Pod};
+use std::{ops::ControlFlow, path::Path};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Map, MapData},
+};
 use netdp_common::{
     addr::Address,
-    maps::{Flow, FlowKey},
+    maps::{Flow, FlowKey, name},
 };
 
-use super::{BpfError, batch::Table, datapath::take};
+use super::{BpfError, batch::Table, datapath::take, layout::Layout};
 
 /// An entry of the flow tables.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +47,51 @@ impl<A: Address> FlowTables<A> {
         })
     }
 
+    /// Opens the tables of IPv4 that are pinned under a bpffs, beside whoever
+    /// pinned them: to measure, and for tests.
+    #[doc(hidden)]
+    pub fn pinned4(bpffs: &Path) -> Result<Self, BpfError>
+    where
+        FlowKey<A>: Pod,
+        Flow<A>: Pod,
+    {
+        let layout = Layout::of(bpffs);
+        let open = |name| {
+            let map = MapData::from_pin(layout.map(name)).map_err(BpfError::map(name))?;
+            Table::of(Map::HashMap(map), name)
+        };
+        Ok(Self {
+            flows: open(name::FLOWS4)?,
+            pending: open(name::PENDING4)?,
+        })
+    }
+
     /// Calls `each` for every entry. One that comes or goes meanwhile may be
     /// seen or not.
     pub fn each(&self, mut each: impl FnMut(FlowSeen<A>)) -> Result<(), BpfError> {
+        self.each_until(|seen| {
+            each(seen);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same until `each` breaks.
+    pub fn each_until(
+        &self,
+        mut each: impl FnMut(FlowSeen<A>) -> ControlFlow<()>,
+    ) -> Result<(), BpfError> {
+        let mut rest = ControlFlow::Continue(());
         for (table, pending) in [(&self.flows, false), (&self.pending, true)] {
+            if rest.is_break() {
+                break;
+            }
             table.read(|key, flow| {
-                each(FlowSeen {
+                rest = each(FlowSeen {
                     key: *key,
                     flow: *flow,
                     pending,
                 });
+                rest
             })?;
         }
         Ok(())

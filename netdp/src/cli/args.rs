@@ -66,7 +66,7 @@ pub enum Command {
     /// Print the output of a detached program.
     Logs(LogsArgs),
     /// List the connections that the datapath knows.
-    Flows(ListArgs),
+    Flows(FlowsArgs),
     /// Show counters of endpoints and reasons for drops.
     Stats(ListArgs),
     /// Tell which mapping, policy and route a packet would meet, without
@@ -114,6 +114,28 @@ pub struct ExplainArgs {
     /// Address and port that it is for.
     #[arg(value_name = "DST")]
     pub destination: SocketAddr,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct FlowsArgs {
+    /// Only those of this protocol: tcp, udp, icmp, or a number.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub proto: Option<String>,
+    /// Only those of this sandbox.
+    #[arg(long, value_name = "NAME")]
+    pub sandbox: Option<String>,
+    /// Only those with this address on the other side.
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<IpAddr>,
+    /// So many at most.
+    #[arg(long, value_name = "NUMBER")]
+    pub limit: Option<usize>,
+    /// Only say how many there are.
+    #[arg(long, conflicts_with = "limit")]
+    pub count: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

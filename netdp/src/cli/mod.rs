@@ -1,9 +1,11 @@
 //! The command `netdp`.
 
 pub mod args;
+mod columns;
 mod doctor;
 mod etc;
 mod explain;
+mod flows;
 mod logs;
 mod network;
 mod output;
@@ -63,7 +65,7 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::Port(args) => sandbox::port(&run_dir, args),
         Command::Rm(args) => sandbox::remove(&run_dir, args),
         Command::Logs(args) => logs::show(&run_dir, args),
-        Command::Flows(args) => stats::flows(&run_dir, args),
+        Command::Flows(args) => flows::list(&run_dir, args),
         Command::Stats(args) => stats::counters(&run_dir, args),
         Command::Explain(args) => explain::run(&run_dir, &args),
         Command::Doctor(args) => return doctor::run(&run_dir, args),

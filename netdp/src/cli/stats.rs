@@ -1,4 +1,4 @@
-//! What the datapath holds and counts: `netdp flows` and `netdp stats`.
+//! What the datapath counts: `netdp stats`.
 
 use std::path::Path;
 
@@ -11,40 +11,8 @@ use super::{
 };
 use crate::api::{
     client::Client,
-    types::{Drops, EndpointCounters, Flow},
+    types::{Drops, EndpointCounters},
 };
-
-pub fn flows(run_dir: &Path, args: ListArgs) -> Result<()> {
-    let flows = runtime()?.block_on(Client::new(run_dir).flows())?;
-    let row = |flow: &Flow| {
-        vec![
-            flow.protocol.clone(),
-            flow.kind.clone(),
-            flow.state.clone(),
-            flow.remote.to_string(),
-            flow.host.to_string(),
-            flow.container
-                .map_or_else(|| "-".to_owned(), |socket| socket.to_string()),
-            format!("{} s", flow.idle),
-            format!("{} s", flow.timeout),
-        ]
-    };
-    output::print(
-        args.format,
-        &flows,
-        &[
-            "PROTO",
-            "KIND",
-            "STATE",
-            "REMOTE",
-            "HOST",
-            "CONTAINER",
-            "IDLE",
-            "TIMEOUT",
-        ],
-        flows.iter().map(row),
-    )
-}
 
 pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
     let stats = runtime()?.block_on(Client::new(run_dir).statistics())?;
