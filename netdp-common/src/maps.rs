@@ -23,6 +23,7 @@ pub mod name {
     pub const FRAGS4: &str = "frags4";
     pub const SOCKS4: &str = "socks4";
     pub const PATHS4: &str = "paths4";
+    pub const LINKS4: &str = "links4";
     pub const ADDRS6: &str = "addrs6";
     pub const PORTS6: &str = "ports6";
     pub const BACK6: &str = "back6";
@@ -32,6 +33,7 @@ pub mod name {
     pub const FRAGS6: &str = "frags6";
     pub const SOCKS6: &str = "socks6";
     pub const PATHS6: &str = "paths6";
+    pub const LINKS6: &str = "links6";
     pub const DROPS: &str = "drops";
     pub const STATS: &str = "stats";
     pub const SWEEPER: &str = "sweeper";
@@ -55,6 +57,8 @@ pub const MAX_PENDING: u32 = 65_536;
 pub const ENDPOINT_SHARE: u32 = 4;
 /// Entries of `local4`.
 pub const MAX_LOCAL: u32 = 16_384;
+/// Entries of `links4`.
+pub const MAX_LINKS: u32 = 65_536;
 /// Entries of `uplinks`.
 pub const MAX_UPLINKS: u32 = 256;
 
@@ -109,6 +113,8 @@ pub mod endpoint_flags {
     pub const ICC: u16 = 2;
     /// The endpoint has at least one published port.
     pub const PUBLISHED: u16 = 4;
+    /// Without [`ICC`]: at least one entry of `links4` or `links6` names it.
+    pub const LINKED: u16 = 8;
 }
 
 /// Value of `endpoints`, keyed by the ifindex (u32) of the veth's host end.
@@ -224,6 +230,37 @@ impl<A: Address> Back<A> {
             port,
             pad: 0,
             fill: A::FILL,
+        }
+    }
+}
+
+/// Key of `links4`: a port of a container that another one may use although
+/// their network has `icc=false`. The value is the number of the network.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LinkKey<A> {
+    /// Address of the container that may ask.
+    pub client: A,
+    /// Address of the container that answers.
+    pub server: A,
+    /// Port of the latter.
+    pub port: Be16,
+    /// TCP or UDP, by its protocol number.
+    pub proto: u8,
+    pub pad: u8,
+    pub pad2: u32,
+}
+
+impl<A> LinkKey<A> {
+    #[inline(always)]
+    pub const fn new(client: A, server: A, port: Be16, proto: u8) -> Self {
+        Self {
+            client,
+            server,
+            port,
+            proto,
+            pad: 0,
+            pad2: 0,
         }
     }
 }
@@ -496,6 +533,8 @@ assert_layout! {
     Published<V6Addr>: 56 = 16, 4, 20, 16;
     Back<V4Addr>: 8 = 4, 4;
     Back<V6Addr>: 24 = 16, 4, 4;
+    LinkKey<V4Addr>: 16 = 8, 4, 4;
+    LinkKey<V6Addr>: 40 = 32, 4, 4;
     Local: 8 = 4, 4;
     Uplink: 32 = 8, 4, 4, 16;
     FlowKey<V4Addr>: 16 = 4, 4, 4, 4;
@@ -521,8 +560,8 @@ assert_layout! {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, Owner, Path, PortKey,
-        Published, SockKey, Stats, Uplink, Usage,
+        Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, Owner, Path,
+        PortKey, Published, SockKey, Stats, Uplink, Usage,
     };
     use crate::addr::{Address, V4Addr, V6Addr};
 
@@ -545,6 +584,6 @@ mod pod {
         Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, V4Addr, V6Addr,
     );
     family_pod!(
-        PortKey, Published, Back, FlowKey, Flow, FragKey, SockKey, Asked, Path,
+        PortKey, Published, Back, FlowKey, Flow, FragKey, SockKey, Asked, Path, LinkKey,
     );
 }

@@ -18,8 +18,8 @@ use netdp_common::{
 
 use crate::{
     maps::{
-        ADDRS4, Addrs, BACK4, Backs, FLOWS4, FRAGS4, Flows, Frags, LOCAL4, Locals, PATHS4,
-        PENDING4, PORTS4, Paths, Pending, Ports, SCRATCH4, SOCKS4, Scratch, Socks,
+        ADDRS4, Addrs, BACK4, Backs, FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals,
+        PATHS4, PENDING4, PORTS4, Paths, Pending, Ports, SCRATCH4, SOCKS4, Scratch, Socks,
     },
     skb::{Copied, Skb},
     verdict::Verdict,
@@ -52,6 +52,7 @@ pub trait Family: Quoting {
     fn ports() -> &'static Ports<Self::Addr>;
     fn backs() -> &'static Backs<Self::Addr>;
     fn locals() -> &'static Locals<Self::Addr>;
+    fn links() -> &'static Links<Self::Addr>;
     fn flows() -> &'static Flows<Self::Addr>;
     fn pending() -> &'static Pending<Self::Addr>;
     fn frags() -> &'static Frags<Self::Addr>;
@@ -119,6 +120,10 @@ impl Family for V4 {
     #[inline(always)]
     fn locals() -> &'static Locals<V4Addr> {
         &LOCAL4
+    }
+    #[inline(always)]
+    fn links() -> &'static Links<V4Addr> {
+        &LINKS4
     }
     #[inline(always)]
     fn flows() -> &'static Flows<V4Addr> {

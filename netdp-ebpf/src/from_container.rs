@@ -14,7 +14,7 @@ use crate::{
     family::{Family, translate},
     flows,
     hairpin::hairpin,
-    icmp,
+    icmp, linked,
     maps::ENDPOINTS,
     masquerade, path, published,
     skb::Skb,
@@ -160,9 +160,7 @@ fn neighbour<F: Family>(
     if owner.network != endpoint.network {
         return Err(DropReason::OtherNetwork);
     }
-    if endpoint.flags & endpoint_flags::ICC == 0 {
-        return Err(DropReason::NoIcc);
-    }
+    linked::check::<F>(packet, endpoint)?;
     // Without connections, the way that was used last is the way back.
     if packet.transport == Transport::Udp && owner.flags & u32::from(endpoint_flags::PUBLISHED) != 0
     {

@@ -8,14 +8,14 @@ use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
     icmp,
-    maps::{Endpoint, FlowKey, PortKey, endpoint_flags, flow_kind},
+    maps::{Endpoint, FlowKey, PortKey, flow_kind},
     nat::L4Change,
     packet::{Bytes, Fragment},
 };
 
 use crate::{
     family::{Family, is_any},
-    flows, masquerade, path, published,
+    flows, linked, masquerade, path, published,
     skb::{Copied, Skb},
     work::{By, Exit, Work},
 };
@@ -94,9 +94,8 @@ fn decide<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<()
         if owner.network != endpoint.network {
             return Err(DropReason::OtherNetwork);
         }
-        if endpoint.flags & endpoint_flags::ICC == 0 {
-            return Err(DropReason::NoIcc);
-        }
+        // Where the quoted packet may pass, so may the error about it.
+        linked::check_tuple::<F>(&work.quote.tuple, work.quote.proto, false, endpoint)?;
         work.decision.enter(&owner.to);
         return Ok(());
     }

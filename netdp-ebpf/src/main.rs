@@ -15,6 +15,7 @@ mod from_netdev;
 mod hairpin;
 mod host_socket;
 mod icmp;
+mod linked;
 mod maps;
 mod masquerade;
 mod path;

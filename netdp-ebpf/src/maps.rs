@@ -1,7 +1,7 @@
 //! The maps. `docs/maps.md` says who writes what.
 
 use aya_ebpf::{
-    bindings::bpf_timer,
+    bindings::{BPF_F_NO_PREALLOC, bpf_timer},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
@@ -9,8 +9,9 @@ use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
         Asked, Back, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early, EarlyGroup,
-        Endpoint, Flow, FlowKey, Frag, FragKey, Local, MAX_ENDPOINTS, MAX_LOCAL, MAX_PENDING,
-        MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey, Stats, Uplink, Usage,
+        Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ENDPOINTS, MAX_LINKS,
+        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
+        Stats, Uplink, Usage,
     },
     own,
 };
@@ -26,6 +27,9 @@ pub type Addrs<A> = HashMap<A, Owner, { MAX_ENDPOINTS as usize }>;
 pub type Ports<A> = HashMap<PortKey<A>, Published<A>, { MAX_PORTS as usize }>;
 pub type Backs<A> = HashMap<PortKey<A>, Back<A>, { MAX_PORTS as usize }>;
 pub type Locals<A> = HashMap<A, Local, { MAX_LOCAL as usize }>;
+/// Few hosts have any, so entries take memory only when they are made.
+pub type Links<A> =
+    HashMap<LinkKey<A>, u32, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }>;
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { DEFAULT_FLOWS as usize }>;
 pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
 pub type Frags<A> = LruHashMap<FragKey<A>, Frag, 8192>;
@@ -85,6 +89,8 @@ pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "paths4")]
 pub static PATHS4: Paths<V4Addr> = PerCpuArray::new();
+#[btf_map(name = "links4")]
+pub static LINKS4: Links<V4Addr> = HashMap::new();
 
 #[btf_map(name = "addrs6")]
 pub static ADDRS6: Addrs<V6Addr> = HashMap::new();
@@ -106,6 +112,8 @@ pub static SOCKS6: Socks<V6Addr> = LruHashMap::new();
 pub static SCRATCH6: Scratch<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "paths6")]
 pub static PATHS6: Paths<V6Addr> = PerCpuArray::new();
+#[btf_map(name = "links6")]
+pub static LINKS6: Links<V6Addr> = HashMap::new();
 
 /// The timer that expires flows.
 #[repr(C)]

@@ -4,10 +4,11 @@ mod program_world;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use netdp::bpf::{Entry, Key};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
 use netdp_common::{
-    addr::{V4Addr, V6Addr, proto},
-    maps::endpoint_flags,
+    addr::{Be16, V4Addr, V6Addr, proto},
+    maps::{LinkKey, endpoint_flags},
 };
 use program_world::{
     CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
@@ -186,5 +187,21 @@ fn also_without_icc_and_on_internal_networks() {
         world.connect(&loner);
         world.publish(None, 9090, &loner, 40_000, proto::UDP, Some(HOST));
         equal_over(world, 0x7064);
+    });
+}
+
+#[test]
+fn also_where_links_open_ports() {
+    world(|world| {
+        for mut container in [world.web, world.db] {
+            container.flags &= !endpoint_flags::ICC;
+            container.flags |= endpoint_flags::LINKED;
+            world.connect(&container);
+        }
+        for (port, proto) in [(80, proto::TCP), (53, proto::UDP), (40_001, proto::UDP)] {
+            let key = LinkKey::new(DB.into(), WEB.into(), Be16::new(port), proto);
+            world.put(Key::Link4(key), Entry::Link(1));
+        }
+        equal_over(world, 0x6c69_6e6b);
     });
 }

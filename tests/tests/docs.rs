@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// Folders in which a test that `docs/nat.md` names may stand.
+/// What names tests.
+const DOCUMENTS: [&str; 2] = ["docs/nat.md", "docs/links.md"];
+
+/// Folders in which a test that they name may stand.
 const FOLDERS: [&str; 4] = [
     "netdp/tests",
     "tests/tests",
@@ -24,20 +27,26 @@ fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 #[test]
 fn each_test_that_is_named_exists() {
-    let text = std::fs::read_to_string(root().join("docs/nat.md")).unwrap();
+    for document in DOCUMENTS {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        assert!(check(document, &text) >= 5, "{document} names few tests");
+    }
+}
+
+fn check(document: &str, text: &str) -> usize {
     let mut count = 0;
-    for (file, function) in named(&text) {
+    for (file, function) in named(text) {
         let source = FOLDERS
             .iter()
             .map(|folder| root().join(folder).join(file).with_extension("rs"))
             .find(|path| path.is_file())
-            .unwrap_or_else(|| panic!("docs/nat.md names {file}, which is no file of tests"));
+            .unwrap_or_else(|| panic!("{document} names {file}, which is no file of tests"));
         let source = std::fs::read_to_string(source).unwrap();
         assert!(
             source.contains(&format!("fn {function}(")),
-            "docs/nat.md names {file}::{function}, which does not exist"
+            "{document} names {file}::{function}, which does not exist"
         );
         count += 1;
     }
-    assert!(count >= 20, "docs/nat.md names {count} tests only");
+    count
 }

@@ -188,14 +188,11 @@ fn hosts(state: &State, sandbox: &model::Sandbox) -> Vec<HostsEntry> {
     let mut hosts: Vec<HostsEntry> = own.collect();
     for endpoint in &endpoints {
         for link in &endpoint.links {
-            let Ok(other) = state.sandbox(&link.sandbox) else {
+            let Some((other, near)) = state.linked_endpoint(endpoint, link) else {
                 continue;
             };
-            let theirs = state.endpoints_of(other.id);
-            let near = theirs.iter().find(|near| near.network == endpoint.network);
             let names = [link.alias.as_str(), &other.hostname, other.name.as_str()];
-            let found = near.into_iter().flat_map(|near| &near.addresses);
-            for entry in found.map(|address| entry(address, &names)) {
+            for entry in near.addresses.iter().map(|address| entry(address, &names)) {
                 if !hosts.contains(&entry) {
                     hosts.push(entry);
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netdp_common::{
     addr::{V4Addr, V6Addr},
-    maps::{Back, Endpoint, Local, Owner, PortKey, Published, Uplink},
+    maps::{Back, Endpoint, LinkKey, Local, Owner, PortKey, Published, Uplink},
 };
 
 /// Names one entry of one configuration map.
@@ -28,6 +28,10 @@ pub enum Key {
     Back6(PortKey<V6Addr>),
     /// `local6`, as [`Key::Local4`].
     Local6(V6Addr),
+    /// `links4`, by client, server and its port.
+    Link4(LinkKey<V4Addr>),
+    /// `links6`, as [`Key::Link4`].
+    Link6(LinkKey<V6Addr>),
     /// `uplinks`, by ifindex.
     Uplink(u32),
 }
@@ -44,6 +48,8 @@ pub enum Entry {
     Port6(Published<V6Addr>),
     Back6(Back<V6Addr>),
     Local6(Local),
+    /// The number of the network.
+    Link(u32),
     Uplink(Uplink),
 }
 

@@ -10,8 +10,8 @@ use netdp_common::{
     addr::{Address, V4Addr, V6Addr},
     drop::DropReason,
     maps::{
-        Back, Config, Endpoint, Local, MAX_ENDPOINTS, MAX_LOCAL, MAX_PORTS, MAX_UPLINKS, Owner,
-        PortKey, Published, Share, Stats, Uplink, Usage, name,
+        Back, Config, Endpoint, LinkKey, Local, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS,
+        MAX_UPLINKS, Owner, PortKey, Published, Share, Stats, Uplink, Usage, name,
     },
 };
 
@@ -38,6 +38,7 @@ pub struct FamilyMaps<A: Address> {
     ports: HashMap<MapData, PortKey<A>, Published<A>>,
     back: HashMap<MapData, PortKey<A>, Back<A>>,
     local: HashMap<MapData, A, Local>,
+    links: HashMap<MapData, LinkKey<A>, u32>,
     flows: FlowTables<A>,
 }
 
@@ -47,6 +48,7 @@ struct Names {
     ports: &'static str,
     back: &'static str,
     local: &'static str,
+    links: &'static str,
     flows: &'static str,
     pending: &'static str,
 }
@@ -56,6 +58,7 @@ const NAMES4: Names = Names {
     ports: name::PORTS4,
     back: name::BACK4,
     local: name::LOCAL4,
+    links: name::LINKS4,
     flows: name::FLOWS4,
     pending: name::PENDING4,
 };
@@ -65,6 +68,7 @@ const NAMES6: Names = Names {
     ports: name::PORTS6,
     back: name::BACK6,
     local: name::LOCAL6,
+    links: name::LINKS6,
     flows: name::FLOWS6,
     pending: name::PENDING6,
 };
@@ -110,6 +114,7 @@ impl Maps {
                     ports: open!($names.ports),
                     back: open!($names.back),
                     local: open!($names.local),
+                    links: open!($names.links),
                     flows: FlowTables::take(ebpf, $names.flows, $names.pending)?,
                 }
             };
@@ -172,6 +177,12 @@ impl Datapath {
         dump(&maps.v6.local, name::LOCAL6, |key, value| {
             add(Key::Local6(key), Entry::Local6(value));
         })?;
+        dump(&maps.v4.links, name::LINKS4, |key, value| {
+            add(Key::Link4(key), Entry::Link(value));
+        })?;
+        dump(&maps.v6.links, name::LINKS6, |key, value| {
+            add(Key::Link6(key), Entry::Link(value));
+        })?;
         Ok(tables)
     }
 
@@ -215,6 +226,12 @@ impl Datapath {
             (Key::Local6(key), Entry::Local6(value)) => {
                 insert(&mut maps.v6.local, key, value, name::LOCAL6, MAX_LOCAL)
             }
+            (Key::Link4(key), Entry::Link(value)) => {
+                insert(&mut maps.v4.links, key, value, name::LINKS4, MAX_LINKS)
+            }
+            (Key::Link6(key), Entry::Link(value)) => {
+                insert(&mut maps.v6.links, key, value, name::LINKS6, MAX_LINKS)
+            }
             (Key::Uplink(key), Entry::Uplink(value)) => {
                 insert(&mut maps.uplinks, key, value, name::UPLINKS, MAX_UPLINKS)
             }
@@ -253,6 +270,8 @@ impl Datapath {
                 delete(&mut maps.v6.local, key, name::LOCAL6)?;
                 self.forget_address(*key)
             }
+            Key::Link4(key) => delete(&mut maps.v4.links, key, name::LINKS4),
+            Key::Link6(key) => delete(&mut maps.v6.links, key, name::LINKS6),
             Key::Uplink(key) => delete(&mut maps.uplinks, key, name::UPLINKS),
         }
     }

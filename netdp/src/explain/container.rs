@@ -59,12 +59,31 @@ fn neighbour(
             DropReason::OtherNetwork,
             "the two are on different networks",
         );
-    } else if endpoint.flags & endpoint_flags::ICC == 0 {
-        told.drop("policy", DropReason::NoIcc, "the network has icc=false");
-    } else {
+    } else if endpoint.flags & endpoint_flags::ICC != 0 {
         told.say("policy", "containers of one network may reach each other");
         told.outcome = Outcome::Container(neighbour.to.ifindex);
+    } else if !is_linked(snapshot, question, endpoint) {
+        told.drop(
+            "policy",
+            DropReason::NoIcc,
+            "the network has icc=false, and no link opens this port",
+        );
+    } else {
+        told.say(
+            "policy",
+            "the network has icc=false, but a link opens this port",
+        );
+        told.outcome = Outcome::Container(neighbour.to.ifindex);
     }
+}
+
+/// Of TCP, what opens a connection is no answer.
+fn is_linked(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint) -> bool {
+    let (from, to) = (question.source, question.destination);
+    endpoint.flags & endpoint_flags::LINKED != 0
+        && (snapshot.link(from.ip(), to, question.protocol)
+            || question.protocol == Protocol::Udp
+                && snapshot.link(to.ip(), from, question.protocol))
 }
 
 /// To an address of the host.

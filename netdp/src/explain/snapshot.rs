@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
-    maps::{Endpoint, FlowKey, Owner, PortKey, Published},
+    maps::{Endpoint, FlowKey, LinkKey, Owner, PortKey, Published},
 };
 
 use super::Protocol;
@@ -98,6 +98,21 @@ impl Snapshot<'_> {
     pub fn published(&self, to: SocketAddr, protocol: Protocol) -> Option<Mapping> {
         self.mapping(super::unspecified(to.ip()), to.port(), protocol)
             .or_else(|| self.mapping(to.ip(), to.port(), protocol))
+    }
+
+    /// Whether a link lets this client use this port of a server.
+    pub fn link(&self, client: IpAddr, server: SocketAddr, protocol: Protocol) -> bool {
+        let (port, proto) = (Be16::new(server.port()), protocol.number());
+        let key = match (client, server.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(server)) => {
+                Key::Link4(LinkKey::new(client.into(), server.into(), port, proto))
+            }
+            (IpAddr::V6(client), IpAddr::V6(server)) => {
+                Key::Link6(LinkKey::new(client.into(), server.into(), port, proto))
+            }
+            _ => return false,
+        };
+        self.tables.contains_key(&key)
     }
 
     /// Address and port under which a container port answers when no flow says

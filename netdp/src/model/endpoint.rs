@@ -57,7 +57,7 @@ impl fmt::Display for Publication {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Link {
-    /// Name or id of the other sandbox.
+    /// Name of the other sandbox; in a request its id does as well.
     pub sandbox: String,
     pub alias: Name,
 }
@@ -271,6 +271,7 @@ impl State {
     ) -> Result<Endpoint, Refusal> {
         self.check_connection(network, sandbox, request)?;
         let addresses = self.give_addresses(network, request)?;
+        let links = self.links_by_name(request)?;
         let network = &self.networks[&network];
         let slots: BTreeSet<u32> = self.endpoints.values().map(|e| e.slot).collect();
         let slot = next_number(self.counters.slot, MAX_ENDPOINTS - 1, |n| {
@@ -301,7 +302,7 @@ impl State {
             metric: (!network.internal).then(|| highest.map_or(0, |highest| highest + 1)),
             published: Vec::new(),
             slot,
-            links: request.links.clone(),
+            links,
             allow: request.allow.clone(),
         };
         self.counters.slot = slot;
@@ -374,15 +375,19 @@ impl State {
                     other.name, network.name, network.name, other.name
                 )));
             }
-            if !network.icc {
-                return Err(Refusal::unavailable(format!(
-                    "--link in network {}, which has icc=false, is not available yet: \
-                     take a network with icc",
-                    network.name
-                )));
-            }
         }
         Ok(())
+    }
+
+    /// By name, which a sandbox that is started anew has again.
+    fn links_by_name(&self, request: &EndpointRequest) -> Result<Vec<Link>, Refusal> {
+        let links = request.links.iter().map(|link| {
+            Ok(Link {
+                sandbox: self.sandbox(&link.sandbox)?.name.to_string(),
+                alias: link.alias.clone(),
+            })
+        });
+        links.collect()
     }
 
     fn give_addresses(

@@ -141,14 +141,10 @@ impl View {
         let mut links = BTreeMap::new();
         for endpoint in &endpoints {
             for link in &endpoint.links {
-                let Ok(other) = state.sandbox(&link.sandbox) else {
-                    continue;
-                };
-                let near = state
-                    .endpoints_in(endpoint.network)
-                    .find(|near| near.sandbox == other.id);
-                let addresses: Vec<IpAddr> = near.into_iter().flat_map(addresses).collect();
-                put(&mut links, link.alias.as_str(), &addresses);
+                if let Some((_, near)) = state.linked_endpoint(endpoint, link) {
+                    let addresses: Vec<IpAddr> = addresses(near).collect();
+                    put(&mut links, link.alias.as_str(), &addresses);
+                }
             }
         }
         Self {

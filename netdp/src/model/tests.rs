@@ -548,8 +548,7 @@ fn links_name_neighbours() {
     state
         .connect("strict", "db1", &EndpointRequest::default())
         .unwrap();
-    let (kind, _) = refused(&mut state, |s| s.create_sandbox(&far, &host));
-    assert_eq!(kind, Kind::Unavailable);
+    state.create_sandbox(&far, &host).unwrap();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::model::{Address, Endpoint, Network, Proto, Publication, State};
+use crate::model::{Address, Endpoint, Network, Opening, Proto, Publication, State};
 
 /// How the names of host ends begin.
 pub const HOST_END: &str = "vn";
@@ -162,6 +162,8 @@ pub struct Desired {
     /// Addresses of the host, without those of bridges of ours.
     pub addresses: Vec<HostAddress>,
     pub(super) endpoints: Vec<DesiredEndpoint>,
+    /// What links open where the network has no icc.
+    pub(super) openings: BTreeSet<Opening>,
 }
 
 impl Desired {
@@ -193,14 +195,21 @@ impl Desired {
                 .copied()
                 .collect(),
             endpoints: Vec::new(),
+            openings: state.openings(),
         };
+        let linked: BTreeSet<IpAddr> = desired
+            .openings
+            .iter()
+            .flat_map(|opening| [opening.client, opening.server])
+            .collect();
         for endpoint in state.endpoints.values() {
-            desired.add(state, endpoint);
+            desired.add(state, endpoint, &linked);
         }
         desired
     }
 
-    fn add(&mut self, state: &State, endpoint: &Endpoint) {
+    /// `linked` are the addresses of those that a link names.
+    fn add(&mut self, state: &State, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) {
         let (Some(network), Some(sandbox)) = (
             state.networks.get(&endpoint.network),
             state.sandboxes.get(&endpoint.sandbox),
@@ -240,7 +249,7 @@ impl Desired {
             host_ifname: ifname.clone(),
             endpoint: endpoint.clone(),
             network: network.number,
-            flags: flags(network, endpoint),
+            flags: flags(network, endpoint, linked),
         });
     }
 }
@@ -269,8 +278,8 @@ fn bridge(network: &Network, alias: &str) -> Option<DesiredBridge> {
     })
 }
 
-fn flags(network: &Network, endpoint: &Endpoint) -> u16 {
-    use netdp_common::maps::endpoint_flags::{ICC, MASQUERADE, PUBLISHED};
+fn flags(network: &Network, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) -> u16 {
+    use netdp_common::maps::endpoint_flags::{ICC, LINKED, MASQUERADE, PUBLISHED};
     let mut flags = 0;
     if network.masquerade && !network.internal {
         flags |= MASQUERADE;
@@ -280,6 +289,10 @@ fn flags(network: &Network, endpoint: &Endpoint) -> u16 {
     }
     if !endpoint.published.is_empty() {
         flags |= PUBLISHED;
+    }
+    let mut addresses = endpoint.addresses.iter().map(|address| address.net.addr());
+    if addresses.any(|address| linked.contains(&address)) {
+        flags |= LINKED;
     }
     flags
 }

@@ -7,13 +7,13 @@ use std::{
 
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
-    maps::{self, Back, Delivery, Local, Owner, PortKey, Published, local_flags},
+    maps::{self, Back, Delivery, LinkKey, Local, Owner, PortKey, Published, local_flags},
 };
 
 use super::{Desired, Observed, desired::DesiredEndpoint};
 use crate::{
     bpf::{Entry, Key, Tables},
-    model::{Endpoint, Proto, Publication},
+    model::{Endpoint, Opening, Proto, Publication},
 };
 
 /// The tables for `desired`, as far as its links are among `live` (index by
@@ -48,6 +48,9 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
             add_endpoint(&mut tables, endpoint, ifindex, &outside);
         }
     }
+    for opening in &desired.openings {
+        link(&mut tables, opening);
+    }
     tables
 }
 
@@ -55,6 +58,21 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
 struct Outside {
     v4: Option<V4Addr>,
     v6: Option<V6Addr>,
+}
+
+fn link(tables: &mut Tables, opening: &Opening) {
+    let (port, proto) = (Be16::new(opening.port), opening.proto.number());
+    let key = match (opening.client, opening.server) {
+        (IpAddr::V4(client), IpAddr::V4(server)) => {
+            Key::Link4(LinkKey::new(client.into(), server.into(), port, proto))
+        }
+        (IpAddr::V6(client), IpAddr::V6(server)) => {
+            Key::Link6(LinkKey::new(client.into(), server.into(), port, proto))
+        }
+        // Its addresses are of one family.
+        _ => return,
+    };
+    tables.insert(key, Entry::Link(opening.network));
 }
 
 /// The links of `desired` that are there and ours.

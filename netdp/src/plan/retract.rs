@@ -28,6 +28,7 @@ pub(super) fn retract(
             .filter(move |key| wanted(key))
             .map(|key| Op::Remove(*key))
     };
+    ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
     ops.extend(of(|key| matches!(key, Key::Port4(_) | Key::Port6(_))));
     ops.extend(of(|key| matches!(key, Key::Back4(_) | Key::Back6(_))));
     ops.extend(

@@ -31,6 +31,7 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
     programs(desired, observed, &live, &mut ops);
     paths(desired, observed, &live, &mut ops);
     ops.extend(of(|key| matches!(key, Key::Owner4(_) | Key::Owner6(_))));
+    ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
     ops.extend(
         desired
             .holds

@@ -800,3 +800,37 @@ fn an_uplink_that_changes() {
         .position(|op| matches!(op, Op::Remove(Key::Uplink(2))));
     assert!(detached.unwrap() < removed.unwrap());
 }
+
+#[test]
+fn what_a_link_opens_comes_and_goes_with_it() {
+    let mut state = state();
+    let sockets = Sockets::default();
+    let ports = host(&sockets);
+    let strict = NetworkRequest {
+        icc: Some(false),
+        ..NetworkRequest::new("strict".parse().unwrap())
+    };
+    state.create_network(&strict, &ports).unwrap();
+    let mut host = Host::new();
+    let follow = |host: &mut Host, state: &State| {
+        let desired = Desired::of(state, &facts());
+        host.converge(&desired, never_half_made);
+        host.assert_converged(&desired);
+        let tables = &host.observed.tables;
+        let linked = tables.values().filter(|entry| {
+            matches!(entry, Entry::Endpoint(endpoint)
+                if endpoint.flags & endpoint_flags::LINKED != 0)
+        });
+        let links = tables.keys().filter(|key| matches!(key, Key::Link4(_)));
+        (linked.count(), links.count())
+    };
+    for (name, link) in [("db", None), ("web", Some("db")), ("other", None)] {
+        let mut request = web(name, &["80", "53/udp"]);
+        request.networks = vec!["strict".into()];
+        request.links = link.iter().map(|link| link.parse().unwrap()).collect();
+        state.create_sandbox(&request, &ports).unwrap();
+    }
+    assert_eq!(follow(&mut host, &state), (2, 2));
+    state.remove_sandbox("db").unwrap();
+    assert_eq!(follow(&mut host, &state), (0, 0));
+}
