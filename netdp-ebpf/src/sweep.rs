@@ -17,24 +17,33 @@ use crate::{
 
 /// `CLOCK_MONOTONIC` of `include/uapi/linux/time.h`.
 const CLOCK_MONOTONIC: u64 = 1;
+/// There is no such map entry, of `include/uapi/asm-generic/errno-base.h`.
+const ENOENT: i32 = 2;
+/// A timer that was made before answers so, and is used as it is.
+const EBUSY: i32 = 16;
 /// Seconds between two sweeps before the daemon has said.
 const DEFAULT_INTERVAL: u32 = 5;
 
-/// Starts the timer, or hands a running one to this program's callback.
+/// Starts the timer, or hands a running one to this program's callback. Gives 0
+/// or the number of the kernel's error.
 #[inline(always)]
 pub fn start() -> i32 {
     let Some(sweeper) = SWEEPER.get_ptr_mut(0) else {
-        return 1;
+        return ENOENT;
     };
-    // SAFETY: the timer lies in a value of the map that is named; a timer that
-    // was made before answers EBUSY and is used as it is.
-    let started = unsafe {
+    // SAFETY: the timer lies in a value of the map that is named.
+    unsafe {
         let timer = &raw mut (*sweeper).timer;
-        bpf_timer_init(timer, map(&raw const SWEEPER), CLOCK_MONOTONIC);
-        bpf_timer_set_callback(timer, sweep as *const () as *mut c_void);
-        bpf_timer_start(timer, 0, 0)
-    };
-    i32::from(started != 0)
+        let made = bpf_timer_init(timer, map(&raw const SWEEPER), CLOCK_MONOTONIC);
+        if made != 0 && made != -c_long::from(EBUSY) {
+            return -made as i32;
+        }
+        let set = bpf_timer_set_callback(timer, sweep as *const () as *mut c_void);
+        if set != 0 {
+            return -set as i32;
+        }
+        -bpf_timer_start(timer, 0, 0) as i32
+    }
 }
 
 /// The timer's callback: `(map, key, value)`.

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -201,7 +203,24 @@ impl Datapath {
         }
     }
 
+    /// The timer's memory is taken without waiting for locks (`kmalloc_nolock` in
+    /// `__bpf_async_init`, 6.18), which fails where another holds one just then.
     fn start_sweeper(&mut self) -> Result<(), BpfError> {
+        const TRIES: u32 = 50;
+        const PAUSE: Duration = Duration::from_millis(2);
+
+        for _ in 1..TRIES {
+            match self.run_sweep_start()? {
+                0 => return Ok(()),
+                libc::ENOMEM => thread::sleep(PAUSE),
+                errno => return Err(BpfError::Sweep(io::Error::from_raw_os_error(errno))),
+            }
+        }
+        Err(BpfError::Sweep(io::Error::from_raw_os_error(libc::ENOMEM)))
+    }
+
+    /// 0, or the number of the kernel's error.
+    fn run_sweep_start(&mut self) -> Result<i32, BpfError> {
         let program = classifier(&mut self.ebpf, "sweep_start")?;
         // The smallest packet that test_run takes is an Ethernet header.
         let packet = [0u8; 64];
@@ -214,10 +233,7 @@ impl Datapath {
                 name: "sweep_start".to_owned(),
                 source: Box::new(source),
             })?;
-        match result.return_value {
-            0 => Ok(()),
-            code => Err(BpfError::Sweep(code)),
-        }
+        Ok(result.return_value as i32)
     }
 
     /// Attaches both programs of a role, first in order. Those that are there
@@ -369,7 +385,7 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, BpfError>
 /// Removes a pin; it may be gone already.
 pub(super) fn unpin(path: &Path) -> Result<(), BpfError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(BpfError::io("unpin", path)(error))
         }
         _ => Ok(()),

@@ -70,8 +70,8 @@ pub enum BpfError {
         #[source]
         source: Box<ProgramError>,
     },
-    #[error("start the timer that expires flows: the program answered {0}")]
-    Sweep(u32),
+    #[error("start the timer that expires flows")]
+    Sweep(#[source] io::Error),
 }
 
 impl BpfError {
