@@ -205,9 +205,55 @@ fn a_host_without_ipv6_refuses_it_and_says_so() {
         line.contains("warning") && line.contains("disable_ipv6=0"),
         "{line}"
     );
-    // IPv4 is as ever, and IPv6 needs no daemon of its own once it is on.
+    // IPv4 is as ever.
     let _web = attach(&world, "web", &["-p", "8080:80"]);
     set(&world.host, "all", "disable_ipv6", "0");
     world.ok(&["network", "create", "six", "--ipv6"]);
-    let _both = attach(&world, "both", &["--network", "six"]);
+}
+
+#[test]
+fn a_network_that_had_ipv6_goes_on_without_and_gets_it_back() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    world.ok(&["network", "create", "six", "--subnet", "fd00:6::/64"]);
+    let old = attach(&world, "old", &["--network", "six", "-p", "8080:80"]);
+    let bridge = |world: &World| world.ip("-6 -o address show dev six");
+    set(&world.host, "all", "disable_ipv6", "1");
+    world.kill_daemon();
+    world.start_daemon(&[]);
+    assert_eq!(bridge(&world), "");
+    assert_eq!(setting(&world.host, "six", "disable_ipv6"), "1");
+    let new = attach(&world, "new", &["--network", "six", "-p", "8081:80"]);
+    assert_eq!(world.ok(&["port", "new"]), "80/tcp -> 0.0.0.0:8081\n");
+    world.ok(&["unpublish", "old", "0.0.0.0:8080:80"]);
+    world.ok(&["publish", "old", "8082:80"]);
+
+    set(&world.host, "all", "disable_ipv6", "0");
+    world.wait_until("the gateway is back", || {
+        bridge(&world).contains("fd00:6::1/64")
+    });
+    world.wait_until("the ways to both are there", || {
+        let routes = world.ip("-6 route");
+        ["fd00:6::2 ", "fd00:6::3 "]
+            .iter()
+            .all(|to| routes.contains(to))
+    });
+    for end in world.host_ends() {
+        for (key, value) in [
+            ("disable_ipv6", "0"),
+            ("accept_ra", "0"),
+            ("forwarding", "1"),
+        ] {
+            assert_eq!(setting(&world.host, &end, key), value, "{end} {key}");
+        }
+    }
+    for (inside, address) in [(&old, "fd00:6::2/64"), (&new, "fd00:6::3/64")] {
+        let addresses = world.ip_in(inside, "-6 -o address show dev eth0");
+        assert!(addresses.contains(address), "{addresses}");
+    }
+    let ports = world.ok(&["port", "old"]);
+    assert_eq!(ports, "80/tcp -> [::]:8080\n80/tcp -> 0.0.0.0:8082\n");
+    world.ok(&["rm", "old", "new"]);
+    world.ok(&["network", "rm", "six"]);
 }

@@ -203,6 +203,10 @@ impl Target {
 /// forwarding is turned on there and nowhere else. An uplink that forwards IPv6
 /// would no longer hear its router (`accept_ra`).
 fn enable_forwarding(host_end: &str, family: Family) -> Result<(), SysctlError> {
+    if family == Family::V6 {
+        // Whoever turned IPv6 off and on again has it with all that it brings.
+        enable_ipv6(host_end)?;
+    }
     Sysctl::interface(family, host_end, "forwarding")?.set("1")?;
     if family == Family::V6 {
         // Without it the stack forwards IPv6, and answers what it can't
@@ -217,8 +221,7 @@ fn configure_host_end(veth: &DesiredVeth) -> Result<(), SysctlError> {
     enable_forwarding(name, Family::V4)?;
     // Sources are checked by the program at the host end.
     Sysctl::interface(Family::V4, name, "rp_filter")?.set("0")?;
-    if veth.ipv6() {
-        enable_ipv6(name)?;
+    if veth.ipv6 {
         return enable_forwarding(name, Family::V6);
     }
     // A kernel without IPv6 has nothing to disable.

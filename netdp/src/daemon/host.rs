@@ -67,6 +67,7 @@ impl Host {
                     ifindex: address.ifindex,
                 })
                 .collect(),
+            no_ipv6: self.no_ipv6.is_some(),
         }
     }
 

@@ -54,9 +54,12 @@ pub async fn configure_sandbox(
     if link.mtu != interface.mtu {
         netlink.set_mtu(name, interface.mtu).await?;
     }
-    set_ipv6(namespace, interface)?;
+    let ipv6 = set_ipv6(namespace, interface)?;
+    let carried = |address: IpAddr| ipv6 || address.is_ipv4();
     for address in &interface.addresses {
-        netlink.add_address(link.index, *address).await?;
+        if carried(address.addr()) {
+            netlink.add_address(link.index, *address).await?;
+        }
     }
     netlink.set_up(name).await?;
     for destination in &interface.routes {
@@ -69,7 +72,9 @@ pub async fn configure_sandbox(
     }
     if interface.default_route {
         for gateway in &interface.gateways {
-            add_default_route(&netlink, *gateway, link.index).await?;
+            if carried(*gateway) {
+                add_default_route(&netlink, *gateway, link.index).await?;
+            }
         }
     }
     // Else the program's first packets would be lost, and sent again a second
@@ -94,8 +99,9 @@ fn gateway_for(interface: &SandboxInterface, destination: IpNet) -> Option<IpAdd
 
 /// An interface without IPv6 addresses stays silent; one that has them takes
 /// no others from router advertisements. Nobody else can have its addresses,
-/// the link-local one included, so it doesn't wait to find out.
-fn set_ipv6(namespace: &Namespace, interface: &SandboxInterface) -> Result<(), SysctlError> {
+/// the link-local one included, so it doesn't wait to find out. False where it
+/// has none, or the kernel no IPv6.
+fn set_ipv6(namespace: &Namespace, interface: &SandboxInterface) -> Result<bool, SysctlError> {
     let wanted = interface.addresses.iter().any(|net| net.addr().is_ipv6());
     let settings: &[(&str, &str)] = if wanted {
         &[
@@ -109,12 +115,11 @@ fn set_ipv6(namespace: &Namespace, interface: &SandboxInterface) -> Result<(), S
     };
     for (key, value) in settings {
         match Sysctl::interface(Family::V6, &interface.name, key)?.set_in(namespace, value) {
-            // A kernel without IPv6 is as silent as can be.
-            Err(error) if !wanted && error.is_absent() => {}
+            Err(error) if error.is_absent() => return Ok(false),
             result => result?,
         }
     }
-    Ok(())
+    Ok(wanted)
 }
 
 async fn add_default_route(

@@ -39,6 +39,8 @@ pub struct Facts {
     /// All addresses of the host; those on loopback addresses and on netdp's
     /// own bridges may be among them.
     pub addresses: Vec<HostAddress>,
+    /// The host has no IPv6: what is of it waits until it has.
+    pub no_ipv6: bool,
 }
 
 /// A route of the host to a container.
@@ -123,16 +125,10 @@ pub struct DesiredVeth {
     pub ifname: String,
     pub mac: [u8; 6],
     pub addresses: Vec<Address>,
+    /// Whether the host end carries IPv6.
+    pub ipv6: bool,
     /// Metric of the default route through the gateways, or none for no route.
     pub metric: Option<u32>,
-}
-
-impl DesiredVeth {
-    /// Whether it carries IPv6.
-    pub fn ipv6(&self) -> bool {
-        let mut addresses = self.addresses.iter();
-        addresses.any(|address| address.net.addr().is_ipv6())
-    }
 }
 
 /// What the tables shall say of an endpoint.
@@ -164,6 +160,7 @@ pub struct Desired {
     pub(super) endpoints: Vec<DesiredEndpoint>,
     /// What links open where the network has no icc.
     pub(super) openings: BTreeSet<Opening>,
+    no_ipv6: bool,
 }
 
 impl Desired {
@@ -173,7 +170,7 @@ impl Desired {
         let bridges: BTreeMap<_, _> = state
             .networks
             .values()
-            .filter_map(|network| bridge(network, &alias))
+            .filter_map(|network| bridge(network, &alias, facts))
             .map(|bridge| (bridge.ifname.clone(), bridge))
             .collect();
         let gateways: BTreeSet<IpAddr> = bridges
@@ -196,6 +193,7 @@ impl Desired {
                 .collect(),
             endpoints: Vec::new(),
             openings: state.openings(),
+            no_ipv6: facts.no_ipv6,
         };
         let linked: BTreeSet<IpAddr> = desired
             .openings
@@ -217,7 +215,13 @@ impl Desired {
             return;
         };
         let ifname = &endpoint.host_ifname;
-        for address in &endpoint.addresses {
+        let mut carried = endpoint.clone();
+        if self.no_ipv6 {
+            let addresses = &mut carried.addresses;
+            addresses.retain(|address| address.net.addr().is_ipv4());
+            carried.published.retain(|port| port.host_ip.is_ipv4());
+        }
+        for address in &carried.addresses {
             self.routes.insert(Route {
                 to: address.net.addr(),
                 ifname: ifname.clone(),
@@ -230,7 +234,7 @@ impl Desired {
             });
         }
         self.holds
-            .extend(endpoint.published.iter().map(|p| Hold::from(*p)));
+            .extend(carried.published.iter().map(|p| Hold::from(*p)));
         self.veths.insert(
             ifname.clone(),
             DesiredVeth {
@@ -242,14 +246,15 @@ impl Desired {
                 ifname: endpoint.ifname.clone(),
                 mac: endpoint.mac.bytes(),
                 addresses: endpoint.addresses.clone(),
+                ipv6: carried.v6().is_some(),
                 metric: endpoint.metric,
             },
         );
         self.endpoints.push(DesiredEndpoint {
             host_ifname: ifname.clone(),
-            endpoint: endpoint.clone(),
             network: network.number,
-            flags: flags(network, endpoint, linked),
+            flags: flags(network, &carried, linked),
+            endpoint: carried,
         });
     }
 }
@@ -263,9 +268,11 @@ fn is_hosts_own(address: IpAddr) -> bool {
     }
 }
 
-fn bridge(network: &Network, alias: &str) -> Option<DesiredBridge> {
+fn bridge(network: &Network, alias: &str, facts: &Facts) -> Option<DesiredBridge> {
     let bridge = network.bridge.as_ref()?;
-    let addresses = network.pools.iter().filter_map(|pool| {
+    let pools = network.pools.iter();
+    let pools = pools.filter(|pool| pool.gateway.is_ipv4() || !facts.no_ipv6);
+    let addresses = pools.filter_map(|pool| {
         // The prefix length is that of a subnet of the same family.
         IpNet::new(pool.gateway, pool.subnet.prefix_len()).ok()
     });

@@ -69,7 +69,7 @@ impl Observed {
                     mtu: veth.mtu,
                     up: false,
                     forwarding: true,
-                    forwarding6: veth.ipv6(),
+                    forwarding6: veth.ipv6,
                     addresses: Vec::new(),
                 };
                 self.links.insert(veth.host_ifname.clone(), link);

@@ -84,7 +84,7 @@ fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops
         let Some(link) = observed.links.get(ifname) else {
             continue;
         };
-        let (v4, v6) = (!link.forwarding, veth.ipv6() && !link.forwarding6);
+        let (v4, v6) = (!link.forwarding, veth.ipv6 && !link.forwarding6);
         for family in [v4.then_some(Family::V4), v6.then_some(Family::V6)] {
             ops.extend(family.map(|family| Op::EnableForwarding {
                 ifname: ifname.clone(),

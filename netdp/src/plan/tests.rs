@@ -43,6 +43,7 @@ fn facts() -> Facts {
                 ifindex: 2,
             },
         ],
+        no_ipv6: false,
     }
 }
 
@@ -116,7 +117,7 @@ impl Host {
             let link = &observed.links[ifname];
             assert!(link.up);
             assert!(link.forwarding);
-            assert!(link.forwarding6 || !veth.ipv6());
+            assert!(link.forwarding6 || !veth.ipv6);
             assert_eq!(observed.attached.get(&link.ifindex), Some(&Role::Endpoint));
         }
         let programs = desired.veths.len() + desired.uplinks.len();
@@ -584,19 +585,7 @@ fn entries_of_a_published_port() {
 
 #[test]
 fn entries_of_a_port_of_ipv6() {
-    let mut state = state();
-    let sockets = Sockets::default();
-    let network = NetworkRequest {
-        subnets: vec!["fd00:6::/64".parse().unwrap()],
-        ..NetworkRequest::new("six".parse().unwrap())
-    };
-    state.create_network(&network, &host(&sockets)).unwrap();
-    let request = SandboxRequest {
-        networks: vec!["six".into()],
-        ..web("web1", &["[::1]:9080:80", "8080:80"])
-    };
-    state.create_sandbox(&request, &host(&sockets)).unwrap();
-    let desired = Desired::of(&state, &facts());
+    let (_, desired) = dual_stack(&["[::1]:9080:80", "8080:80"]);
     let mut host = Host::new();
     host.converge(&desired, never_half_made);
     let tables = &host.observed.tables;
@@ -638,6 +627,51 @@ fn entries_of_a_port_of_ipv6() {
     assert_eq!(local("2001:db8::1"), Some((2, 0)));
     assert_eq!(local("fd00:6::1"), Some((bridge, local_flags::GATEWAY)));
     assert_eq!(local("fe80::2"), None);
+}
+
+#[test]
+fn what_is_of_ipv6_waits_until_the_host_has_it() {
+    let (state, both) = dual_stack(&["8080:80"]);
+    let without = Facts {
+        no_ipv6: true,
+        ..facts()
+    };
+    let desired = Desired::of(&state, &without);
+    let mut host = Host::new();
+    host.converge(&desired, never_half_made);
+    let of_ipv6 = |address: IpAddr| address.is_ipv6();
+    let bridge = &host.observed.links["six"];
+    assert!(!bridge.addresses.iter().any(|net| of_ipv6(net.addr())));
+    assert!(!host.observed.routes.iter().any(|route| of_ipv6(route.to)));
+    assert!(!host.observed.holds.iter().any(|hold| of_ipv6(hold.address)));
+    assert!(host.observed.tables.contains_key(&port4([0; 4], 8080)));
+    // The sandbox's own namespace may have it all the same.
+    let veth = desired.veths.values().next().unwrap();
+    assert_eq!((veth.addresses.len(), veth.ipv6), (2, false));
+
+    host.converge(&both, never_half_made);
+    host.assert_converged(&both);
+    host.converge(&desired, never_half_made);
+    assert!(!host.observed.holds.iter().any(|hold| of_ipv6(hold.address)));
+}
+
+/// A state with web1 in network six, which has both families, and what it asks
+/// for.
+fn dual_stack(publish: &[&str]) -> (State, Desired) {
+    let mut state = state();
+    let sockets = Sockets::default();
+    let network = NetworkRequest {
+        subnets: vec!["fd00:6::/64".parse().unwrap()],
+        ..NetworkRequest::new("six".parse().unwrap())
+    };
+    state.create_network(&network, &host(&sockets)).unwrap();
+    let request = SandboxRequest {
+        networks: vec!["six".into()],
+        ..web("web1", publish)
+    };
+    state.create_sandbox(&request, &host(&sockets)).unwrap();
+    let desired = Desired::of(&state, &facts());
+    (state, desired)
 }
 
 #[test]
