@@ -1,11 +1,16 @@
 //! Links: names of one's own for other sandboxes, and, on a network without
 //! icc, the way to their ports.
 
-use std::io::ErrorKind;
+use std::fs;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netdp_tests::{
-    Container, Listener, SILENCE, Topology, connect, connect_within, hears, listen, talk, udp,
+    Container, Listener, PATIENCE, SILENCE, Topology, connect, connect_within, hears, listen, talk,
+    udp,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -147,4 +152,120 @@ fn links_outlive_the_daemon() {
     topology.start_daemon();
     reaches(&web, &db, &listener);
     unreachable(&db, &web, 80);
+}
+
+/// What a program of `netdp run` printed.
+#[track_caller]
+fn printed(topology: &Topology, words: &str) -> String {
+    topology.netdp(&format!("run {words}"))
+}
+
+#[test]
+fn a_program_learns_of_its_links_when_it_starts() {
+    let Some(topology) = Topology::start("links-env") else {
+        return;
+    };
+    topology.netdp(
+        "run -d --name db --expose 5432 --expose 53/udp --env USER=me --env PATH=/nowhere -- \
+         /bin/sleep 600",
+    );
+    let address = topology.inspect("db").endpoints[0].addresses[0].addr();
+    let told = printed(
+        &topology,
+        "--name web --link db:my-store --env MY_STORE_PORT_53_UDP=mine -- /usr/bin/env",
+    );
+    let told: Vec<&str> = {
+        let mut lines: Vec<&str> = told
+            .lines()
+            .filter(|line| line.starts_with("MY_STORE_"))
+            .collect();
+        lines.sort_unstable();
+        lines
+    };
+    let all = [
+        "MY_STORE_ENV_USER=me".to_owned(),
+        "MY_STORE_NAME=/web/my-store".to_owned(),
+        format!("MY_STORE_PORT=tcp://{address}:5432"),
+        // What was said by name comes first.
+        "MY_STORE_PORT_53_UDP=mine".to_owned(),
+        format!("MY_STORE_PORT_53_UDP_ADDR={address}"),
+        "MY_STORE_PORT_53_UDP_PORT=53".to_owned(),
+        "MY_STORE_PORT_53_UDP_PROTO=udp".to_owned(),
+        format!("MY_STORE_PORT_5432_TCP=tcp://{address}:5432"),
+        format!("MY_STORE_PORT_5432_TCP_ADDR={address}"),
+        "MY_STORE_PORT_5432_TCP_PORT=5432".to_owned(),
+        "MY_STORE_PORT_5432_TCP_PROTO=tcp".to_owned(),
+    ];
+    assert_eq!(told, all);
+    let hosts = printed(&topology, "--link db:my-store -- /bin/cat /etc/hosts");
+    let line = format!("{address}\tmy-store db");
+    assert!(hosts.lines().any(|it| it == line), "{hosts}");
+    // Whose program has a variable is told to nobody else.
+    let told = printed(&topology, "--env USER=other -- /usr/bin/env");
+    assert!(told.lines().any(|line| line == "USER=other"), "{told}");
+    assert!(!told.contains("MY_STORE"), "{told}");
+}
+
+/// Lines of a running program's `/etc/hosts` that name a container.
+fn hosts_of(topology: &Topology, name: &str) -> Vec<String> {
+    let pid = topology.inspect(name).pid.unwrap();
+    let text = fs::read_to_string(format!("/proc/{pid}/root/etc/hosts")).unwrap();
+    let lines = text.lines().filter(|line| {
+        !line.starts_with(['#', ':']) && !line.starts_with("127.0.0.1\t") && !line.is_empty()
+    });
+    lines.map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn hosts_become(topology: &Topology, name: &str, lines: &[&str]) {
+    let began = Instant::now();
+    while hosts_of(topology, name) != lines {
+        let now = hosts_of(topology, name);
+        assert!(began.elapsed() < PATIENCE, "{now:#?} is not {lines:#?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_hosts_file_of_a_running_program_follows() {
+    let Some(mut topology) = Topology::start("links-hosts") else {
+        return;
+    };
+    topology.netdp("network create one --subnet 10.81.0.0/24");
+    topology.netdp("network create two --subnet 10.82.0.0/24");
+    let db = "run -d --name db --network one --ip 10.81.0.9";
+    topology.netdp(&format!("{db} -- /bin/sleep 600"));
+    topology.netdp(
+        "run -d --name web --hostname www --network one --ip 10.81.0.8 --link db:store -- \
+         /bin/sleep 600",
+    );
+    topology.netdp("run -d --name beside --network container:web -- /bin/sleep 600");
+    let own = "10.81.0.8\twww web";
+    hosts_become(&topology, "web", &[own, "10.81.0.9\tstore db"]);
+    topology.netdp("connect two web");
+    let second = "10.82.0.2\twww web";
+    let all = [own, second, "10.81.0.9\tstore db"];
+    hosts_become(&topology, "web", &all);
+    // Who has its network has its names.
+    hosts_become(&topology, "beside", &all);
+    // A line of one's own stays, and so does the file.
+    let pid = topology.inspect("web").pid.unwrap();
+    let path = format!("/proc/{pid}/root/etc/hosts");
+    let inode = || fs::metadata(&path).unwrap().ino();
+    let before = inode();
+    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    file.write_all(b"192.0.2.7\tfriend\n").unwrap();
+    topology.netdp("rm -f db");
+    hosts_become(&topology, "web", &[own, second, "192.0.2.7\tfriend"]);
+    topology.netdp("run -d --name db --network one --ip 10.81.0.77 -- /bin/sleep 600");
+    let again = "10.81.0.77\tstore db";
+    hosts_become(&topology, "web", &[own, second, again, "192.0.2.7\tfriend"]);
+    // Nor does it matter which daemon runs.
+    topology.world.kill_daemon();
+    topology.start_daemon();
+    topology.netdp("disconnect two web");
+    hosts_become(&topology, "web", &[own, again, "192.0.2.7\tfriend"]);
+    topology.netdp("disconnect one web");
+    hosts_become(&topology, "web", &["127.0.1.1\twww", "192.0.2.7\tfriend"]);
+    assert_eq!(inode(), before);
 }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::{Question, Step};
+pub use crate::model::HostsEntry;
 use crate::model::{Driver, EndpointRequest, Exposed, MacAddr, PortSpec, Proto};
 
 /// The body of every answer that isn't a success.
@@ -84,6 +85,9 @@ pub struct Sandbox {
     pub endpoints: Vec<Endpoint>,
     /// Names that the sandbox knows besides its own.
     pub hosts: Vec<HostsEntry>,
+    /// Variables that a program gets by its links when it starts.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
     /// Where it asks for names, if there is a resolver for it.
     #[serde(default)]
     pub resolver: Option<IpAddr>,
@@ -111,13 +115,6 @@ pub struct Port {
     pub host_port: u16,
     /// False when another program took the port while no daemon ran.
     pub held: bool,
-}
-
-/// A line of `/etc/hosts`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct HostsEntry {
-    pub address: IpAddr,
-    pub names: Vec<String>,
 }
 
 /// `POST /v1/sandboxes/NAME/networks`.

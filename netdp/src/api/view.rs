@@ -10,8 +10,8 @@ use netdp_common::{
 use super::{
     listing,
     types::{
-        Drops, Endpoint, EndpointCounters, HostsEntry, Member, Network, Port, Problem, Sandbox,
-        Statistics, Status, Subnet, UplinkStatus,
+        Drops, Endpoint, EndpointCounters, Member, Network, Port, Problem, Sandbox, Statistics,
+        Status, Subnet, UplinkStatus,
     },
 };
 use crate::{
@@ -90,10 +90,11 @@ pub fn sandbox(core: &Core, sandbox: &model::Sandbox) -> Sandbox {
         mode: mode(state, sandbox),
         log: sandbox.log.clone(),
         expose: sandbox.expose.clone(),
-        hosts: hosts(state, sandbox),
+        hosts: state.hosts(sandbox),
+        environment: state.environment(sandbox),
         resolver: core
             .resolver()
-            .listens(sharing(state, sandbox).id)
+            .listens(state.sharing(sandbox).id)
             .then(|| resolver::ADDRESS.bytes().into()),
         endpoints: endpoints
             .into_iter()
@@ -153,53 +154,6 @@ fn addresses(endpoint: &model::Endpoint) -> Vec<ipnet::IpNet> {
         .iter()
         .map(|address| address.net)
         .collect()
-}
-
-/// Who shares a network shares its names.
-fn sharing<'a>(state: &'a State, sandbox: &'a model::Sandbox) -> &'a model::Sandbox {
-    match sandbox.mode {
-        Mode::Container(other) => state.sandboxes.get(&other).unwrap_or(sandbox),
-        _ => sandbox,
-    }
-}
-
-/// The names that the sandbox knows: its own, and those of its links.
-fn hosts(state: &State, sandbox: &model::Sandbox) -> Vec<HostsEntry> {
-    let shared = sharing(state, sandbox);
-    let entry = |address: &model::Address, names: &[&str]| {
-        let mut own: Vec<String> = Vec::new();
-        for name in names {
-            if !own.iter().any(|known| known == name) {
-                own.push((*name).to_owned());
-            }
-        }
-        HostsEntry {
-            address: address.net.addr(),
-            names: own,
-        }
-    };
-    let endpoints = state.endpoints_of(shared.id);
-    let own = endpoints.iter().flat_map(|endpoint| {
-        endpoint
-            .addresses
-            .iter()
-            .map(|address| entry(address, &[&shared.hostname, shared.name.as_str()]))
-    });
-    let mut hosts: Vec<HostsEntry> = own.collect();
-    for endpoint in &endpoints {
-        for link in &endpoint.links {
-            let Some((other, near)) = state.linked_endpoint(endpoint, link) else {
-                continue;
-            };
-            let names = [link.alias.as_str(), &other.hostname, other.name.as_str()];
-            for entry in near.addresses.iter().map(|address| entry(address, &names)) {
-                if !hosts.contains(&entry) {
-                    hosts.push(entry);
-                }
-            }
-        }
-    }
-    hosts
 }
 
 pub fn flow_tables(core: &Core) -> listing::Tables {

@@ -247,6 +247,27 @@ fn option(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A variable for a program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Variable {
+    pub name: String,
+    pub value: Option<String>,
+}
+
+fn variable(text: &str) -> Result<Variable, String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    if name.is_empty() {
+        return Err("write it as NAME=VALUE".to_owned());
+    }
+    Ok(Variable {
+        name: name.to_owned(),
+        value,
+    })
+}
+
 /// What `run` and `attach` have in common.
 #[derive(Debug, Args)]
 pub struct SandboxArgs {
@@ -289,6 +310,10 @@ pub struct RunArgs {
     /// Host name [default: the sandbox's name].
     #[arg(long)]
     pub hostname: Option<String>,
+    /// Variable of the program, known to those that are linked to it as
+    /// ALIAS_ENV_NAME; without a value, the one it has here.
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub env: Vec<Variable>,
     /// Leave the program running and print its identifier; its output is kept
     /// for `netdp logs`.
     #[arg(short, long)]

@@ -4,7 +4,7 @@ use std::{fmt::Write, fs, io, net::IpAddr, path::Path};
 
 use anyhow::{Result, anyhow};
 
-use crate::api::types::Sandbox;
+use crate::{api::types::Sandbox, model::hosts};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -14,17 +14,8 @@ const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// `/etc/hosts`: the sandbox's own names, and those of its links.
 pub fn hosts(sandbox: &Sandbox) -> String {
-    let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    if sandbox.hosts.is_empty() {
-        // RFC 6761 keeps 127.0.0.0/8 for the host itself: so that its own name
-        // can be resolved without a network too.
-        let _ = writeln!(text, "127.0.1.1\t{}", sandbox.hostname);
-    }
-    for entry in &sandbox.hosts {
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "{}\t{}", entry.address, entry.names.join(" "));
-    }
-    text
+    let lines = hosts::lines(&sandbox.hosts, &sandbox.hostname);
+    crate::sandbox::hosts::text(&lines)
 }
 
 /// `/etc/resolv.conf` of a sandbox: netdp's resolver, where there is one for it,
@@ -116,6 +107,8 @@ fn resolver(line: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::api::types::HostsEntry;
 
@@ -133,6 +126,7 @@ mod tests {
             expose: Vec::new(),
             endpoints: Vec::new(),
             hosts,
+            environment: BTreeMap::new(),
             resolver: None,
         }
     }
@@ -145,8 +139,8 @@ mod tests {
         };
         let text = hosts(&sandbox(vec![entry]));
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"), "{text}");
-        assert!(text.ends_with("\n172.17.0.2\twww web\n"), "{text}");
-        assert!(hosts(&sandbox(Vec::new())).ends_with("127.0.1.1\twww\n"));
+        assert!(text.contains("\n172.17.0.2\twww web\n"), "{text}");
+        assert!(hosts(&sandbox(Vec::new())).contains("\n127.0.1.1\twww\n"));
     }
 
     #[test]

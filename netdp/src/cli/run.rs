@@ -1,6 +1,8 @@
 //! `netdp run`: a program in a network of its own.
 
 use std::{
+    collections::BTreeMap,
+    env::{self, VarError},
     fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -9,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    args::{RunArgs, SandboxArgs},
+    args::{RunArgs, SandboxArgs, Variable},
     etc, logs, output, runtime, sandbox,
 };
 use crate::{
@@ -110,6 +112,7 @@ impl Start {
         let request = SandboxRequest {
             hostname: hostname.clone(),
             command: args.command.clone(),
+            env: variables(args.env)?,
             log,
             ..sandbox::request(SandboxArgs {
                 name: Some(name),
@@ -150,7 +153,13 @@ impl Start {
         };
         let answer = client.create_sandbox(&request).await?;
         let released = match self.files(&answer) {
-            Ok(files) => sandbox.release(&files).await.map_err(anyhow::Error::from),
+            Ok(files) => {
+                // What was said by name comes before what a link says.
+                let mut environment = answer.environment.clone();
+                environment.extend(self.request.env.clone());
+                let sandbox = sandbox.with_environment(environment);
+                sandbox.release(&files).await.map_err(anyhow::Error::from)
+            }
             Err(error) => {
                 drop(sandbox);
                 Err(error)
@@ -232,6 +241,25 @@ fn process(process: ProcessId) -> Result<Process> {
         pid: u32::try_from(process.pid).context("the kernel gave a negative process number")?,
         start_time: process.start_time,
     })
+}
+
+/// `NAME=VALUE`, or the value that NAME has here, if any.
+fn variables(given: Vec<Variable>) -> Result<BTreeMap<String, String>> {
+    let mut variables = BTreeMap::new();
+    for Variable { name, value } in given {
+        let value = match value {
+            Some(value) => value,
+            None => match env::var(&name) {
+                Ok(value) => value,
+                Err(VarError::NotPresent) => continue,
+                Err(VarError::NotUnicode(_)) => bail!(
+                    "the variable {name} is no text: give one that is with --env {name}=VALUE"
+                ),
+            },
+        };
+        variables.insert(name, value);
+    }
+    Ok(variables)
 }
 
 fn random_name() -> Name {

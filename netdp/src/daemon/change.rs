@@ -13,6 +13,7 @@ use crate::{
 use super::{
     engine::Engine,
     host::SocketProbe,
+    hosts::HostsFiles,
     owner::{OwnerError, now},
     watch::identity,
 };
@@ -24,17 +25,25 @@ pub struct Core {
     pub(super) engine: Engine,
     /// Told of every change.
     resolver: Arc<Resolver>,
+    hosts: Arc<HostsFiles>,
     /// A repair or an undoing has not come to its end.
     pub(super) unfinished: bool,
 }
 
 impl Core {
-    pub fn new(state: State, store: Store, engine: Engine, resolver: Arc<Resolver>) -> Self {
+    pub fn new(
+        state: State,
+        store: Store,
+        engine: Engine,
+        resolver: Arc<Resolver>,
+        hosts: Arc<HostsFiles>,
+    ) -> Self {
         Self {
             state,
             store,
             engine,
             resolver,
+            hosts,
             unfinished: false,
         }
     }
@@ -56,10 +65,15 @@ impl Core {
         self.unfinished || !self.engine.problems().is_empty()
     }
 
+    fn publish(&self) {
+        self.resolver.publish(&self.state);
+        self.hosts.publish(&self.state);
+    }
+
     pub(super) async fn repair(&mut self) -> Result<(), NetlinkError> {
         // As it stays when this fails, or is given up.
         self.unfinished = true;
-        self.resolver.publish(&self.state);
+        self.publish();
         self.engine.repair(&self.state).await?;
         self.unfinished = false;
         Ok(())
@@ -81,7 +95,7 @@ impl Core {
         self.store.commit(&self.state, &next)?;
         let previous = std::mem::replace(&mut self.state, next);
         let Err(error) = self.engine.change(&self.state).await else {
-            self.resolver.publish(&self.state);
+            self.publish();
             return Ok(answer);
         };
         tracing::info!("undoing a request that failed: {error}");

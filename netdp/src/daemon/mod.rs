@@ -12,6 +12,7 @@ pub mod engine;
 pub mod environment;
 mod hold;
 mod host;
+mod hosts;
 mod notify;
 pub mod owner;
 mod port_owner;
@@ -66,12 +67,15 @@ pub fn run(options: Options) -> Result<()> {
         let keeper = tokio::spawn(keep(Arc::clone(&owner), netlink, changes));
         let names = Arc::clone(&owner);
         let resolver = tokio::spawn(async move { names.resolver().keep().await });
+        let files = Arc::clone(&owner);
+        let hosts = tokio::spawn(async move { files.hosts().keep().await });
 
         tracing::info!("listening at {}", socket.path().display());
         notify::ready();
         let served = server::serve(socket, Arc::clone(&owner), until_told_to_end()?).await;
         keeper.abort();
         resolver.abort();
+        hosts.abort();
         // A change that is being made is finished first.
         drop(owner.lock().await);
         tracing::info!("ending; networks stay as they are");

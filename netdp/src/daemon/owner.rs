@@ -28,6 +28,7 @@ use super::{
     change::Core,
     claim,
     engine::{Engine, EngineError},
+    hosts::HostsFiles,
     watch::{Watches, identity, terminate},
 };
 
@@ -64,6 +65,7 @@ pub struct Owner {
     settings: Settings,
     damage: Option<Damage>,
     resolver: Arc<Resolver>,
+    hosts: Arc<HostsFiles>,
     /// Those who wait for the ends of programs.
     watches: Watches,
     /// Told when something may have to be repaired.
@@ -80,11 +82,14 @@ impl Owner {
         damage: Option<Damage>,
         resolver: Arc<Resolver>,
     ) -> Arc<Self> {
+        let hosts = Arc::new(HostsFiles::default());
+        let told = (Arc::clone(&resolver), Arc::clone(&hosts));
         Arc::new(Self {
-            core: Mutex::new(Core::new(state, store, engine, Arc::clone(&resolver))),
+            core: Mutex::new(Core::new(state, store, engine, told.0, told.1)),
             settings,
             damage,
             resolver,
+            hosts,
             watches: Watches::default(),
             dirty: Notify::new(),
         })
@@ -106,6 +111,11 @@ impl Owner {
     /// The names of the sandboxes.
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// `/etc/hosts` of the programs that run.
+    pub fn hosts(&self) -> &HostsFiles {
+        &self.hosts
     }
 
     /// Brings the host to the state, makes the first network, and watches the

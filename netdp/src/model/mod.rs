@@ -5,7 +5,9 @@
 //! anything; what it must know of the host comes in a [`HostView`].
 
 mod endpoint;
+mod environment;
 mod host;
+pub mod hosts;
 mod id;
 pub mod ipam;
 mod linked;
@@ -22,6 +24,7 @@ pub mod subnets;
 
 pub use endpoint::{Address, Endpoint, EndpointRequest, Link, Publication};
 pub use host::{HostPorts, HostView, PortTaken};
+pub use hosts::HostsEntry;
 pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId};
 pub use linked::Opening;
 pub use network::{Bridge, Driver, FIRST_NETWORK, Network, NetworkRequest};

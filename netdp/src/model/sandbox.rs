@@ -45,6 +45,10 @@ pub struct Sandbox {
     pub hostname: String,
     pub mode: Mode,
     pub expose: Vec<Exposed>,
+    /// Variables that were given to its program by name; those that are linked
+    /// to it learn them.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     /// Who asked for it, if not a user: the name of an engine.
     pub owner: Option<String>,
@@ -72,6 +76,7 @@ pub struct SandboxRequest {
     /// Publish every exposed port at a host port of netdp's choice.
     pub publish_all: bool,
     pub expose: Vec<Exposed>,
+    pub env: BTreeMap<String, String>,
     pub links: Vec<Link>,
     pub ip: Option<std::net::Ipv4Addr>,
     pub ip6: Option<std::net::Ipv6Addr>,
@@ -224,6 +229,7 @@ impl State {
             hostname,
             mode,
             expose: request.expose.clone(),
+            env: request.env.clone(),
             labels: request.labels.clone(),
             owner: request.owner.clone(),
             log: request.log.clone(),

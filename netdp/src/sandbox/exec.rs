@@ -1,6 +1,7 @@
 //! Executing again: this program under a hidden name, and the program that was
 //! asked for.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -63,15 +64,18 @@ fn adopt(fd: RawFd) -> Option<UnixStream> {
     stream.peer_addr().is_ok().then_some(stream)
 }
 
-/// Becomes the program; returns only why not. Signals that Rust programs
-/// ignore act as usual in it.
-pub(super) fn become_program(argv: &[OsString]) -> Report {
+/// Becomes the program, with these variables besides; returns only why not.
+/// Signals that Rust programs ignore act as usual in it.
+pub(super) fn become_program(argv: &[OsString], environment: &BTreeMap<String, String>) -> Report {
     let Some((program, arguments)) = argv.split_first() else {
         return Report::Setup {
             reason: super::SandboxError::NoProgram.to_string(),
         };
     };
-    let error = Command::new(program).args(arguments).exec();
+    let error = Command::new(program)
+        .args(arguments)
+        .envs(environment)
+        .exec();
     let (reason, status) = explain(program, &error);
     Report::Exec {
         program: program.display().to_string(),

@@ -13,9 +13,17 @@ use std::path::Path;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+use nix::unistd::getpid;
 
 use super::Files;
 use super::init::Refused;
+
+/// What the mounts of a program are told to come from, by which
+/// [`hosts`](super::hosts) knows them again: a program that is started in a
+/// sandbox sees those of that one too.
+pub(super) fn source(pid: i32) -> String {
+    format!("netdp-{pid}")
+}
 
 /// Where the tmpfs is mounted for a moment, in the sandbox's mount namespace
 /// alone. Every system has it.
@@ -49,7 +57,7 @@ pub(super) fn replace(files: &Files) -> Result<(), Refused> {
         return Ok(());
     }
     mount(
-        Some("netdp"),
+        Some(source(getpid().as_raw()).as_str()),
         STAGE,
         Some("tmpfs"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,

@@ -10,7 +10,7 @@ use nix::unistd::{getpid, sethostname};
 
 use super::exec::{become_program, inherited_socket};
 use super::wire::{Report, receive, send};
-use super::{Files, Network, Spec, files};
+use super::{Network, Release, Spec, files};
 use crate::netns::{Namespace, loopback_up};
 
 /// Why a sandbox can't be set up, for the person who asked for it.
@@ -44,7 +44,7 @@ pub fn init_main() -> ExitCode {
         Err(status) => return status,
     };
     let failure = match prepare(&mut socket) {
-        Ok(Some(spec)) => become_program(&spec.argv),
+        Ok(Some((spec, release))) => become_program(&spec.argv, &release.environment),
         // The command has ended or has thought better of it.
         Ok(None) => return ExitCode::FAILURE,
         Err(Refused(reason)) => Report::Setup { reason },
@@ -55,7 +55,7 @@ pub fn init_main() -> ExitCode {
 }
 
 /// Everything up to the program. None when the other side closed the socket.
-fn prepare(socket: &mut UnixStream) -> Result<Option<Spec>, Refused> {
+fn prepare(socket: &mut UnixStream) -> Result<Option<(Spec, Release)>, Refused> {
     let talk = |error| Refused::new(format_args!("can't talk to the command: {error}"));
     let Some(spec) = receive::<Spec>(socket).map_err(talk)? else {
         return Ok(None);
@@ -65,11 +65,11 @@ fn prepare(socket: &mut UnixStream) -> Result<Option<Spec>, Refused> {
         pid: getpid().as_raw(),
     };
     send(socket, &ready).map_err(talk)?;
-    let Some(files) = receive::<Files>(socket).map_err(talk)? else {
+    let Some(release) = receive::<Release>(socket).map_err(talk)? else {
         return Ok(None);
     };
-    files::replace(&files)?;
-    Ok(Some(spec))
+    files::replace(&release.files)?;
+    Ok(Some((spec, release)))
 }
 
 fn enter_namespaces(spec: &Spec) -> Result<(), Refused> {

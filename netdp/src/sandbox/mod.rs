@@ -21,6 +21,7 @@
 mod error;
 mod exec;
 mod files;
+pub mod hosts;
 mod init;
 mod process;
 mod signals;
@@ -28,6 +29,7 @@ mod start;
 mod supervise;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -78,6 +80,14 @@ pub struct Files {
     pub resolv_conf: Option<String>,
     /// `/etc/hostname`
     pub hostname: Option<String>,
+}
+
+/// What a program gets that is known only when its network is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Release {
+    files: Files,
+    /// Variables that it has besides, or instead of, those of the command.
+    environment: BTreeMap<String, String>,
 }
 
 /// How a program relates to the command that starts it.

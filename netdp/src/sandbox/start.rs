@@ -1,5 +1,6 @@
 //! Starting a program: the side of the command.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use tokio::net::UnixStream;
 use super::exec::reexec;
 use super::signals::Signals;
 use super::wire::{Report, is_closed, receive_async, send_async};
-use super::{Files, INIT_COMMAND, Mode, ProcessId, SUPERVISE_COMMAND, SandboxError, Spec};
+use super::{Files, INIT_COMMAND, Mode, ProcessId, Release, SUPERVISE_COMMAND, SandboxError, Spec};
 
 /// The program that runs the hidden commands.
 #[derive(Clone, Debug)]
@@ -41,6 +42,7 @@ pub struct Sandbox {
     process: ProcessId,
     /// In the foreground, the process itself.
     child: Option<OwnedChild>,
+    environment: BTreeMap<String, String>,
 }
 
 impl Sandbox {
@@ -84,7 +86,15 @@ impl Sandbox {
             socket,
             process,
             child,
+            environment: BTreeMap::new(),
         })
+    }
+
+    /// Gives the program these variables besides those of the caller.
+    #[must_use]
+    pub fn with_environment(mut self, environment: BTreeMap<String, String>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// The process that is to become the program.
@@ -109,7 +119,11 @@ impl Sandbox {
             Some(_) => Some(Signals::catch().map_err(SandboxError::Signals)?),
             None => None,
         };
-        send_async(&mut self.socket, files)
+        let release = Release {
+            files: files.clone(),
+            environment: self.environment,
+        };
+        send_async(&mut self.socket, &release)
             .await
             .map_err(|error| match is_closed(&error) {
                 true => SandboxError::Ended,

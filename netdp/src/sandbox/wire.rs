@@ -3,7 +3,7 @@
 //! socket pair.
 //!
 //! The command sends a [`Spec`](super::Spec) and, when the network is there,
-//! [`Files`](super::Files). The first process answers the former with
+//! [`Release`](super::Release). The first process answers the former with
 //! [`Report::Ready`] and the latter by becoming the program, which closes the
 //! socket; either may be answered with a failure instead.
 

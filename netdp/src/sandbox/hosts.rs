@@ -1,0 +1,192 @@
+//! `/etc/hosts` of a running program: the part of it that netdp keeps up to
+//! date.
+//!
+//! The file is a bind that cannot be replaced by another, so it is written in
+//! place. It is found by the program's own mounts, and is written only if it
+//! lies in the tmpfs that netdp made: whatever the program has mounted or
+//! linked there instead is its own.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{FileExt, MetadataExt},
+    },
+};
+
+use nix::{
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    libc,
+    sys::stat::Mode,
+};
+
+use super::{ProcessId, files::source};
+
+/// Name of the file in the tmpfs.
+const FILE: &str = "/hosts";
+
+const BEGIN: &str = "# netdp keeps the lines from here up to date\n";
+const END: &str = "# netdp keeps the lines up to here up to date\n";
+
+/// The whole file: what is the same everywhere, and `lines`.
+pub fn text(lines: &str) -> String {
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{BEGIN}{lines}{END}")
+}
+
+/// `text` with these lines in place of those that netdp keeps; none where it
+/// has no such part any more.
+fn replaced(text: &str, lines: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{lines}{END}{after}"))
+}
+
+/// Brings the lines that netdp keeps in a program's `/etc/hosts` up to date.
+/// False where the program has no such file, or not yet.
+///
+/// # Errors
+/// When the file can't be read or written.
+pub fn update(process: &ProcessId, lines: &str) -> io::Result<bool> {
+    let Some(file) = find(process)? else {
+        return Ok(false);
+    };
+    let old = read(&file)?;
+    // What the program has made of its file is its own business.
+    let Some(new) = replaced(&old, lines) else {
+        return Ok(true);
+    };
+    if new != old {
+        file.write_all_at(new.as_bytes(), 0)?;
+        file.set_len(new.len() as u64)?;
+    }
+    Ok(true)
+}
+
+fn read(file: &File) -> io::Result<String> {
+    let mut bytes = vec![0; file.metadata()?.len().try_into().unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, 0)?;
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+fn find(process: &ProcessId) -> io::Result<Option<File>> {
+    let folder = format!("/proc/{}", process.pid);
+    let root = open(
+        format!("{folder}/root").as_str(),
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    );
+    let (Ok(root), Ok(mounts)) = (root, fs::read_to_string(format!("{folder}/mountinfo"))) else {
+        return Ok(None);
+    };
+    // While the process lives, nobody else has its number.
+    if !process.alive() {
+        return Ok(None);
+    }
+    let source = source(process.pid);
+    let mount = mounts
+        .lines()
+        .rev()
+        .find_map(|line| Mount::of(line, &source));
+    let Some(mount) = mount else {
+        return Ok(None);
+    };
+    mount.open(&root)
+}
+
+/// A bind of netdp's file.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    device: (u64, u64),
+    /// As the process sees it.
+    path: String,
+}
+
+impl Mount {
+    /// From a line of mountinfo (proc_pid_mountinfo(5)), if it comes from
+    /// there.
+    fn of(line: &str, source: &str) -> Option<Self> {
+        let (place, kind) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(2);
+        let (device, root, path) = (place.next()?, place.next()?, place.next()?);
+        let mut kind = kind.split(' ');
+        if (kind.next()?, kind.next()?, root) != ("tmpfs", source, FILE) {
+            return None;
+        }
+        let (major, minor) = device.split_once(':')?;
+        Some(Self {
+            device: (major.parse().ok()?, minor.parse().ok()?),
+            path: unescaped(path),
+        })
+    }
+
+    fn open(&self, root: &OwnedFd) -> io::Result<Option<File>> {
+        // A link would lead to where the program wants it.
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let file = match openat2(root.as_fd(), self.path.as_str(), how) {
+            Ok(file) => File::from(file),
+            Err(nix::Error::ENOENT | nix::Error::ELOOP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let device = file.metadata()?.dev();
+        let found = (
+            u64::from(libc::major(device)),
+            u64::from(libc::minor(device)),
+        );
+        Ok((found == self.device).then_some(file))
+    }
+}
+
+/// Space, tab, newline and backslash are written in octal there.
+fn unescaped(path: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(path.to_owned(), |path, (escaped, plain)| {
+        path.replace(escaped, plain)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_file_stays() {
+        let first = text("172.17.0.2\tweb\n");
+        let own = format!("# mine\n{first}192.0.2.7\tfriend\n");
+        let new = replaced(&own, "172.17.0.3\tweb\n").unwrap();
+        assert_eq!(
+            new,
+            format!("# mine\n{}192.0.2.7\tfriend\n", text("172.17.0.3\tweb\n"))
+        );
+        assert_eq!(replaced("192.0.2.7\tfriend\n", "x\n"), None);
+        assert_eq!(replaced(BEGIN, "x\n"), None);
+    }
+
+    #[test]
+    fn a_mount_is_known_by_what_lies_there() {
+        let line =
+            "612 588 0:71 /hosts /etc/a\\040b rw,nosuid master:3 - tmpfs netdp-7 rw,mode=755";
+        let mount = Mount {
+            device: (0, 71),
+            path: "/etc/a b".into(),
+        };
+        assert_eq!(Mount::of(line, "netdp-7"), Some(mount));
+        for other in [
+            "612 588 0:71 /resolv.conf /etc/resolv.conf rw - tmpfs netdp-7 rw",
+            "612 588 0:71 /hosts /etc/hosts rw - tmpfs tmpfs rw",
+            "612 588 0:71 /hosts /etc/hosts rw - ext4 netdp-7 rw",
+            "612 588 0:71 /hosts /etc/hosts rw - tmpfs netdp-71 rw",
+            "nonsense",
+        ] {
+            assert_eq!(Mount::of(other, "netdp-7"), None, "{other}");
+        }
+    }
+}
