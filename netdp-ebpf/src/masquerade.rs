@@ -30,6 +30,10 @@ use crate::{
 /// the address and port that it leaves under. False where its flow isn't known.
 #[inline(always)]
 pub fn outbound<F: Family>(packet: &Packet<F::Addr>, decision: &mut Decision<F::Addr>) -> bool {
+    // Without ports it would look like an echo of identifier 0.
+    if packet.transport == Transport::IcmpOther {
+        return false;
+    }
     let from = &packet.tuple;
     let own = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
     if let Some(entry) = flows::find::<F>(&own)
@@ -306,6 +310,9 @@ pub fn inbound<F: Family>(
     packet: &Packet<F::Addr>,
     decision: &mut Decision<F::Addr>,
 ) -> Result<bool, DropReason> {
+    if packet.transport == Transport::IcmpOther {
+        return Ok(false);
+    }
     let from = &packet.tuple;
     let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
     let (entry, pending) = match flows::find::<F>(&key) {

@@ -150,6 +150,29 @@ fn echo_is_tracked_by_its_identifier() {
     });
 }
 
+/// ICMP that has neither ports nor an identifier belongs to no flow, and not
+/// to that of identifier 0.
+#[test]
+fn what_is_no_echo_is_not_taken_for_one() {
+    world(|world| {
+        let db = world.db;
+        let ping = db.frame(Frame::echo_request(DB, REMOTE, 0));
+        let left = world.leaves(&db, &ping);
+        let mut timestamp = [0; 20];
+        (timestamp[0], timestamp[2], timestamp[3]) = (13, !13, !0);
+        let sent = between(
+            raw(proto::ICMP, DB, REMOTE, &timestamp),
+            db.mac,
+            db.host_mac,
+        );
+        assert_eq!(world.is_refused(&db, &sent), DropReason::IcmpUnrelated);
+        let came = raw(proto::ICMP, REMOTE, HOST, &timestamp);
+        world.passes(&between(came, CLIENT_MAC, HOST_MAC));
+        world.enters(&answer(&left, 0), &db);
+        assert_eq!(world.is_refused(&db, &sent), DropReason::IcmpUnrelated);
+    });
+}
+
 #[test]
 fn udp_without_a_checksum_has_none_outside() {
     world(|world| {
