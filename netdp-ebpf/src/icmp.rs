@@ -84,7 +84,10 @@ fn read<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
 /// To whom a container's error goes, and what it quotes there.
 #[inline(always)]
 fn decide<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<(), DropReason> {
-    if to_known_flow::<F>(work) {
+    // An echo request, which is all of ICMP that is read of a quote, comes to a
+    // container from no further than its neighbours.
+    let is_echo = work.quote.proto != proto::TCP && work.quote.proto != proto::UDP;
+    if !is_echo && to_known_flow::<F>(work) {
         return Ok(());
     }
     let daddr = work.packet.tuple.daddr;
@@ -105,7 +108,7 @@ fn decide<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<()
         published_sender::<F>(work, F::gateway(endpoint));
         return Ok(());
     }
-    if to_masquerade_peer::<F>(work) || to_stateless_client::<F>(work) {
+    if !is_echo && (to_masquerade_peer::<F>(work) || to_stateless_client::<F>(work)) {
         return Ok(());
     }
     Err(DropReason::IcmpUnrelated)

@@ -332,6 +332,11 @@ fn a_container_speaks_of_what_it_received_alone() {
             ..right.clone()
         };
         assert_eq!(refused(world, &db, redirect), DropReason::IcmpUnrelated);
+        // No echo request reaches a container from outside, not even one that
+        // looks like the answer to its own.
+        world.leaves(&db, &db.frame(Frame::echo_request(DB, REMOTE, 0)));
+        let echo = Error::about(EXCEEDED, 0, DB, &Frame::echo_request(REMOTE, DB, 0));
+        assert_eq!(refused(world, &db, echo), DropReason::IcmpUnrelated);
         // Directly, by the rules of the network.
         let seen = world.error_leaves(&db, &right);
         assert_eq!(seen.destination, web.mac);
