@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 const DOCUMENTS: [&str; 2] = ["docs/nat.md", "docs/links.md"];
 
 /// Folders in which a test that they name may stand.
-const FOLDERS: [&str; 4] = [
+const FOLDERS: [&str; 5] = [
     "netdp/tests",
     "tests/tests",
+    "netdp-common/tests",
     "netdp-common/src",
     "netdp/src/model",
 ];

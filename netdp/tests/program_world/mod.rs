@@ -4,6 +4,7 @@
 
 #![expect(dead_code, reason = "each test program uses a part of this")]
 
+pub mod dice;
 pub mod error;
 pub mod frame;
 mod outcome;

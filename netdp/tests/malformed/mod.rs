@@ -1,0 +1,4 @@
+//! Packets that are wrong, and what may come of them.
+
+pub mod generate;
+pub mod judge;
