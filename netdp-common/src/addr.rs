@@ -68,34 +68,26 @@ impl V4Addr {
 
 impl V6Addr {
     /// From its bytes, first byte first.
+    #[inline(always)]
     pub const fn new(bytes: [u8; 16]) -> Self {
-        let mut words = [0u32; 4];
-        let mut i = 0;
-        while i < 4 {
-            words[i] = u32::from_ne_bytes([
-                bytes[4 * i],
-                bytes[4 * i + 1],
-                bytes[4 * i + 2],
-                bytes[4 * i + 3],
-            ]);
-            i += 1;
-        }
-        Self(words)
+        // SAFETY: as many bytes, of which any are valid. Put together by words,
+        // programs would keep each byte by itself.
+        Self(unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(bytes) })
     }
 
     /// Its bytes, first byte first.
+    #[inline(always)]
     pub const fn bytes(self) -> [u8; 16] {
-        let mut out = [0u8; 16];
-        let mut i = 0;
-        while i < 4 {
-            let word = self.0[i].to_ne_bytes();
-            out[4 * i] = word[0];
-            out[4 * i + 1] = word[1];
-            out[4 * i + 2] = word[2];
-            out[4 * i + 3] = word[3];
-            i += 1;
-        }
-        out
+        // SAFETY: as above.
+        unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(self.0) }
+    }
+
+    /// Whether it stands for the IPv4 address that is its last word
+    /// (::ffff:0:0/96, RFC 4291, section 2.5.5.2).
+    #[inline(always)]
+    pub const fn is_mapped(self) -> bool {
+        let [a, b, c, _] = self.0;
+        a == 0 && b == 0 && c == 0xffffu32.to_be()
     }
 }
 
@@ -165,6 +157,10 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
     /// 224.0.0.0/4, the limited broadcast address, or ff00::/8.
     fn is_multicast(self) -> bool;
 
+    /// fe80::/10, which no router forwards (RFC 4291, section 2.5.6). Never of
+    /// IPv4, where 169.254.0.0/16 may be behind a router of its own.
+    fn is_link_local(self) -> bool;
+
     /// The address's words of 32 bits for checksum arithmetic, in the order of
     /// the packet.
     fn words(&self) -> &[u32];
@@ -187,6 +183,11 @@ impl Address for V4Addr {
     }
 
     #[inline(always)]
+    fn is_link_local(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn words(&self) -> &[u32] {
         core::slice::from_ref(&self.0)
     }
@@ -200,12 +201,20 @@ impl Address for V6Addr {
 
     #[inline(always)]
     fn is_loopback(self) -> bool {
-        self == Self::new([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+        self == Self([0, 0, 0, 1u32.to_be()])
     }
 
     #[inline(always)]
     fn is_multicast(self) -> bool {
-        self.bytes()[0] == 0xff
+        const PREFIX: u32 = 0xff00_0000u32.to_be();
+        self.0[0] & PREFIX == PREFIX
+    }
+
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        const PREFIX: u32 = 0xfe80_0000u32.to_be();
+        const MASK: u32 = 0xffc0_0000u32.to_be();
+        self.0[0] & MASK == PREFIX
     }
 
     #[inline(always)]
@@ -252,5 +261,17 @@ mod tests {
         assert!(V4Addr::new([255; 4]).is_multicast());
         assert!(!V4Addr::new([241, 0, 0, 1]).is_multicast());
         assert!(V6Addr::from(Ipv6Addr::LOCALHOST).is_loopback());
+        let v6 = |text: &str| V6Addr::from(text.parse::<Ipv6Addr>().unwrap());
+        assert!(v6("ff02::1").is_multicast());
+        assert!(v6("::ffff:127.0.0.1").is_mapped());
+        assert_eq!(
+            V4Addr(v6("::ffff:127.0.0.1").0[3]),
+            V4Addr::new([127, 0, 0, 1])
+        );
+        assert!(!v6("::127.0.0.1").is_mapped() && !v6("64:ff9b::1").is_mapped());
+        assert!(v6("fe80::1").is_link_local());
+        assert!(v6("febf:ffff::").is_link_local());
+        assert!(!v6("fec0::1").is_link_local());
+        assert!(!V4Addr::new([169, 254, 0, 1]).is_link_local());
     }
 }

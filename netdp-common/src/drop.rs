@@ -28,7 +28,8 @@ reasons! {
     /// A container sent from an address or MAC that isn't its own, or the
     /// outside from one that has no place there.
     SpoofedSource = 1, "spoofed-source";
-    /// Neither IPv4 nor ARP, from a container.
+    /// Of a kind that the container's network doesn't carry: neither IPv4 nor
+    /// ARP, nor IPv6 where it has an address of it.
     UnknownEthertype = 2, "unknown-ethertype";
     /// A packet from outside for a container, neither published nor a reply.
     NotPublished = 3, "not-published";
@@ -56,7 +57,8 @@ reasons! {
     NoFlow = 14, "no-flow";
     /// A BPF helper refused what the program asked of it.
     HelperFailed = 15, "helper-failed";
-    /// An ARP request for an address that isn't to be had on this network.
+    /// An ARP request or a neighbour solicitation for an address that isn't to
+    /// be had on this network.
     ArpUnknown = 16, "arp-unknown";
     /// The uplink has no address to masquerade with.
     NoUplinkAddress = 17, "no-uplink-address";
@@ -67,6 +69,9 @@ reasons! {
     /// Longer than the link out takes, and allowed to be fragmented, which
     /// BPF can't do.
     TooBig = 20, "too-big";
+    /// A container gave itself out for a neighbour or a router: a neighbour or
+    /// router advertisement, or a redirect.
+    SpoofedNeighbour = 21, "spoofed-neighbour";
     /// A fragment that keeps the transport header, or a part of it, out of the
     /// first one.
     FragmentTiny = 22, "fragment-tiny";

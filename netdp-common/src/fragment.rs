@@ -85,7 +85,7 @@ pub fn parse_tiny<A>(
     packet.fragment = Fragment::Tiny;
     packet.transport = Transport::Later;
     if packet.end >= 4 && (packet.proto == proto::TCP || packet.proto == proto::UDP) {
-        let ports: [[u8; 2]; 2] = bytes.read(packet.l4).ok_or(DropReason::Malformed)?;
+        let ports: [[u8; 2]; 2] = bytes.read(packet.l4 & 0xff).ok_or(DropReason::Malformed)?;
         packet.ports(ports[0], ports[1]);
     }
     Ok(())

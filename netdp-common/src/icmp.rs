@@ -4,12 +4,12 @@
 //! The quote keeps its place and length, so that what follows it, the
 //! extensions of RFC 4884, stays where the length field says.
 
-use network_types::ip::Ipv4Hdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    addr::{Address, Be16, V4Addr, proto},
+    addr::{Address, Be16, V4Addr, V6Addr, proto},
     checksum::{self, Sum},
-    packet::{Bytes, ETH_LEN, Header, Packet, Tuple, V4},
+    packet::{Bytes, ETH_LEN, Header, Packet, Tuple, V4, V6, V6_LEN},
 };
 
 /// Length of an ICMP header, in bytes; the quoted packet follows.
@@ -119,6 +119,64 @@ impl Quoting for V4 {
     }
 }
 
+impl Quoting for V6 {
+    #[inline(always)]
+    fn is_about_flow(kind: u8) -> bool {
+        // Destination unreachable, packet too big, time exceeded, parameter
+        // problem (RFC 4443).
+        matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn quote_length(header: &[u8; 8]) -> usize {
+        // RFC 4884, section 4.4: of these two types alone.
+        match header[0] {
+            1 | 3 => usize::from(header[4]) * 8,
+            _ => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn datagram_end(bytes: &(impl Bytes + ?Sized)) -> usize {
+        match bytes.read::<[u8; 2]>(ETH_LEN + 4) {
+            Some(payload) => ETH_LEN + V6_LEN + usize::from(u16::from_be_bytes(payload)),
+            None => 0,
+        }
+    }
+
+    /// A quote with extension headers is not looked through.
+    #[inline(always)]
+    fn parse_quoted(bytes: &(impl Bytes + ?Sized), quote: &mut Quote<V6Addr>) -> bool {
+        let Some(header) = bytes.read::<Ipv6Hdr>(quote.l3) else {
+            return false;
+        };
+        if header.vcf[0] >> 4 != 6 {
+            return false;
+        }
+        quote.tuple.saddr = V6Addr::new(header.src_addr);
+        quote.tuple.daddr = V6Addr::new(header.dst_addr);
+        quote.proto = header.next_hdr;
+        quote.l4 = quote.l3 + V6_LEN;
+        true
+    }
+
+    #[inline(always)]
+    fn is_echo_request(proto: u8, kind: u8) -> bool {
+        proto == proto::ICMPV6 && kind == 128
+    }
+
+    /// No checksum of its own makes up for its addresses.
+    #[inline(always)]
+    fn network_change(quote: &Quote<V6Addr>, to: &Tuple<V6Addr>) -> Sum {
+        addresses_change(&quote.tuple, to)
+    }
+
+    #[inline(always)]
+    fn pseudo_change(packet: &Packet<V6Addr>, to: &Tuple<V6Addr>) -> Sum {
+        addresses_change(&packet.tuple, to)
+    }
+}
+
 /// Reads what the ICMP error `packet` is about. False where that can't belong
 /// to a flow: another kind of message, a protocol without ports, or a quote
 /// that ends before them.
@@ -188,12 +246,10 @@ pub fn transport_checksum<A: Address>(quote: &Quote<A>, field: u16, to: &Tuple<A
     if is_udp && field == 0 {
         return 0;
     }
-    let from = &quote.tuple;
-    let mut change = ports_change(from, to);
-    if is_udp || quote.proto == proto::TCP {
-        change = change
-            .change(from.saddr.words(), to.saddr.words())
-            .change(from.daddr.words(), to.daddr.words());
+    let mut change = ports_change(&quote.tuple, to);
+    // RFC 792: no pseudo header; RFC 4443: one.
+    if quote.proto != proto::ICMP {
+        change = change.add(addresses_change(&quote.tuple, to).wsum());
     }
     match checksum::update(field, change) {
         0 if is_udp => 0xffff,
@@ -222,6 +278,13 @@ fn ports_change<A>(from: &Tuple<A>, to: &Tuple<A>) -> Sum {
     Sum::default()
         .change16(from.sport.raw(), to.sport.raw())
         .change16(from.dport.raw(), to.dport.raw())
+}
+
+#[inline(always)]
+fn addresses_change<A: Address>(from: &Tuple<A>, to: &Tuple<A>) -> Sum {
+    Sum::default()
+        .change(from.saddr.words(), to.saddr.words())
+        .change(from.daddr.words(), to.daddr.words())
 }
 
 /// Checksum and addresses of the quoted IPv4 header, which follow each other

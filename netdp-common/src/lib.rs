@@ -14,6 +14,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod maps;
 pub mod nat;
+pub mod nd;
 pub mod own;
 pub mod packet;
 pub mod port;

@@ -2,7 +2,7 @@
 //! checksums.
 
 use crate::{
-    addr::{Address, V4Addr, proto},
+    addr::{Address, V4Addr, V6Addr, proto},
     checksum::{self, Sum},
     packet::{ETH_LEN, Packet, Transport, Tuple},
 };
@@ -18,7 +18,8 @@ pub struct L4Change {
     pub pseudo: Sum,
     /// Change of the transport header itself.
     pub header: Sum,
-    /// UDP over IPv4: 0 means that there is no checksum (RFC 768).
+    /// UDP: 0 means that there is no checksum (RFC 768; over IPv6 only tunnels
+    /// may send it, RFC 6935), and a sum of 0 is written as all ones.
     pub zero_means_none: bool,
 }
 
@@ -41,10 +42,12 @@ pub fn l4_change<A: Address>(packet: &Packet<A>, to: &Tuple<A>) -> L4Change {
     }
     match packet.transport {
         Transport::Udp => change.offset = packet.l4 + 6,
-        // RFC 792: no pseudo header.
         Transport::EchoRequest | Transport::EchoReply => {
             change.offset = packet.l4 + 2;
-            return change;
+            // RFC 792: no pseudo header; RFC 4443: one.
+            if packet.proto == proto::ICMP {
+                return change;
+            }
         }
         _ => {}
     }
@@ -83,6 +86,29 @@ pub fn v4_header(
         u32::from(new) << 16 | u32::from(checksum)
     };
     (ETH_LEN + 8, [start, to.saddr.0, to.daddr.0])
+}
+
+/// An IPv6 header as translation writes it, at [`ETH_LEN`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct V6Header {
+    /// Its first eight bytes, in memory order.
+    pub start: u64,
+    pub saddr: V6Addr,
+    pub daddr: V6Addr,
+}
+
+/// The IPv6 header that starts with `start` after translation and forwarding.
+/// It has no checksum.
+#[inline(always)]
+pub fn v6_header(packet: &Packet<V6Addr>, start: u64, to: &Tuple<V6Addr>, hop: bool) -> V6Header {
+    let mut start = start.to_ne_bytes();
+    start[7] = packet.ttl.saturating_sub(u8::from(hop));
+    V6Header {
+        start: u64::from_ne_bytes(start),
+        saddr: to.saddr,
+        daddr: to.daddr,
+    }
 }
 
 #[cfg(test)]

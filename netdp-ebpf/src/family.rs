@@ -8,25 +8,27 @@ use aya_ebpf::{
     },
 };
 use netdp_common::{
-    addr::{Address, Be16, Mac, V4Addr, proto},
+    addr::{Address, Be16, Mac, V4Addr, V6Addr, proto},
     drop::DropReason,
     icmp::{self, Quote, Quoting},
     maps::{Endpoint, FragKey, Uplink},
     nat,
-    packet::{Bytes, ETH_LEN, Packet, Tuple, V4},
+    packet::{Bytes, ETH_LEN, Packet, Tuple, V4, V6},
 };
 
 use crate::{
     maps::{
-        ADDRS4, Addrs, BACK4, Backs, FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals,
-        PATHS4, PENDING4, PORTS4, Paths, Pending, Ports, SCRATCH4, SOCKS4, Scratch, Socks,
+        ADDRS4, ADDRS6, Addrs, BACK4, BACK6, Backs, FLOWS4, FLOWS6, FRAGS4, FRAGS6, Flows, Frags,
+        LINKS4, LINKS6, LOCAL4, LOCAL6, Links, Locals, PATHS4, PATHS6, PENDING4, PENDING6, PORTS4,
+        PORTS6, Paths, Pending, Ports, SCRATCH4, SCRATCH6, SOCKS4, SOCKS6, Scratch, Socks,
     },
     skb::{Copied, Skb},
     verdict::Verdict,
 };
 
-/// `AF_INET` of `include/linux/socket.h`.
+/// `AF_INET` and `AF_INET6` of `include/linux/socket.h`.
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// What the FIB says about a destination.
 pub struct Route<A> {
@@ -67,19 +69,24 @@ pub trait Family: Quoting {
     /// A number that spreads addresses over `paths`.
     fn spread(addr: Self::Addr) -> u32;
 
-    /// Asks the FIB for the way to a packet's destination, as if it came in by
-    /// the hook's interface.
-    fn route(skb: &Skb, tuple: &Tuple<Self::Addr>) -> Result<Route<Self::Addr>, Unroutable>;
+    /// Does it on a stack frame of its own where the family's addresses would
+    /// not leave enough of the stack for what is called from there.
+    fn apart<R>(step: impl FnOnce() -> R) -> R;
 
-    /// Sends the packet by way of the kernel's neighbour table, which resolves
-    /// the next hop, queueing the packet where it must.
-    fn redirect_neigh(ifindex: u32, nexthop: Self::Addr) -> Verdict;
+    /// Writes the family and a packet's addresses into a question to the FIB.
+    fn ask(params: &mut FibParams, tuple: &Tuple<Self::Addr>);
+
+    /// The next hop, or the destination, that the FIB has left there.
+    fn nexthop(params: &FibParams) -> Self::Addr;
+
+    /// Writes the family and the address of a neighbour.
+    fn name_neighbour(params: &mut bpf_redir_neigh, nexthop: Self::Addr);
 
     /// Whether the host itself has a socket that a packet from `remote` to
     /// `local` would reach: a connection, a listener, or a bound UDP socket.
     fn host_has_socket(skb: &Skb, inbound: &Tuple<Self::Addr>, proto: u8) -> bool;
 
-    /// Writes addresses, and the TTL less one where `hop`.
+    /// Writes addresses, and the TTL or hop limit less one where `hop`.
     fn write_network(
         skb: &Skb,
         packet: &Packet<Self::Addr>,
@@ -170,91 +177,38 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn route(skb: &Skb, tuple: &Tuple<V4Addr>) -> Result<Route<V4Addr>, Unroutable> {
-        // `BPF_FIB_LKUP_RET_*` of `include/uapi/linux/bpf.h`.
-        const SUCCESS: i64 = 0;
-        const NO_NEIGH: i64 = 7;
-        const FRAG_NEEDED: i64 = 8;
-
-        // SAFETY: all bytes zero is a valid value of this struct of integers.
-        let mut params: FibParams = unsafe { core::mem::zeroed() };
-        params.family = AF_INET;
-        params.ifindex = skb.ifindex();
-        params.__bindgen_anon_3.ipv4_src = tuple.saddr.0;
-        params.__bindgen_anon_4.ipv4_dst = tuple.daddr.0;
-        // SAFETY: the struct lives on this stack and has the size given.
-        let ret = unsafe {
-            bpf_fib_lookup(
-                skb.as_ptr(),
-                &raw mut params,
-                size_of::<FibParams>() as i32,
-                0,
-            )
-        };
-        // SAFETY: the helper leaves the next hop, or the destination, there.
-        let nexthop = V4Addr(unsafe { params.__bindgen_anon_4.ipv4_dst });
-        // SAFETY: without a length given the helper leaves the MTU there.
-        let mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
-        match ret {
-            SUCCESS => Ok(Route {
-                ifindex: params.ifindex,
-                nexthop,
-                macs: Some((params.smac, params.dmac)),
-                mtu,
-            }),
-            NO_NEIGH => Ok(Route {
-                ifindex: params.ifindex,
-                nexthop,
-                macs: None,
-                mtu,
-            }),
-            FRAG_NEEDED => Err(Unroutable::TooBig),
-            _ => Err(Unroutable::NoRoute),
-        }
+    fn apart<R>(step: impl FnOnce() -> R) -> R {
+        step()
     }
 
     #[inline(always)]
-    fn redirect_neigh(ifindex: u32, nexthop: V4Addr) -> Verdict {
-        // SAFETY: all bytes zero is a valid value of this struct of integers.
-        let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    fn ask(params: &mut FibParams, tuple: &Tuple<V4Addr>) {
+        params.family = AF_INET;
+        params.__bindgen_anon_3.ipv4_src = tuple.saddr.0;
+        params.__bindgen_anon_4.ipv4_dst = tuple.daddr.0;
+    }
+
+    #[inline(always)]
+    fn nexthop(params: &FibParams) -> V4Addr {
+        // SAFETY: integers, any of which are valid.
+        V4Addr(unsafe { params.__bindgen_anon_4.ipv4_dst })
+    }
+
+    #[inline(always)]
+    fn name_neighbour(params: &mut bpf_redir_neigh, nexthop: V4Addr) {
         params.nh_family = u32::from(AF_INET);
         params.__bindgen_anon_1.ipv4_nh = nexthop.0;
-        // SAFETY: the struct lives on this stack and has the size given.
-        let code = unsafe {
-            bpf_redirect_neigh(
-                ifindex,
-                &raw mut params,
-                size_of::<bpf_redir_neigh>() as i32,
-                0,
-            )
-        };
-        Verdict::Redirect(code as i32)
     }
 
     #[inline(always)]
     fn host_has_socket(skb: &Skb, inbound: &Tuple<V4Addr>, proto: u8) -> bool {
         // SAFETY: all bytes zero is a valid value of this union of integers.
-        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-        tuple.__bindgen_anon_1.ipv4.saddr = inbound.saddr.0;
-        tuple.__bindgen_anon_1.ipv4.daddr = inbound.daddr.0;
-        tuple.__bindgen_anon_1.ipv4.sport = inbound.sport.raw();
-        tuple.__bindgen_anon_1.ipv4.dport = inbound.dport.raw();
-        // The size tells the helper the family (`sk_lookup`, net/core/filter.c).
-        const SIZE: u32 = 12;
-        let netns = BPF_F_CURRENT_NETNS as u64;
-        // SAFETY: the tuple lives on this stack; a socket found is released.
-        unsafe {
-            let socket = if proto == proto::TCP {
-                bpf_skc_lookup_tcp(skb.as_ptr(), &raw mut tuple, SIZE, netns, 0)
-            } else {
-                bpf_sk_lookup_udp(skb.as_ptr(), &raw mut tuple, SIZE, netns, 0)
-            };
-            if socket.is_null() {
-                return false;
-            }
-            bpf_sk_release(socket.cast());
-        }
-        true
+        let mut tuple: Aligned<bpf_sock_tuple> = unsafe { core::mem::zeroed() };
+        tuple.0.__bindgen_anon_1.ipv4.saddr = inbound.saddr.0;
+        tuple.0.__bindgen_anon_1.ipv4.daddr = inbound.daddr.0;
+        tuple.0.__bindgen_anon_1.ipv4.sport = inbound.sport.raw();
+        tuple.0.__bindgen_anon_1.ipv4.dport = inbound.dport.raw();
+        has_socket(skb, &mut tuple, 12, proto)
     }
 
     #[inline(always)]
@@ -282,6 +236,236 @@ impl Family for V4 {
         skb.write(quote.l3 + 10, checksum)?;
         skb.write(quote.l3 + 12, addresses)
     }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn addrs() -> &'static Addrs<V6Addr> {
+        &ADDRS6
+    }
+    #[inline(always)]
+    fn ports() -> &'static Ports<V6Addr> {
+        &PORTS6
+    }
+    #[inline(always)]
+    fn backs() -> &'static Backs<V6Addr> {
+        &BACK6
+    }
+    #[inline(always)]
+    fn locals() -> &'static Locals<V6Addr> {
+        &LOCAL6
+    }
+    #[inline(always)]
+    fn flows() -> &'static Flows<V6Addr> {
+        &FLOWS6
+    }
+    #[inline(always)]
+    fn pending() -> &'static Pending<V6Addr> {
+        &PENDING6
+    }
+    #[inline(always)]
+    fn frags() -> &'static Frags<V6Addr> {
+        &FRAGS6
+    }
+    #[inline(always)]
+    fn links() -> &'static Links<V6Addr> {
+        &LINKS6
+    }
+    #[inline(always)]
+    fn socks() -> &'static Socks<V6Addr> {
+        &SOCKS6
+    }
+    #[inline(always)]
+    fn paths() -> &'static Paths<V6Addr> {
+        &PATHS6
+    }
+    #[inline(always)]
+    fn scratch() -> &'static Scratch<V6Addr> {
+        &SCRATCH6
+    }
+
+    #[inline(always)]
+    fn address(endpoint: &Endpoint) -> V6Addr {
+        endpoint.addr6
+    }
+    #[inline(always)]
+    fn gateway(endpoint: &Endpoint) -> V6Addr {
+        endpoint.gateway6
+    }
+    #[inline(always)]
+    fn external(uplink: &Uplink) -> V6Addr {
+        uplink.addr6
+    }
+
+    #[inline(always)]
+    fn spread(addr: V6Addr) -> u32 {
+        let [a, b, c, d] = addr.0;
+        (a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d).wrapping_mul(0x9e37_79b1) >> 16
+    }
+
+    #[inline(never)]
+    fn apart<R>(step: impl FnOnce() -> R) -> R {
+        step()
+    }
+
+    #[inline(always)]
+    fn ask(params: &mut FibParams, tuple: &Tuple<V6Addr>) {
+        params.family = AF_INET6;
+        params.__bindgen_anon_3.ipv6_src = tuple.saddr.0;
+        params.__bindgen_anon_4.ipv6_dst = tuple.daddr.0;
+    }
+
+    #[inline(always)]
+    fn nexthop(params: &FibParams) -> V6Addr {
+        // SAFETY: integers, any of which are valid.
+        V6Addr(unsafe { params.__bindgen_anon_4.ipv6_dst })
+    }
+
+    #[inline(always)]
+    fn name_neighbour(params: &mut bpf_redir_neigh, nexthop: V6Addr) {
+        params.nh_family = u32::from(AF_INET6);
+        // Word by word: it lies at an offset that isn't a multiple of eight.
+        let words = (&raw mut params.__bindgen_anon_1.ipv6_nh).cast::<u32>();
+        for (index, word) in nexthop.0.into_iter().enumerate() {
+            // SAFETY: there are four.
+            unsafe { words.add(index).write_volatile(word) };
+        }
+    }
+
+    #[inline(always)]
+    fn host_has_socket(skb: &Skb, inbound: &Tuple<V6Addr>, proto: u8) -> bool {
+        // SAFETY: all bytes zero is a valid value of this union of integers.
+        let mut tuple: Aligned<bpf_sock_tuple> = unsafe { core::mem::zeroed() };
+        tuple.0.__bindgen_anon_1.ipv6.saddr = inbound.saddr.0;
+        tuple.0.__bindgen_anon_1.ipv6.daddr = inbound.daddr.0;
+        tuple.0.__bindgen_anon_1.ipv6.sport = inbound.sport.raw();
+        tuple.0.__bindgen_anon_1.ipv6.dport = inbound.dport.raw();
+        has_socket(skb, &mut tuple, 36, proto)
+    }
+
+    #[inline(always)]
+    fn write_network(
+        skb: &Skb,
+        packet: &Packet<V6Addr>,
+        to: &Tuple<V6Addr>,
+        hop: bool,
+    ) -> Result<(), DropReason> {
+        let start: [u8; 8] = skb.read(ETH_LEN).ok_or(DropReason::Malformed)?;
+        let header = nat::v6_header(packet, u64::from_ne_bytes(start), to, hop);
+        // No checksum of its own makes up for what changes in this header.
+        skb.write_summed(ETH_LEN, header)
+    }
+
+    #[inline(always)]
+    fn write_quoted(
+        skb: &Skb,
+        quote: &Quote<V6Addr>,
+        to: &Tuple<V6Addr>,
+    ) -> Result<(), DropReason> {
+        // Source and destination, at 8 bytes from the header's start.
+        skb.write(quote.l3 + 8, [to.saddr, to.daddr])
+    }
+
+    fn frag_key(packet: &Packet<V6Addr>) -> FragKey<V6Addr> {
+        // RFC 8200, section 4.5: whatever the next header, which is not the
+        // transport where that has extension headers of its own.
+        FragKey {
+            saddr: packet.tuple.saddr,
+            daddr: packet.tuple.daddr,
+            id: packet.id,
+            proto: 0,
+        }
+    }
+}
+
+/// Something that lies at a multiple of eight bytes, as stores to the stack
+/// have to.
+#[repr(C, align(8))]
+struct Aligned<T>(T);
+
+/// Asks the FIB for the way to a packet's destination, as if it came in by the
+/// hook's interface.
+#[inline(always)]
+pub fn route<F: Family>(skb: &Skb, tuple: &Tuple<F::Addr>) -> Result<Route<F::Addr>, Unroutable> {
+    // `BPF_FIB_LKUP_RET_*` of `include/uapi/linux/bpf.h`.
+    const SUCCESS: i64 = 0;
+    const NO_NEIGH: i64 = 7;
+    const FRAG_NEEDED: i64 = 8;
+
+    if tuple.daddr.is_link_local() {
+        return Err(Unroutable::NoRoute);
+    }
+    // SAFETY: all bytes zero is a valid value of this struct of integers.
+    let mut params: Aligned<FibParams> = unsafe { core::mem::zeroed() };
+    F::ask(&mut params.0, tuple);
+    params.0.ifindex = skb.ifindex();
+    // SAFETY: the struct lives on this stack and has the size given.
+    let ret = unsafe {
+        bpf_fib_lookup(
+            skb.as_ptr(),
+            &raw mut params.0,
+            size_of::<FibParams>() as i32,
+            0,
+        )
+    };
+    let nexthop = F::nexthop(&params.0);
+    // SAFETY: without a length given the helper leaves the MTU there.
+    let mtu = u32::from(unsafe { params.0.__bindgen_anon_1.mtu_result });
+    match ret {
+        SUCCESS => Ok(Route {
+            ifindex: params.0.ifindex,
+            nexthop,
+            macs: Some((params.0.smac, params.0.dmac)),
+            mtu,
+        }),
+        NO_NEIGH => Ok(Route {
+            ifindex: params.0.ifindex,
+            nexthop,
+            macs: None,
+            mtu,
+        }),
+        FRAG_NEEDED => Err(Unroutable::TooBig),
+        _ => Err(Unroutable::NoRoute),
+    }
+}
+
+/// Sends the packet by way of the kernel's neighbour table, which resolves the
+/// next hop, queueing the packet where it must.
+#[inline(always)]
+pub fn redirect_neigh<F: Family>(ifindex: u32, nexthop: F::Addr) -> Verdict {
+    // SAFETY: all bytes zero is a valid value of this struct of integers.
+    let mut params: Aligned<bpf_redir_neigh> = unsafe { core::mem::zeroed() };
+    F::name_neighbour(&mut params.0, nexthop);
+    // SAFETY: the struct lives on this stack and has the size given.
+    let code = unsafe {
+        bpf_redirect_neigh(
+            ifindex,
+            &raw mut params.0,
+            size_of::<bpf_redir_neigh>() as i32,
+            0,
+        )
+    };
+    Verdict::Redirect(code as i32)
+}
+
+/// Asks the kernel for a socket of this namespace. The size of the tuple tells
+/// it the family (`sk_lookup`, net/core/filter.c).
+#[inline(always)]
+fn has_socket(skb: &Skb, tuple: &mut Aligned<bpf_sock_tuple>, size: u32, proto: u8) -> bool {
+    let netns = BPF_F_CURRENT_NETNS as u64;
+    // SAFETY: the tuple lives on the caller's stack; a socket found is released.
+    unsafe {
+        let socket = if proto == proto::TCP {
+            bpf_skc_lookup_tcp(skb.as_ptr(), &raw mut tuple.0, size, netns, 0)
+        } else {
+            bpf_sk_lookup_udp(skb.as_ptr(), &raw mut tuple.0, size, netns, 0)
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    true
 }
 
 /// Gives a packet the addresses and ports of `to`; `hop` where it leaves or

@@ -136,15 +136,17 @@ pub fn establish<F: Family>(
 }
 
 /// Moves an answered entry from `pending` to the main table.
-#[inline(always)]
+#[inline(never)]
 pub fn promote<F: Family>(
     key: &FlowKey<F::Addr>,
     entry: Entry<F::Addr>,
     packet: &Packet<F::Addr>,
     direction: Direction,
 ) -> Result<(), DropReason> {
-    // SAFETY: a map value stays readable while the program runs.
-    let mut value = unsafe { entry.read() };
+    let value = scratch::<F>().ok_or(DropReason::HelperFailed)?;
+    // SAFETY: a map value stays readable while the program runs; scratch is
+    // another map's.
+    unsafe { core::ptr::copy_nonoverlapping(entry, value, 1) };
     // Meanwhile LRU may have given its place to another flow.
     if value.tag != key.tag() {
         return Err(DropReason::NoFlow);
@@ -154,14 +156,14 @@ pub fn promote<F: Family>(
     if let Some(config) = config() {
         value.timeout = flow::timeout(config, packet.proto, value.state);
     }
-    if share::is_of_published(&value) && !share::has_room_published(value.to.slot) {
+    if share::is_of_published(value) && !share::has_room_published(value.to.slot) {
         // It works from where it is, for as long as the LRU table has room.
         touch::<F>(entry, packet, direction);
         return Ok(());
     }
-    establish::<F>(key, &value)?;
+    establish::<F>(key, value)?;
     let _ = F::pending().remove(key);
-    share::promoted(&value);
+    share::promoted(value);
     Ok(())
 }
 

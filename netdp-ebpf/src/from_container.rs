@@ -5,20 +5,20 @@ use netdp_common::{
     drop::DropReason,
     fragment,
     maps::{Endpoint, FlowKey, Owner, endpoint_flags, flow_kind},
-    packet::{Fragment, Packet, Transport, V4, ethertype},
+    packet::{Fragment, Packet, Transport, V4, V6, ethertype},
     tcp,
 };
 
 use crate::{
     arp, count, early,
-    family::{Family, translate},
+    family::{Family, is_any, translate},
     flows,
     hairpin::hairpin,
     icmp, linked,
     maps::ENDPOINTS,
-    masquerade, path, published,
+    masquerade, nd, path, published,
     skb::Skb,
-    verdict::Verdict,
+    verdict::{self, Verdict},
     work::{self, By, Decision, Exit, Work},
 };
 
@@ -34,30 +34,61 @@ pub fn from_container(skb: &Skb) -> Result<Verdict, DropReason> {
     // map value stays readable while the program runs.
     let endpoint = unsafe { &*endpoint };
     let length = skb.len();
-    let verdict = by_ethertype(skb, endpoint);
-    match verdict {
-        Ok(Verdict::Taken) => {}
-        Ok(_) => count::sent(endpoint.slot, length),
-        Err(_) => count::refused(endpoint.slot),
+    let action = by_ethertype(skb, endpoint);
+    if action == verdict::TAKEN {
+        return Ok(Verdict::Taken);
     }
-    verdict
+    if action == verdict::DROP {
+        count::refused(endpoint.slot);
+    } else {
+        count::sent(endpoint.slot, length);
+    }
+    Ok(Verdict::Part(action))
 }
 
 #[inline(always)]
-fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
-    if skb.source_mac()? != endpoint.mac {
-        return Err(DropReason::SpoofedSource);
+fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> i32 {
+    match skb.source_mac() {
+        Ok(mac) if mac == endpoint.mac => {}
+        Ok(_) => return verdict::part(Err(DropReason::SpoofedSource)),
+        Err(reason) => return verdict::part(Err(reason)),
     }
-    match skb.ethertype() {
-        ethertype::IPV4 => by_destination::<V4>(skb, endpoint),
-        ethertype::ARP => arp::answer(skb, endpoint),
+    verdict::part(match skb.ethertype() {
+        ethertype::IPV4 if !is_any(endpoint.addr4) => return ipv4(skb, endpoint),
+        ethertype::ARP if !is_any(endpoint.addr4) => arp::answer(skb, endpoint),
+        ethertype::IPV6 if !is_any(endpoint.addr6) => return ipv6(skb, endpoint),
         _ => Err(DropReason::UnknownEthertype),
+    })
+}
+
+/// A function of its own: the stack of one family is not the other's.
+#[inline(never)]
+fn ipv4(skb: &Skb, endpoint: &Endpoint) -> i32 {
+    match work::begin::<V4>(skb) {
+        Ok(work) => verdict::part(by_source::<V4>(skb, work, endpoint)),
+        Err(reason) => verdict::part(Err(reason)),
     }
 }
 
+/// As [`ipv4`].
+#[inline(never)]
+fn ipv6(skb: &Skb, endpoint: &Endpoint) -> i32 {
+    let work = match work::begin::<V6>(skb) {
+        Ok(work) => work,
+        Err(reason) => return verdict::part(Err(reason)),
+    };
+    if work.packet.transport == Transport::Neighbour {
+        return nd::answer(skb, work, endpoint);
+    }
+    verdict::part(by_source::<V6>(skb, work, endpoint))
+}
+
 #[inline(always)]
-fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
-    let work = work::begin::<F>(skb)?;
+fn by_source<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    endpoint: &Endpoint,
+) -> Result<Verdict, DropReason> {
     if work.packet.tuple.saddr != F::address(endpoint) {
         return Err(DropReason::SpoofedSource);
     }
@@ -65,20 +96,10 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
         icmp::sent::<F>(skb, work, endpoint)?;
         return exit::<F>(skb, work);
     }
-    if work.packet.fragment != Fragment::Whole {
-        let group = early::of_container(endpoint.slot);
-        if flows::reassemble::<F>(&mut work.packet, work.now).is_err() {
-            // No copy of it goes to the stack.
-            early::hold::<F>(skb, &work.packet, group, work.now, true)?;
-            return Ok(Verdict::Taken);
-        }
-        fragment::check(work.packet.fragment)?;
-        if early::release::<F>(skb, &work.packet, group, work.now) {
-            return Ok(Verdict::Taken);
-        }
-        work.decision.to = work.packet.tuple;
+    if work.packet.fragment != Fragment::Whole && gather::<F>(skb, work, endpoint.slot)? {
+        return Ok(Verdict::Taken);
     }
-    if !path::kept::<F>(skb, work) {
+    if !F::apart(|| path::kept::<F>(skb, work)) {
         if inside::<F>(skb, work, endpoint)? {
             return exit::<F>(skb, work);
         }
@@ -92,6 +113,24 @@ fn by_destination<F: Family>(skb: &Skb, endpoint: &Endpoint) -> Result<Verdict, 
         masquerade::open::<F>(skb, work, endpoint)?;
     }
     exit::<F>(skb, work)
+}
+
+/// Gives a fragment its ports. True where it has been taken: to wait for its
+/// first fragment, or to come again behind those that waited for it.
+#[inline(never)]
+fn gather<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, slot: u32) -> Result<bool, DropReason> {
+    let group = early::of_container(slot);
+    if flows::reassemble::<F>(&mut work.packet, work.now).is_err() {
+        // No copy of it goes to the stack.
+        early::hold::<F>(skb, &work.packet, group, work.now, true)?;
+        return Ok(true);
+    }
+    fragment::check(work.packet.fragment)?;
+    if early::release::<F>(skb, &work.packet, group, work.now) {
+        return Ok(true);
+    }
+    work.decision.to = work.packet.tuple;
+    Ok(false)
 }
 
 /// Carries a decision out.

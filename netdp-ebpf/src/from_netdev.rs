@@ -3,7 +3,7 @@
 use netdp_common::{
     drop::DropReason,
     fragment,
-    packet::{Fragment, Transport, V4, ethertype},
+    packet::{Fragment, Transport, V4, V6, ethertype},
 };
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     flows, icmp, masquerade, published,
     skb::Skb,
     source,
-    verdict::Verdict,
+    verdict::{self, Verdict},
     work::{self, Exit, Work},
 };
 
@@ -21,9 +21,22 @@ use crate::{
 #[inline(always)]
 pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
     match skb.ethertype() {
-        ethertype::IPV4 if skb.is_for_interface() => by_destination::<V4>(skb),
+        ethertype::IPV4 if skb.is_for_interface() => Ok(Verdict::Part(ipv4(skb))),
+        ethertype::IPV6 if skb.is_for_interface() => Ok(Verdict::Part(ipv6(skb))),
         _ => Ok(Verdict::Pass),
     }
+}
+
+/// A function of its own: the stack of one family is not the other's.
+#[inline(never)]
+fn ipv4(skb: &Skb) -> i32 {
+    verdict::action(by_destination::<V4>(skb))
+}
+
+/// As [`ipv4`].
+#[inline(never)]
+fn ipv6(skb: &Skb) -> i32 {
+    verdict::action(by_destination::<V6>(skb))
 }
 
 #[inline(always)]
@@ -51,6 +64,10 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     let Work {
         packet, decision, ..
     } = work;
+    // The host's own neighbours.
+    if packet.transport == Transport::Neighbour {
+        return Ok(Verdict::Pass);
+    }
     let fragment = packet.fragment;
     let now = work.now;
     let daddr = packet.tuple.daddr;
@@ -70,7 +87,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     match mapping {
         Some(mapping) => {
             source::check::<F>(packet.tuple.saddr)?;
-            published::inbound::<F>(skb, packet, mapping, decision)?;
+            F::apart(|| published::inbound::<F>(skb, packet, mapping, decision))?;
         }
         None if packet.transport == Transport::IcmpError => {
             source::check_for_host::<F>(packet.tuple.saddr)?;
@@ -82,15 +99,16 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         None => {
             source::check_for_host::<F>(packet.tuple.saddr)?;
             // The peer of a flow that was masqueraded is outside.
-            if !masquerade::inbound::<F>(packet, decision)? {
-                return Ok(Verdict::Pass);
-            }
+            F::apart(|| masquerade::inbound::<F>(packet, decision))?;
         }
     }
-    fragment::check(fragment)?;
     let Work {
         packet, decision, ..
     } = work;
+    if decision.exit == Exit::Stack {
+        return Ok(Verdict::Pass);
+    }
+    fragment::check(fragment)?;
     let enters = decision.exit == Exit::Container;
     if enters && fragment == Fragment::First {
         let group = early::from_outside::<F>(packet);
@@ -99,7 +117,8 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         }
     }
     // The last hop of a packet is the container, not the host.
-    translate::<F>(skb, packet, &decision.to, enters && packet.ttl > 1)?;
+    let hop = enters && packet.ttl > 1;
+    F::apart(|| translate::<F>(skb, packet, &decision.to, hop))?;
     if enters {
         skb.deliver(&decision.container)
     } else {

@@ -8,9 +8,9 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use netdp_common::{
-    addr::{Address, Be16, V4Addr},
+    addr::{Address, Be16, V4Addr, V6Addr},
     maps::{Asked, PortKey, Published, SockKey},
-    packet::V4,
+    packet::{V4, V6},
 };
 
 use crate::family::Family;
@@ -25,41 +25,78 @@ static HOST_NETNS: Global<u64> = Global::new(0);
 
 /// Puts the container's address in place of a published one.
 #[inline(always)]
-pub fn to_container(ctx: &SockAddrContext) {
+pub fn to_container4(ctx: &SockAddrContext) {
+    if is_host(ctx) {
+        redirect::<V4>(ctx, addr4(ctx), |addr| set_addr4(ctx, addr));
+    }
+}
+
+/// The same of a socket of IPv6, which may also speak IPv4.
+#[inline(always)]
+pub fn to_container6(ctx: &SockAddrContext) {
     if !is_host(ctx) {
         return;
     }
-    let (addr, port) = destination(ctx);
-    // SAFETY: the context is valid while the program runs.
-    let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
-    let Some(published) = mapping::<V4>(addr, port, protocol) else {
-        return;
-    };
-    // SAFETY: a map value stays readable while the program runs.
-    let published = unsafe { published.read() };
-    let key = key(ctx, published.addr, published.port);
-    let asked = Asked {
-        addr,
-        port,
-        pad: 0,
-        fill: V4Addr::FILL,
-    };
-    if V4::socks().insert(key, asked, u64::from(BPF_ANY)).is_ok() {
-        set_destination(ctx, published.addr, published.port);
+    let addr = addr6(ctx);
+    if addr.is_mapped() {
+        redirect::<V4>(ctx, V4Addr(addr.0[3]), |addr| set_mapped(ctx, addr));
+    } else {
+        redirect::<V6>(ctx, addr, |addr| set_addr6(ctx, addr));
     }
 }
 
 /// Puts the address that the program asked for in place of the container's.
 #[inline(always)]
-pub fn as_asked(ctx: &SockAddrContext) {
+pub fn as_asked4(ctx: &SockAddrContext) {
+    if is_host(ctx) {
+        restore::<V4>(ctx, addr4(ctx), |addr| set_addr4(ctx, addr));
+    }
+}
+
+/// The same of a socket of IPv6, which may also speak IPv4.
+#[inline(always)]
+pub fn as_asked6(ctx: &SockAddrContext) {
     if !is_host(ctx) {
         return;
     }
-    let (addr, port) = destination(ctx);
-    if let Some(asked) = V4::socks().get_ptr(key(ctx, addr, port)) {
+    let addr = addr6(ctx);
+    if addr.is_mapped() {
+        restore::<V4>(ctx, V4Addr(addr.0[3]), |addr| set_mapped(ctx, addr));
+    } else {
+        restore::<V6>(ctx, addr, |addr| set_addr6(ctx, addr));
+    }
+}
+
+#[inline(always)]
+fn redirect<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::Addr)) {
+    let port = port(ctx);
+    // SAFETY: the context is valid while the program runs.
+    let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
+    let Some(published) = mapping::<F>(addr, port, protocol) else {
+        return;
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let (to, to_port) = unsafe { ((*published).addr, (*published).port) };
+    let asked = Asked {
+        addr,
+        port,
+        pad: 0,
+        fill: F::Addr::FILL,
+    };
+    let key = key::<F>(ctx, to, to_port);
+    if F::socks().insert(key, asked, u64::from(BPF_ANY)).is_ok() {
+        set(to);
+        set_port(ctx, to_port);
+    }
+}
+
+#[inline(always)]
+fn restore<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::Addr)) {
+    if let Some(asked) = F::socks().get_ptr(key::<F>(ctx, addr, port(ctx))) {
         // SAFETY: a map value stays readable while the program runs.
-        let asked = unsafe { asked.read() };
-        set_destination(ctx, asked.addr, asked.port);
+        let (addr, port) = unsafe { ((*asked).addr, (*asked).port) };
+        set(addr);
+        set_port(ctx, port);
     }
 }
 
@@ -71,7 +108,7 @@ fn mapping<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const Pub
         return Some(published);
     }
     let published = F::ports().get_ptr(PortKey::new(F::Addr::ANY, port, proto))?;
-    // Linux takes 0.0.0.0 as destination for loopback.
+    // Linux takes 0.0.0.0 and :: as destination for loopback.
     if addr.is_loopback() || addr == F::Addr::ANY || F::locals().get_ptr(addr).is_some() {
         return Some(published);
     }
@@ -85,34 +122,73 @@ fn is_host(ctx: &SockAddrContext) -> bool {
 }
 
 #[inline(always)]
-fn key(ctx: &SockAddrContext, addr: V4Addr, port: Be16) -> SockKey<V4Addr> {
+fn key<F: Family>(ctx: &SockAddrContext, addr: F::Addr, port: Be16) -> SockKey<F::Addr> {
     SockKey {
         // SAFETY: as above.
         cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
         addr,
         port,
         pad: 0,
-        fill: V4Addr::FILL,
+        fill: F::Addr::FILL,
+    }
+}
+
+/// The port lies in the low half of its word, in network order.
+#[inline(always)]
+fn port(ctx: &SockAddrContext) -> Be16 {
+    // SAFETY: as above.
+    Be16::from_raw(unsafe { (*ctx.sock_addr).user_port } as u16)
+}
+
+#[inline(always)]
+fn set_port(ctx: &SockAddrContext, port: Be16) {
+    // SAFETY: as above; a program of these hooks may write it.
+    unsafe { (*ctx.sock_addr).user_port = u32::from(port.raw()) };
+}
+
+#[inline(always)]
+fn addr4(ctx: &SockAddrContext) -> V4Addr {
+    // SAFETY: as above; in network order.
+    V4Addr(unsafe { (*ctx.sock_addr).user_ip4 })
+}
+
+#[inline(always)]
+fn set_addr4(ctx: &SockAddrContext, addr: V4Addr) {
+    // SAFETY: as above; a program of these hooks may write it.
+    unsafe { (*ctx.sock_addr).user_ip4 = addr.0 };
+}
+
+/// Word by word, as the kernel lets the context be read: through a pointer
+/// that nothing was added to.
+#[inline(always)]
+fn addr6(ctx: &SockAddrContext) -> V6Addr {
+    // SAFETY: as above; in network order.
+    unsafe {
+        let words = &raw const (*ctx.sock_addr).user_ip6;
+        V6Addr([
+            (&raw const (*words)[0]).read_volatile(),
+            (&raw const (*words)[1]).read_volatile(),
+            (&raw const (*words)[2]).read_volatile(),
+            (&raw const (*words)[3]).read_volatile(),
+        ])
     }
 }
 
 #[inline(always)]
-fn destination(ctx: &SockAddrContext) -> (V4Addr, Be16) {
-    // SAFETY: as above. Both fields are in network order; the port lies in the
-    // low half of its word.
+fn set_addr6(ctx: &SockAddrContext, addr: V6Addr) {
+    // SAFETY: as above; a program of these hooks may write it.
     unsafe {
-        (
-            V4Addr((*ctx.sock_addr).user_ip4),
-            Be16::from_raw((*ctx.sock_addr).user_port as u16),
-        )
+        let words = &raw mut (*ctx.sock_addr).user_ip6;
+        (&raw mut (*words)[0]).write_volatile(addr.0[0]);
+        (&raw mut (*words)[1]).write_volatile(addr.0[1]);
+        (&raw mut (*words)[2]).write_volatile(addr.0[2]);
+        (&raw mut (*words)[3]).write_volatile(addr.0[3]);
     }
 }
 
+/// Another IPv4 address in place of one that is written as IPv6.
 #[inline(always)]
-fn set_destination(ctx: &SockAddrContext, addr: V4Addr, port: Be16) {
-    // SAFETY: as above; a program of these hooks may write both.
-    unsafe {
-        (*ctx.sock_addr).user_ip4 = addr.0;
-        (*ctx.sock_addr).user_port = u32::from(port.raw());
-    }
+fn set_mapped(ctx: &SockAddrContext, addr: V4Addr) {
+    // SAFETY: as above.
+    unsafe { (&raw mut (*ctx.sock_addr).user_ip6[3]).write_volatile(addr.0) };
 }

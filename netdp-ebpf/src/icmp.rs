@@ -66,7 +66,7 @@ pub fn sent<F: Family>(
 
 /// Reads the quote. False where it can't be translated, or was not sent by
 /// whom the error is for.
-#[inline(always)]
+#[inline(never)]
 fn read<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
     let Work {
         packet,
@@ -117,7 +117,7 @@ fn decide<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<()
 /// The sender of the quoted packet is the container behind this published port
 /// of the host. Its peer is outside; or another container or itself, where the
 /// `gateway` of the peer's network is given.
-#[inline(always)]
+#[inline(never)]
 fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bool {
     let Work {
         decision,
@@ -169,7 +169,7 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
 
 /// The sender of the quoted packet is a container that is masqueraded, or a
 /// socket of the host that had to give way.
-#[inline(always)]
+#[inline(never)]
 fn masqueraded_sender<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let Work {
         decision,
@@ -189,7 +189,9 @@ fn masqueraded_sender<F: Family>(work: &mut Work<F::Addr>) -> bool {
     }
     quoted_to.saddr = flow.addr;
     quoted_to.sport = flow.port;
-    if flow.kind != flow_kind::HOST {
+    if flow.kind == flow_kind::HOST {
+        decision.exit = Exit::Host;
+    } else {
         decision.to.daddr = flow.addr;
         decision.enter(&flow.to);
     }
@@ -198,7 +200,7 @@ fn masqueraded_sender<F: Family>(work: &mut Work<F::Addr>) -> bool {
 
 /// The quoted packet reached the container by a flow that is keyed by the
 /// tuple it sees: a published port, or a masqueraded flow with another port.
-#[inline(always)]
+#[inline(never)]
 fn to_known_flow<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let Work {
         decision,
@@ -238,7 +240,7 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>) -> bool {
 
 /// The quoted packet is an answer to the container's own flow, whose port was
 /// kept.
-#[inline(always)]
+#[inline(never)]
 fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
     let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, work.quote.proto);
@@ -255,7 +257,7 @@ fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
 }
 
 /// The quoted packet came in by a published port that keeps no entry for it.
-#[inline(always)]
+#[inline(never)]
 fn to_stateless_client<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
     let key = PortKey::new(from.daddr, from.dport, work.quote.proto);

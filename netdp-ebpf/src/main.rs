@@ -18,6 +18,7 @@ mod icmp;
 mod linked;
 mod maps;
 mod masquerade;
+mod nd;
 mod path;
 mod published;
 mod share;
@@ -78,28 +79,56 @@ pub fn sweep_start(_ctx: TcContext) -> i32 {
 /// cgroup: a socket of the host connects (TCP) or is connected (UDP).
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    host_socket::to_container(&ctx);
+    host_socket::to_container4(&ctx);
     host_socket::ALLOW
 }
 
 /// cgroup: an unconnected UDP socket of the host sends.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    host_socket::to_container(&ctx);
+    host_socket::to_container4(&ctx);
     host_socket::ALLOW
 }
 
 /// cgroup: a UDP socket of the host has received; the sender's address is told.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    host_socket::as_asked(&ctx);
+    host_socket::as_asked4(&ctx);
     host_socket::ALLOW
 }
 
 /// cgroup: a socket of the host asks for its peer's address.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    host_socket::as_asked(&ctx);
+    host_socket::as_asked4(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup: as `connect4`, of a socket of IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    host_socket::to_container6(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup: as `sendmsg4`, of a socket of IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    host_socket::to_container6(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup: as `recvmsg4`, of a socket of IPv6.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    host_socket::as_asked6(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup: as `getpeername4`, of a socket of IPv6.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    host_socket::as_asked6(&ctx);
     host_socket::ALLOW
 }
 

@@ -138,9 +138,10 @@ pub fn open<F: Family>(
     match packet.transport {
         Transport::Tcp(flags) if flags & tcp_flags::RST != 0 => return Err(DropReason::NoFlow),
         Transport::Tcp(_) | Transport::Udp | Transport::EchoRequest => {}
-        Transport::EchoReply | Transport::IcmpError | Transport::IcmpOther => {
-            return Err(DropReason::IcmpUnrelated);
-        }
+        Transport::EchoReply
+        | Transport::IcmpError
+        | Transport::IcmpOther
+        | Transport::Neighbour => return Err(DropReason::IcmpUnrelated),
         Transport::Later => return Err(DropReason::FragmentWithoutFirst),
         Transport::Other => return Err(DropReason::UnknownProtocol),
     }
@@ -166,8 +167,7 @@ pub fn open<F: Family>(
     Ok(())
 }
 
-/// A port being looked for. The entry lies in `scratch4`: the stack, which all
-/// functions of a program share, has no room for it.
+/// A port being looked for. The entry lies in [`flows::scratch`].
 struct Search<'a, A> {
     skb: &'a Skb,
     packet: &'a Packet<A>,
@@ -304,14 +304,14 @@ fn is_port_taken<F: Family>(
 }
 
 /// An answer from outside to a flow of a container, or of a host's socket that
-/// had to give way. False where it belongs to neither.
+/// had to give way. What belongs to neither stays for the stack.
 #[inline(always)]
 pub fn inbound<F: Family>(
     packet: &Packet<F::Addr>,
     decision: &mut Decision<F::Addr>,
-) -> Result<bool, DropReason> {
+) -> Result<(), DropReason> {
     if packet.transport == Transport::IcmpOther {
-        return Ok(false);
+        return Ok(());
     }
     let from = &packet.tuple;
     let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
@@ -319,16 +319,18 @@ pub fn inbound<F: Family>(
         Some(entry) => (entry, false),
         None => match flows::find_pending::<F>(&key) {
             Some(entry) => (entry, true),
-            None => return Ok(false),
+            None => return Ok(()),
         },
     };
     // SAFETY: a map value stays readable while the program runs.
     let flow = unsafe { &*entry };
     if flow.external != from.daddr {
-        return Ok(false);
+        return Ok(());
     }
     decision.to.dport = flow.port;
-    if flow.kind != flow_kind::HOST {
+    if flow.kind == flow_kind::HOST {
+        decision.exit = Exit::Host;
+    } else {
         decision.to.daddr = flow.addr;
         decision.enter(&flow.to);
     }
@@ -340,7 +342,7 @@ pub fn inbound<F: Family>(
     if decision.to.dport != from.dport {
         note_at_sender::<F>(packet, flow.addr, decision.to.dport)?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Notes an answer at the sender's side of a flow whose port was changed, too,

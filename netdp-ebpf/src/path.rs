@@ -8,7 +8,7 @@
 use netdp_common::{drop::DropReason, maps::Path};
 
 use crate::{
-    family::{Family, Unroutable},
+    family::{Family, Unroutable, redirect_neigh, route},
     maps::{MAX_PATHS, UPLINKS},
     skb::{MARK_OURS, Skb},
     verdict::Verdict,
@@ -56,7 +56,7 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
         packet, way, now, ..
     } = work;
     let tuple = &packet.tuple;
-    let route = match F::route(skb, tuple) {
+    let route = match route::<F>(skb, tuple) {
         Ok(route) => route,
         // The stack says so to the sender. What may be fragmented would leave
         // the stack untranslated.
@@ -91,6 +91,6 @@ pub fn leave<F: Family>(skb: &Skb, way: &Way<F::Addr>) -> Result<Verdict, DropRe
         skb.write_macs(way.dmac, way.smac)?;
         Ok(skb.redirect(way.ifindex))
     } else {
-        Ok(F::redirect_neigh(way.ifindex, way.nexthop))
+        Ok(redirect_neigh::<F>(way.ifindex, way.nexthop))
     }
 }

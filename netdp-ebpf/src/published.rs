@@ -5,7 +5,7 @@ use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
     flow::ANSWERED,
-    maps::{Delivery, Flow, FlowKey, PortKey, Published, flow_kind},
+    maps::{Delivery, FlowKey, PortKey, Published, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
     tcp::{self, Direction},
 };
@@ -120,25 +120,21 @@ pub fn remember<F: Family>(
         if client.ifindex != 0 && !share::has_room(client.slot) {
             return Err(DropReason::EndpointLimit);
         }
-        let mut flow = Flow {
-            addr: from.daddr,
-            external: from.daddr,
-            port: from.dport,
-            kind: flow_kind::PUBLISHED,
-            state: 0,
-            last_seen: 0,
-            to: *client,
-            ifindex: skb.ifindex(),
-            timeout: 0,
-            tag: key.tag(),
-        };
+        let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
+        flow.addr = from.daddr;
+        flow.external = from.daddr;
+        flow.port = from.dport;
+        flow.kind = flow_kind::PUBLISHED;
+        flow.to = *client;
+        flow.ifindex = skb.ifindex();
+        flow.tag = key.tag();
         if to.saddr != from.saddr {
             flow.kind = flow_kind::HAIRPIN;
             flow.external = from.saddr;
         }
-        flows::begin::<F>(&mut flow, packet, Direction::Original);
-        flows::expect::<F>(&key, &flow)?;
-        share::expected(&flow);
+        flows::begin::<F>(flow, packet, Direction::Original);
+        flows::expect::<F>(&key, flow)?;
+        share::expected(flow);
         return Ok(());
     }
     Ok(())

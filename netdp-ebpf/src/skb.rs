@@ -9,7 +9,8 @@ use aya_ebpf::{
     cty::c_void,
     helpers::{
         bpf_check_mtu, bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer,
-        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -21,14 +22,13 @@ use netdp_common::{
     drop::DropReason,
     maps::Delivery,
     nat::L4Change,
-    packet::{Bytes, ETH_LEN, Wire},
+    packet::{Bytes, ETH_LEN, REACH, Wire},
 };
 
 use crate::{count, verdict::Verdict};
 
-/// Bytes that hold every header that is looked at: Ethernet, IPv4 with
-/// options, TCP without.
-const HEADERS: u32 = 14 + 60 + 20;
+/// Bytes that hold every header that is looked at.
+const HEADERS: u32 = REACH as u32;
 
 /// `skb->mark` of a packet that `from_container` sends out of an uplink, until
 /// `to_netdev` takes it off.
@@ -136,6 +136,15 @@ impl Skb {
         unsafe { (*self.skb).pkt_type == HOST && (*self.skb).vlan_present == 0 }
     }
 
+    /// Makes a packet that was sent to many one for a single host.
+    #[inline(always)]
+    pub fn set_for_host(&self) {
+        /// `PACKET_HOST` of `include/uapi/linux/if_packet.h`.
+        const HOST: u32 = 0;
+        // SAFETY: as above. Where it fails, the packet is still for many.
+        unsafe { bpf_skb_change_type(self.skb, HOST) };
+    }
+
     #[inline(always)]
     pub fn mark(&self) -> u32 {
         // SAFETY: as above.
@@ -175,6 +184,22 @@ impl Skb {
     /// [`DropReason::Malformed`] where the packet is shorter.
     #[inline(always)]
     pub fn write<T: Copy>(&self, offset: usize, value: T) -> Result<(), DropReason> {
+        self.store(offset, value, 0)
+    }
+
+    /// The same for what changes the sum of the packet that hardware may have
+    /// taken (`CHECKSUM_COMPLETE`). What a checksum in the packet makes up for,
+    /// such as addresses of IPv4 by that of the header, doesn't.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    #[inline(always)]
+    pub fn write_summed<T: Copy>(&self, offset: usize, value: T) -> Result<(), DropReason> {
+        self.store(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
+    #[inline(always)]
+    fn store<T: Copy>(&self, offset: usize, value: T, flags: u64) -> Result<(), DropReason> {
         // SAFETY: the context is valid, the value lies on this stack and has
         // the size given.
         let ret = unsafe {
@@ -183,13 +208,28 @@ impl Skb {
                 offset as u32,
                 (&raw const value).cast(),
                 size_of::<T>() as u32,
-                0,
+                flags,
             )
         };
         if ret == 0 {
             Ok(())
         } else {
             Err(DropReason::Malformed)
+        }
+    }
+
+    /// Cuts the packet, or adds zeros, to this length from the Ethernet header
+    /// on, in bytes.
+    ///
+    /// # Errors
+    /// [`DropReason::HelperFailed`].
+    #[inline(always)]
+    pub fn resize(&self, length: u32) -> Result<(), DropReason> {
+        // SAFETY: the context is valid.
+        if unsafe { bpf_skb_change_tail(self.skb, length, 0) } == 0 {
+            Ok(())
+        } else {
+            Err(DropReason::HelperFailed)
         }
     }
 
@@ -292,6 +332,23 @@ impl Bytes for Skb {
             return None;
         }
         // SAFETY: checked against data_end, and any bytes are valid.
+        Some(unsafe { (start as *const T).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn read_anew<T: Wire>(&self, offset: usize) -> Option<T> {
+        // SAFETY: as in `data`.
+        let (data, end) = unsafe {
+            (
+                (&raw const (*self.skb).data).read_volatile(),
+                (&raw const (*self.skb).data_end).read_volatile(),
+            )
+        };
+        let start = data as usize + offset;
+        if start + size_of::<T>() > end as usize {
+            return None;
+        }
+        // SAFETY: as above.
         Some(unsafe { (start as *const T).read_unaligned() })
     }
 }

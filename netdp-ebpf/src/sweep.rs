@@ -7,11 +7,15 @@ use aya_ebpf::helpers::{
     bpf_for_each_map_elem, bpf_map_delete_elem, bpf_timer_init, bpf_timer_set_callback,
     bpf_timer_start,
 };
-use netdp_common::{addr::V4Addr, flow::is_expired, maps::Flow};
+use netdp_common::{
+    addr::{V4Addr, V6Addr},
+    flow::is_expired,
+    maps::Flow,
+};
 
 use crate::{
     early, flows,
-    maps::{EARLY, FLOWS4, PENDING4, SWEEPER, Sweeper, USAGE},
+    maps::{EARLY, FLOWS4, FLOWS6, PENDING4, PENDING6, SWEEPER, Sweeper, USAGE},
     share,
 };
 
@@ -58,10 +62,13 @@ extern "C" fn sweep(_map: *mut c_void, _key: *mut c_void, sweeper: *mut Sweeper)
         let context = (&raw mut round).cast::<c_void>();
         let begin = share::begin_count as *const () as *mut c_void;
         bpf_for_each_map_elem(map(&raw const USAGE), begin, context, 0);
-        let callback = expire4 as *const () as *mut c_void;
-        bpf_for_each_map_elem(map(&raw const FLOWS4), callback, context, 0);
+        let v4 = expire::<V4Addr> as *const () as *mut c_void;
+        let v6 = expire::<V6Addr> as *const () as *mut c_void;
+        bpf_for_each_map_elem(map(&raw const FLOWS4), v4, context, 0);
+        bpf_for_each_map_elem(map(&raw const FLOWS6), v6, context, 0);
         (&raw mut round.pending).write_volatile(1);
-        bpf_for_each_map_elem(map(&raw const PENDING4), callback, context, 0);
+        bpf_for_each_map_elem(map(&raw const PENDING4), v4, context, 0);
+        bpf_for_each_map_elem(map(&raw const PENDING6), v6, context, 0);
         let expire = early::expire as *const () as *mut c_void;
         bpf_for_each_map_elem(map(&raw const EARLY), expire, context, 0);
         let end = share::end_count as *const () as *mut c_void;
@@ -89,10 +96,10 @@ struct Round {
 
 /// Called for each entry: removes it where its time is over, counts it
 /// otherwise.
-extern "C" fn expire4(
+extern "C" fn expire<A>(
     map: *mut c_void,
     key: *mut c_void,
-    flow: *mut Flow<V4Addr>,
+    flow: *mut Flow<A>,
     round: *mut Round,
 ) -> c_long {
     // SAFETY: the kernel gives a live entry and the context passed above.

@@ -4,7 +4,7 @@ use netdp_common::{
     addr::proto,
     drop::DropReason,
     maps::{Delivery, FlowKey, flow_kind},
-    packet::{Packet, Tuple, V4, ethertype},
+    packet::{Packet, Tuple, V4, V6, ethertype},
     tcp::Direction,
 };
 
@@ -14,7 +14,7 @@ use crate::{
     maps::HOST_FLOWS,
     masquerade,
     skb::{MARK_OURS, Skb},
-    verdict::Verdict,
+    verdict::{self, Verdict},
     work,
 };
 
@@ -27,9 +27,22 @@ pub fn to_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
         return Ok(Verdict::Pass);
     }
     match skb.ethertype() {
-        ethertype::IPV4 => by_source::<V4>(skb),
+        ethertype::IPV4 => Ok(Verdict::Part(ipv4(skb))),
+        ethertype::IPV6 => Ok(Verdict::Part(ipv6(skb))),
         _ => Ok(Verdict::Pass),
     }
+}
+
+/// A function of its own: the stack of one family is not the other's.
+#[inline(never)]
+fn ipv4(skb: &Skb) -> i32 {
+    verdict::action(by_source::<V4>(skb))
+}
+
+/// As [`ipv4`].
+#[inline(never)]
+fn ipv6(skb: &Skb) -> i32 {
+    verdict::action(by_source::<V6>(skb))
 }
 
 #[inline(always)]

@@ -9,16 +9,22 @@ use crate::count;
 pub enum Verdict {
     /// Not ours, or for the kernel's stack: goes on to the next program.
     Pass,
-    /// Held, or sent anew from the start of this hook.
+    /// Ends here, and counts as nothing: held, sent anew from the start of this
+    /// hook, or for the others on a container's link, where there are none.
     Taken,
     /// A redirect helper has been called; its return code is the action.
     Redirect(i32),
+    /// What [`part`] gave, unless that is [`TAKEN`].
+    Part(i32),
 }
 
 /// `TCX_NEXT` (`include/uapi/linux/bpf.h`, 6.6), which is also `TC_ACT_UNSPEC`.
 const NEXT: i32 = -1;
 /// `TCX_DROP`, which is also `TC_ACT_SHOT`.
-const DROP: i32 = 2;
+pub const DROP: i32 = 2;
+
+/// [`Verdict::Taken`] of a [`part`].
+pub const TAKEN: i32 = 0x100;
 
 /// Counts a drop and gives the code that tcx and a clsact filter both take.
 #[inline(always)]
@@ -26,10 +32,20 @@ pub fn action(verdict: Result<Verdict, DropReason>) -> i32 {
     match verdict {
         Ok(Verdict::Pass) => NEXT,
         Ok(Verdict::Taken) => DROP,
-        Ok(Verdict::Redirect(code)) => code,
+        Ok(Verdict::Redirect(code) | Verdict::Part(code)) => code,
         Err(reason) => {
             count::dropped(reason);
             DROP
         }
+    }
+}
+
+/// The same as one number, for a part of a program to return: the verifier
+/// would follow what a result leaves unwritten.
+#[inline(always)]
+pub fn part(verdict: Result<Verdict, DropReason>) -> i32 {
+    match verdict {
+        Ok(Verdict::Taken) => TAKEN,
+        verdict => action(verdict),
     }
 }

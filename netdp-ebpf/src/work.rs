@@ -22,8 +22,10 @@ use crate::{
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// To the kernel's stack.
+    /// To the kernel's stack, as it is.
     Stack = 0,
+    /// To a socket of the host that had to give way.
+    Host,
     /// Into a container of this host.
     Container,
     /// Out of an uplink.
@@ -104,12 +106,12 @@ impl<A: Address> Work<A> {
 /// Parses the packet and decides for now that it goes to the stack as it is.
 ///
 /// # Errors
-/// [`DropReason::Malformed`].
+/// As [`parse_into`].
 #[inline(always)]
 pub fn begin<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropReason> {
     let work = Work::<H::Addr>::last().ok_or(DropReason::HelperFailed)?;
-    if parse_into::<H>(skb, &mut work.packet).is_err() {
-        parse_pulled::<H>(skb, &mut work.packet)?;
+    if let Err(reason) = parse_into::<H>(skb, &mut work.packet) {
+        parse_pulled::<H>(skb, &mut work.packet, reason)?;
     }
     work.now = flows::now();
     work.decision.to = work.packet.tuple;
@@ -119,11 +121,16 @@ pub fn begin<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropRea
     Ok(work)
 }
 
-/// Parses once more where the headers were not all in reach.
+/// Parses once more where the headers were not all in reach; where they were,
+/// `reason` it is.
 #[inline(never)]
-fn parse_pulled<H: Header>(skb: &Skb, packet: &mut Packet<H::Addr>) -> Result<(), DropReason> {
+fn parse_pulled<H: Header>(
+    skb: &Skb,
+    packet: &mut Packet<H::Addr>,
+    reason: DropReason,
+) -> Result<(), DropReason> {
     if !skb.pull_headers() {
-        return Err(DropReason::Malformed);
+        return Err(reason);
     }
     parse_into::<H>(skb, packet)
 }

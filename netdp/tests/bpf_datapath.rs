@@ -289,9 +289,13 @@ fn another_control_group_takes_the_place_of_the_one_before() {
             links,
             [
                 "cgroup-connect4",
+                "cgroup-connect6",
                 "cgroup-getpeername4",
+                "cgroup-getpeername6",
                 "cgroup-recvmsg4",
-                "cgroup-sendmsg4"
+                "cgroup-recvmsg6",
+                "cgroup-sendmsg4",
+                "cgroup-sendmsg6",
             ]
         );
     };

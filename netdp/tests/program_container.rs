@@ -15,7 +15,7 @@ use program_world::{
     CLIENT, CLIENT_MAC, Container, DB, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
     REMOTE, WEB, World,
     frame::{ACK, FIN, Frame, Mac, PSH, SYN, at, between, raw},
-    world,
+    world, worlds,
 };
 use std::net::Ipv4Addr;
 
@@ -32,7 +32,7 @@ fn reaches(world: &mut World, from: &Container, frame: &Frame, to: &Container) -
 
 #[test]
 fn containers_of_one_network_reach_each_other_without_an_entry() {
-    world(|world| {
+    worlds(|world| {
         let (web, db) = (world.web, world.db);
         let frames = [
             Frame::tcp(SYN, at(DB, 40_000), at(WEB, 22)),
@@ -56,7 +56,7 @@ fn containers_of_one_network_reach_each_other_without_an_entry() {
 
 #[test]
 fn networks_are_apart() {
-    world(|world| {
+    worlds(|world| {
         let (web, loner) = (world.web, world.loner);
         for frame in [
             loner.frame(Frame::tcp(SYN, at(LONER, 40_000), at(WEB, 80))),
@@ -79,7 +79,7 @@ fn networks_are_apart() {
 
 #[test]
 fn without_icc_only_published_ports_are_open() {
-    world(|world| {
+    worlds(|world| {
         let (web, mut db) = (world.web, world.db);
         db.flags &= !endpoint_flags::ICC;
         world.connect(&db);
@@ -93,7 +93,7 @@ fn without_icc_only_published_ports_are_open() {
 
 #[test]
 fn a_container_reaches_a_published_port_of_another() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         // On the same network, and on another one, which is not let in
         // otherwise.
@@ -119,7 +119,7 @@ fn a_container_reaches_a_published_port_of_another() {
             }
             if addr == HOST_2 {
                 // The next client is the same container.
-                world.datapath.remove(&Key::Local4(HOST_2.into())).unwrap();
+                world.forget_local(HOST_2);
                 break;
             }
         }
@@ -128,7 +128,7 @@ fn a_container_reaches_a_published_port_of_another() {
 
 #[test]
 fn udp_reaches_a_published_port_of_another_container() {
-    world(|world| {
+    worlds(|world| {
         let (web, loner) = (world.web, world.loner);
         let query = loner.frame(Frame::udp(at(LONER, 40_000), at(HOST, 5353)));
         let seen = reaches(world, &loner, &query, &web);
@@ -142,7 +142,7 @@ fn udp_reaches_a_published_port_of_another_container() {
 
 #[test]
 fn a_container_reaches_its_own_published_port() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let segment = |flags| web.frame(Frame::tcp(flags, at(WEB, 40_000), at(HOST, 8080)));
         let reply = |flags| web.frame(Frame::tcp(flags, at(WEB, 80), at(GATEWAY, 40_000)));
@@ -171,7 +171,7 @@ fn a_container_reaches_its_own_published_port() {
 
 #[test]
 fn a_hairpin_and_a_direct_connection_with_one_tuple_are_told_apart() {
-    world(|world| {
+    worlds(|world| {
         let (web, db) = (world.web, world.db);
         let hairpin = db.frame(Frame::tcp(SYN, at(DB, 40_000), at(HOST, 8080)));
         reaches(world, &db, &hairpin, &web);
@@ -196,7 +196,7 @@ fn a_hairpin_and_a_direct_connection_with_one_tuple_are_told_apart() {
 
 #[test]
 fn services_of_the_host_are_its_stacks() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         for addr in [HOST, HOST_2, GATEWAY, LONER_GATEWAY] {
             let frames = [
@@ -217,7 +217,7 @@ fn services_of_the_host_are_its_stacks() {
 
 #[test]
 fn only_the_hosts_own_packets_reach_a_container_by_its_stack() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let bytes = Frame::tcp(SYN, at(GATEWAY, 40_000), at(WEB, 80))
             .between(web.host_mac, web.mac)
@@ -242,7 +242,7 @@ fn only_the_hosts_own_packets_reach_a_container_by_its_stack() {
 
 #[test]
 fn sources_that_are_not_the_containers_own_are_refused() {
-    world(|world| {
+    worlds(|world| {
         let (web, db) = (world.web, world.db);
         let honest = db.frame(Frame::tcp(SYN, at(DB, 40_000), at(REMOTE, 443)));
         for addr in [WEB, GATEWAY, HOST, CLIENT, REMOTE, Ipv4Addr::UNSPECIFIED] {
@@ -294,7 +294,7 @@ fn what_is_neither_ipv4_nor_arp_is_refused() {
 
 #[test]
 fn multicast_is_not_carried() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         for group in [[224, 0, 0, 251], [239, 1, 2, 3], [255, 255, 255, 255]] {
             let frame = db.frame(Frame::udp(at(DB, 5353), at(group.into(), 5353)));
@@ -305,7 +305,7 @@ fn multicast_is_not_carried() {
 
 #[test]
 fn an_interface_without_an_entry_has_no_network() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         world.datapath.remove(&Key::Endpoint(db.ifindex)).unwrap();
         let frame = db.frame(Frame::tcp(SYN, at(DB, 40_000), at(WEB, 80)));

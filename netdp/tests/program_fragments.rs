@@ -11,13 +11,14 @@ use nix::sys::{
 };
 use program_world::{
     CLIENT, DB, DROP, HOST, REDIRECT, REMOTE, WEB, arriving,
+    family::Family,
     frame::{self, Frame, SYN, at},
-    world,
+    worlds,
 };
 
 #[test]
 fn fragments_from_outside_follow_their_first() {
-    world(|world| {
+    worlds(|world| {
         let mut query = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 5353)));
         query.payload = (0..200).collect();
         let [first, later] = query.fragments(64);
@@ -48,7 +49,7 @@ fn fragments_from_outside_follow_their_first() {
 
 #[test]
 fn fragments_of_a_container_follow_their_first() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         for (container, to, left) in [
             (db, REMOTE, at(HOST, 40_000)),
@@ -75,7 +76,7 @@ fn fragments_of_a_container_follow_their_first() {
 /// flags.
 #[test]
 fn a_transport_header_must_be_in_the_first_fragment() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         let to_published = arriving(Frame::tcp(SYN, at(CLIENT, 1), at(HOST, 8080)));
         let outbound = db.frame(Frame::tcp(SYN, at(DB, 1), at(REMOTE, 443)));
@@ -97,10 +98,13 @@ fn a_transport_header_must_be_in_the_first_fragment() {
     });
 }
 
-/// Bytes `begin..end` of a datagram, counted from the end of its IPv4 header.
+/// Bytes `begin..end` of a datagram, counted from the end of its IP header.
 fn piece(datagram: &Frame, begin: usize, end: usize) -> Vec<u8> {
     const HEADERS: usize = 14 + 20;
     let whole = datagram.bytes();
+    if Family::is_v6_world() {
+        return frame::piece_v6(&whole, begin, end, datagram.id);
+    }
     let mut bytes = whole[..HEADERS].to_vec();
     bytes.extend(&whole[HEADERS + begin..HEADERS + end]);
     let total = (20 + end - begin) as u16;
@@ -119,7 +123,7 @@ fn piece(datagram: &Frame, begin: usize, end: usize) -> Vec<u8> {
 
 #[test]
 fn fragments_that_overlap_are_refused() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         let mut query = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 5353)));
         query.payload = (0..200).collect();
@@ -191,7 +195,7 @@ impl Arrivals {
 /// They are kept as they are, and arrive anew behind their first.
 #[test]
 fn fragments_wait_for_their_first() {
-    world(|world| {
+    worlds(|world| {
         let (db, uplink) = (world.db, world.uplink);
         let mut query = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 5353)));
         query.payload = (0..=255).cycle().take(1400).collect();
@@ -231,7 +235,7 @@ fn fragments_wait_for_their_first() {
 /// A first fragment never comes: those that wait for it give way to others.
 #[test]
 fn fragments_that_wait_in_vain_are_counted() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         let lone = |id: u32| {
             let mut datagram = Frame::udp(at(DB, 40_000), at(REMOTE, 53));

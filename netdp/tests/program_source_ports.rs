@@ -4,13 +4,13 @@
 
 mod program_world;
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use netdp_common::{addr::proto, drop::DropReason, maps::Config};
 use program_world::{
-    CLIENT, Container, DB, HOST, HOST_2, HOST_MAC, NEXT, REMOTE, ROUTER_MAC, WEB, arriving,
+    CLIENT, Container, DB, HOST, HOST_2, HOST_MAC, NEXT, REMOTE, ROUTER_MAC, WEB, arriving, family,
     frame::{ACK, FIN, Frame, PSH, RST, SYN, at},
-    impatient, world, world_with,
+    impatient, worlds, worlds_with,
 };
 
 /// A segment of a container for a web server outside.
@@ -29,7 +29,7 @@ fn answer(left: &Frame, flags: u8) -> Frame {
 
 #[test]
 fn two_containers_with_one_tuple_get_two_ports() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         let first = world.leaves(&db, &segment(&db, SYN, 40_000));
         let second = world.leaves(&web, &segment(&web, SYN, 40_000));
@@ -61,10 +61,10 @@ fn two_containers_with_one_tuple_get_two_ports() {
 
 #[test]
 fn ports_of_the_host_are_not_taken() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
-        let tcp = TcpListener::bind((HOST, 40_000)).unwrap();
-        let udp = UdpSocket::bind("0.0.0.0:40001").unwrap();
+        let tcp = TcpListener::bind((family::ip(HOST), 40_000)).unwrap();
+        let udp = UdpSocket::bind((family::ip(Ipv4Addr::UNSPECIFIED), 40_001)).unwrap();
         let left = world.leaves(&db, &segment(&db, SYN, 40_000));
         assert_ne!(left.from.port(), 40_000, "a socket listens there");
         let query = db.frame(Frame::udp(at(DB, 40_001), at(REMOTE, 53)));
@@ -84,7 +84,7 @@ fn ports_of_the_host_are_not_taken() {
 
 #[test]
 fn udp_keeps_parity_whatever_the_port_drawn() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         for port in 40_000..40_032 {
             let from = |container: &Container| {
@@ -105,7 +105,7 @@ fn a_range_without_a_free_port_refuses_new_flows_only() {
         port_last: 50_001,
         ..Config::default()
     };
-    world_with(config, 64, |world| {
+    worlds_with(config, 64, |world| {
         let (db, web) = (world.db, world.web);
         let held: Vec<_> = [40_000, 50_000, 50_001]
             .iter()
@@ -125,7 +125,7 @@ fn a_range_without_a_free_port_refuses_new_flows_only() {
 /// Programs that take their listening port as source port, as libp2p does.
 #[test]
 fn a_container_may_open_connections_from_a_port_that_it_publishes() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let left = world.leaves(&web, &segment(&web, SYN, 80));
         assert_eq!(left.from, at(HOST, 80), "80 isn't taken, 8080 is");
@@ -137,7 +137,7 @@ fn a_container_may_open_connections_from_a_port_that_it_publishes() {
 
 #[test]
 fn also_where_the_host_has_the_same_port() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         world.publish(None, 80, &web, 80, proto::TCP, Some(HOST));
         let left = world.leaves(&web, &segment(&web, SYN, 80));
@@ -156,7 +156,7 @@ fn also_where_the_host_has_the_same_port() {
 /// not.
 #[test]
 fn a_reset_flow_with_another_port_can_be_opened_anew() {
-    world_with(impatient(), 64, |world| {
+    worlds_with(impatient(), 64, |world| {
         let (db, web) = (world.db, world.web);
         let first = world.leaves(&db, &segment(&db, SYN, 40_000));
         world.enters(&answer(&first, SYN | ACK), &db);
@@ -186,7 +186,7 @@ fn host_segment(flags: u8, sport: u16) -> Frame {
 
 #[test]
 fn a_socket_of_the_host_gives_way_to_a_container() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         let container = world.leaves(&db, &segment(&db, SYN, 40_000));
         let run = world.run_to_netdev(&host_segment(SYN, 40_000).bytes());
@@ -217,7 +217,7 @@ fn a_socket_of_the_host_gives_way_to_a_container() {
 
 #[test]
 fn other_traffic_of_the_host_is_left_alone() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         world.leaves(&db, &segment(&db, SYN, 40_000));
         let frames = [

@@ -23,7 +23,16 @@ use super::{
     syscall::bpf,
 };
 
-const PROGRAMS: [&str; 4] = ["connect4", "sendmsg4", "recvmsg4", "getpeername4"];
+const PROGRAMS: [&str; 8] = [
+    "connect4",
+    "sendmsg4",
+    "recvmsg4",
+    "getpeername4",
+    "connect6",
+    "sendmsg6",
+    "recvmsg6",
+    "getpeername6",
+];
 
 /// Attaches the programs to a cgroup v2 folder, or puts them in the place of
 /// those pinned. What is pinned for another folder is let go.

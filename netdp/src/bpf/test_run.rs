@@ -80,7 +80,8 @@ impl Datapath {
         set(INGRESS_IFINDEX, packet.ingress_ifindex);
         set(IFINDEX, packet.ifindex);
         let mut context_out = [0; CONTEXT];
-        // A first fragment gives its room to those that waited for it.
+        // A first fragment gives its room to those that waited for it, and a
+        // neighbour solicitation grows to its answer.
         let mut left = vec![0; packet.bytes.len().max(EARLY_FRAME)];
         let result = classifier(&mut self.ebpf, program)?
             .test_run(TestRunOptions {

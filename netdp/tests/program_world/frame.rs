@@ -4,8 +4,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use etherparse::{
     EtherType, Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header,
-    Ipv4Options, NetHeaders, PacketBuilder, PacketHeaders, TransportHeader,
+    Ipv4Options, Ipv6Extensions, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, NetHeaders,
+    PacketBuilder, PacketHeaders, TransportHeader,
 };
+
+use super::family::{Family, embed, embedded};
 
 pub type Mac = [u8; 6];
 
@@ -17,7 +20,7 @@ pub const ACK: u8 = 0x10;
 
 const ETHERNET: usize = Ethernet2Header::LEN;
 
-/// What follows the IPv4 header.
+/// What follows the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Body {
     /// With its flags.
@@ -31,7 +34,7 @@ pub enum Body {
     EchoReply,
 }
 
-/// An IPv4 packet over Ethernet.
+/// A packet over Ethernet, of the family that the world speaks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
     pub source: Mac,
@@ -45,6 +48,15 @@ pub struct Frame {
     pub options: Vec<u8>,
     pub body: Body,
     pub payload: Vec<u8>,
+}
+
+/// Where the transport header starts in a packet without options or extension
+/// headers.
+pub fn transport_start() -> usize {
+    match Family::of_world() {
+        Family::V4 => ETHERNET + 20,
+        Family::V6 => BEFORE_V6,
+    }
 }
 
 pub fn at(addr: Ipv4Addr, port: u16) -> SocketAddrV4 {
@@ -114,17 +126,8 @@ impl Frame {
 
     /// The packet, with all checksums computed.
     pub fn bytes(&self) -> Vec<u8> {
-        let header = Ipv4Header {
-            identification: self.id,
-            dont_fragment: self.dont_fragment,
-            time_to_live: self.ttl,
-            source: self.from.ip().octets(),
-            destination: self.to.ip().octets(),
-            options: Ipv4Options::try_from(self.options.as_slice()).unwrap(),
-            ..Ipv4Header::default()
-        };
-        let step = PacketBuilder::ethernet2(self.source, self.destination)
-            .ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()));
+        let step =
+            PacketBuilder::ethernet2(self.source, self.destination).ip(self.network_header());
         let (sport, dport) = (self.from.port(), self.to.port());
         let mut bytes = Vec::new();
         let written = match self.body {
@@ -150,6 +153,12 @@ impl Frame {
             Body::Udp | Body::UdpUnchecked => {
                 step.udp(sport, dport).write(&mut bytes, &self.payload)
             }
+            Body::EchoRequest if Family::is_v6_world() => step
+                .icmpv6_echo_request(sport, 1)
+                .write(&mut bytes, &self.payload),
+            Body::EchoReply if Family::is_v6_world() => step
+                .icmpv6_echo_reply(dport, 1)
+                .write(&mut bytes, &self.payload),
             Body::EchoRequest => step
                 .icmpv4_echo_request(sport, 1)
                 .write(&mut bytes, &self.payload),
@@ -159,16 +168,49 @@ impl Frame {
         };
         written.unwrap();
         if self.body == Body::UdpUnchecked {
-            let checksum = ETHERNET + 20 + self.options.len() + 6;
+            let checksum = ETHERNET + self.network_header().header_len() + 6;
             bytes[checksum..checksum + 2].fill(0);
         }
         bytes
     }
 
+    fn network_header(&self) -> IpHeaders {
+        match Family::of_world() {
+            Family::V4 => IpHeaders::Ipv4(
+                Ipv4Header {
+                    identification: self.id,
+                    dont_fragment: self.dont_fragment,
+                    time_to_live: self.ttl,
+                    source: self.from.ip().octets(),
+                    destination: self.to.ip().octets(),
+                    options: Ipv4Options::try_from(self.options.as_slice()).unwrap(),
+                    ..Ipv4Header::default()
+                },
+                Ipv4Extensions::default(),
+            ),
+            Family::V6 => {
+                assert!(self.options.is_empty(), "options are IPv4's");
+                let header = Ipv6Header {
+                    // What translation has to leave as it is.
+                    traffic_class: 0x28,
+                    flow_label: Ipv6FlowLabel::try_new(0x12345).unwrap(),
+                    hop_limit: self.ttl,
+                    source: embed(*self.from.ip()).octets(),
+                    destination: embed(*self.to.ip()).octets(),
+                    ..Ipv6Header::default()
+                };
+                IpHeaders::Ipv6(header, Ipv6Extensions::default())
+            }
+        }
+    }
+
     /// The same as two fragments, the first with `length` bytes behind the
-    /// IPv4 header, a multiple of 8.
+    /// IP header, a multiple of 8.
     pub fn fragments(&self, length: u16) -> [Vec<u8>; 2] {
         let whole = self.bytes();
+        if Family::is_v6_world() {
+            return fragments_v6(&whole, length, self.id);
+        }
         let (header, rest) = Ipv4Header::from_slice(&whole[ETHERNET..]).unwrap();
         let (first, later) = rest.split_at(length.into());
         [
@@ -189,6 +231,9 @@ impl Frame {
 
     /// Puts fragments in order together, their own headers verified.
     pub fn of_fragments(fragments: &[Vec<u8>]) -> Self {
+        if Family::is_v6_world() {
+            return Self::of(&whole_v6(fragments));
+        }
         let mut whole = Vec::new();
         for bytes in fragments {
             let (mut header, part) = Ipv4Header::from_slice(&bytes[ETHERNET..]).unwrap();
@@ -209,14 +254,8 @@ impl Frame {
     /// Reads a packet, every checksum verified by computing it anew.
     pub fn of(bytes: &[u8]) -> Self {
         let packet = PacketHeaders::from_ethernet_slice(bytes).unwrap();
-        let Some(NetHeaders::Ipv4(ip, _)) = &packet.net else {
-            panic!("no IPv4 packet: {packet:?}");
-        };
-        assert_eq!(
-            ip.header_checksum,
-            ip.calc_header_checksum(),
-            "checksum of the IPv4 header"
-        );
+        let ip = packet.net.as_ref().expect("an IP packet");
+        let network = Network::of(ip);
         let payload = packet.payload.slice();
         let (checksum, computed, sport, dport, body) = match &packet.transport {
             Some(TransportHeader::Tcp(tcp)) => {
@@ -224,7 +263,12 @@ impl Frame {
                     .iter()
                     .enumerate()
                     .fold(0, |flags, (bit, set)| flags | u8::from(*set) << bit);
-                let computed = tcp.calc_checksum_ipv4(ip, payload).unwrap();
+                let computed = match ip {
+                    NetHeaders::Ipv4(ip, _) => tcp.calc_checksum_ipv4(ip, payload),
+                    NetHeaders::Ipv6(ip, _) => tcp.calc_checksum_ipv6(ip, payload),
+                    NetHeaders::Arp(_) => unreachable!(),
+                }
+                .unwrap();
                 let (sport, dport) = (tcp.source_port, tcp.destination_port);
                 (tcp.checksum, computed, sport, dport, Body::Tcp(flags))
             }
@@ -233,7 +277,12 @@ impl Frame {
                 if udp.checksum == 0 {
                     (0, 0, sport, dport, Body::UdpUnchecked)
                 } else {
-                    let computed = udp.calc_checksum_ipv4(ip, payload).unwrap();
+                    let computed = match ip {
+                        NetHeaders::Ipv4(ip, _) => udp.calc_checksum_ipv4(ip, payload),
+                        NetHeaders::Ipv6(ip, _) => udp.calc_checksum_ipv6(ip, payload),
+                        NetHeaders::Arp(_) => unreachable!(),
+                    }
+                    .unwrap();
                     (udp.checksum, computed, sport, dport, Body::Udp)
                 }
             }
@@ -249,6 +298,24 @@ impl Frame {
                     other => panic!("no echo: {other:?}"),
                 }
             }
+            Some(TransportHeader::Icmpv6(icmp)) => {
+                let NetHeaders::Ipv6(ip, _) = ip else {
+                    panic!("ICMPv6 over {ip:?}")
+                };
+                let computed = icmp
+                    .icmp_type
+                    .calc_checksum(ip.source, ip.destination, payload)
+                    .unwrap();
+                match &icmp.icmp_type {
+                    etherparse::Icmpv6Type::EchoRequest(echo) => {
+                        (icmp.checksum, computed, echo.id, 0, Body::EchoRequest)
+                    }
+                    etherparse::Icmpv6Type::EchoReply(echo) => {
+                        (icmp.checksum, computed, 0, echo.id, Body::EchoReply)
+                    }
+                    other => panic!("no echo: {other:?}"),
+                }
+            }
             other => panic!("no transport that tests send: {other:?}"),
         };
         assert_eq!(checksum, computed, "checksum of the transport header");
@@ -256,35 +323,135 @@ impl Frame {
         Self {
             source: ethernet.source,
             destination: ethernet.destination,
-            from: at(ip.source.into(), sport),
-            to: at(ip.destination.into(), dport),
-            ttl: ip.time_to_live,
-            dont_fragment: ip.dont_fragment,
-            id: ip.identification,
-            options: ip.options.to_vec(),
+            from: at(network.from, sport),
+            to: at(network.to, dport),
+            ttl: network.ttl,
+            dont_fragment: network.dont_fragment,
+            id: network.id,
+            options: network.options,
             body,
             payload: payload.to_vec(),
         }
     }
 }
 
-/// An IPv4 packet of any protocol, with a right header checksum.
+/// What a [`Frame`] has of the network header.
+struct Network {
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    ttl: u8,
+    dont_fragment: bool,
+    id: u16,
+    options: Vec<u8>,
+}
+
+impl Network {
+    /// Reads it; in a world of IPv6, of such a header without what it doesn't
+    /// have.
+    fn of(header: &NetHeaders) -> Self {
+        match header {
+            NetHeaders::Ipv4(ip, _) => {
+                assert_eq!(
+                    ip.header_checksum,
+                    ip.calc_header_checksum(),
+                    "checksum of the IPv4 header"
+                );
+                Self {
+                    from: ip.source.into(),
+                    to: ip.destination.into(),
+                    ttl: ip.time_to_live,
+                    dont_fragment: ip.dont_fragment,
+                    id: ip.identification,
+                    options: ip.options.to_vec(),
+                }
+            }
+            NetHeaders::Ipv6(ip, _) => {
+                assert_eq!((ip.traffic_class, ip.flow_label.value()), (0x28, 0x12345));
+                Self {
+                    from: embedded(ip.source.into()),
+                    to: embedded(ip.destination.into()),
+                    ttl: ip.hop_limit,
+                    dont_fragment: false,
+                    id: 0x1234,
+                    options: Vec::new(),
+                }
+            }
+            NetHeaders::Arp(_) => panic!("no IP packet"),
+        }
+    }
+}
+
+/// Bytes before an IPv6 packet's payload.
+const BEFORE_V6: usize = ETHERNET + Ipv6Header::LEN;
+
+/// A packet of IPv6 without extension headers as two fragments.
+fn fragments_v6(whole: &[u8], length: u16, id: u16) -> [Vec<u8>; 2] {
+    let (length, end) = (length.into(), whole.len() - BEFORE_V6);
+    [(0, length), (length, end)].map(|(begin, end)| piece_v6(whole, begin, end, id))
+}
+
+/// Bytes `begin..end` of its payload as a fragment.
+pub fn piece_v6(whole: &[u8], begin: usize, end: usize, id: u16) -> Vec<u8> {
+    let payload = &whole[BEFORE_V6..];
+    let next = IpNumber(whole[ETHERNET + 6]);
+    let offset = (begin as u16 / 8).try_into().unwrap();
+    let fragment = Ipv6FragmentHeader::new(next, offset, end < payload.len(), id.into());
+    let mut packet = [
+        &whole[..BEFORE_V6],
+        &fragment.to_bytes(),
+        &payload[begin..end],
+    ]
+    .concat();
+    set_payload_v6(&mut packet, IpNumber::IPV6_FRAGMENTATION_HEADER);
+    packet
+}
+
+/// Puts such fragments, in order, together.
+fn whole_v6(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let mut whole = fragments[0][..BEFORE_V6].to_vec();
+    let mut next = IpNumber(0);
+    for bytes in fragments {
+        let (fragment, part) = Ipv6FragmentHeader::from_slice(&bytes[BEFORE_V6..]).unwrap();
+        next = fragment.next_header;
+        whole.extend(part);
+    }
+    set_payload_v6(&mut whole, next);
+    whole
+}
+
+/// Writes the number of the first header behind IPv6's, and the length.
+fn set_payload_v6(packet: &mut [u8], next: IpNumber) {
+    let length = (packet.len() - BEFORE_V6) as u16;
+    packet[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
+    packet[ETHERNET + 6] = next.0;
+}
+
+/// A packet of any protocol, with a right header checksum where there is one.
 pub fn raw(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let header = Ipv4Header::new(
-        payload.len().try_into().unwrap(),
-        64,
-        IpNumber(protocol),
-        from.octets(),
-        to.octets(),
-    )
-    .unwrap();
+    let length = payload.len().try_into().unwrap();
     let mut bytes = Vec::new();
-    let ethernet = Ethernet2Header {
+    let mut ethernet = Ethernet2Header {
         ether_type: EtherType::IPV4,
         ..Ethernet2Header::default()
     };
-    ethernet.write(&mut bytes).unwrap();
-    header.write(&mut bytes).unwrap();
+    if Family::is_v6_world() {
+        let header = Ipv6Header {
+            payload_length: length,
+            next_header: IpNumber(protocol),
+            hop_limit: 64,
+            source: embed(from).octets(),
+            destination: embed(to).octets(),
+            ..Ipv6Header::default()
+        };
+        ethernet.ether_type = EtherType::IPV6;
+        ethernet.write(&mut bytes).unwrap();
+        header.write(&mut bytes).unwrap();
+    } else {
+        let (from, to) = (from.octets(), to.octets());
+        let header = Ipv4Header::new(length, 64, IpNumber(protocol), from, to).unwrap();
+        ethernet.write(&mut bytes).unwrap();
+        header.write(&mut bytes).unwrap();
+    }
     bytes.extend(payload);
     bytes
 }

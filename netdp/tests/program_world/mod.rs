@@ -6,6 +6,7 @@
 
 pub mod dice;
 pub mod error;
+pub mod family;
 pub mod frame;
 mod outcome;
 
@@ -28,6 +29,7 @@ use nix::{
     unistd::Pid,
 };
 
+use family::{Family, embed};
 use frame::{Frame, Mac};
 
 /// `TCX_*` of `include/uapi/linux/bpf.h`.
@@ -42,6 +44,7 @@ pub const HOST_MAC: Mac = [2, 0, 0, 0, 2, 1];
 /// On the uplink's own subnet; its neighbour entry is there.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const CLIENT_MAC: Mac = [2, 0, 0, 0, 3, 1];
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// Behind the default route.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 pub const ROUTER_MAC: Mac = [2, 0, 0, 0, 3, 2];
@@ -148,20 +151,42 @@ impl Drop for Ground {
     }
 }
 
-/// Runs a test in a world of its own.
+/// Runs a test in a world of its own, of IPv4.
 pub fn world(test: impl FnOnce(&mut World) + Send) {
     world_with(Config::default(), 1024, test);
 }
 
 /// The same with these times, and so many entries in the flow table.
 pub fn world_with(config: Config, max_flows: u32, test: impl FnOnce(&mut World) + Send) {
+    world_of(Family::V4, config, max_flows, test);
+}
+
+/// Runs a test in two worlds, one of each family.
+pub fn worlds(test: impl Fn(&mut World) + Sync) {
+    worlds_with(Config::default(), 1024, test);
+}
+
+/// The same with these times, and so many entries in the flow table.
+pub fn worlds_with(config: Config, max_flows: u32, test: impl Fn(&mut World) + Sync) {
+    for family in [Family::V4, Family::V6] {
+        eprintln!("in a world of {family:?}");
+        world_of(family, config, max_flows, &test);
+    }
+}
+
+/// Runs a test in a world of IPv6.
+pub fn world6(test: impl FnOnce(&mut World) + Send) {
+    world_of(Family::V6, Config::default(), 1024, test);
+}
+
+fn world_of(family: Family, config: Config, max_flows: u32, test: impl FnOnce(&mut World) + Send) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: needs root");
         return;
     }
     let ground = Ground::new();
     let host = ground.host.as_ref().unwrap();
-    build_links(host);
+    build_links(host, family);
     let options = Options {
         bpffs: ground.bpffs(),
         cgroup: None,
@@ -175,6 +200,7 @@ pub fn world_with(config: Config, max_flows: u32, test: impl FnOnce(&mut World) 
         let mut cpus = CpuSet::new();
         cpus.set(nix::sched::sched_getcpu().unwrap()).unwrap();
         sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+        family.set_for_world();
         let mut world = World::new(&options);
         test(&mut world);
     })
@@ -192,21 +218,37 @@ pub fn impatient() -> Config {
     }
 }
 
-/// Interfaces, addresses, routes and neighbours.
-fn build_links(host: &Namespace) {
-    let mut lines = format!(
+/// Interfaces, addresses, routes and neighbours. Interfaces have no link-local
+/// addresses, for which the kernel would send packets of its own.
+fn build_links(host: &Namespace, family: Family) {
+    let mut lines = String::from(
         "link add wire0 address 02:00:00:00:02:01 type veth peer wire1\n\
-         link set wire0 up\nlink set wire1 up\n\
-         address add {HOST}/24 dev wire0\naddress add {HOST_2}/24 dev wire0\n\
-         neigh replace {CLIENT} lladdr 02:00:00:00:03:01 dev wire0 nud permanent\n\
-         neigh replace 192.0.2.254 lladdr 02:00:00:00:03:02 dev wire0 nud permanent\n\
-         route add default via 192.0.2.254\n"
+         link set wire0 addrgenmode none up\nlink set wire1 addrgenmode none up\n",
     );
+    lines += &match family {
+        Family::V4 => format!(
+            "address add {HOST}/24 dev wire0\naddress add {HOST_2}/24 dev wire0\n\
+             neigh replace {CLIENT} lladdr 02:00:00:00:03:01 dev wire0 nud permanent\n\
+             neigh replace {ROUTER} lladdr 02:00:00:00:03:02 dev wire0 nud permanent\n\
+             route add default via {ROUTER}\n"
+        ),
+        Family::V6 => {
+            let [host, host_2, client, router] = [HOST, HOST_2, CLIENT, ROUTER].map(embed);
+            format!(
+                "address add {host}/120 dev wire0 nodad\n\
+                 address add {host_2}/120 dev wire0 nodad\n\
+                 neigh replace {client} lladdr 02:00:00:00:03:01 dev wire0 nud permanent\n\
+                 neigh replace {router} lladdr 02:00:00:00:03:02 dev wire0 nud permanent\n\
+                 route add default via {router}\n"
+            )
+        }
+    };
     for number in 1..=3 {
         lines += &format!(
             "link add veth{number} address 02:00:00:00:01:0{number} type veth \
              peer eth{number} address 02:00:00:00:00:0{number}\n\
-             link set veth{number} up\nlink set eth{number} up\n"
+             link set veth{number} addrgenmode none up\n\
+             link set eth{number} addrgenmode none up\n"
         );
     }
     let mut ip = host
@@ -219,8 +261,10 @@ fn build_links(host: &Namespace) {
     assert!(ip.wait().unwrap().success());
     host.run(|| {
         for number in 1..=3 {
-            let path = format!("/proc/sys/net/ipv4/conf/veth{number}/forwarding");
-            std::fs::write(path, "1").unwrap();
+            for family in ["ipv4", "ipv6"] {
+                let path = format!("/proc/sys/net/{family}/conf/veth{number}/forwarding");
+                std::fs::write(path, "1").unwrap();
+            }
         }
     })
     .unwrap();
@@ -242,7 +286,8 @@ impl World {
         }
         let uplink = Uplink {
             mac: HOST_MAC,
-            addr4: HOST.into(),
+            addr4: v4(HOST),
+            addr6: v6(HOST),
             ..Uplink::default()
         };
         world.put(Key::Uplink(world.uplink), Entry::Uplink(uplink));
@@ -256,12 +301,24 @@ impl World {
                 ifindex: world.uplink,
                 flags,
             };
-            world.put(Key::Local4(addr.into()), Entry::Local4(local));
+            match Family::of_world() {
+                Family::V4 => world.put(Key::Local4(v4(addr)), Entry::Local4(local)),
+                Family::V6 => world.put(Key::Local6(v6(addr)), Entry::Local6(local)),
+            }
         }
         let web = world.web;
         world.publish(None, 8080, &web, 80, proto::TCP, Some(HOST));
         world.publish(None, 5353, &web, 53, proto::UDP, Some(HOST));
         world
+    }
+
+    /// The host has this address no more.
+    pub fn forget_local(&mut self, addr: Ipv4Addr) {
+        let key = match Family::of_world() {
+            Family::V4 => Key::Local4(v4(addr)),
+            Family::V6 => Key::Local6(v6(addr)),
+        };
+        self.datapath.remove(&key).unwrap();
     }
 
     pub fn put(&mut self, key: Key, entry: Entry) {
@@ -277,10 +334,10 @@ impl World {
             pad: 0,
             network: container.network,
             slot: container.slot,
-            addr4: container.addr.into(),
-            gateway4: container.gateway.into(),
-            addr6: V6Addr::default(),
-            gateway6: V6Addr::default(),
+            addr4: v4(container.addr),
+            gateway4: v4(container.gateway),
+            addr6: v6(container.addr),
+            gateway6: v6(container.gateway),
         };
         let owner = Owner {
             to: container.delivery(),
@@ -288,7 +345,10 @@ impl World {
             flags: container.flags.into(),
         };
         self.put(Key::Endpoint(container.ifindex), Entry::Endpoint(endpoint));
-        self.put(Key::Owner4(container.addr.into()), Entry::Owner4(owner));
+        match Family::of_world() {
+            Family::V4 => self.put(Key::Owner4(v4(container.addr)), Entry::Owner4(owner)),
+            Family::V6 => self.put(Key::Owner6(v6(container.addr)), Entry::Owner6(owner)),
+        }
     }
 
     /// Publishes a port on one address of the host or on all; `back` where
@@ -302,20 +362,48 @@ impl World {
         proto: u8,
         back: Option<Ipv4Addr>,
     ) {
-        let on = on.map_or(V4Addr::default(), V4Addr::from);
-        let published = Published {
-            addr: container.addr.into(),
-            port: Be16::new(port),
-            pad: 0,
-            to: container.delivery(),
-            back_addr: back.map_or(V4Addr::default(), V4Addr::from),
-        };
-        let key = PortKey::new(on, Be16::new(host_port), proto);
-        self.put(Key::Port4(key), Entry::Port4(published));
-        if let Some(addr) = back {
-            let key = PortKey::new(container.addr.into(), Be16::new(port), proto);
-            let back = Back::new(addr.into(), Be16::new(host_port));
-            self.put(Key::Back4(key), Entry::Back4(back));
+        let (on, back) = (
+            on.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            back.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        );
+        let (host_port, port) = (Be16::new(host_port), Be16::new(port));
+        macro_rules! publish {
+            ($addr:ident, $port:ident, $back:ident) => {{
+                let published = Published {
+                    addr: $addr(container.addr),
+                    port,
+                    pad: 0,
+                    to: container.delivery(),
+                    back_addr: $addr(back),
+                };
+                let key = PortKey::new($addr(on), host_port, proto);
+                self.put(Key::$port(key), Entry::$port(published));
+                if !back.is_unspecified() {
+                    let key = PortKey::new($addr(container.addr), port, proto);
+                    let back = Back::new($addr(back), host_port);
+                    self.put(Key::$back(key), Entry::$back(back));
+                }
+            }};
         }
+        match Family::of_world() {
+            Family::V4 => publish!(v4, Port4, Back4),
+            Family::V6 => publish!(v6, Port6, Back6),
+        }
+    }
+}
+
+/// An address in the tables of IPv4: none in a world of IPv6.
+fn v4(addr: Ipv4Addr) -> V4Addr {
+    match Family::of_world() {
+        Family::V4 => addr.into(),
+        Family::V6 => V4Addr::default(),
+    }
+}
+
+/// The same in those of IPv6.
+fn v6(addr: Ipv4Addr) -> V6Addr {
+    match Family::of_world() {
+        Family::V4 => V6Addr::default(),
+        Family::V6 => embed(addr).into(),
     }
 }

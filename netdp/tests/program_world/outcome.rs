@@ -3,9 +3,17 @@
 use std::time::{Duration, Instant};
 
 use netdp::bpf::{FlowSeen, TestPacket, TestRun};
-use netdp_common::{addr::V4Addr, drop::DropReason};
+use netdp_common::{
+    addr::{V4Addr, V6Addr},
+    drop::DropReason,
+    maps::{Flow, FlowKey},
+};
 
-use super::{Container, DROP, NEXT, REDIRECT, World, frame::Frame};
+use super::{
+    Container, DROP, NEXT, REDIRECT, World,
+    family::{Family, embedded},
+    frame::Frame,
+};
 
 impl World {
     /// A packet comes in by the uplink.
@@ -115,10 +123,21 @@ impl World {
     }
 
     fn entries(&self, pending: bool) -> Vec<FlowSeen<V4Addr>> {
-        let mut flows = self.datapath.flows().unwrap();
+        let mut flows = self.all_flows();
         flows.retain(|flow| flow.pending == pending);
         flows.sort_by_key(|flow| flow.key);
         flows
+    }
+
+    /// Both tables of the world's family, as one of IPv4.
+    pub fn all_flows(&self) -> Vec<FlowSeen<V4Addr>> {
+        match Family::of_world() {
+            Family::V4 => self.datapath.flows().unwrap(),
+            Family::V6 => {
+                let flows = self.datapath.flows().unwrap();
+                flows.iter().map(as_v4).collect()
+            }
+        }
     }
 
     /// Asserts how many entries the main and the pending table hold.
@@ -127,7 +146,7 @@ impl World {
             (self.flows().len(), self.pending().len()),
             (flows, pending),
             "{:#?}",
-            self.datapath.flows::<V4Addr>().unwrap()
+            self.all_flows()
         );
     }
 
@@ -138,9 +157,39 @@ impl World {
             assert!(
                 Instant::now() < deadline,
                 "still there: {:#?}",
-                self.datapath.flows::<V4Addr>()
+                self.all_flows()
             );
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// An entry of IPv6 as one of IPv4.
+fn as_v4(seen: &FlowSeen<V6Addr>) -> FlowSeen<V4Addr> {
+    let addr = |addr: V6Addr| V4Addr::from(embedded(addr.into()));
+    let FlowSeen { key, flow, pending } = *seen;
+    FlowSeen {
+        key: FlowKey {
+            remote: addr(key.remote),
+            local: addr(key.local),
+            remote_port: key.remote_port,
+            local_port: key.local_port,
+            proto: key.proto,
+            pad: key.pad,
+            pad2: key.pad2,
+        },
+        flow: Flow {
+            addr: addr(flow.addr),
+            external: addr(flow.external),
+            port: flow.port,
+            kind: flow.kind,
+            state: flow.state,
+            timeout: flow.timeout,
+            to: flow.to,
+            last_seen: flow.last_seen,
+            ifindex: flow.ifindex,
+            tag: flow.tag,
+        },
+        pending,
     }
 }
