@@ -77,6 +77,8 @@ reasons! {
     FragmentTiny = 22, "fragment-tiny";
     /// A fragment that lies over what another of its datagram has brought.
     FragmentOverlap = 23, "fragment-overlap";
+    /// A container's answer to a client of a port that is no longer published.
+    Unpublished = 24, "unpublished";
     /// The endpoint has its share of the flow tables already.
     EndpointLimit = 26, "endpoint-limit";
 }

@@ -96,6 +96,12 @@ pub const fn is_expired(last_seen: u32, timeout: u32, now: u32) -> bool {
     age < u32::MAX / 2 && age > timeout
 }
 
+/// Whether the second `until` has come at `now`, both of the same clock.
+#[inline(always)]
+pub const fn is_past(until: u32, now: u32) -> bool {
+    now.wrapping_sub(until) < u32::MAX / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +130,14 @@ mod tests {
         assert!(is_expired(100, 60, 161));
         assert!(!is_expired(101, 60, 100), "seen by a CPU that is ahead");
         assert!(is_expired(u32::MAX - 5, 3, 5), "the clock has wrapped");
+    }
+
+    #[test]
+    fn a_second_passes() {
+        assert!(!is_past(100, 99));
+        assert!(is_past(100, 100));
+        assert!(!is_past(3, u32::MAX), "the clock will wrap");
+        assert!(is_past(u32::MAX, 3), "the clock has wrapped");
     }
 
     #[test]

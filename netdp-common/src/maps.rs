@@ -111,7 +111,8 @@ pub mod endpoint_flags {
     pub const MASQUERADE: u16 = 1;
     /// Endpoints of the same network may be reached.
     pub const ICC: u16 = 2;
-    /// The endpoint has at least one published port.
+    /// The endpoint has at least one published port, or has had: its flows may
+    /// still be there.
     pub const PUBLISHED: u16 = 4;
     /// Without [`ICC`]: at least one entry of `links4` or `links6` names it.
     pub const LINKED: u16 = 8;
@@ -140,6 +141,11 @@ pub struct Endpoint {
     pub addr6: V6Addr,
     /// IPv6 gateway of the network, or 0.
     pub gateway6: V6Addr,
+    /// Stands for the endpoint's set of published ports, and is never 0: a flow
+    /// that was made under another one has to ask whether its port is still
+    /// published.
+    pub generation: u32,
+    pub pad2: u32,
 }
 
 /// Where to hand a packet over to a container: all that a redirect needs.
@@ -211,7 +217,7 @@ pub struct Published<A> {
 
 /// Value of `back4`: source address and port that answers of a container port
 /// get when no flow says otherwise.
-#[repr(C, align(8))]
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Back<A: Address> {
     /// Address of the host, never 0.
@@ -219,7 +225,10 @@ pub struct Back<A: Address> {
     /// Published port of the host.
     pub port: Be16,
     pub pad: u16,
-    pub fill: A::Fill,
+    /// 0 while the port is published. Afterwards the second of
+    /// `CLOCK_MONOTONIC` until which answers are dropped: nothing but this
+    /// tells them from a conversation that the container begins.
+    pub until: u32,
 }
 
 impl<A: Address> Back<A> {
@@ -229,7 +238,7 @@ impl<A: Address> Back<A> {
             addr,
             port,
             pad: 0,
-            fill: A::FILL,
+            until: 0,
         }
     }
 }
@@ -363,6 +372,10 @@ pub struct Flow<A> {
     /// [`FlowKey::tag`] of its key: an LRU table may give the place of a value
     /// that is being read to another.
     pub tag: u32,
+    /// Published: [`Endpoint::generation`] under which the port was last found
+    /// to be published, or 0 if nobody has looked.
+    pub generation: u32,
+    pub pad: u32,
 }
 
 /// Key of `frags4` (RFC 791: source, destination, protocol, identification).
@@ -524,14 +537,14 @@ macro_rules! assert_layout {
 
 assert_layout! {
     Config: 32 = 4 * 4, 2 * 2, 4, 4 * 2;
-    Endpoint: 64 = 8, 8, 8, 8, 32;
+    Endpoint: 72 = 8, 8, 8, 8, 32, 8;
     Delivery: 20 = 8, 12;
     Owner: 28 = 20, 8;
     PortKey<V4Addr>: 8 = 4, 2, 1, 1;
     PortKey<V6Addr>: 24 = 16, 2, 1, 1, 4;
     Published<V4Addr>: 32 = 4, 4, 20, 4;
     Published<V6Addr>: 56 = 16, 4, 20, 16;
-    Back<V4Addr>: 8 = 4, 4;
+    Back<V4Addr>: 12 = 4, 4, 4;
     Back<V6Addr>: 24 = 16, 4, 4;
     LinkKey<V4Addr>: 16 = 8, 4, 4;
     LinkKey<V6Addr>: 40 = 32, 4, 4;
@@ -539,8 +552,8 @@ assert_layout! {
     Uplink: 32 = 8, 4, 4, 16;
     FlowKey<V4Addr>: 16 = 4, 4, 4, 4;
     FlowKey<V6Addr>: 40 = 16, 16, 4, 4;
-    Flow<V4Addr>: 48 = 8, 4, 4, 20, 8, 4;
-    Flow<V6Addr>: 72 = 32, 4, 4, 20, 8, 4;
+    Flow<V4Addr>: 56 = 8, 4, 4, 20, 8, 4, 8;
+    Flow<V6Addr>: 80 = 32, 4, 4, 20, 8, 4, 8;
     FragKey<V4Addr>: 16 = 8, 8;
     FragKey<V6Addr>: 40 = 32, 8;
     Frag: 16 = 4, 4, 4, 4;

@@ -13,6 +13,7 @@ use crate::{
     arp, count, early,
     family::{Family, is_any, translate},
     flows,
+    found::Found,
     hairpin::hairpin,
     icmp, linked,
     maps::ENDPOINTS,
@@ -100,7 +101,7 @@ fn by_source<F: Family>(
         return Ok(Verdict::Taken);
     }
     if !F::apart(|| path::kept::<F>(skb, work)) {
-        if inside::<F>(skb, work, endpoint)? {
+        if inside::<F>(skb, work, endpoint).result()? {
             return exit::<F>(skb, work);
         }
         path::ask::<F>(skb, work)?;
@@ -109,7 +110,7 @@ fn by_source<F: Family>(
     if work.way.by == By::Stack || work.packet.ttl <= 1 || !skb.segments_fit(work.way.ifindex) {
         return Ok(Verdict::Pass);
     }
-    if !outside::<F>(work, endpoint)? {
+    if !outside::<F>(work, endpoint).result()? {
         masquerade::open::<F>(skb, work, endpoint)?;
     }
     exit::<F>(skb, work)
@@ -154,31 +155,25 @@ fn exit<F: Family>(skb: &Skb, work: &Work<F::Addr>) -> Result<Verdict, DropReaso
     }
 }
 
-/// To a container of this host or the host itself; false where the destination
-/// is neither.
+/// To a container of this host or the host itself; no where the destination is
+/// neither.
 #[inline(never)]
-fn inside<F: Family>(
-    skb: &Skb,
-    work: &mut Work<F::Addr>,
-    endpoint: &Endpoint,
-) -> Result<bool, DropReason> {
+fn inside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Found {
     let Work {
         packet, decision, ..
     } = work;
     let daddr = packet.tuple.daddr;
     if let Some(owner) = F::addrs().get_ptr(daddr) {
         // SAFETY: a map value stays readable while the program runs.
-        neighbour::<F>(packet, endpoint, unsafe { &*owner }, decision)?;
-        return Ok(true);
+        return neighbour::<F>(packet, endpoint, unsafe { &*owner }, decision);
     }
     if F::locals().get_ptr(daddr).is_some() {
-        host::<F>(skb, packet, endpoint, decision)?;
-        return Ok(true);
+        return host::<F>(skb, packet, endpoint, decision);
     }
     if daddr.is_multicast() {
-        return Err(DropReason::Multicast);
+        return Found::refused(DropReason::Multicast);
     }
-    Ok(false)
+    Found::NO
 }
 
 /// To another container of this host, directly.
@@ -188,30 +183,34 @@ fn neighbour<F: Family>(
     endpoint: &Endpoint,
     owner: &Owner,
     decision: &mut Decision<F::Addr>,
-) -> Result<(), DropReason> {
+) -> Found {
     // A hairpin enters the main table with its first answer, so only such an
     // answer has to look for what is pending.
-    if has_published_port(endpoint, packet)
-        && hairpin_reply::<F>(packet, endpoint, is_established_segment(packet), decision)?
-    {
-        return Ok(());
+    if has_published_port(endpoint, packet) {
+        let established = is_established_segment(packet);
+        let reply = hairpin_reply::<F>(packet, endpoint, established, decision);
+        if reply != Found::NO {
+            return reply;
+        }
     }
     if owner.network != endpoint.network {
-        return Err(DropReason::OtherNetwork);
+        return Found::refused(DropReason::OtherNetwork);
     }
-    linked::check::<F>(packet, endpoint)?;
+    if let Err(reason) = linked::check::<F>(packet, endpoint) {
+        return Found::refused(reason);
+    }
     // Without connections, the way that was used last is the way back.
     if packet.transport == Transport::Udp && owner.flags & u32::from(endpoint_flags::PUBLISHED) != 0
     {
         let key = packet.tuple.received(packet.proto);
         if flows::find::<F>(&key).is_some() {
-            let _ = F::flows().remove(key);
+            let _ = F::flows().remove(&key);
         } else if flows::find_pending::<F>(&key).is_some() {
-            let _ = F::pending().remove(key);
+            let _ = F::pending().remove(&key);
         }
     }
     decision.enter(&owner.to);
-    Ok(())
+    Found::YES
 }
 
 /// To an address of the host: the way back of a container's connection to
@@ -222,29 +221,35 @@ fn host<F: Family>(
     packet: &Packet<F::Addr>,
     endpoint: &Endpoint,
     decision: &mut Decision<F::Addr>,
-) -> Result<(), DropReason> {
-    if has_published_port(endpoint, packet)
-        && packet.tuple.daddr == F::gateway(endpoint)
-        && hairpin_reply::<F>(packet, endpoint, false, decision)?
-    {
-        return Ok(());
+) -> Found {
+    if has_published_port(endpoint, packet) && packet.tuple.daddr == F::gateway(endpoint) {
+        let reply = hairpin_reply::<F>(packet, endpoint, false, decision);
+        if reply != Found::NO {
+            return reply;
+        }
     }
     match published::mapping::<F>(packet.tuple.daddr, packet) {
         // SAFETY: a map value stays readable while the program runs.
-        Some(mapping) => hairpin::<F>(skb, packet, endpoint, unsafe { &*mapping }, decision),
-        None => Ok(()),
+        Some(mapping) => Found::done(hairpin::<F>(
+            skb,
+            packet,
+            endpoint,
+            unsafe { &*mapping },
+            decision,
+        )),
+        None => Found::YES,
     }
 }
 
-/// The answer to a container that came in by a published port; false where
-/// there was none.
+/// The answer to a container that came in by a published port; no where there
+/// was none.
 #[inline(always)]
 fn hairpin_reply<F: Family>(
     packet: &Packet<F::Addr>,
     endpoint: &Endpoint,
     only_established: bool,
     decision: &mut Decision<F::Addr>,
-) -> Result<bool, DropReason> {
+) -> Found {
     let key = packet.tuple.sent(packet.proto);
     if let Some(entry) = flows::find::<F>(&key) {
         // The client may have come back directly, from the same port.
@@ -253,31 +258,43 @@ fn hairpin_reply<F: Family>(
             _ => false,
         };
         if !over {
-            published::reply::<F>(packet, &key, entry, decision);
-            return Ok(true);
+            if published::is_current::<F>(&key, entry, endpoint) {
+                published::reply::<F>(packet, &key, entry, decision);
+                return Found::YES;
+            }
+            if let Err(reason) = published::outlived::<F>(packet, &key, entry) {
+                return Found::refused(reason);
+            }
+            return Found::NO;
         }
-        let _ = F::flows().remove(key);
+        let _ = F::flows().remove(&key);
     }
     if only_established {
-        return Ok(false);
+        return Found::NO;
     }
-    published::first_reply::<F>(packet, &key, true, endpoint.slot, decision)
+    published::first_reply::<F>(packet, &key, true, endpoint, decision)
 }
 
-/// Out of the host; false where the packet belongs to no flow yet.
+/// Out of the host; no where the packet belongs to no flow yet.
 #[inline(never)]
-fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<bool, DropReason> {
+fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Found {
     let Work {
         packet, decision, ..
     } = work;
+    let mut closed = false;
     if has_published_port(endpoint, packet) {
         let key = packet.tuple.sent(packet.proto);
         let entry = flows::find::<F>(&key);
         if let Some(entry) = entry
             && flows::is_published(flows::kind(entry))
         {
-            published::reply::<F>(packet, &key, entry, decision);
-            return Ok(true);
+            if published::is_current::<F>(&key, entry, endpoint) {
+                published::reply::<F>(packet, &key, entry, decision);
+                return Found::YES;
+            }
+            if let Err(reason) = published::outlived::<F>(packet, &key, entry) {
+                return Found::refused(reason);
+            }
         }
         // A connection that the container opened from a port that it also
         // publishes is its own; for UDP nobody can tell, and the published
@@ -286,11 +303,21 @@ fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<b
             && (packet.transport.is_syn()
                 || entry.is_some_and(|entry| flows::kind(entry) == flow_kind::MASQUERADE_OUT)
                 || is_masqueraded::<F>(packet));
-        if !own && published::first_reply::<F>(packet, &key, false, endpoint.slot, decision)? {
-            return Ok(true);
+        if !own {
+            let reply = published::first_reply::<F>(packet, &key, false, endpoint, decision);
+            closed = reply == Found::CLOSED;
+            if !closed && reply != Found::NO {
+                return reply;
+            }
         }
     }
-    Ok(masquerade::outbound::<F>(packet, decision))
+    if masquerade::outbound::<F>(packet, decision) {
+        Found::YES
+    } else if closed {
+        Found::refused(DropReason::Unpublished)
+    } else {
+        Found::NO
+    }
 }
 
 /// Whether the container opened this connection itself and kept its port.

@@ -3,8 +3,8 @@
 
 use netdp_common::{
     drop::DropReason,
-    maps::{Delivery, Endpoint, Published},
-    packet::{Packet, Tuple},
+    maps::{Endpoint, Published},
+    packet::Packet,
 };
 
 use crate::{family::Family, published::remember, skb::Skb, work::Decision};
@@ -21,26 +21,25 @@ pub fn hairpin<F: Family>(
 ) -> Result<(), DropReason> {
     let from = &packet.tuple;
     let itself = published.addr == from.saddr;
-    let to = Tuple {
+    // Made where they are to be: the stack has no room for them, and would have
+    // the second misaligned.
+    let Decision {
+        to,
+        container: client,
+        ..
+    } = decision;
+    if itself {
         // A stack drops what seems to come from its own address; the gateway's
         // stands in for it.
-        saddr: if itself {
-            F::gateway(endpoint)
-        } else {
-            from.saddr
-        },
-        daddr: published.addr,
-        sport: from.sport,
-        dport: published.port,
-    };
-    let client = Delivery {
-        ifindex: skb.ifindex(),
-        slot: endpoint.slot,
-        mac: endpoint.mac,
-        host_mac: endpoint.host_mac,
-    };
-    remember::<F>(skb, packet, &to, &client, false)?;
-    decision.to = to;
+        to.saddr = F::gateway(endpoint);
+    }
+    to.daddr = published.addr;
+    to.dport = published.port;
+    client.ifindex = skb.ifindex();
+    client.slot = endpoint.slot;
+    client.mac = endpoint.mac;
+    client.host_mac = endpoint.host_mac;
+    remember::<F>(skb, packet, to, client, false)?;
     decision.enter(&published.to);
     Ok(())
 }

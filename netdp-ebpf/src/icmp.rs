@@ -87,7 +87,7 @@ fn decide<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<()
     // An echo request, which is all of ICMP that is read of a quote, comes to a
     // container from no further than its neighbours.
     let is_echo = work.quote.proto != proto::TCP && work.quote.proto != proto::UDP;
-    if !is_echo && to_known_flow::<F>(work) {
+    if !is_echo && to_known_flow::<F>(work, endpoint) {
         return Ok(());
     }
     let daddr = work.packet.tuple.daddr;
@@ -201,7 +201,7 @@ fn masqueraded_sender<F: Family>(work: &mut Work<F::Addr>) -> bool {
 /// The quoted packet reached the container by a flow that is keyed by the
 /// tuple it sees: a published port, or a masqueraded flow with another port.
 #[inline(never)]
-fn to_known_flow<F: Family>(work: &mut Work<F::Addr>) -> bool {
+fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bool {
     let Work {
         decision,
         quote,
@@ -215,6 +215,9 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
     let flow = unsafe { &*entry };
     let is_published = flows::is_published(flow.kind);
+    if is_published && !published::is_current::<F>(&key, entry, endpoint) {
+        return false;
+    }
     if !is_published && flow.kind != flow_kind::MASQUERADE_OUT {
         return false;
     }
@@ -261,11 +264,14 @@ fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
 fn to_stateless_client<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
     let key = PortKey::new(from.daddr, from.dport, work.quote.proto);
-    let Some(back) = F::backs().get_ptr(key) else {
+    let Some(back) = F::backs().get_ptr(&key) else {
         return false;
     };
     // SAFETY: a map value stays readable while the program runs.
-    let (addr, port) = unsafe { ((*back).addr, (*back).port) };
+    let (addr, port, until) = unsafe { ((*back).addr, (*back).port, (*back).until) };
+    if until != 0 {
+        return false;
+    }
     leave::<F>(work, addr, port);
     true
 }

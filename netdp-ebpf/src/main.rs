@@ -10,6 +10,7 @@ mod count;
 mod early;
 mod family;
 mod flows;
+mod found;
 mod from_container;
 mod from_netdev;
 mod hairpin;

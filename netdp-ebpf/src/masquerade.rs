@@ -86,8 +86,8 @@ pub fn renumbered<F: Family>(
         flows::touch::<F>(twin, packet, Direction::Original);
         return Some(entry);
     }
-    let _ = F::flows().remove(full);
-    let _ = F::pending().remove(full);
+    let _ = F::flows().remove(&full);
+    let _ = F::pending().remove(&full);
     None
 }
 
@@ -265,7 +265,7 @@ extern "C" fn attempt<F: Family>(index: u32, search: *mut Search<'_, F::Addr>) -
         return 0;
     }
     if flows::find::<F>(&key).is_some() {
-        let _ = F::pending().remove(key);
+        let _ = F::pending().remove(&key);
         return 0;
     }
     search.port = port;

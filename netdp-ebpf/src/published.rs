@@ -1,11 +1,13 @@
 //! Published ports: in by the port table, back by the flow or, while the
 //! tables alone give the way, by `back`.
 
+use core::ptr;
+
 use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
-    flow::ANSWERED,
-    maps::{Delivery, FlowKey, PortKey, Published, flow_kind},
+    flow::{self, ANSWERED},
+    maps::{Delivery, Endpoint, FlowKey, PortKey, Published, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
     tcp::{self, Direction},
 };
@@ -13,7 +15,9 @@ use netdp_common::{
 use crate::{
     count,
     family::Family,
-    flows, share,
+    flows,
+    found::Found,
+    share,
     skb::Skb,
     work::{Decision, Exit},
 };
@@ -37,9 +41,19 @@ pub fn mapping_of<F: Family>(
     if proto != proto::TCP && proto != proto::UDP {
         return None;
     }
-    F::ports()
-        .get_ptr(PortKey::new(F::Addr::ANY, port, proto))
-        .or_else(|| F::ports().get_ptr(PortKey::new(addr, port, proto)))
+    let found = look_up::<F>(&addr, port, proto);
+    if found.is_null() { None } else { Some(found) }
+}
+
+/// Null where there is none. Its stack is for its keys alone.
+#[inline(never)]
+fn look_up<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
+    let mut key = PortKey::new(F::Addr::ANY, port, proto);
+    if let Some(found) = F::ports().get_ptr(&key) {
+        return found;
+    }
+    key.addr = *addr;
+    F::ports().get_ptr(&key).unwrap_or(ptr::null())
 }
 
 /// A packet from outside for a published port: to the container.
@@ -51,12 +65,10 @@ pub fn inbound<F: Family>(
     decision: &mut Decision<F::Addr>,
 ) -> Result<(), DropReason> {
     let from = &packet.tuple;
-    let to = Tuple {
-        saddr: from.saddr,
-        daddr: published.addr,
-        sport: from.sport,
-        dport: published.port,
-    };
+    // Made where it is to be: the stack has no room for it.
+    let to = &mut decision.to;
+    to.daddr = published.addr;
+    to.dport = published.port;
     // The tables alone give the way back to who used this very address.
     let stateless = published.back_addr == from.daddr;
     // From outside, it counts in the share of the container behind the port.
@@ -67,20 +79,49 @@ pub fn inbound<F: Family>(
     if packet.proto == proto::TCP {
         const OPENING_OR_CLOSING: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
         if !stateless || packet.transport.has_flags(OPENING_OR_CLOSING) {
-            remember::<F>(skb, packet, &to, client, stateless)?;
+            remember::<F>(skb, packet, to, client, stateless)?;
         }
     } else if !stateless {
-        remember::<F>(skb, packet, &to, client, stateless)?;
+        remember::<F>(skb, packet, to, client, stateless)?;
     }
-    decision.to = to;
     decision.enter(&published.to);
     Ok(())
 }
 
 /// Keeps the flow's entry up to date, or makes one where the way back needs it:
 /// for the outside, or for a container that is the `client`.
-#[inline(never)]
+#[inline(always)]
 pub fn remember<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    to: &Tuple<F::Addr>,
+    client: &Delivery,
+    stateless: bool,
+) -> Result<(), DropReason> {
+    match note::<F>(skb, packet, to, client, stateless) {
+        Err(DropReason::TupleTaken) if is_free_again::<F>(packet, to) => {
+            note::<F>(skb, packet, to, client, stateless)
+        }
+        noted => noted,
+    }
+}
+
+/// Whether the connection that has this tuple came by a port that is published
+/// no longer; then it is forgotten.
+#[inline(never)]
+fn is_free_again<F: Family>(packet: &Packet<F::Addr>, to: &Tuple<F::Addr>) -> bool {
+    let key = to.received(packet.proto);
+    match flows::find::<F>(&key) {
+        Some(entry) if packet.transport.is_syn() && !is_published::<F>(&key, entry) => {
+            let _ = F::flows().remove(&key);
+            true
+        }
+        _ => false,
+    }
+}
+
+#[inline(never)]
+fn note<F: Family>(
     skb: &Skb,
     packet: &Packet<F::Addr>,
     to: &Tuple<F::Addr>,
@@ -98,11 +139,11 @@ pub fn remember<F: Family>(
         // same container port: the container could not tell the two apart.
         // Without connections, the way that was used last is the way back.
         if packet.proto == proto::TCP
-            && (tcp::is_established(flows::state(entry)) || !packet.transport.is_syn())
+            && (!packet.transport.is_syn() || tcp::is_established(flows::state(entry)))
         {
             return Err(DropReason::TupleTaken);
         }
-        let _ = F::flows().remove(key);
+        let _ = F::flows().remove(&key);
     }
     if stateless {
         return Ok(());
@@ -128,6 +169,7 @@ pub fn remember<F: Family>(
         flow.to = *client;
         flow.ifindex = skb.ifindex();
         flow.tag = key.tag();
+        flow.generation = 0;
         if to.saddr != from.saddr {
             flow.kind = flow_kind::HAIRPIN;
             flow.external = from.saddr;
@@ -145,6 +187,82 @@ pub fn remember<F: Family>(
 fn asked_the_same<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
     unsafe { (*entry).addr == from.daddr && (*entry).port == from.dport }
+}
+
+/// Whether the port by which this flow's client came leads here; of a flow of
+/// another kind, always.
+#[inline(never)]
+fn is_published<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>) -> bool {
+    // SAFETY: a map value stays readable while the program runs.
+    let flow = unsafe { &*entry };
+    if !flows::is_published(flow.kind) {
+        return true;
+    }
+    let Some(mapping) = mapping_of::<F>(flow.addr, flow.port, key.proto) else {
+        return false;
+    };
+    // SAFETY: as above.
+    unsafe { (*mapping).addr == key.local && (*mapping).port == key.local_port }
+}
+
+/// Whether a flow's port is still published, as it was when the flow was made.
+///
+/// A flow that has last asked under the endpoint's generation of now need not
+/// ask again: that is every packet but the first after a change. The generation
+/// changes after the ports, so what was asked under it stays true.
+#[inline(always)]
+pub fn is_current<F: Family>(
+    key: &FlowKey<F::Addr>,
+    entry: flows::Entry<F::Addr>,
+    endpoint: &Endpoint,
+) -> bool {
+    // SAFETY: a map value stays valid while the program runs; the field is
+    // aligned, read and written whole.
+    unsafe {
+        let generation = &raw mut (*entry).generation;
+        if generation.read_volatile() == endpoint.generation {
+            return true;
+        }
+        if !is_published::<F>(key, entry) {
+            return false;
+        }
+        generation.write_volatile(endpoint.generation);
+    }
+    true
+}
+
+/// An answer whose port is no longer published. Without an error the entry has
+/// gone, and the tables say whether the container port is published otherwise.
+///
+/// # Errors
+/// [`DropReason::Unpublished`]: the entry stays, so that whatever the container
+/// still sends is dropped, until it has been silent for the time of a closed
+/// connection; and a new connection may take its place.
+#[inline(never)]
+pub fn outlived<F: Family>(
+    packet: &Packet<F::Addr>,
+    key: &FlowKey<F::Addr>,
+    entry: flows::Entry<F::Addr>,
+) -> Result<(), DropReason> {
+    // SAFETY: as above.
+    unsafe {
+        if packet.proto == proto::UDP && (*entry).to.ifindex == 0 {
+            if F::flows().remove(key).is_ok() {
+                share::removed(&*entry);
+            }
+            let _ = F::pending().remove(key);
+            return Ok(());
+        }
+        if packet.proto == proto::TCP {
+            (&raw mut (*entry).state).write_volatile(tcp::state::RESET);
+        }
+        if let Some(config) = flows::config() {
+            let timeout = flow::timeout(config, packet.proto, tcp::state::RESET);
+            (&raw mut (*entry).timeout).write_volatile(timeout);
+        }
+        (&raw mut (*entry).last_seen).write_volatile(flows::now());
+    }
+    Err(DropReason::Unpublished)
 }
 
 /// A packet of the container that belongs to an entry of the main table.
@@ -185,43 +303,60 @@ fn is_stateless<F: Family>(key: &FlowKey<F::Addr>, decision: &Decision<F::Addr>)
 /// A packet of the container that has no entry in the main table: the answer
 /// to what is pending, or to a client that needs no entry.
 ///
-/// False where neither is known of this port. `slot` is the container's.
+/// No where neither is known of this port; [`Found::CLOSED`] where it was
+/// published until a while ago: then only a conversation that the container has
+/// begun goes on.
 #[inline(never)]
 pub fn first_reply<F: Family>(
     packet: &Packet<F::Addr>,
     key: &FlowKey<F::Addr>,
     local_client: bool,
-    slot: u32,
+    endpoint: &Endpoint,
     decision: &mut Decision<F::Addr>,
-) -> Result<bool, DropReason> {
+) -> Found {
     const NOT_ESTABLISHED: u8 = tcp_flags::SYN | tcp_flags::RST | tcp_flags::FIN;
     let enters = packet.proto == proto::TCP && !packet.transport.has_flags(NOT_ESTABLISHED);
 
     if let Some(entry) = flows::find_pending::<F>(key)
         && flows::is_published(flows::kind(entry))
     {
-        answer::<F>(packet, entry, decision);
-        if enters || decision.exit == Exit::Container {
-            flows::promote::<F>(key, entry, packet, Direction::Reply)?;
-        } else {
-            flows::touch::<F>(entry, packet, Direction::Reply);
+        if is_current::<F>(key, entry, endpoint) {
+            answer::<F>(packet, entry, decision);
+            if !enters && decision.exit != Exit::Container {
+                flows::touch::<F>(entry, packet, Direction::Reply);
+            } else if let Err(reason) = flows::promote::<F>(key, entry, packet, Direction::Reply) {
+                return Found::refused(reason);
+            }
+            return Found::YES;
         }
-        return Ok(true);
+        if let Err(reason) = outlived::<F>(packet, key, entry) {
+            return Found::refused(reason);
+        }
     }
     if local_client {
-        return Ok(false);
+        return Found::NO;
     }
     let from = &packet.tuple;
     let Some(back) = F::backs().get_ptr(PortKey::new(from.saddr, from.sport, packet.proto)) else {
-        return Ok(false);
+        return Found::NO;
     };
     // SAFETY: a map value stays readable while the program runs.
-    let (addr, port) = unsafe { ((*back).addr, (*back).port) };
+    let (addr, port, until) = unsafe { ((*back).addr, (*back).port, (*back).until) };
+    if until != 0 {
+        return if flow::is_past(until, flows::now()) {
+            Found::NO
+        } else {
+            Found::CLOSED
+        };
+    }
+    let slot = endpoint.slot;
     if enters {
         // The container speaks on an open connection: a client has completed
         // the handshake, or the connection is older than the table. Where the
         // table is full the flow goes on without an entry.
-        let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
+        let Some(flow) = flows::scratch::<F>() else {
+            return Found::refused(DropReason::HelperFailed);
+        };
         flow.addr = addr;
         flow.external = addr;
         flow.port = port;
@@ -233,6 +368,7 @@ pub fn first_reply<F: Family>(
         flow.ifindex = 0;
         flow.timeout = flows::config().map_or(0, |config| config.tcp_transitory);
         flow.tag = key.tag();
+        flow.generation = endpoint.generation;
         if !share::has_room_published(slot) {
             count::dropped(DropReason::EndpointLimit);
         } else if flows::establish::<F>(key, flow).is_err() {
@@ -244,7 +380,7 @@ pub fn first_reply<F: Family>(
     decision.to.saddr = addr;
     decision.to.sport = port;
     decision.exit = Exit::Uplink;
-    Ok(true)
+    Found::YES
 }
 
 /// Puts the host's address and port in place of the container's, on the way to

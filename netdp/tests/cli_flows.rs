@@ -63,6 +63,8 @@ fn fill(world: &World, web: Ipv4Addr) {
             last_seen: now as u32,
             ifindex: 0,
             tag: 0,
+            generation: 0,
+            pad: 0,
         });
     }
     let tables = FlowTables::<V4Addr>::pinned4(&world.path("bpf")).unwrap();

@@ -4,7 +4,7 @@ mod program_world;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use netdp::bpf::{Entry, Key};
+use netdp::bpf::{Entry, Key, clock};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
@@ -65,6 +65,7 @@ fn told(world: &World, question: &Question) -> Explanation {
                 ifindex: world.uplink,
                 gateway: (!near).then(|| Ipv4Addr::new(192, 0, 2, 254).into()),
             }),
+            now: clock::now(),
         },
         question,
     )
@@ -146,6 +147,12 @@ fn compare(world: &mut World, dice: &mut Dice) -> Option<Outcome> {
 }
 
 fn equal_over(world: &mut World, seed: u64) {
+    compared(world, seed);
+}
+
+/// Compares many packets, and gives the names of the reasons for which some
+/// were dropped.
+fn compared(world: &mut World, seed: u64) -> Vec<&'static str> {
     let mut dice = Dice(seed);
     let seen: Vec<Outcome> = (0..PACKETS)
         .filter_map(|_| compare(world, &mut dice))
@@ -165,6 +172,7 @@ fn equal_over(world: &mut World, seed: u64) {
     for container in [world.web, world.db, world.loner] {
         assert!(seen.contains(&Outcome::Container(container.ifindex)));
     }
+    reasons
 }
 
 #[test]
@@ -173,6 +181,22 @@ fn the_answers_are_those_of_the_programs() {
         let web = world.web;
         world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
         equal_over(world, 0x6e65_7464);
+    });
+}
+
+/// Ports come and go, and leave flows behind that are of no port.
+#[test]
+fn also_of_ports_that_are_published_no_longer() {
+    world(|world| {
+        let mut web = world.web;
+        world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
+        equal_over(world, 0x7562);
+        world.unpublish(8080, &mut web, 80, proto::TCP, 300);
+        world.unpublish(5353, &mut web, 53, proto::UDP, 300);
+        let reasons = compared(world, 0x6c69);
+        assert!(reasons.contains(&"unpublished"), "{reasons:?}");
+        world.publish(None, 5353, &web, 53, proto::UDP, Some(HOST));
+        equal_over(world, 0x7368);
     });
 }
 

@@ -5,6 +5,7 @@ use netdp_common::addr::{V4Addr, V6Addr};
 
 use super::types::{Explained, Fate};
 use crate::{
+    bpf::clock,
     daemon::{change::Core, owner::OwnerError},
     explain::{self, Explanation, Outcome, Question, Snapshot, Way},
     model::Refusal,
@@ -36,6 +37,7 @@ pub async fn explain(core: &Core, question: &Question) -> Result<Explained, Owne
             flows4: &target.datapath.flows::<V4Addr>()?,
             flows6: &target.datapath.flows::<V6Addr>()?,
             way,
+            now: clock::now(),
         },
         question,
     );

@@ -111,6 +111,8 @@ mod tests {
             ifindex: 2,
             timeout: 7440,
             tag: 0,
+            generation: 0,
+            pad: 0,
         }
     }
 

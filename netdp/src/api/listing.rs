@@ -271,6 +271,8 @@ mod tests {
                 last_seen: 0,
                 ifindex: 0,
                 tag: 0,
+                generation: 0,
+                pad: 0,
             },
             pending: false,
         }

@@ -9,6 +9,7 @@
 mod attach;
 mod batch;
 mod cgroup;
+pub mod clock;
 mod datapath;
 mod entry;
 mod error;

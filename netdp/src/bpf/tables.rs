@@ -132,6 +132,10 @@ impl Maps {
         })
     }
 
+    pub fn config(&self) -> Result<Config, BpfError> {
+        self.config.get(&0, 0).map_err(BpfError::map(name::CONFIG))
+    }
+
     pub fn set_config(&mut self, config: &Config) -> Result<(), BpfError> {
         self.config
             .set(0, config, 0)
@@ -140,6 +144,11 @@ impl Maps {
 }
 
 impl Datapath {
+    /// What the programs are told: times, ports, shares.
+    pub fn config(&self) -> Result<Config, BpfError> {
+        self.maps.config()
+    }
+
     /// Everything that the configuration maps hold.
     pub fn tables(&self) -> Result<Tables, BpfError> {
         let maps = &self.maps;

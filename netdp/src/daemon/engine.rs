@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::{
-    bpf::BpfError,
+    bpf::{BpfError, clock},
     model::State,
     netlink::NetlinkError,
-    plan::{self, Conflict, Desired, Facts, Observed, Plan},
+    plan::{self, Clock, Conflict, Desired, Facts, Observed, Plan},
 };
 
 use super::{
@@ -94,7 +94,18 @@ impl Engine {
             std::mem::take(&mut self.observed.tables),
             self.target.holds.held(),
         );
+        self.observed.clock = self.clock();
         Ok(host)
+    }
+
+    /// The programs' clock, and the longest time of a flow that is silent and
+    /// not an open connection.
+    fn clock(&self) -> Clock {
+        let times = self.target.datapath.config().unwrap_or_default();
+        Clock {
+            now: clock::now(),
+            quiet: times.udp.max(times.tcp_transitory),
+        }
     }
 
     /// Makes the host what `state` wants; the first thing that fails stops it.

@@ -10,7 +10,8 @@ use crate::{
     model::{HostPorts, HostView, PortTaken, Proto},
     netlink::{self, AddressState, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
     plan::{
-        Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Role, Route, Uplink,
+        Clock, Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Role, Route,
+        Uplink,
     },
 };
 
@@ -208,6 +209,7 @@ impl Host {
             attached,
             holds: holds.copied().collect(),
             tables,
+            clock: Clock::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use netdp_common::{
 };
 
 use super::{
-    Explanation, KnownFlow, Outcome, Protocol, Question, Snapshot,
+    Explanation, KnownFlow, Mapping, Outcome, Protocol, Question, Snapshot, WayBack,
     outside::{TAKEN, taken},
 };
 
@@ -138,11 +138,31 @@ fn hairpin_reply(
                 || question.protocol == Protocol::Udp
                 || !tcp::is_of_another(flow.state, SYN) =>
         {
-            reply(&flow, told);
+            if is_current(snapshot, question, endpoint, &flow) {
+                reply(&flow, told);
+            } else {
+                told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
+            }
             true
         }
         _ => false,
     }
+}
+
+const UNPUBLISHED: &str = "an answer of a port that is no longer published";
+
+/// Whether the port by which the client came is still published.
+fn is_current(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    flow: &KnownFlow,
+) -> bool {
+    let leads_here = |mapping: Mapping| mapping.container == question.source;
+    flow.generation == endpoint.generation
+        || snapshot
+            .published(flow.inner, question.protocol)
+            .is_some_and(leads_here)
 }
 
 fn is_published(flow: &KnownFlow) -> bool {
@@ -190,7 +210,9 @@ fn outside(
         None => told.say("route", "by the uplink, on the link"),
     }
     told.outcome = Outcome::Uplink(way.ifindex);
-    if endpoint.flags & endpoint_flags::PUBLISHED != 0 && published(snapshot, question, told) {
+    if endpoint.flags & endpoint_flags::PUBLISHED != 0
+        && published(snapshot, question, endpoint, told)
+    {
         return;
     }
     if known(snapshot, question, told) {
@@ -236,14 +258,25 @@ fn outside(
 }
 
 /// An answer of a published port.
-fn published(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) -> bool {
+fn published(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    told: &mut Explanation,
+) -> bool {
     let flow = snapshot
         .full_flow(question.destination, question.source, question.protocol)
         .filter(is_published);
     match flow {
         Some(flow) if !flow.pending || question.protocol == Protocol::Udp => {
-            reply(&flow, told);
-            return true;
+            if is_current(snapshot, question, endpoint, &flow) {
+                reply(&flow, told);
+                return true;
+            }
+            if question.protocol == Protocol::Tcp || flow.ifindex != 0 {
+                told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
+                return true;
+            }
         }
         _ => {}
     }
@@ -251,8 +284,15 @@ fn published(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanatio
     if question.protocol == Protocol::Tcp {
         return false;
     }
-    let Some(back) = snapshot.back(question.source, question.protocol) else {
-        return false;
+    let back = match snapshot.back(question.source, question.protocol) {
+        Some(WayBack::By(back)) => back,
+        Some(WayBack::Closed) => {
+            if !known(snapshot, question, told) {
+                told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
+            }
+            return true;
+        }
+        None => return false,
     };
     told.say(
         "mapping",

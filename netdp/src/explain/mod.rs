@@ -16,7 +16,7 @@ use std::{
 use netdp_common::{addr::proto, drop::DropReason};
 use serde::{Deserialize, Serialize};
 
-pub use snapshot::{KnownFlow, Mapping, Snapshot, Way};
+pub use snapshot::{KnownFlow, Mapping, Snapshot, Way, WayBack};
 
 /// Protocols that have ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]

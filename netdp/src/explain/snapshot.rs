@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
+    flow::is_past,
     maps::{Endpoint, FlowKey, LinkKey, Owner, PortKey, Published},
 };
 
@@ -42,6 +43,17 @@ pub struct KnownFlow {
     /// Host end of the container to hand packets to, or 0.
     pub ifindex: u32,
     pub pending: bool,
+    /// [`netdp_common::maps::Flow::generation`].
+    pub generation: u32,
+}
+
+/// How a container port answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WayBack {
+    /// Under this address and port of the host.
+    By(SocketAddr),
+    /// It was published until a while ago, and doesn't answer.
+    Closed,
 }
 
 /// What the programs would find.
@@ -51,6 +63,8 @@ pub struct Snapshot<'a> {
     pub flows6: &'a [FlowSeen<V6Addr>],
     /// The way to the destination, if there is one.
     pub way: Option<Way>,
+    /// Second of `CLOCK_MONOTONIC`.
+    pub now: u32,
 }
 
 impl Snapshot<'_> {
@@ -115,18 +129,25 @@ impl Snapshot<'_> {
         self.tables.contains_key(&key)
     }
 
-    /// Address and port under which a container port answers when no flow says
-    /// otherwise.
-    pub fn back(&self, container: SocketAddr, protocol: Protocol) -> Option<SocketAddr> {
+    /// How a container port answers when no flow says otherwise.
+    pub fn back(&self, container: SocketAddr, protocol: Protocol) -> Option<WayBack> {
         let port = container.port();
         let key = match container.ip() {
             IpAddr::V4(address) => Key::Back4(port_key(address.into(), port, protocol)),
             IpAddr::V6(address) => Key::Back6(port_key(address.into(), port, protocol)),
         };
         match self.tables.get(&key)? {
-            Entry::Back4(back) => Some(socket(back.addr, back.port)),
-            Entry::Back6(back) => Some(socket(back.addr, back.port)),
+            Entry::Back4(back) => self.way_back(socket(back.addr, back.port), back.until),
+            Entry::Back6(back) => self.way_back(socket(back.addr, back.port), back.until),
             _ => None,
+        }
+    }
+
+    fn way_back(&self, from: SocketAddr, until: u32) -> Option<WayBack> {
+        match until {
+            0 => Some(WayBack::By(from)),
+            _ if is_past(until, self.now) => None,
+            _ => Some(WayBack::Closed),
         }
     }
 
@@ -205,6 +226,7 @@ fn flow<A: Address + Into<IpAddr>>(flows: &[FlowSeen<A>], key: &FlowKey<A>) -> O
         external: seen.flow.external.into(),
         ifindex: seen.flow.to.ifindex,
         pending: seen.pending,
+        generation: seen.flow.generation,
     })
 }
 

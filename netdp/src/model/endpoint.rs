@@ -116,6 +116,9 @@ pub struct Endpoint {
     /// it goes, the kernel takes the next one's route by itself.
     pub metric: Option<u32>,
     pub published: Vec<Publication>,
+    /// It has published ports, or had some: their flows may still be there.
+    #[serde(default)]
+    pub has_published: bool,
     /// Index of its counters in the datapath.
     pub slot: u32,
     pub links: Vec<Link>,
@@ -123,6 +126,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    pub(super) fn publish(&mut self, publication: Publication) {
+        self.has_published = true;
+        self.published.push(publication);
+    }
+
     /// Whether it has an address of a family.
     pub(super) fn has(&self, family: Family) -> bool {
         let mut addresses = self.addresses.iter();
@@ -248,7 +256,7 @@ impl State {
             let family = Family::of(publication.host_ip);
             let heir = self.outward(id, family).map(|heir| heir.id);
             if let Some(heir) = heir.and_then(|heir| self.endpoints.get_mut(&heir)) {
-                heir.published.push(publication);
+                heir.publish(publication);
             }
         }
         Ok(())
@@ -301,6 +309,7 @@ impl State {
             addresses,
             metric: (!network.internal).then(|| highest.map_or(0, |highest| highest + 1)),
             published: Vec::new(),
+            has_published: false,
             slot,
             links,
             allow: request.allow.clone(),

@@ -162,7 +162,7 @@ impl State {
         }
         for &(endpoint, publication) in &published {
             if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
-                endpoint.published.push(publication);
+                endpoint.publish(publication);
             }
         }
         Ok(published

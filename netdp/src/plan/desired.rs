@@ -294,7 +294,7 @@ fn flags(network: &Network, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) -> u
     if network.icc {
         flags |= ICC;
     }
-    if !endpoint.published.is_empty() {
+    if endpoint.has_published || !endpoint.published.is_empty() {
         flags |= PUBLISHED;
     }
     let mut addresses = endpoint.addresses.iter().map(|address| address.net.addr());

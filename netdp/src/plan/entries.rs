@@ -10,7 +10,7 @@ use netdp_common::{
     maps::{self, Back, Delivery, LinkKey, Local, Owner, PortKey, Published, local_flags},
 };
 
-use super::{Desired, Observed, desired::DesiredEndpoint};
+use super::{Desired, Observed, desired::DesiredEndpoint, generation::generation};
 use crate::{
     bpf::{Entry, Key, Tables},
     model::{Endpoint, Opening, Proto, Publication},
@@ -178,6 +178,8 @@ fn add_endpoint(tables: &mut Tables, desired: &DesiredEndpoint, ifindex: u32, ou
         gateway4: endpoint.gateway4().map(V4Addr::from).unwrap_or_default(),
         addr6: addr6.unwrap_or_default(),
         gateway6: endpoint.gateway6().map(V6Addr::from).unwrap_or_default(),
+        generation: generation(endpoint),
+        pad2: 0,
     };
     tables.insert(Key::Endpoint(ifindex), Entry::Endpoint(value));
     let owner = Owner {

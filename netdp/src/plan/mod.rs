@@ -9,6 +9,7 @@
 mod desired;
 pub mod diff;
 mod entries;
+mod generation;
 mod links;
 mod observed;
 mod op;
@@ -20,7 +21,7 @@ pub use desired::{
     Uplink,
 };
 pub use links::links;
-pub use observed::{Observed, ObservedLink, Role};
+pub use observed::{Clock, Observed, ObservedLink, Role};
 pub use op::{Conflict, Op, Plan};
 pub use tables::tables;
 

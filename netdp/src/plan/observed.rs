@@ -40,6 +40,16 @@ pub struct Observed {
     pub attached: BTreeMap<u32, Role>,
     pub holds: BTreeSet<Hold>,
     pub tables: Tables,
+    pub clock: Clock,
+}
+
+/// Seconds of `CLOCK_MONOTONIC`, by which programs and planner agree on how
+/// long a port that was published is kept from answering.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clock {
+    pub now: u32,
+    /// For how many seconds: as long as a flow that nobody closed.
+    pub quiet: u32,
 }
 
 impl Observed {

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netdp_common::{addr::Address, maps::Published};
+use netdp_common::{
+    addr::Address,
+    flow::is_past,
+    maps::{Back, Published},
+};
 
 use super::{
-    Desired, Observed, Op, Role,
+    Clock, Desired, Observed, Op, Role,
     diff::{Change, diff},
     entries::entries,
 };
@@ -22,7 +26,11 @@ pub(super) fn retract(
     observed: &Observed,
     live: &BTreeMap<&str, u32>,
 ) -> Vec<Op> {
-    let (gone, mut ops) = surplus(desired, observed, live);
+    let Surplus {
+        gone,
+        before: mut ops,
+        quiet,
+    } = surplus(desired, observed, live);
     let of = |wanted: fn(&Key) -> bool| {
         gone.iter()
             .filter(move |key| wanted(key))
@@ -30,6 +38,7 @@ pub(super) fn retract(
     };
     ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
     ops.extend(of(|key| matches!(key, Key::Port4(_) | Key::Port6(_))));
+    ops.extend(quiet);
     ops.extend(of(|key| matches!(key, Key::Back4(_) | Key::Back6(_))));
     ops.extend(
         observed
@@ -46,22 +55,47 @@ pub(super) fn retract(
     ops
 }
 
+/// What is there and not wanted.
+#[derive(Default)]
+struct Surplus {
+    /// Entries to remove.
+    gone: Vec<Key>,
+    /// What to do before.
+    before: Vec<Op>,
+    /// What to do after the ports among them have gone.
+    quiet: Vec<Op>,
+}
+
 /// Entries that are not wanted, and what to do before they go.
 ///
 /// A port that moves to another container is among them, so that it never
 /// leads to one that is about to go. A port that stops being the way back, or
 /// is it by another address, says so before `back4` changes: until then its
-/// clients get a flow entry each.
-fn surplus(
-    desired: &Desired,
-    observed: &Observed,
-    live: &BTreeMap<&str, u32>,
-) -> (Vec<Key>, Vec<Op>) {
-    let (mut gone, mut before) = (Vec::new(), Vec::new());
+/// clients get a flow entry each. A container port that is no longer published
+/// keeps its way back for a while, as one that leads nowhere.
+fn surplus(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>) -> Surplus {
+    let mut surplus = Surplus::default();
+    let Surplus {
+        gone,
+        before,
+        quiet,
+    } = &mut surplus;
     let have = observed.tables.iter().map(|(key, entry)| (*key, *entry));
-    for change in diff(have, entries(desired, live)) {
+    let wanted = entries(desired, live);
+    for change in diff(have, wanted.clone()) {
         match change {
-            Change::Remove { key, .. } => gone.push(key),
+            Change::Remove { key, have } => {
+                let owner = match key {
+                    Key::Back4(port) => Key::Owner4(port.addr),
+                    Key::Back6(port) => Key::Owner6(port.addr),
+                    key => key,
+                };
+                match silence(have, observed.clock).filter(|_| wanted.contains_key(&owner)) {
+                    None => gone.push(key),
+                    Some(silent) if silent != have => quiet.push(Op::Put(key, silent)),
+                    Some(_) => {}
+                }
+            }
             Change::Update { key, have, want } => match (have, want) {
                 (Entry::Port4(have), Entry::Port4(want)) => match moved(&have, want) {
                     Moved::Away => gone.push(key),
@@ -78,7 +112,27 @@ fn surplus(
             Change::Insert { .. } => {}
         }
     }
-    (gone, before)
+    surplus
+}
+
+/// A way back as one that leads nowhere; nothing once that has been long enough.
+fn silence(entry: Entry, clock: Clock) -> Option<Entry> {
+    match entry {
+        Entry::Back4(back) => silent(back, clock).map(Entry::Back4),
+        Entry::Back6(back) => silent(back, clock).map(Entry::Back6),
+        _ => None,
+    }
+}
+
+fn silent<A: Address>(back: Back<A>, clock: Clock) -> Option<Back<A>> {
+    match back.until {
+        0 => Some(Back {
+            until: clock.now.wrapping_add(clock.quiet).max(1),
+            ..back
+        }),
+        until if is_past(until, clock.now) => None,
+        _ => Some(back),
+    }
 }
 
 /// What has become of a published port.

@@ -535,6 +535,64 @@ fn port4(address: [u8; 4], port: u16) -> Key {
     ))
 }
 
+/// A container port that is no longer published is silent for a while, and
+/// flows of the endpoint have to ask anew from then on.
+#[test]
+fn an_unpublished_port_is_silent_for_a_while() {
+    let (mut state, _, mut host) = running(&["8080:80", "5353:53/udp"]);
+    host.observed.clock = Clock {
+        now: 1000,
+        quiet: 300,
+    };
+    let back = |host: &Host| {
+        let of = |key: &Key| matches!(key, Key::Back4(key) if key.proto == proto::UDP);
+        let mut backs = host.observed.tables.iter().filter(|(key, _)| of(key));
+        backs.next().map(|(_, entry)| match entry {
+            Entry::Back4(back) => back.until,
+            entry => panic!("{entry:?}"),
+        })
+    };
+    let endpoint = |host: &Host| {
+        let mut endpoints = host.observed.tables.values();
+        endpoints.find_map(|entry| match entry {
+            Entry::Endpoint(endpoint) => Some(*endpoint),
+            _ => None,
+        })
+    };
+    let published = endpoint(&host).unwrap();
+    assert_ne!(published.generation, 0);
+    assert_eq!(back(&host), Some(0));
+
+    for spec in ["5353:53/udp", "8080:80"] {
+        state.unpublish("web1", &[spec.parse().unwrap()]).unwrap();
+    }
+    let after = Desired::of(&state, &facts());
+    host.done.clear();
+    host.converge(&after, never_half_made);
+    assert_eq!(back(&host), Some(1300));
+    let unpublished = endpoint(&host).unwrap();
+    assert_ne!(unpublished.generation, published.generation);
+    assert_ne!(unpublished.flags & endpoint_flags::PUBLISHED, 0);
+    // What is asked under the new generation finds the ports gone.
+    let is_port = |op: &Op| matches!(op, Op::Remove(Key::Port4(_)));
+    let is_endpoint = |op: &Op| matches!(op, Op::Put(Key::Endpoint(_), _));
+    let last_port = host.done.iter().rposition(is_port).unwrap();
+    assert!(host.done.iter().position(is_endpoint).unwrap() > last_port);
+
+    for (now, left) in [(1299, Some(1300)), (1300, None)] {
+        host.observed.clock.now = now;
+        host.converge(&after, never_half_made);
+        assert_eq!(back(&host), left, "at {now}");
+    }
+    let (sockets, spec) = (Sockets::default(), "5353:53/udp".parse().unwrap());
+    let view = crate::model::tests::host(&sockets);
+    state.publish("web1", &[spec], &view).unwrap();
+    let again = Desired::of(&state, &facts());
+    host.converge(&again, never_half_made);
+    assert_eq!(back(&host), Some(0));
+    assert_ne!(endpoint(&host).unwrap().generation, published.generation);
+}
+
 #[test]
 fn entries_of_a_published_port() {
     let (_, desired, host) = running(&[

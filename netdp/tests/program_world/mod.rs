@@ -13,7 +13,7 @@ mod outcome;
 use std::{net::Ipv4Addr, path::PathBuf, process::Stdio};
 
 use netdp::{
-    bpf::{Datapath, Entry, Key, Options},
+    bpf::{Datapath, Entry, Key, Options, clock},
     netns::Namespace,
 };
 use netdp_common::{
@@ -67,6 +67,8 @@ pub struct Container {
     pub network: u32,
     pub slot: u32,
     pub flags: u16,
+    /// Of its set of published ports.
+    pub generation: u32,
 }
 
 impl Container {
@@ -80,6 +82,7 @@ impl Container {
             network,
             slot: number.into(),
             flags,
+            generation: 1,
         }
     }
 
@@ -338,6 +341,8 @@ impl World {
             gateway4: v4(container.gateway),
             addr6: v6(container.addr),
             gateway6: v6(container.gateway),
+            generation: container.generation,
+            pad2: 0,
         };
         let owner = Owner {
             to: container.delivery(),
@@ -389,6 +394,38 @@ impl World {
             Family::V4 => publish!(v4, Port4, Back4),
             Family::V6 => publish!(v6, Port6, Back6),
         }
+    }
+
+    /// Takes a port on all addresses back, as a daemon does; `quiet` is for how
+    /// many seconds the container port must not answer.
+    pub fn unpublish(
+        &mut self,
+        host_port: u16,
+        container: &mut Container,
+        port: u16,
+        proto: u8,
+        quiet: u32,
+    ) {
+        let (host_port, port) = (Be16::new(host_port), Be16::new(port));
+        let until = clock::now() + quiet;
+        macro_rules! unpublish {
+            ($addr:ident, $port:ident, $back:ident) => {{
+                let key = PortKey::new($addr(Ipv4Addr::UNSPECIFIED), host_port, proto);
+                self.datapath.remove(&Key::$port(key)).unwrap();
+                let key = PortKey::new($addr(container.addr), port, proto);
+                let back = Back {
+                    until,
+                    ..Back::new($addr(HOST), host_port)
+                };
+                self.put(Key::$back(key), Entry::$back(back));
+            }};
+        }
+        match Family::of_world() {
+            Family::V4 => unpublish!(v4, Port4, Back4),
+            Family::V6 => unpublish!(v6, Port6, Back6),
+        }
+        container.generation += 1;
+        self.connect(container);
     }
 }
 

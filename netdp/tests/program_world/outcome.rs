@@ -189,6 +189,8 @@ fn as_v4(seen: &FlowSeen<V6Addr>) -> FlowSeen<V4Addr> {
             last_seen: flow.last_seen,
             ifindex: flow.ifindex,
             tag: flow.tag,
+            generation: flow.generation,
+            pad: flow.pad,
         },
         pending,
     }
