@@ -15,8 +15,8 @@ pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
 pub use pattern::{Pattern, receive, send, transfer};
 pub use place::{HostProgram, Place};
 pub use socket::{
-    Listener, abort, bind_port, connect, connect_from, connect_within, echo_socket, hears, listen,
-    ping_through, says_nothing, talk, udp,
+    Listener, abort, bind_port, connect, connect_from, connect_within, echo_socket, echo_socket6,
+    hears, listen, ping_through, says_nothing, talk, udp,
 };
 pub use topology::{Container, Topology};
 

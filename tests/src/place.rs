@@ -12,19 +12,30 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 /// Where programs open sockets.
 pub trait Place: Sync {
-    fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> OwnedFd;
-}
+    fn open_family(
+        &self,
+        family: AddressFamily,
+        kind: SockType,
+        protocol: Option<SockProtocol>,
+    ) -> OwnedFd;
 
-impl Place for Namespace {
+    /// A socket of IPv4.
     fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> OwnedFd {
-        self.run(|| ipv4(kind, protocol))
-            .expect("enter the namespace")
-            .expect("open a socket")
+        self.open_family(AddressFamily::Inet, kind, protocol)
     }
 }
 
-fn ipv4(kind: SockType, protocol: Option<SockProtocol>) -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, protocol)
+impl Place for Namespace {
+    fn open_family(
+        &self,
+        family: AddressFamily,
+        kind: SockType,
+        protocol: Option<SockProtocol>,
+    ) -> OwnedFd {
+        self.run(|| socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol))
+            .expect("enter the namespace")
+            .expect("open a socket")
+    }
 }
 
 /// A program on netdp's host, in the control group that the daemon was given.
@@ -34,14 +45,19 @@ fn ipv4(kind: SockType, protocol: Option<SockProtocol>) -> nix::Result<OwnedFd> 
 pub struct HostProgram<'world>(pub &'world World);
 
 impl Place for HostProgram<'_> {
-    fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> OwnedFd {
+    fn open_family(
+        &self,
+        family: AddressFamily,
+        kind: SockType,
+        protocol: Option<SockProtocol>,
+    ) -> OwnedFd {
         let mut command = self.0.on_host("sleep");
         command.arg("60").stdin(Stdio::null()).stdout(Stdio::null());
         // SAFETY: three system calls; nothing allocates or locks between fork
         // and exec. The closures that enter namespace and group ran before.
         unsafe {
             command.pre_exec(move || {
-                let opened = ipv4(kind, protocol)?;
+                let opened = socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)?;
                 dup2_stdin(&opened)?;
                 Ok(())
             });

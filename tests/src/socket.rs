@@ -1,14 +1,16 @@
 //! Sockets that wait for a bounded time, and what two of them say to each other.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    Backlog, SockProtocol, SockType, SockaddrIn, bind, connect as connect_socket,
-    listen as listen_on, setsockopt, sockopt,
+    AddressFamily, Backlog, SockProtocol, SockType, SockaddrIn, SockaddrStorage, bind,
+    connect as connect_socket, listen as listen_on, setsockopt, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -53,14 +55,24 @@ fn time(duration: Duration) -> TimeVal {
     TimeVal::milliseconds(duration.as_millis() as i64)
 }
 
+/// A socket of the family of an address, and of that family alone.
+fn open(place: &impl Place, kind: SockType, address: IpAddr) -> OwnedFd {
+    if address.is_ipv4() {
+        return place.open(kind, None);
+    }
+    let socket = place.open_family(AddressFamily::Inet6, kind, None);
+    setsockopt(&socket, sockopt::Ipv6V6Only, &true).expect("IPv6 alone");
+    socket
+}
+
 /// Listens at an address of `place`; port 0 lets the kernel choose.
 #[track_caller]
-pub fn listen(place: &impl Place, address: Ipv4Addr, port: u16) -> Listener {
-    let socket = place.open(SockType::Stream, None);
+pub fn listen(place: &impl Place, address: impl Into<IpAddr>, port: u16) -> Listener {
+    let address = SocketAddr::new(address.into(), port);
+    let socket = open(place, SockType::Stream, address.ip());
     setsockopt(&socket, sockopt::ReuseAddr, &true).expect("reuse the address");
     set_receive_timeout(&socket, PATIENCE);
-    let address = SocketAddrV4::new(address, port);
-    bind(socket.as_raw_fd(), &SockaddrIn::from(address))
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
         .unwrap_or_else(|error| panic!("bind {address}: {error}"));
     listen_on(&socket, Backlog::MAXCONN).expect("listen");
     Listener(socket.into())
@@ -70,10 +82,10 @@ pub fn listen(place: &impl Place, address: Ipv4Addr, port: u16) -> Listener {
 ///
 /// # Errors
 /// The kernel's.
-pub fn bind_port(place: &impl Place, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
-    let socket = place.open(SockType::Stream, None);
-    let address = SocketAddrV4::new(address, port);
-    bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+pub fn bind_port(place: &impl Place, address: impl Into<IpAddr>, port: u16) -> io::Result<OwnedFd> {
+    let address = SocketAddr::new(address.into(), port);
+    let socket = open(place, SockType::Stream, address.ip());
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(socket)
 }
 
@@ -89,12 +101,12 @@ pub fn connect(place: &impl Place, to: impl Into<SocketAddr>) -> TcpStream {
 #[track_caller]
 pub fn connect_from(
     place: &impl Place,
-    from: (Ipv4Addr, u16),
+    from: (impl Into<IpAddr>, u16),
     to: impl Into<SocketAddr>,
 ) -> TcpStream {
-    let to = to.into();
-    connect_within(place, Some(from), to, PATIENCE)
-        .unwrap_or_else(|error| panic!("connect {to} from {from:?}: {error}"))
+    let (from, to) = (SocketAddr::new(from.0.into(), from.1), to.into());
+    connect_bound(place, Some(from), to, PATIENCE)
+        .unwrap_or_else(|error| panic!("connect {to} from {from}: {error}"))
 }
 
 /// What becomes of connecting, within `patience`.
@@ -107,14 +119,22 @@ pub fn connect_within(
     to: impl Into<SocketAddr>,
     patience: Duration,
 ) -> io::Result<TcpStream> {
-    let socket = place.open(SockType::Stream, None);
-    if let Some((address, port)) = from {
+    connect_bound(place, from.map(SocketAddr::from), to.into(), patience)
+}
+
+fn connect_bound(
+    place: &impl Place,
+    from: Option<SocketAddr>,
+    to: SocketAddr,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let socket = open(place, SockType::Stream, to.ip());
+    if let Some(from) = from {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-        let from = SocketAddrV4::new(address, port);
-        bind(socket.as_raw_fd(), &SockaddrIn::from(from))?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?;
     }
     setsockopt(&socket, sockopt::SendTimeout, &time(patience))?;
-    match connect_socket(socket.as_raw_fd(), &v4(to.into())) {
+    match connect_socket(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
         Ok(()) => {}
         // How a socket with a timeout says that it is over.
         Err(Errno::EINPROGRESS) => return Err(io::ErrorKind::TimedOut.into()),
@@ -125,19 +145,12 @@ pub fn connect_within(
     Ok(socket.into())
 }
 
-fn v4(address: SocketAddr) -> SockaddrIn {
-    match address {
-        SocketAddr::V4(address) => address.into(),
-        SocketAddr::V6(address) => panic!("{address} is not IPv4"),
-    }
-}
-
 /// A UDP socket, bound; port 0 lets the kernel choose.
 #[track_caller]
-pub fn udp(place: &impl Place, address: Ipv4Addr, port: u16) -> UdpSocket {
-    let socket = place.open(SockType::Datagram, None);
-    let address = SocketAddrV4::new(address, port);
-    bind(socket.as_raw_fd(), &SockaddrIn::from(address))
+pub fn udp(place: &impl Place, address: impl Into<IpAddr>, port: u16) -> UdpSocket {
+    let address = SocketAddr::new(address.into(), port);
+    let socket = open(place, SockType::Datagram, address.ip());
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
         .unwrap_or_else(|error| panic!("bind {address}: {error}"));
     set_receive_timeout(&socket, PATIENCE);
     socket.into()
@@ -154,12 +167,25 @@ pub fn echo_socket(place: &impl Place, identifier: u16) -> UdpSocket {
     socket.into()
 }
 
-/// One echo request through a socket of [`echo_socket`], and its reply.
+/// [`echo_socket`] of IPv6.
 #[track_caller]
-pub fn ping_through(socket: &UdpSocket, to: Ipv4Addr, sequence: u16, payload: &[u8]) {
-    const ECHO_REQUEST: u8 = 8;
+pub fn echo_socket6(place: &impl Place, identifier: u16) -> UdpSocket {
+    let protocol = Some(SockProtocol::IcmpV6);
+    let socket = place.open_family(AddressFamily::Inet6, SockType::Datagram, protocol);
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, identifier));
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("bind the identifier");
+    set_receive_timeout(&socket, PATIENCE);
+    socket.into()
+}
+
+/// One echo request through a socket of [`echo_socket`] or [`echo_socket6`], and
+/// its reply.
+#[track_caller]
+pub fn ping_through(socket: &UdpSocket, to: impl Into<IpAddr>, sequence: u16, payload: &[u8]) {
     const HEADER: usize = 8;
-    let mut message = vec![ECHO_REQUEST, 0, 0, 0, 0, 0];
+    let to = to.into();
+    let (request, answer) = if to.is_ipv4() { (8, 0) } else { (128, 129) };
+    let mut message = vec![request, 0, 0, 0, 0, 0];
     message.extend(sequence.to_be_bytes());
     message.extend(payload);
     socket
@@ -168,7 +194,7 @@ pub fn ping_through(socket: &UdpSocket, to: Ipv4Addr, sequence: u16, payload: &[
     let mut reply = vec![0; message.len() + 1];
     let (length, from) = socket.recv_from(&mut reply).expect("an echo reply");
     assert_eq!(from.ip(), to);
-    assert_eq!(reply[0], 0, "an echo reply");
+    assert_eq!(reply[0], answer, "an echo reply");
     assert_eq!(reply[6..HEADER], sequence.to_be_bytes());
     assert_eq!(&reply[HEADER..length], payload);
 }

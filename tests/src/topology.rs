@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use netdp::api::types::{Flow, Sandbox, Statistics};
 use netdp::demo::world::{World, WorldError, ip};
 use netdp::netns::Namespace;
-use nix::sys::socket::{SockProtocol, SockType};
+use nix::sys::socket::{AddressFamily, SockProtocol, SockType};
 
 use crate::{HostProgram, PATIENCE, Place};
 
@@ -29,8 +29,13 @@ pub struct Container {
 }
 
 impl Place for Container {
-    fn open(&self, kind: SockType, protocol: Option<SockProtocol>) -> std::os::fd::OwnedFd {
-        self.namespace.open(kind, protocol)
+    fn open_family(
+        &self,
+        family: AddressFamily,
+        kind: SockType,
+        protocol: Option<SockProtocol>,
+    ) -> std::os::fd::OwnedFd {
+        self.namespace.open_family(family, kind, protocol)
     }
 }
 

@@ -32,8 +32,8 @@ use cgroup::Cgroup;
 use folder::Folder;
 
 pub use wire::{
-    CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS, ip, set_sysctls, wire_client_address,
-    wire_host_address,
+    CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS,
+    OUTSIDE_ADDRESS6, ip, set_sysctls, wire_client_address, wire_host_address,
 };
 
 /// How long a command of netdp may take: engines give up later than this.
@@ -154,6 +154,14 @@ impl World {
             address: wire_host_address(wire),
             client_address: wire_client_address(wire),
         })
+    }
+
+    /// Gives client, host and outside IPv6 addresses and routes.
+    ///
+    /// # Errors
+    /// When this kernel has no IPv6, or one can't be given.
+    pub fn add_ipv6(&self) -> Result<(), WorldError> {
+        wire::add_ipv6(&self.client, &self.host, &self.outside)
     }
 
     /// Makes a namespace without links.

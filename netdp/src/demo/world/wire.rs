@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Seek, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,12 @@ use crate::netns::Namespace;
 pub const CLIENT_ADDRESS: Ipv4Addr = wire_client_address(0);
 pub const HOST_ADDRESS: Ipv4Addr = wire_host_address(0);
 pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
+/// The same of IPv6, in RFC 5180's range for measurements, where
+/// [`World::add_ipv6`](super::World::add_ipv6) gave them.
+pub const CLIENT_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x18, 0, 0, 0, 1);
+pub const HOST_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x18, 0, 0, 0, 2);
+pub const OUTSIDE_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x19, 0, 0, 0, 2);
+const ROUTER_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x19, 0, 0, 0, 1);
 const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 
 pub(super) const MAX_WIRES: u8 = 250;
@@ -172,6 +178,36 @@ fn configure(end: &End<'_>, peer: &End<'_>) -> String {
          neigh replace {} lladdr {} dev {interface} nud permanent\n",
         peer.address, peer.mac,
     )
+}
+
+/// IPv6 for client, host and outside, as they have IPv4.
+pub(super) fn add_ipv6(
+    client: &Namespace,
+    host: &Namespace,
+    outside: &Namespace,
+) -> Result<(), WorldError> {
+    let lines = |interface: &str, own: Ipv6Addr, peer: Ipv6Addr, peer_mac: &str| {
+        format!(
+            "addr add {own}/64 dev {interface} nodad\n\
+             neigh replace {peer} lladdr {peer_mac} dev {interface} nud permanent\n"
+        )
+    };
+    let wires = [
+        ("wire0", CLIENT_ADDRESS6, host, HOST_ADDRESS6, 0),
+        (
+            "outside",
+            ROUTER_ADDRESS6,
+            outside,
+            OUTSIDE_ADDRESS6,
+            OUTSIDE_WIRE,
+        ),
+    ];
+    for (interface, near, other, far, wire) in wires {
+        ip(client, &lines(interface, near, far, &mac(wire, 2)))?;
+        let route = format!("route add default via {near} dev eth0\n");
+        ip(other, &(lines("eth0", far, near, &mac(wire, 1)) + &route))?;
+    }
+    set_sysctls(client, &[("ipv6/conf/all/forwarding", "1")])
 }
 
 /// Locally administered; unique within a world, which is all that matters.
