@@ -48,7 +48,7 @@ impl Check {
 pub(super) fn run(world: &World, progress: &Progress) -> anyhow::Result<Vec<Check>> {
     for (name, port) in WEB {
         progress.step(&format!("starting {name} on port 80, published on {port}"));
-        start_web_server(world, name, port)?;
+        start_web_server(world, name, port, "0.0.0.0", &[])?;
     }
     progress.step("waiting for the web servers");
     let published = |port| SocketAddr::from((HOST_ADDRESS, port));
@@ -97,7 +97,12 @@ pub(super) fn run(world: &World, progress: &Progress) -> anyhow::Result<Vec<Chec
         let check = fetch(world, &from, target)?.and_then(|who| named(&who, name));
         checks.push(Check::new(format!("web1 {what} ({target})"), check));
     }
-    checks.push(masqueraded(world, &from)?);
+    checks.push(masqueraded(
+        world,
+        WEB[0].0,
+        (OUTSIDE_ADDRESS, 80).into(),
+        HOST_ADDRESS.into(),
+    )?);
     checks.push(Check::new(
         "no netfilter rule and no conntrack entry on the host",
         no_netfilter(world),
@@ -105,47 +110,52 @@ pub(super) fn run(world: &World, progress: &Progress) -> anyhow::Result<Vec<Chec
     Ok(checks)
 }
 
-fn start_web_server(world: &World, name: &str, port: u16) -> anyhow::Result<()> {
+/// `listen`: an address inside; `options`: further ones of `netdp run`.
+pub(super) fn start_web_server(
+    world: &World,
+    name: &str,
+    port: u16,
+    listen: &str,
+    options: &[&str],
+) -> anyhow::Result<()> {
     let exe = world.netdp_path().display().to_string();
+    let port = format!("{port}:80");
+    let listen = format!("http={listen}:80");
+    let before = ["run", "-d", "--name", name, "-p", &port];
+    let program = [
+        "--",
+        &exe,
+        "__load-server",
+        "--listen",
+        &listen,
+        "--name",
+        name,
+    ];
     world
-        .netdp_ok(&[
-            "run",
-            "-d",
-            "--name",
-            name,
-            "-p",
-            &format!("{port}:80"),
-            "--",
-            &exe,
-            "__load-server",
-            "--listen",
-            "http=0.0.0.0:80",
-            "--name",
-            name,
-        ])
+        .netdp_ok(&[&before, options, &program].concat())
         .with_context(|| format!("cannot start {name}"))?;
     Ok(())
 }
 
-/// A container fetches from the outside, which must see the host's address:
-/// it has no way back to a container's.
-fn masqueraded(world: &World, from: &From) -> anyhow::Result<Check> {
+/// A container fetches from the outside, at `target`, which must see the host's
+/// address: it has no way back to a container's.
+pub(super) fn masqueraded(
+    world: &World,
+    container: &'static str,
+    target: SocketAddr,
+    address: IpAddr,
+) -> anyhow::Result<Check> {
     let mut command = world.on_outside(world.netdp_path());
-    command.args([
-        "__load-server",
-        "--listen",
-        "http=0.0.0.0:80",
-        "--name",
-        "outside",
-    ]);
+    let listen = format!("http={target}");
+    command.args(["__load-server", "--listen", &listen, "--name", "outside"]);
     // It says that it listens, which is no part of the demo's own output.
     command.stdout(Stdio::null());
     let _server = Running(process::spawn(command)?);
-    let target = SocketAddr::from((OUTSIDE_ADDRESS, 80));
-    let seen = eventually(|| fetch(world, from, target))?;
+    let from = From::Container(container);
+    let seen = eventually(|| fetch(world, &from, target))?;
     Ok(Check::new(
-        format!("web1 to the outside ({target}): it sees the host's address"),
-        seen.and_then(|who| named(&who, "outside").and(saw(&who, HOST_ADDRESS))),
+        format!("{container} to the outside ({target}): it sees the host's address"),
+        seen.and_then(|who| named(&who, "outside").and(saw(&who, address))),
     ))
 }
 
@@ -159,7 +169,7 @@ impl Drop for Running {
 }
 
 /// Where a fetch comes from.
-enum From {
+pub(super) enum From {
     Client,
     Host,
     Container(&'static str),
@@ -167,7 +177,11 @@ enum From {
 
 /// What the server at `target` says it saw; the inner error is the demo's
 /// finding, the outer one ends it.
-fn fetch(world: &World, from: &From, target: SocketAddr) -> anyhow::Result<Result<WhoAmI, String>> {
+pub(super) fn fetch(
+    world: &World,
+    from: &From,
+    target: SocketAddr,
+) -> anyhow::Result<Result<WhoAmI, String>> {
     let netdp = world.netdp_path();
     let mut command: Command = match from {
         From::Client => world.on_client(netdp),
@@ -191,7 +205,7 @@ fn fetch(world: &World, from: &From, target: SocketAddr) -> anyhow::Result<Resul
 
 /// Repeats until it succeeds: a server that was started a moment ago may not
 /// listen yet.
-fn eventually(
+pub(super) fn eventually(
     mut attempt: impl FnMut() -> anyhow::Result<Result<WhoAmI, String>>,
 ) -> anyhow::Result<Result<WhoAmI, String>> {
     let deadline = Instant::now() + WEB_START_TIMEOUT;
@@ -204,7 +218,7 @@ fn eventually(
     }
 }
 
-fn named(who: &WhoAmI, name: &str) -> Result<String, String> {
+pub(super) fn named(who: &WhoAmI, name: &str) -> Result<String, String> {
     if who.name == name {
         Ok(format!("{} saw {}", who.name, who.client.ip()))
     } else {
@@ -212,8 +226,9 @@ fn named(who: &WhoAmI, name: &str) -> Result<String, String> {
     }
 }
 
-fn saw(who: &WhoAmI, address: Ipv4Addr) -> Result<String, String> {
-    if who.client.ip() == IpAddr::V4(address) {
+pub(super) fn saw(who: &WhoAmI, address: impl Into<IpAddr>) -> Result<String, String> {
+    let address = address.into();
+    if who.client.ip().to_canonical() == address {
         Ok(format!("{} saw {}", who.name, address))
     } else {
         Err(format!(

@@ -3,6 +3,7 @@
 mod checks;
 mod docker_bridge;
 mod interrupt;
+mod ipv6;
 mod measure;
 mod process;
 mod progress;
@@ -78,7 +79,8 @@ fn perform(effort: Effort) -> anyhow::Result<Report> {
     let mut world = World::new("demo")?;
     progress.step("starting the daemon");
     world.start_daemon::<&str>(&[])?;
-    let checks = checks::run(&world, &progress)?;
+    let mut checks = checks::run(&world, &progress)?;
+    checks.extend(ipv6::run(&world, &progress)?);
     if effort.rounds == 0 || !checks.iter().all(|check: &Check| check.passed) {
         return Ok(Report::new(checks, Vec::new()));
     }
