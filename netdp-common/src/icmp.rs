@@ -9,7 +9,8 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
     checksum::{self, Sum},
-    packet::{Bytes, ETH_LEN, Header, Packet, Tuple, V4, V6, V6_LEN},
+    drop::DropReason,
+    packet::{Bytes, ETH_LEN, Header, Packet, Tuple, V4, V6, V6_LEN, extension},
 };
 
 /// Length of an ICMP header, in bytes; the quoted packet follows.
@@ -34,8 +35,142 @@ pub struct Quote<A> {
     pub end: usize,
 }
 
+/// What a container hears about a packet of its that was refused.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Nothing.
+    Silent = 0,
+    /// Communication administratively prohibited: by policy, or for want of
+    /// room (RFC 5508, REQ-8).
+    Prohibited,
+    /// No route to destination.
+    NoRoute,
+}
+
+impl Refusal {
+    /// What is said about this reason. Forged and broken packets have no answer:
+    /// it might not go to who sent them.
+    #[inline(always)]
+    pub const fn of(reason: DropReason) -> Self {
+        match reason {
+            DropReason::OtherNetwork
+            | DropReason::Internal
+            | DropReason::NoIcc
+            | DropReason::PortExhausted
+            | DropReason::TableFull
+            | DropReason::UnknownProtocol
+            | DropReason::NoUplinkAddress
+            | DropReason::TupleTaken
+            | DropReason::EndpointLimit => Self::Prohibited,
+            DropReason::NoRoute => Self::NoRoute,
+            _ => Self::Silent,
+        }
+    }
+}
+
+/// The headers of an IPv4 packet that says a refusal to a container, the packet
+/// that was refused following as it came: IPv4 without options and ICMP, as they
+/// lie in memory. `length` is that of the quote in bytes, a multiple of 2, `sum`
+/// the one over it.
+#[inline(always)]
+pub fn v4_refusal(
+    gateway: V4Addr,
+    container: V4Addr,
+    refusal: Refusal,
+    length: u16,
+    sum: Sum,
+) -> [u16; 14] {
+    let code = match refusal {
+        Refusal::NoRoute => 0,
+        _ => 13,
+    };
+    let [from, to] = [gateway, container].map(halves);
+    let mut words = [
+        0x4500u16.to_be(),
+        (28 + length).to_be(),
+        0,
+        // Don't fragment.
+        0x4000u16.to_be(),
+        (64u16 << 8 | proto::ICMP as u16).to_be(),
+        0,
+        from[0],
+        from[1],
+        to[0],
+        to[1],
+        (3u16 << 8 | code).to_be(),
+        0,
+        0,
+        0,
+    ];
+    let mut network = Sum::default();
+    for word in &words[..10] {
+        network = network.add(u32::from(*word));
+    }
+    words[5] = !network.fold();
+    words[11] = !sum.add(u32::from(words[10])).fold();
+    words
+}
+
+/// The headers of an IPv6 packet that says the same: IPv6 and ICMPv6.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct V6Refusal(pub [u32; 12]);
+
+/// Those headers, see [`v4_refusal`].
+#[inline(always)]
+pub fn v6_refusal(
+    gateway: V6Addr,
+    container: V6Addr,
+    refusal: Refusal,
+    length: u16,
+    sum: Sum,
+) -> V6Refusal {
+    // RFC 4443, section 3.1.
+    let code = match refusal {
+        Refusal::NoRoute => 0,
+        _ => 1,
+    };
+    let payload = u32::from(length) + 8;
+    let next = u32::from(proto::ICMPV6);
+    let [from, to] = [gateway.0, container.0];
+    let mut sum = sum.add(payload.to_be()).add(next.to_be());
+    for (from, to) in from.iter().zip(&to) {
+        sum = sum.add(*from).add(*to);
+    }
+    sum = sum.add(u32::from_ne_bytes([1, code, 0, 0]));
+    let checksum = (!sum.fold()).to_ne_bytes();
+    V6Refusal([
+        (6u32 << 28).to_be(),
+        (payload << 16 | next << 8 | 64).to_be(),
+        from[0],
+        from[1],
+        from[2],
+        from[3],
+        to[0],
+        to[1],
+        to[2],
+        to[3],
+        u32::from_ne_bytes([1, code, checksum[0], checksum[1]]),
+        0,
+    ])
+}
+
+/// An address as it lies in memory.
+#[inline(always)]
+fn halves(addr: V4Addr) -> [u16; 2] {
+    let [a, b, c, d] = addr.0.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+}
+
 /// The network header of one family, quoted.
 pub trait Quoting: Header {
+    /// Bytes of a packet that its refusal quotes at most; a multiple of 4.
+    const MAX_QUOTE: u32;
+
+    /// Bytes of the headers that go before it.
+    const REFUSAL_LEN: usize;
+
     /// Whether errors of this type are about a packet of a flow. A redirect
     /// isn't: it is for the host that has routes.
     fn is_about_flow(kind: u8) -> bool;
@@ -64,6 +199,11 @@ pub trait Quoting: Header {
 }
 
 impl Quoting for V4 {
+    /// As long as the error has no more than 576 bytes (RFC 1812, section
+    /// 4.3.2.3).
+    const MAX_QUOTE: u32 = 576 - 28;
+    const REFUSAL_LEN: usize = 28;
+
     #[inline(always)]
     fn is_about_flow(kind: u8) -> bool {
         // Destination unreachable, time exceeded, parameter problem.
@@ -120,6 +260,11 @@ impl Quoting for V4 {
 }
 
 impl Quoting for V6 {
+    /// As long as the error has no more than the least MTU (RFC 4443, section
+    /// 3.1).
+    const MAX_QUOTE: u32 = 1280 - 48;
+    const REFUSAL_LEN: usize = 48;
+
     #[inline(always)]
     fn is_about_flow(kind: u8) -> bool {
         // Destination unreachable, packet too big, time exceeded, parameter
@@ -144,7 +289,6 @@ impl Quoting for V6 {
         }
     }
 
-    /// A quote with extension headers is not looked through.
     #[inline(always)]
     fn parse_quoted(bytes: &(impl Bytes + ?Sized), quote: &mut Quote<V6Addr>) -> bool {
         let Some(header) = bytes.read::<Ipv6Hdr>(quote.l3) else {
@@ -157,7 +301,7 @@ impl Quoting for V6 {
         quote.tuple.daddr = V6Addr::new(header.dst_addr);
         quote.proto = header.next_hdr;
         quote.l4 = quote.l3 + V6_LEN;
-        true
+        !extension::is_one(quote.proto) || extension::walk_quoted(bytes, quote)
     }
 
     #[inline(always)]
@@ -449,6 +593,141 @@ mod tests {
                 prop_assert!(quote.l4 + 8 <= quote.end);
                 prop_assert!(quote.end <= ETH_LEN + 28 + bytes.len());
             }
+        }
+    }
+
+    /// An IPv6 packet.
+    fn ipv6(next: u8, tuple: &Tuple<V6Addr>, payload: &[u8]) -> Vec<u8> {
+        let mut out = std::vec![0x60, 0, 0, 0];
+        out.extend((payload.len() as u16).to_be_bytes());
+        out.extend([next, 61]);
+        out.extend(tuple.saddr.bytes());
+        out.extend(tuple.daddr.bytes());
+        out.extend(payload);
+        out
+    }
+
+    /// The same with the checksum at `field` of its payload right.
+    fn ipv6_summed(next: u8, tuple: &Tuple<V6Addr>, payload: &[u8], field: usize) -> Vec<u8> {
+        let mut out = ipv6(next, tuple, payload);
+        let field = V6_LEN + field;
+        out[field..field + 2].fill(0);
+        let checksum = match !sum_v6(&out, next) {
+            0 if next == proto::UDP => 0xffff,
+            checksum => checksum,
+        };
+        out[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+        out
+    }
+
+    /// RFC 8200, section 8.1.
+    fn sum_v6(packet: &[u8], next: u8) -> u16 {
+        let length = (packet.len() - V6_LEN) as u32;
+        let mut summed = packet[8..V6_LEN].to_vec();
+        summed.extend(length.to_be_bytes());
+        summed.extend(u32::from(next).to_be_bytes());
+        summed.extend(&packet[V6_LEN..]);
+        sum(&summed)
+    }
+
+    fn tuple_v6() -> impl Strategy<Value = Tuple<V6Addr>> {
+        any::<([u8; 16], [u8; 16], u16, u16)>().prop_map(|(saddr, daddr, sport, dport)| Tuple {
+            saddr: V6Addr::new(saddr),
+            daddr: V6Addr::new(daddr),
+            sport: Be16::new(sport),
+            dport: Be16::new(dport),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_quote_of_ipv6_is_part_of_what_is_summed(
+            from in tuple_v6(), to in tuple_v6(), error_to in tuple_v6(),
+            (next, field) in prop_oneof![
+                Just((proto::TCP, 16)), Just((proto::UDP, 6)), Just((proto::ICMPV6, 2)),
+            ],
+            rest in proptest::collection::vec(any::<u8>(), 20..60),
+        ) {
+            let payload = |tuple: &Tuple<V6Addr>| {
+                let mut payload = rest.clone();
+                let (sport, dport) = (tuple.sport.raw().to_ne_bytes(), tuple.dport.raw().to_ne_bytes());
+                if next == proto::ICMPV6 {
+                    payload[..2].copy_from_slice(&[128, 0]);
+                    payload[4..6].copy_from_slice(&sport);
+                } else {
+                    payload[..2].copy_from_slice(&sport);
+                    payload[2..4].copy_from_slice(&dport);
+                }
+                payload
+            };
+            let (mut from, mut to) = (from, to);
+            if next == proto::ICMPV6 {
+                (from.dport, to.dport) = (Be16::default(), Be16::default());
+            }
+            let [old, new] = [from, to].map(|tuple| ipv6_summed(next, &tuple, &payload(&tuple), field));
+            let outer = Tuple { daddr: from.saddr, ..error_to };
+            let error = |outer: &Tuple<V6Addr>, quote: &[u8]| {
+                let message = [&[1, 4, 0, 0, 0, 0, 0, 0], quote].concat();
+                let mut bytes = std::vec![0; ETH_LEN];
+                bytes.extend(ipv6_summed(proto::ICMPV6, outer, &message, 2));
+                bytes
+            };
+            let bytes = error(&outer, &old);
+            let packet = parse::<V6>(bytes.as_slice()).unwrap();
+            let mut quote = Quote::default();
+            prop_assert!(parse_quote::<V6>(bytes.as_slice(), &packet, &mut quote));
+            prop_assert_eq!((quote.tuple, quote.proto), (from, next));
+            let field_of = |bytes: &[u8], at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+            let old_sum = field_of(&old, V6_LEN + field);
+            let new_sum = transport_checksum(&quote, old_sum, &to);
+            // 0 and all ones are the same sum; only UDP tells them apart.
+            let same = |one: u16, other: u16| one == other || !one == other && (one == 0 || other == 0);
+            prop_assert!(same(new_sum, field_of(&new, V6_LEN + field)));
+            let outer_to = Tuple { daddr: to.saddr, ..outer };
+            let change = message_change::<V6>(&quote, &to, old_sum, new_sum);
+            let change = V6::pseudo_change(&packet, &outer_to).add(change.wsum());
+            let updated = checksum::update(field_of(&bytes, packet.l4 + 2), change);
+            let expected = error(&outer_to, &new);
+            prop_assert!(same(updated, field_of(&expected, packet.l4 + 2)));
+        }
+
+        #[test]
+        fn a_refusal_has_right_checksums(
+            tuple in tuple(), tuple_v6 in tuple_v6(),
+            mut quote in proptest::collection::vec(any::<u8>(), 4..100), prohibited: bool,
+        ) {
+            quote.truncate(quote.len() & !3);
+            let length = quote.len() as u16;
+            let of_quote = Sum::default().add(u32::from(sum(&quote).to_be()));
+            let (refusal, v4_code, v6_code) = if prohibited {
+                (Refusal::Prohibited, 13, 1)
+            } else {
+                (Refusal::NoRoute, 0, 0)
+            };
+            let header = v4_refusal(tuple.saddr, tuple.daddr, refusal, length, of_quote);
+            let mut bytes = std::vec![0; ETH_LEN];
+            bytes.extend(header.iter().flat_map(|word| word.to_ne_bytes()));
+            bytes.extend(&quote);
+            prop_assert_eq!(bytes.len(), ETH_LEN + V4::REFUSAL_LEN + quote.len());
+            let packet = parse::<V4>(bytes.as_slice()).unwrap();
+            prop_assert_eq!(packet.transport, crate::packet::Transport::IcmpError);
+            prop_assert_eq!((packet.tuple.saddr, packet.tuple.daddr), (tuple.saddr, tuple.daddr));
+            prop_assert_eq!(sum(&bytes[ETH_LEN..ETH_LEN + 20]), 0xffff);
+            prop_assert_eq!(sum(&bytes[ETH_LEN + 20..]), 0xffff);
+            prop_assert_eq!(&bytes[ETH_LEN + 20..ETH_LEN + 22], &[3, v4_code]);
+
+            let tuple = tuple_v6;
+            let header = v6_refusal(tuple.saddr, tuple.daddr, refusal, length, of_quote);
+            let mut bytes = std::vec![0; ETH_LEN];
+            bytes.extend(header.0.iter().flat_map(|word| word.to_ne_bytes()));
+            bytes.extend(&quote);
+            prop_assert_eq!(bytes.len(), ETH_LEN + V6::REFUSAL_LEN + quote.len());
+            let packet = parse::<V6>(bytes.as_slice()).unwrap();
+            prop_assert_eq!(packet.transport, crate::packet::Transport::IcmpError);
+            prop_assert_eq!((packet.tuple.saddr, packet.tuple.daddr), (tuple.saddr, tuple.daddr));
+            prop_assert_eq!(V6::datagram_end(bytes.as_slice()), bytes.len());
+            prop_assert_eq!(sum_v6(&bytes[ETH_LEN..], proto::ICMPV6), 0xffff);
+            prop_assert_eq!(&bytes[ETH_LEN + V6_LEN..ETH_LEN + V6_LEN + 2], &[1, v6_code]);
         }
     }
 

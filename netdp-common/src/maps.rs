@@ -510,6 +510,17 @@ pub struct Usage {
     pub found: Share,
 }
 
+/// Value of `refusals`, keyed by counter slot: the ICMP errors that an endpoint
+/// was sent about packets that were refused.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refusals {
+    /// Second of `CLOCK_MONOTONIC` of the last one.
+    pub second: u32,
+    /// How many in that second, those that were too many counted.
+    pub sent: u32,
+}
+
 /// Value of `paths4`, per CPU: the way out for a destination, asked of the FIB
 /// once a second.
 #[repr(C)]
@@ -566,6 +577,7 @@ assert_layout! {
     Stats: 40 = 40;
     Share: 24 = 8 * 3;
     Usage: 72 = 24 * 3;
+    Refusals: 8 = 4, 4;
     Path<V4Addr>: 28 = 4, 8, 12, 4;
     Path<V6Addr>: 40 = 16, 8, 12, 4;
 }

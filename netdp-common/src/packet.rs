@@ -336,9 +336,9 @@ impl Header for V6 {
 }
 
 /// Extension headers of IPv6 (RFC 8200, section 4).
-mod extension {
+pub(crate) mod extension {
     use super::{Bytes, ETH_LEN, Fragment, Packet, REACH, TcpHeader, V6_LEN, V6Addr};
-    use crate::drop::DropReason;
+    use crate::{drop::DropReason, fragment, icmp::Quote};
 
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
@@ -369,6 +369,8 @@ mod extension {
     ) -> Result<(), DropReason> {
         let mut offset = ETH_LEN + V6_LEN;
         let mut number = packet.proto;
+        // Where the part of the datagram begins that is in fragments.
+        let mut begin = offset;
         let mut i = 0;
         while i < LIMIT {
             // The next header, and what each has of its own.
@@ -401,6 +403,7 @@ mod extension {
                     (true, 0) => Fragment::First,
                     _ => Fragment::Later,
                 };
+                begin = offset + 8;
             }
             offset += length;
             if offset > LAST {
@@ -414,11 +417,48 @@ mod extension {
                 }
                 packet.proto = number;
                 packet.l4 = offset;
+                // RFC 7112: the first has all headers.
+                let least = (offset - begin) as u16 + fragment::least(number);
+                if packet.fragment == Fragment::First && packet.end < least {
+                    packet.fragment = Fragment::Tiny;
+                }
                 return Ok(());
             }
             i += 1;
         }
         Err(DropReason::UnknownProtocol)
+    }
+
+    /// Looks for the transport header of a quoted packet, whose first extension
+    /// header lies at `quote.l4` and has the number `quote.proto`. False where
+    /// netdp would not have looked so far, or where the quote is of a later
+    /// fragment.
+    #[inline(never)]
+    pub fn walk_quoted(bytes: &(impl Bytes + ?Sized), quote: &mut Quote<V6Addr>) -> bool {
+        let mut offset = quote.l4;
+        let mut number = quote.proto;
+        let mut i = 0;
+        while i < LIMIT {
+            let Some(header) = bytes.read_anew::<[[u8; 2]; 4]>(offset) else {
+                return false;
+            };
+            let [next, length] = header[0];
+            offset += match number {
+                HOP_BY_HOP if i != 0 => return false,
+                ROUTING if header[1][1] != 0 => return false,
+                FRAGMENT if u16::from_be_bytes(header[1]) >> 3 != 0 => return false,
+                FRAGMENT => 8,
+                _ => (usize::from(length) + 1) * 8,
+            };
+            number = next;
+            if !is_one(number) {
+                quote.proto = number;
+                quote.l4 = offset;
+                return true;
+            }
+            i += 1;
+        }
+        false
     }
 }
 
@@ -450,7 +490,9 @@ pub fn parse_into<H: Header>(
         packet.transport = Transport::Later;
         return Ok(());
     }
-    if packet.fragment == Fragment::First && packet.end < fragment::least(packet.proto) {
+    if packet.fragment == Fragment::Tiny
+        || packet.fragment == Fragment::First && packet.end < fragment::least(packet.proto)
+    {
         return fragment::parse_tiny(bytes, packet);
     }
     // No bits are lost: the verifier has to see a bound.
@@ -679,6 +721,27 @@ mod tests {
             (Fragment::Later, Transport::Later)
         );
         assert_eq!((later.tuple.dport.get(), later.id), (0, first.id));
+    }
+
+    #[test]
+    fn the_first_fragment_has_all_headers() {
+        let of = |length: usize| {
+            let mut tcp = [0u8; 20];
+            tcp[3] = 80;
+            let first = [0, 0, 0, 1, 1, 2, 3, 4];
+            let chain: [(u8, &[u8]); 2] = [(44, &first), (60, &LONG_OPTIONS)];
+            let bytes = ipv6(&chain, proto::TCP, &tcp[..length]);
+            // What fills the frame up is no header.
+            let padded = [&bytes[..], &[0; 20]].concat();
+            parse::<V6>(padded.as_slice()).unwrap()
+        };
+        assert_eq!(of(20).fragment, Fragment::First);
+        for length in [0, 4, 16, 19] {
+            let packet = of(length);
+            assert_eq!(packet.fragment, Fragment::Tiny, "{length} bytes");
+            assert_eq!(packet.transport, Transport::Later);
+        }
+        assert_eq!(of(4).tuple.dport.get(), 80);
     }
 
     #[test]

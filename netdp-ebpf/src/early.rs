@@ -26,7 +26,7 @@ use crate::{
     count,
     family::Family,
     maps::{EARLY, EARLY_GROUP},
-    skb::Skb,
+    skb::{Skb, bounded},
 };
 
 const HALF: u32 = EARLY_GROUPS / 2;
@@ -118,7 +118,7 @@ fn put(skb: &Skb, tag: u32, group: u32, now: u32, only: bool) -> bool {
         if (*early).tag != 0 {
             forget(early, group);
         }
-        let length = in_frame(length);
+        let length = bounded::<{ EARLY_FRAME as u64 }>(length);
         let frame = (&raw mut (*early).frame).cast::<c_void>();
         let ret = bpf_skb_load_bytes(skb.as_ptr(), 0, frame, length);
         if ret == 0 {
@@ -195,7 +195,9 @@ extern "C" fn again(index: u32, context: *mut Again<'_>) -> c_long {
             }
             context.found = true;
             let frame = (&raw const (*early).frame).cast::<u8>();
-            if context.skb.replace(frame, in_frame((*early).length))
+            if context
+                .skb
+                .replace(frame, bounded::<{ EARLY_FRAME as u64 }>((*early).length))
                 && context.skb.arrive_again((*early).ifindex)
             {
                 (*early).only = 0;
@@ -248,17 +250,6 @@ unsafe fn forget(early: *mut Early, group: u32) {
         // SAFETY: a map value stays valid while the program runs.
         unsafe { add(&raw mut (*counters).waiting, u64::MAX) };
     }
-}
-
-/// A length within `frame`, which the verifier sees to be so.
-#[inline(always)]
-fn in_frame(length: u32) -> u32 {
-    const LAST: u64 = EARLY_FRAME as u64 - 1;
-    let mut last = u64::from(length.wrapping_sub(1));
-    // SAFETY: arithmetic. The compiler would leave it out, knowing bounds that
-    // the verifier has lost.
-    unsafe { asm!("{0} &= {1}", inout(reg) last, const LAST, options(nomem, nostack)) };
-    last as u32 + 1
 }
 
 /// Makes a place busy; false where it is already. In softirqs, which are all

@@ -9,8 +9,9 @@ use aya_ebpf::{
 };
 use netdp_common::{
     addr::{Address, Be16, Mac, V4Addr, V6Addr, proto},
+    checksum::Sum,
     drop::DropReason,
-    icmp::{self, Quote, Quoting},
+    icmp::{self, Quote, Quoting, Refusal},
     maps::{Endpoint, FragKey, Uplink},
     nat,
     packet::{Bytes, ETH_LEN, Packet, Tuple, V4, V6},
@@ -99,6 +100,16 @@ pub trait Family: Quoting {
         skb: &Skb,
         quote: &Quote<Self::Addr>,
         to: &Tuple<Self::Addr>,
+    ) -> Result<(), DropReason>;
+
+    /// Writes the headers of a refusal before the packet that was refused, into
+    /// the room made for them.
+    fn write_refusal(
+        skb: &Skb,
+        endpoint: &Endpoint,
+        refusal: Refusal,
+        length: u32,
+        sum: Sum,
     ) -> Result<(), DropReason>;
 
     fn frag_key(packet: &Packet<Self::Addr>) -> FragKey<Self::Addr> {
@@ -236,6 +247,21 @@ impl Family for V4 {
         skb.write(quote.l3 + 10, checksum)?;
         skb.write(quote.l3 + 12, addresses)
     }
+
+    #[inline(always)]
+    fn write_refusal(
+        skb: &Skb,
+        endpoint: &Endpoint,
+        refusal: Refusal,
+        length: u32,
+        sum: Sum,
+    ) -> Result<(), DropReason> {
+        let (from, to) = (endpoint.gateway4, endpoint.addr4);
+        skb.write(
+            ETH_LEN,
+            icmp::v4_refusal(from, to, refusal, length as u16, sum),
+        )
+    }
 }
 
 impl Family for V6 {
@@ -364,6 +390,21 @@ impl Family for V6 {
     ) -> Result<(), DropReason> {
         // Source and destination, at 8 bytes from the header's start.
         skb.write(quote.l3 + 8, [to.saddr, to.daddr])
+    }
+
+    #[inline(always)]
+    fn write_refusal(
+        skb: &Skb,
+        endpoint: &Endpoint,
+        refusal: Refusal,
+        length: u32,
+        sum: Sum,
+    ) -> Result<(), DropReason> {
+        let (from, to) = (endpoint.gateway6, endpoint.addr6);
+        skb.write(
+            ETH_LEN,
+            icmp::v6_refusal(from, to, refusal, length as u16, sum),
+        )
     }
 
     fn frag_key(packet: &Packet<V6Addr>) -> FragKey<V6Addr> {

@@ -17,7 +17,7 @@ use crate::{
     hairpin::hairpin,
     icmp, linked,
     maps::ENDPOINTS,
-    masquerade, nd, path, published,
+    masquerade, nd, path, published, refuse,
     skb::Skb,
     verdict::{self, Verdict},
     work::{self, By, Decision, Exit, Work},
@@ -38,6 +38,10 @@ pub fn from_container(skb: &Skb) -> Result<Verdict, DropReason> {
     let action = by_ethertype(skb, endpoint);
     if action == verdict::TAKEN {
         return Ok(Verdict::Taken);
+    }
+    if action >= verdict::ANSWERED {
+        count::refused(endpoint.slot);
+        return Ok(Verdict::Part(action - verdict::ANSWERED));
     }
     if action == verdict::DROP {
         count::refused(endpoint.slot);
@@ -65,10 +69,12 @@ fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> i32 {
 /// A function of its own: the stack of one family is not the other's.
 #[inline(never)]
 fn ipv4(skb: &Skb, endpoint: &Endpoint) -> i32 {
-    match work::begin::<V4>(skb) {
-        Ok(work) => verdict::part(by_source::<V4>(skb, work, endpoint)),
-        Err(reason) => verdict::part(Err(reason)),
-    }
+    let work = match work::begin::<V4>(skb) {
+        Ok(work) => work,
+        Err(reason) => return verdict::part(Err(reason)),
+    };
+    let verdict = by_source::<V4>(skb, work, endpoint);
+    refuse::answered::<V4>(skb, endpoint, verdict)
 }
 
 /// As [`ipv4`].
@@ -81,7 +87,8 @@ fn ipv6(skb: &Skb, endpoint: &Endpoint) -> i32 {
     if work.packet.transport == Transport::Neighbour {
         return nd::answer(skb, work, endpoint);
     }
-    verdict::part(by_source::<V6>(skb, work, endpoint))
+    let verdict = by_source::<V6>(skb, work, endpoint);
+    refuse::answered::<V6>(skb, endpoint, verdict)
 }
 
 #[inline(always)]

@@ -22,6 +22,7 @@ mod masquerade;
 mod nd;
 mod path;
 mod published;
+mod refuse;
 mod share;
 mod skb;
 mod source;

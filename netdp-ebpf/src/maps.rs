@@ -10,8 +10,8 @@ use netdp_common::{
     maps::{
         Asked, Back, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early, EarlyGroup,
         Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ENDPOINTS, MAX_LINKS,
-        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
-        Stats, Uplink, Usage,
+        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, Refusals,
+        SockKey, Stats, Uplink, Usage,
     },
     own,
 };
@@ -20,6 +20,8 @@ use netdp_common::{
 pub const MAX_DROPS: usize = 64;
 /// Size of a value of `work`, in words of 64 bits.
 pub const WORK_WORDS: usize = 56;
+/// Bytes of the value of `quoted`: a power of two.
+pub const QUOTE_ROOM: usize = 2048;
 /// Entries of `paths4` on each CPU, a power of two.
 pub const MAX_PATHS: usize = 256;
 
@@ -82,6 +84,12 @@ pub static SOCKS4: Socks<V4Addr> = LruHashMap::new();
 pub static EARLY: EarlyPlaces = Array::new();
 #[btf_map(name = "early_groups")]
 pub static EARLY_GROUP: Array<EarlyGroup, { EARLY_GROUPS as usize }> = Array::new();
+/// How many ICMP errors an endpoint was sent lately, by counter slot.
+#[btf_map(name = "refusals")]
+pub static REFUSALS: Array<Refusals, { MAX_ENDPOINTS as usize }> = Array::new();
+/// What an ICMP error is going to quote.
+#[btf_map(name = "quoted")]
+pub static QUOTED: PerCpuArray<[u8; QUOTE_ROOM], 1> = PerCpuArray::new();
 /// A [`Work`](crate::work::Work) of either family.
 #[btf_map(name = "work")]
 pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();

@@ -4,17 +4,18 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{
         __sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        BPF_F_RECOMPUTE_CSUM, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+        BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
     },
     cty::c_void,
     helpers::{
         bpf_check_mtu, bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer,
-        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 use netdp_common::{
     addr::Mac,
@@ -287,8 +288,14 @@ impl Skb {
     /// end, as it is.
     #[inline(always)]
     pub fn to_peer(&self, ifindex: u32) -> Verdict {
+        Verdict::Redirect(self.to_peer_code(ifindex))
+    }
+
+    /// The same; gives the action.
+    #[inline(always)]
+    pub fn to_peer_code(&self, ifindex: u32) -> i32 {
         // SAFETY: no pointers.
-        Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32)
+        unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
     }
 
     /// Sends the frame out of `ifindex` as it is.
@@ -317,11 +324,32 @@ impl Skb {
         }
     }
 
+    /// Makes room of `length` bytes behind the Ethernet header.
+    #[inline(always)]
+    pub fn make_room(&self, length: usize) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { bpf_skb_adjust_room(self.skb, length as i32, BPF_ADJ_ROOM_MAC, 0) == 0 }
+    }
+
     /// The source address of the Ethernet header.
     #[inline(always)]
     pub fn source_mac(&self) -> Result<Mac, DropReason> {
         self.read(size_of::<Mac>()).ok_or(DropReason::Malformed)
     }
+}
+
+/// A length of 1 to `MAX`, a power of two, which the verifier sees to be so:
+/// the compiler knows bounds that the verifier has lost, and would leave this
+/// out.
+#[inline(always)]
+pub fn bounded<const MAX: u64>(length: u32) -> u32 {
+    const { assert!(MAX.is_power_of_two()) };
+    let mut last = u64::from(length.wrapping_sub(1));
+    // SAFETY: arithmetic.
+    unsafe {
+        asm!("{0} &= {1}", inout(reg) last, const MAX - 1, options(nomem, nostack));
+    }
+    last as u32 + 1
 }
 
 impl Bytes for Skb {

@@ -14,7 +14,7 @@ pub enum Verdict {
     Taken,
     /// A redirect helper has been called; its return code is the action.
     Redirect(i32),
-    /// What [`part`] gave, unless that is [`TAKEN`].
+    /// What [`part`] gave, unless that is [`TAKEN`] or has [`ANSWERED`] in it.
     Part(i32),
 }
 
@@ -25,6 +25,10 @@ pub const DROP: i32 = 2;
 
 /// [`Verdict::Taken`] of a [`part`].
 pub const TAKEN: i32 = 0x100;
+
+/// Added to the code that a redirect helper gave, where the packet is dropped
+/// and counted, and the ICMP error about it goes back in its place.
+pub const ANSWERED: i32 = 0x200;
 
 /// Counts a drop and gives the code that tcx and a clsact filter both take.
 #[inline(always)]

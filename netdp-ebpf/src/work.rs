@@ -85,6 +85,12 @@ pub struct Work<A> {
     pub quoted_to: Tuple<A>,
 }
 
+/// The packet that this program has begun with; of another one before that.
+#[inline(always)]
+pub fn current<H: Header>() -> Option<&'static Work<H::Addr>> {
+    Work::<H::Addr>::last().map(|work| &*work)
+}
+
 impl<A: Address> Work<A> {
     /// What was left of the CPU's last packet; nothing only where the kernel
     /// has no such map.

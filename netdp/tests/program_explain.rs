@@ -8,6 +8,7 @@ use netdp::bpf::{Entry, Key, clock};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
+    icmp::Refusal,
     maps::{LinkKey, endpoint_flags},
 };
 use program_world::{
@@ -79,14 +80,15 @@ fn done(world: &mut World, frame: &Frame, sender: Option<Container>) -> (Outcome
         Some(sender) => world.run_from_container(&sender, &sender.frame(frame.clone()).bytes()),
         None => world.run_from_netdev(&arriving(frame.clone()).bytes()),
     };
+    let after = world.datapath.drops().unwrap();
+    let mut changed = before.iter().zip(&after).filter(|(old, new)| old != new);
+    if let Some((old, _)) = changed.next() {
+        assert!(run.action == DROP || Refusal::of(old.0) != Refusal::Silent);
+        return (Outcome::Dropped(old.0), frame.clone());
+    }
     let seen = Frame::of(&run.packet);
     let outcome = match run.action {
         NEXT => Outcome::Stack,
-        DROP => {
-            let after = world.datapath.drops().unwrap();
-            let mut changed = before.iter().zip(&after).filter(|(old, new)| old != new);
-            Outcome::Dropped(changed.next().expect("a drop is counted").0.0)
-        }
         REDIRECT => containers
             .iter()
             .find(|container| container.mac == seen.destination)

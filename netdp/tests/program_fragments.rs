@@ -13,7 +13,7 @@ use program_world::{
     CLIENT, DB, DROP, HOST, REDIRECT, REMOTE, WEB, arriving,
     family::Family,
     frame::{self, Frame, SYN, at},
-    worlds,
+    world6, worlds,
 };
 
 #[test]
@@ -95,6 +95,32 @@ fn a_transport_header_must_be_in_the_first_fragment() {
         let to_host = arriving(Frame::tcp(SYN, at(CLIENT, 1), at(HOST, 22)));
         world.passes(&to_host.fragments(8)[0]);
         world.holds(0, 0);
+    });
+}
+
+/// Nor may extension headers drive it out (RFC 7112).
+#[test]
+fn extension_headers_leave_the_transport_in_the_first_fragment() {
+    const OPTIONS: &[u8] = &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    world6(|world| {
+        let db = world.db;
+        let to_published = arriving(Frame::tcp(SYN, at(CLIENT, 1), at(HOST, 8080)));
+        let outbound = db.frame(Frame::tcp(SYN, at(DB, 1), at(REMOTE, 443)));
+        let first = |frame: &Frame, length: usize| {
+            let whole = frame::with_extension(&frame.bytes(), 60, OPTIONS);
+            let piece = frame::piece_v6(&whole, 0, 16 + length, frame.id);
+            [&piece[..], &[0; 20]].concat()
+        };
+        for length in [8, 16] {
+            let kept_out = world.is_kept_out(&first(&to_published, length));
+            assert_eq!(kept_out, DropReason::FragmentTiny);
+            let refused = world.is_refused(&db, &first(&outbound, length));
+            assert_eq!(refused, DropReason::FragmentTiny);
+        }
+        let run = world.run_from_netdev(&first(&to_published, 24));
+        assert_eq!(run.action, REDIRECT);
+        let run = world.run_from_container(&db, &first(&outbound, 24));
+        assert_eq!(run.action, REDIRECT);
     });
 }
 

@@ -12,18 +12,19 @@ use netdp_common::{
     maps::{FlowKey, flow_kind},
 };
 use program_world::{
-    CLIENT, CLIENT_MAC, Container, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, NEXT,
-    REDIRECT as REDIRECTED, REMOTE, WEB, World, arriving,
-    error::{EXCEEDED, Error, REDIRECT, UNREACHABLE},
-    frame::{ACK, Body, Frame, SYN, at},
-    world,
+    CLIENT, CLIENT_MAC, Container, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, NEXT, REDIRECT,
+    REMOTE, WEB, World, arriving,
+    error::{Error, Kind, protocol},
+    family::Family,
+    frame::{
+        ACK, Body, Frame, SYN, at, between, raw, transport_start, with_extension,
+        without_extensions,
+    },
+    world6, worlds,
 };
 
 /// A router on the way.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// Fragmentation needed (RFC 1191).
-const TOO_BIG: u8 = 4;
-const PORT: u8 = 3;
 
 fn from_outside(error: &Error) -> Error {
     error.clone().between(CLIENT_MAC, HOST_MAC)
@@ -53,12 +54,9 @@ impl Errors for World {
     fn error_enters(&mut self, error: &Error, container: &Container) -> Error {
         let before = states(self);
         let run = self.run_from_netdev(&from_outside(error).bytes());
-        assert_eq!(run.action, REDIRECTED, "{:?}", self.drops());
+        assert_eq!(run.action, REDIRECT, "{:?}", self.drops());
         let seen = Error::of(&run.packet);
-        assert_eq!(
-            (seen.kind, seen.code, seen.rest),
-            (error.kind, error.code, error.rest)
-        );
+        assert_eq!((seen.kind, seen.rest), (error.kind, error.rest));
         assert_eq!(seen.destination, container.mac);
         assert_eq!(seen.to, container.addr);
         assert_eq!(seen.ttl, 63);
@@ -70,12 +68,9 @@ impl Errors for World {
     #[track_caller]
     fn error_leaves(&mut self, container: &Container, error: &Error) -> Error {
         let run = self.run_from_container(container, &from_container(error, container).bytes());
-        assert_eq!(run.action, REDIRECTED, "{:?}", self.drops());
+        assert_eq!(run.action, REDIRECT, "{:?}", self.drops());
         let seen = Error::of(&run.packet);
-        assert_eq!(
-            (seen.kind, seen.code, seen.rest),
-            (error.kind, error.code, error.rest)
-        );
+        assert_eq!((seen.kind, seen.rest), (error.kind, error.rest));
         seen
     }
 
@@ -111,7 +106,7 @@ fn packets(container: &Container) -> [Frame; 4] {
 
 #[test]
 fn errors_about_masqueraded_packets_reach_the_container() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         // The second has the port of the first, and gets another.
         for container in [db, web] {
@@ -119,9 +114,9 @@ fn errors_about_masqueraded_packets_reach_the_container() {
                 let left = world.leaves(&container, &packet);
                 let entries = states(world);
                 for error in [
-                    Error::about(UNREACHABLE, TOO_BIG, ROUTER, &left),
-                    Error::about(UNREACHABLE, PORT, REMOTE, &left),
-                    Error::about(EXCEEDED, 0, ROUTER, &left),
+                    Error::about(Kind::TooBig, ROUTER, &left),
+                    Error::about(Kind::Port, REMOTE, &left),
+                    Error::about(Kind::Exceeded, ROUTER, &left),
                 ] {
                     let seen = world.error_enters(&error, &container);
                     assert_eq!(seen.from, error.from);
@@ -142,7 +137,7 @@ fn errors_about_masqueraded_packets_reach_the_container() {
 
 #[test]
 fn errors_about_answers_of_a_published_port_reach_the_container() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let client = at(CLIENT, 50_000);
         // The tables alone know the way; for another address an entry does.
@@ -161,34 +156,44 @@ fn errors_about_answers_of_a_published_port_reach_the_container() {
                 };
                 let left = world.leaves(&web, &answer);
                 assert_eq!(*left.from.ip(), host);
-                let error = Error::about(UNREACHABLE, TOO_BIG, ROUTER, &left);
+                let error = Error::about(Kind::TooBig, ROUTER, &left);
                 assert_quotes(&world.error_enters(&error, &web), &answer);
             }
         }
         // Nobody came by this address from there.
         let stray = Frame::tcp(ACK, at(HOST_2, 8080), at(REMOTE, 1));
-        world.error_passes(&Error::about(UNREACHABLE, TOO_BIG, ROUTER, &stray));
+        world.error_passes(&Error::about(Kind::TooBig, ROUTER, &stray));
     });
 }
 
 #[test]
 fn a_quote_may_end_after_eight_bytes_of_transport() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         world.leaves(&db, &packets(&db)[0]);
         for packet in packets(&web) {
             let left = world.leaves(&web, &packet);
-            let mut error = Error::about(UNREACHABLE, TOO_BIG, ROUTER, &left);
-            error.quote.truncate(20 + 8);
+            let mut error = Error::about(Kind::TooBig, ROUTER, &left);
+            let l4 = transport_start() - 14;
+            error.quote.truncate(l4 + 8);
             let seen = world.error_enters(&error, &web);
             // Its own checksums apart, the rest is as the container sent it.
-            let sent = &packet.bytes()[14..14 + 28];
-            assert_eq!(seen.quote[12..20], sent[12..20], "addresses");
-            assert_eq!(seen.quote[20..22], sent[20..22], "{:?}", packet.body);
-            assert_eq!(seen.quote[24..], sent[24..]);
-            error.quote.truncate(20 + 7);
+            let sent = &packet.bytes()[14..14 + l4 + 8];
+            let addresses = match Family::of_world() {
+                Family::V4 => 12..20,
+                Family::V6 => 8..40,
+            };
+            assert_eq!(seen.quote[addresses.clone()], sent[addresses]);
+            assert_eq!(
+                seen.quote[l4..l4 + 2],
+                sent[l4..l4 + 2],
+                "{:?}",
+                packet.body
+            );
+            assert_eq!(seen.quote[l4 + 4..], sent[l4 + 4..]);
+            error.quote.truncate(l4 + 7);
             world.error_passes(&error);
-            error.quote.truncate(19);
+            error.quote.truncate(l4 - 1);
             world.error_passes(&error);
         }
     });
@@ -196,17 +201,14 @@ fn a_quote_may_end_after_eight_bytes_of_transport() {
 
 #[test]
 fn extensions_after_the_quote_stay_as_they_are() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         world.leaves(&world.db.clone(), &packets(&world.db)[0]);
         let packet = &packets(&web)[0];
         let left = world.leaves(&web, packet);
-        let whole = Error::about(EXCEEDED, 0, ROUTER, &left);
-        // RFC 4884, section 4: the quote is padded to 128 bytes at least, its
-        // length given in words of 32 bits.
-        let mut error = whole.clone();
-        error.rest = [0, 32, 0, 0];
-        error.quote.resize(128, 0);
+        let whole = Error::about(Kind::Exceeded, ROUTER, &left);
+        // RFC 4884, section 4: the quote is padded to 128 bytes at least.
+        let mut error = whole.clone().with_length(128);
         let extension = [0x20, 0, 0x12, 0x34, 0, 8, 1, 1, 0xab, 0xcd, 0xe1, 1];
         error.quote.extend(extension);
         let seen = world.error_enters(&error, &web);
@@ -216,21 +218,21 @@ fn extensions_after_the_quote_stay_as_they_are() {
         assert_quotes(&quoted, packet);
         // One that breaks the rule, and has its extension where the checksum
         // would be.
-        error.rest = [0, 7, 0, 0];
-        error.quote = whole.quote[..28].to_vec();
+        let l4 = transport_start() - 14;
+        let mut error = whole.with_length(l4 + 8);
         error.quote.extend(extension);
         let seen = world.error_enters(&error, &web);
-        assert_eq!(seen.quote[28..], extension);
+        assert_eq!(seen.quote[l4 + 8..], extension);
     });
 }
 
 #[test]
 fn what_belongs_to_no_container_is_the_hosts() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         let left = world.leaves(&db, &packets(&db)[1]);
-        let right = Error::about(UNREACHABLE, PORT, REMOTE, &left);
-        let about = |frame: Frame| Error::about(UNREACHABLE, PORT, REMOTE, &frame);
+        let right = Error::about(Kind::Port, REMOTE, &left);
+        let about = |frame: Frame| Error::about(Kind::Port, REMOTE, &frame);
         let strangers = [
             // For another address than the quoted packet's source.
             Error {
@@ -255,7 +257,7 @@ fn what_belongs_to_no_container_is_the_hosts() {
             }),
             // Where the host's packets go is the host's business.
             Error {
-                kind: REDIRECT,
+                kind: Kind::Redirect,
                 ..right.clone()
             },
         ];
@@ -264,7 +266,7 @@ fn what_belongs_to_no_container_is_the_hosts() {
         }
         // A later fragment has no ports.
         let mut later = right.clone();
-        later.quote[7] = 1;
+        later.quote = left.fragments(16)[1][14..].to_vec();
         world.error_passes(&later);
         world.error_enters(&right, &db);
     });
@@ -272,7 +274,7 @@ fn what_belongs_to_no_container_is_the_hosts() {
 
 #[test]
 fn errors_of_a_container_quote_what_the_outside_sent() {
-    world(|world| {
+    worlds(|world| {
         let (db, web) = (world.db, world.web);
         let client = at(CLIENT, 50_000);
         for host in [HOST, HOST_2] {
@@ -282,7 +284,7 @@ fn errors_of_a_container_quote_what_the_outside_sent() {
             ] {
                 let asked = arriving(frame);
                 let seen = world.enters(&asked, &web);
-                let error = Error::about(UNREACHABLE, PORT, WEB, &seen);
+                let error = Error::about(Kind::Port, WEB, &seen);
                 let left = world.error_leaves(&web, &error);
                 assert_eq!((left.from, left.to, left.ttl), (host, CLIENT, 63));
                 assert_quotes(&left, &asked);
@@ -293,7 +295,7 @@ fn errors_of_a_container_quote_what_the_outside_sent() {
                 let left = world.leaves(&container, &packet);
                 let answer = arriving(left.answer(SYN | ACK));
                 let seen = world.enters(&answer, &container);
-                let error = Error::about(UNREACHABLE, PORT, container.addr, &seen);
+                let error = Error::about(Kind::Port, container.addr, &seen);
                 let left = world.error_leaves(&container, &error);
                 assert_eq!((left.from, left.to), (HOST, REMOTE));
                 assert_quotes(&left, &answer);
@@ -304,7 +306,7 @@ fn errors_of_a_container_quote_what_the_outside_sent() {
 
 #[test]
 fn a_container_speaks_of_what_it_received_alone() {
-    world(|world| {
+    worlds(|world| {
         let (db, web, loner) = (world.db, world.web, world.loner);
         let refused = |world: &mut World, container: &Container, error: Error| {
             world.is_refused(container, &from_container(&error, container).bytes())
@@ -312,30 +314,34 @@ fn a_container_speaks_of_what_it_received_alone() {
         // Never received, sent to another, and for another than its sender.
         let stray = Frame::udp(at(REMOTE, 53), at(DB, 40_000));
         assert_eq!(
-            refused(world, &db, Error::about(UNREACHABLE, PORT, DB, &stray)),
+            refused(world, &db, Error::about(Kind::Port, DB, &stray)),
             DropReason::IcmpUnrelated
         );
         let others = Frame::udp(at(WEB, 53), at(LONER, 40_000));
         assert_eq!(
-            refused(world, &db, Error::about(UNREACHABLE, PORT, DB, &others)),
+            refused(world, &db, Error::about(Kind::Port, DB, &others)),
             DropReason::IcmpUnrelated
         );
         let direct = Frame::udp(at(WEB, 53), at(DB, 40_000));
-        let right = Error::about(UNREACHABLE, PORT, DB, &direct);
+        let right = Error::about(Kind::Port, DB, &direct);
         let to_other = Error {
             to: CLIENT,
             ..right.clone()
         };
         assert_eq!(refused(world, &db, to_other), DropReason::IcmpUnrelated);
         let redirect = Error {
-            kind: REDIRECT,
+            kind: Kind::Redirect,
             ..right.clone()
         };
-        assert_eq!(refused(world, &db, redirect), DropReason::IcmpUnrelated);
+        let reason = match Family::of_world() {
+            Family::V4 => DropReason::IcmpUnrelated,
+            Family::V6 => DropReason::SpoofedNeighbour,
+        };
+        assert_eq!(refused(world, &db, redirect), reason);
         // No echo request reaches a container from outside, not even one that
         // looks like the answer to its own.
         world.leaves(&db, &db.frame(Frame::echo_request(DB, REMOTE, 0)));
-        let echo = Error::about(EXCEEDED, 0, DB, &Frame::echo_request(REMOTE, DB, 0));
+        let echo = Error::about(Kind::Exceeded, DB, &Frame::echo_request(REMOTE, DB, 0));
         assert_eq!(refused(world, &db, echo), DropReason::IcmpUnrelated);
         // Directly, by the rules of the network.
         let seen = world.error_leaves(&db, &right);
@@ -344,19 +350,19 @@ fn a_container_speaks_of_what_it_received_alone() {
         assert_quotes(&seen, &direct);
         let far = Frame::udp(at(DB, 53), at(LONER, 40_000));
         assert_eq!(
-            refused(world, &loner, Error::about(UNREACHABLE, PORT, LONER, &far)),
+            refused(world, &loner, Error::about(Kind::Port, LONER, &far)),
             DropReason::OtherNetwork
         );
         // The host knows itself what it has sent.
         let hosts = Frame::udp(at(GATEWAY, 53), at(DB, 40_000));
-        let error = from_container(&Error::about(UNREACHABLE, PORT, DB, &hosts), &db);
+        let error = from_container(&Error::about(Kind::Port, DB, &hosts), &db);
         world.is_for_the_stack(&db, &error.bytes());
     });
 }
 
 #[test]
 fn errors_between_containers_follow_the_published_port() {
-    world(|world| {
+    worlds(|world| {
         let (db, web, loner) = (world.db, world.web, world.loner);
         // From its network, from another, and to itself.
         for client in [db, loner, web] {
@@ -373,7 +379,7 @@ fn errors_between_containers_follow_the_published_port() {
                 let asked = client.frame(frame);
                 let seen = world.leaves(&client, &asked);
                 assert_eq!(seen.destination, web.mac);
-                let error = Error::about(UNREACHABLE, PORT, WEB, &seen);
+                let error = Error::about(Kind::Port, WEB, &seen);
                 let told = world.error_leaves(&web, &error);
                 assert_eq!((told.from, told.to), (HOST, client.addr));
                 assert_eq!(told.destination, client.mac);
@@ -385,7 +391,7 @@ fn errors_between_containers_follow_the_published_port() {
                 };
                 let answered = world.leaves(&web, &answer);
                 assert_eq!(answered.destination, client.mac);
-                let error = Error::about(UNREACHABLE, PORT, client.addr, &answered);
+                let error = Error::about(Kind::Port, client.addr, &answered);
                 let told = world.error_leaves(&client, &error);
                 assert_eq!(told.destination, web.mac);
                 assert_eq!(told.to, WEB);
@@ -397,7 +403,7 @@ fn errors_between_containers_follow_the_published_port() {
 
 #[test]
 fn a_renumbered_socket_of_the_host_hears_of_its_own_port() {
-    world(|world| {
+    worlds(|world| {
         let db = world.db;
         let (from, to) = (at(DB, 40_000), at(REMOTE, 443));
         let left = world.leaves(&db, &db.frame(Frame::udp(from, to)));
@@ -407,11 +413,81 @@ fn a_renumbered_socket_of_the_host_hears_of_its_own_port() {
         assert_eq!(run.action, NEXT);
         let sent = Frame::of(&run.packet);
         assert_ne!(sent.from, own.from);
-        let error = Error::about(UNREACHABLE, TOO_BIG, ROUTER, &sent);
+        let error = Error::about(Kind::TooBig, ROUTER, &sent);
         let run = world.run_from_netdev(&from_outside(&error).bytes());
         assert_eq!(run.action, NEXT);
         let seen = Error::of(&run.packet);
         assert_eq!(seen.to, HOST);
         assert_quotes(&seen, &own);
+    });
+}
+
+/// Of a packet of IPv6, that is of a fragment too if it is the first.
+#[test]
+fn a_quoted_transport_is_found_behind_extension_headers() {
+    const DESTINATION: (u8, &[u8]) = (60, &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    const FIRST: (u8, &[u8]) = (44, &[0, 0, 1, 1, 2, 3, 4]);
+    const LATER: (u8, &[u8]) = (44, &[0, 0, 9, 1, 2, 3, 4]);
+    const HOP_BY_HOP: (u8, &[u8]) = (0, &[0, 1, 4, 0, 0, 0, 0]);
+    const ROUTED: (u8, &[u8]) = (43, &[0, 4, 0, 0, 0, 0, 0]);
+    const ON_THE_WAY: (u8, &[u8]) = (43, &[0, 4, 1, 0, 0, 0, 0]);
+    const AUTHENTICATED: (u8, &[u8]) = (51, &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    world6(|world| {
+        let (db, web) = (world.db, world.web);
+        world.leaves(&db, &packets(&db)[0]);
+        for packet in packets(&web) {
+            let left = world.leaves(&web, &packet);
+            let quoting = |chain: &[(u8, &[u8])]| {
+                let mut bytes = left.bytes();
+                for (number, rest) in chain.iter().rev() {
+                    bytes = with_extension(&bytes, *number, rest);
+                }
+                let mut error = Error::about(Kind::Exceeded, ROUTER, &left);
+                error.quote = bytes[14..].to_vec();
+                error
+            };
+            for chain in [
+                &[DESTINATION][..],
+                &[FIRST],
+                &[HOP_BY_HOP, DESTINATION, ROUTED, FIRST, DESTINATION],
+            ] {
+                let error = quoting(chain);
+                let mut seen = world.error_enters(&error, &web);
+                let length = chain.iter().map(|(_, rest)| 1 + rest.len()).sum();
+                let headers = 40..40 + length;
+                assert_eq!(seen.quote[headers.clone()], error.quote[headers]);
+                let quote = [&[0; 14], &seen.quote[..]].concat();
+                let next = left.bytes()[14 + 6];
+                seen.quote = without_extensions(&quote, length, next).split_off(14);
+                assert_quotes(&seen, &packet);
+            }
+            for chain in [
+                &[LATER][..],
+                &[DESTINATION, HOP_BY_HOP],
+                &[ON_THE_WAY],
+                &[AUTHENTICATED],
+                &[DESTINATION; 7],
+            ] {
+                world.error_passes(&quoting(chain));
+            }
+        }
+    });
+}
+
+/// The family's own kind of echo alone is one, and its own errors are.
+#[test]
+fn the_other_familys_errors_are_none() {
+    worlds(|world| {
+        let db = world.db;
+        let left = world.leaves(&db, &packets(&db)[1]);
+        for kind in [Kind::NoRoute, Kind::Prohibited, Kind::Port, Kind::Parameter] {
+            let error = Error::about(kind, ROUTER, &left);
+            world.error_enters(&error, &db);
+        }
+        let error = Error::about(Kind::Port, ROUTER, &left);
+        let message = error.bytes().split_off(transport_start());
+        let other = 1 + 58 - protocol();
+        let bytes = between(raw(other, ROUTER, HOST, &message), CLIENT_MAC, HOST_MAC);
+        world.passes(&bytes);
     });
 }

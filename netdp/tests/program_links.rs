@@ -11,13 +11,10 @@ use netdp_common::{
 };
 use program_world::{
     Container, DB, GATEWAY, HOST, REDIRECT, WEB, World,
-    error::{Error, UNREACHABLE},
+    error::{Error, Kind},
     frame::{ACK, FIN, Frame, PSH, RST, SYN, at},
     world,
 };
-
-/// Port unreachable (RFC 792).
-const PORT: u8 = 3;
 
 fn link(port: u16, proto: u8) -> Key {
     Key::Link4(LinkKey::new(DB.into(), WEB.into(), Be16::new(port), proto))
@@ -124,7 +121,7 @@ fn errors_pass_where_the_packet_that_they_quote_may() {
         let (web, db) = (world.web, world.db);
         let about = |from, to| Frame::udp(from, to);
         let asked = db.frame(about(at(DB, 40_000), at(WEB, 53)));
-        let error = Error::about(UNREACHABLE, PORT, WEB, &asked);
+        let error = Error::about(Kind::Port, WEB, &asked);
         let bytes = error.between(web.mac, web.host_mac).bytes();
         let packet = TestPacket::received(&bytes, web.ifindex);
         let run = world.datapath.test_run("from_container", &packet).unwrap();
@@ -132,7 +129,7 @@ fn errors_pass_where_the_packet_that_they_quote_may() {
         assert_eq!(Error::of(&run.packet).destination, db.mac);
 
         let closed = db.frame(about(at(DB, 40_000), at(WEB, 54)));
-        let error = Error::about(UNREACHABLE, PORT, WEB, &closed);
+        let error = Error::about(Kind::Port, WEB, &closed);
         let bytes = error.between(web.mac, web.host_mac).bytes();
         assert_eq!(world.is_refused(&web, &bytes), DropReason::NoIcc);
     });

@@ -191,6 +191,27 @@ fn udp_without_a_checksum_has_none_outside() {
 }
 
 #[test]
+fn options_of_the_ip_header_stay() {
+    world(|world| {
+        let db = world.db;
+        // Router alert (RFC 2113), and as many no-operations as fit.
+        for (number, options) in [(0, vec![0x94, 4, 0, 0]), (1, vec![1; 40])] {
+            for mut packet in [
+                segment(&db, SYN, 40_000 + number),
+                db.frame(Frame::udp(at(DB, 40_000 + number), at(REMOTE, 53))),
+                db.frame(Frame::echo_request(DB, REMOTE, 7 + number)),
+            ] {
+                packet.options = options.clone();
+                let left = world.leaves(&db, &packet);
+                assert_eq!((*left.from.ip(), &left.options), (HOST, &options));
+                let seen = world.enters(&answer(&left, SYN | ACK), &db);
+                assert_eq!((*seen.to.ip(), &seen.options), (DB, &options));
+            }
+        }
+    });
+}
+
+#[test]
 fn what_cannot_be_masqueraded_is_refused() {
     worlds(|world| {
         let db = world.db;

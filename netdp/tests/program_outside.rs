@@ -9,7 +9,7 @@ use netdp::bpf::Key;
 use netdp_common::{addr::V4Addr, addr::proto, drop::DropReason, own, packet::tcp_flags::ACK};
 use program_world::{
     CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, LONER_GATEWAY, WEB, arriving,
-    error::{Error, UNREACHABLE},
+    error::{Error, Kind},
     frame::{Frame, SYN, at},
     world,
 };
@@ -63,7 +63,7 @@ fn an_error_is_not_taken_from_such_a_source_either() {
         let answer = world.web.frame(Frame::udp(at(WEB, 53), at(CLIENT, PORT)));
         let sent = world.leaves(&web, &answer);
         for source in NOBODYS {
-            let error = Error::about(UNREACHABLE, 3, source, &sent).between(CLIENT_MAC, HOST_MAC);
+            let error = Error::about(Kind::Port, source, &sent).between(CLIENT_MAC, HOST_MAC);
             assert_eq!(
                 world.is_kept_out(&error.bytes()),
                 DropReason::SpoofedSource,

@@ -3,6 +3,7 @@
 
 mod program_world;
 
+use netdp::bpf::TestRun;
 use netdp_common::{
     addr::{V4Addr, proto},
     drop::DropReason,
@@ -10,9 +11,9 @@ use netdp_common::{
     tcp::state,
 };
 use program_world::{
-    CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, REMOTE, WEB, World, arriving,
+    CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, REDIRECT, REMOTE, WEB, World, arriving,
     frame::{self, ACK, Body, FIN, Frame, PSH, RST, SYN, at, raw},
-    impatient, world, worlds, worlds_with,
+    impatient, world, world6, worlds, worlds_with,
 };
 
 /// A segment of the client's for port 8080 of the host, published by WEB.
@@ -311,6 +312,44 @@ fn options_of_the_ip_header_stay() {
             assert_eq!(seen.from, at(HOST, 8080));
             assert_eq!(seen.options, syn.options);
         }
+    });
+}
+
+#[test]
+fn extension_headers_of_ipv6_stay() {
+    const CHAIN: [(u8, &[u8]); 3] = [
+        (60, &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (43, &[0, 4, 0, 0, 0, 0, 0]),
+        (0, &[0, 1, 4, 0, 0, 0, 0]),
+    ];
+    const LENGTH: usize = 16 + 8 + 8;
+    world6(|world| {
+        let (web, db) = (world.web, world.db);
+        let extended = |frame: &Frame| {
+            CHAIN.iter().fold(frame.bytes(), |bytes, (number, rest)| {
+                frame::with_extension(&bytes, *number, rest)
+            })
+        };
+        let seen = |run: TestRun, sent: &[u8], proto: u8| {
+            assert_eq!(run.action, REDIRECT);
+            let headers = frame::transport_start()..frame::transport_start() + LENGTH;
+            assert_eq!(run.packet[headers.clone()], sent[headers]);
+            Frame::of(&frame::without_extensions(&run.packet, LENGTH, proto))
+        };
+        let asked = extended(&segment(SYN, 40_000));
+        let run = world.run_from_netdev(&asked);
+        assert_eq!(seen(run, &asked, proto::TCP).to, at(WEB, 80));
+        let answer = extended(&reply(world, SYN | ACK, 40_000));
+        let run = world.run_from_container(&web, &answer);
+        assert_eq!(seen(run, &answer, proto::TCP).from, at(HOST, 8080));
+        let own = db.frame(Frame::udp(at(DB, 40_000), at(CLIENT, 53)));
+        let sent = extended(&own);
+        let run = world.run_from_container(&db, &sent);
+        let left = seen(run, &sent, proto::UDP);
+        assert_eq!(left.from, at(HOST, 40_000));
+        let answer = extended(&arriving(left.answer(0)));
+        let run = world.run_from_netdev(&answer);
+        assert_eq!(seen(run, &answer, proto::UDP).to, at(DB, 40_000));
     });
 }
 

@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use netdp_common::{addr::proto, drop::DropReason};
+use netdp_common::{addr::proto, drop::DropReason, icmp::Refusal};
 use serde::{Deserialize, Serialize};
 
 pub use snapshot::{KnownFlow, Mapping, Snapshot, Way, WayBack};
@@ -68,7 +68,7 @@ pub enum Outcome {
 /// One thing that was asked, and what it said.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Step {
-    /// `source`, `mapping`, `policy`, `flow`, `route` or `translation`.
+    /// `source`, `mapping`, `policy`, `flow`, `route`, `answer` or `translation`.
     pub asked: String,
     pub answer: String,
 }
@@ -113,6 +113,13 @@ pub fn explain(snapshot: &Snapshot<'_>, question: &Question) -> Explanation {
     if let Some(owner) = snapshot.owner(source) {
         told.say("source", "a container of this host");
         container::explain(snapshot, question, &owner, &mut told);
+        if let Outcome::Dropped(reason) = told.outcome {
+            match Refusal::of(reason) {
+                Refusal::Silent => {}
+                Refusal::Prohibited => told.say("answer", "ICMP: administratively prohibited"),
+                Refusal::NoRoute => told.say("answer", "ICMP: no route"),
+            }
+        }
     } else if source.is_loopback() || snapshot.is_local(source) {
         told.say("source", "the host itself");
         host(snapshot, question, &mut told);

@@ -406,6 +406,24 @@ pub fn piece_v6(whole: &[u8], begin: usize, end: usize, id: u16) -> Vec<u8> {
     packet
 }
 
+/// A packet of IPv6 with one more extension header, right behind IPv6's: of
+/// this number, with `rest` behind the number of the next.
+pub fn with_extension(packet: &[u8], number: u8, rest: &[u8]) -> Vec<u8> {
+    let next = packet[ETHERNET + 6];
+    let (before, payload) = packet.split_at(BEFORE_V6);
+    let mut packet = [before, &[next], rest, payload].concat();
+    set_payload_v6(&mut packet, IpNumber(number));
+    packet
+}
+
+/// The same packet without the first `length` bytes of its extension headers,
+/// whose last one names `next`.
+pub fn without_extensions(packet: &[u8], length: usize, next: u8) -> Vec<u8> {
+    let mut packet = [&packet[..BEFORE_V6], &packet[BEFORE_V6 + length..]].concat();
+    set_payload_v6(&mut packet, IpNumber(next));
+    packet
+}
+
 /// Puts such fragments, in order, together.
 fn whole_v6(fragments: &[Vec<u8>]) -> Vec<u8> {
     let mut whole = fragments[0][..BEFORE_V6].to_vec();
@@ -424,6 +442,14 @@ fn set_payload_v6(packet: &mut [u8], next: IpNumber) {
     let length = (packet.len() - BEFORE_V6) as u16;
     packet[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
     packet[ETHERNET + 6] = next.0;
+}
+
+/// The address that `bytes` begin with.
+pub fn embedded_at(bytes: &[u8]) -> Ipv4Addr {
+    match Family::of_world() {
+        Family::V4 => Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[..4]).unwrap()),
+        Family::V6 => embedded(<[u8; 16]>::try_from(&bytes[..16]).unwrap().into()),
+    }
 }
 
 /// A packet of any protocol, with a right header checksum where there is one.

@@ -6,6 +6,7 @@ use netdp::bpf::{FlowSeen, TestPacket, TestRun};
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     drop::DropReason,
+    icmp::Refusal,
     maps::{Flow, FlowKey},
 };
 
@@ -78,7 +79,8 @@ impl World {
         assert_eq!(run.packet, bytes);
     }
 
-    /// A packet of a container is dropped, as it is, and counted.
+    /// A packet of a container is dropped and counted; in its place there may be
+    /// an ICMP error about it, for the container.
     pub fn is_refused(&mut self, container: &Container, bytes: &[u8]) -> DropReason {
         let before = self.datapath.stats(container.slot).unwrap().drops;
         let reason = self.reason(|world| world.run_from_container(container, bytes));
@@ -96,12 +98,16 @@ impl World {
     pub fn reason(&mut self, run: impl FnOnce(&mut Self) -> TestRun) -> DropReason {
         let before = self.datapath.drops().unwrap();
         let run = run(self);
-        assert_eq!(run.action, DROP);
         let after = self.datapath.drops().unwrap();
         let mut counted = before.iter().zip(&after).filter(|(old, new)| old != new);
         let (old, new) = counted.next().expect("a drop is counted");
         assert_eq!(new.1, old.1 + 1);
         assert!(counted.next().is_none(), "a drop has one reason");
+        match run.action {
+            DROP => {}
+            REDIRECT => assert_ne!(Refusal::of(new.0), Refusal::Silent),
+            action => panic!("{action} of {:?}", new.0),
+        }
         new.0
     }
 
