@@ -6,12 +6,14 @@
 //! test's own thread speaks for every side, one step after another.
 
 mod frame;
+mod offload;
 mod pattern;
 mod place;
 mod socket;
 mod topology;
 
 pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
+pub use offload::{Offload, set_offload};
 pub use pattern::{Pattern, receive, send, transfer};
 pub use place::{HostProgram, Place};
 pub use socket::{
