@@ -8,9 +8,9 @@ use std::net::Ipv4Addr;
 use netdp_common::{addr::proto, drop::DropReason, maps::endpoint_flags, tcp::state};
 use program_world::{
     CLIENT, DB, HOST, HOST_2, REDIRECT, WEB, World, arriving,
-    error::{Error, UNREACHABLE},
+    error::{Error, Kind},
     frame::{ACK, FIN, Frame, PSH, RST, SYN, at},
-    world, worlds,
+    worlds,
 };
 
 const QUIET: u32 = 300;
@@ -201,10 +201,10 @@ fn a_neighbour_is_not_answered_either() {
 
 #[test]
 fn an_error_about_an_unpublished_flow_is_nobodys() {
-    world(|world| {
+    worlds(|world| {
         let mut web = world.web;
         let seen = world.enters(&query(HOST_2), &web);
-        let error = Error::about(UNREACHABLE, 3, WEB, &seen).between(web.mac, web.host_mac);
+        let error = Error::about(Kind::Port, WEB, &seen).between(web.mac, web.host_mac);
         let bytes = error.bytes();
         assert_eq!(world.run_from_container(&web, &bytes).action, REDIRECT);
         world.unpublish(5353, &mut web, 53, proto::UDP, QUIET);
