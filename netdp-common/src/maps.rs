@@ -116,6 +116,9 @@ pub mod endpoint_flags {
     pub const PUBLISHED: u16 = 4;
     /// Without [`ICC`]: at least one entry of `links4` or `links6` names it.
     pub const LINKED: u16 = 8;
+    /// Nothing but the same network and the host itself may be reached: no
+    /// published port of the host either.
+    pub const INTERNAL: u16 = 16;
 }
 
 /// Value of `endpoints`, keyed by the ifindex (u32) of the veth's host end.

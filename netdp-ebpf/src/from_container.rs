@@ -236,6 +236,9 @@ fn host<F: Family>(
         }
     }
     match published::mapping::<F>(packet.tuple.daddr, packet) {
+        Some(_) if endpoint.flags & endpoint_flags::INTERNAL != 0 => {
+            Found::refused(DropReason::Internal)
+        }
         // SAFETY: a map value stays readable while the program runs.
         Some(mapping) => Found::done(hairpin::<F>(
             skb,

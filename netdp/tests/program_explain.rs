@@ -210,6 +210,7 @@ fn also_without_icc_and_on_internal_networks() {
         world.connect(&db);
         let mut loner = world.loner;
         loner.flags &= !endpoint_flags::MASQUERADE;
+        loner.flags |= endpoint_flags::INTERNAL;
         world.connect(&loner);
         world.publish(None, 9090, &loner, 40_000, proto::UDP, Some(HOST));
         equal_over(world, 0x7064);

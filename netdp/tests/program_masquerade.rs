@@ -249,14 +249,22 @@ fn an_internal_network_reaches_nothing_outside() {
     worlds(|world| {
         let mut db = world.db;
         db.flags &= !endpoint_flags::MASQUERADE;
+        db.flags |= endpoint_flags::INTERNAL;
         world.connect(&db);
+        let web = world.web;
+        world.publish(None, 8080, &web, 80, proto::TCP, Some(HOST));
         for frame in [
             segment(&db, SYN, 40_000),
             db.frame(Frame::udp(at(DB, 40_000), at(CLIENT, 53))),
             db.frame(Frame::echo_request(DB, REMOTE, 7)),
+            // A published port may lead to another network.
+            db.frame(Frame::tcp(SYN, at(DB, 40_000), at(HOST, 8080))),
+            db.frame(Frame::tcp(SYN, at(DB, 40_000), at(GATEWAY, 8080))),
         ] {
             assert_eq!(world.is_refused(&db, &frame.bytes()), DropReason::Internal);
         }
+        let host = db.frame(Frame::tcp(SYN, at(DB, 40_000), at(GATEWAY, 22)));
+        world.is_for_the_stack(&db, &host.bytes());
         let inside = db.frame(Frame::tcp(SYN, at(DB, 40_000), at(WEB, 80)));
         assert_eq!(world.leaves(&db, &inside).to, at(WEB, 80));
     });

@@ -103,6 +103,10 @@ fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told:
         return;
     };
     told.say("mapping", format!("published by {}", mapping.container));
+    if endpoint.flags & endpoint_flags::INTERNAL != 0 {
+        told.drop("policy", DropReason::Internal, "the network is internal");
+        return;
+    }
     let from = question.source;
     // A container that reaches itself sees its gateway as the client.
     let client = if mapping.container.ip() == from.ip() {

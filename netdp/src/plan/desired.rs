@@ -286,10 +286,13 @@ fn bridge(network: &Network, alias: &str, facts: &Facts) -> Option<DesiredBridge
 }
 
 fn flags(network: &Network, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) -> u16 {
-    use netdp_common::maps::endpoint_flags::{ICC, LINKED, MASQUERADE, PUBLISHED};
+    use netdp_common::maps::endpoint_flags::{ICC, INTERNAL, LINKED, MASQUERADE, PUBLISHED};
     let mut flags = 0;
     if network.masquerade && !network.internal {
         flags |= MASQUERADE;
+    }
+    if network.internal {
+        flags |= INTERNAL;
     }
     if network.icc {
         flags |= ICC;
