@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// What names tests.
-const DOCUMENTS: [&str; 2] = ["docs/nat.md", "docs/links.md"];
+const DOCUMENTS: [&str; 3] = ["docs/nat.md", "docs/links.md", "docs/names.md"];
 
 /// Folders in which a test that they name may stand.
-const FOLDERS: [&str; 5] = [
+const FOLDERS: [&str; 6] = [
     "netdp/tests",
     "tests/tests",
     "netdp-common/tests",
     "netdp-common/src",
     "netdp/src/model",
+    "netdp/src",
 ];
 
 fn root() -> PathBuf {
@@ -24,6 +25,12 @@ fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
         .skip(1)
         .step_by(2)
         .filter_map(|code| code.split_once("::"))
+        .filter(|(file, function)| is_path(file) && is_path(function))
+}
+
+fn is_path(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/');
+    !text.is_empty() && text.chars().all(allowed)
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Names of sandboxes, asked for inside them.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -33,18 +34,26 @@ fn question(name: &str, kind: RecordType) -> Message {
 /// Asks as a program of the sandbox does, by UDP.
 #[track_caller]
 fn ask(place: &impl Place, name: &str, kind: RecordType) -> Message {
+    ask_at(place, RESOLVER, name, kind)
+        .unwrap_or_else(|error| panic!("no answer about {name}: {error}"))
+}
+
+fn ask_at(
+    place: &impl Place,
+    resolver: (Ipv4Addr, u16),
+    name: &str,
+    kind: RecordType,
+) -> io::Result<Message> {
     let socket = udp(place, ANY, 0);
     // So that an answer counts only if it comes from where was asked.
-    socket.connect(RESOLVER).unwrap();
+    socket.connect(resolver)?;
     let question = question(name, kind);
-    socket.send(&question.to_vec().unwrap()).unwrap();
+    socket.send(&question.to_vec().unwrap())?;
     let mut buffer = [0; 4096];
-    let length = socket
-        .recv(&mut buffer)
-        .unwrap_or_else(|error| panic!("no answer about {name}: {error}"));
+    let length = socket.recv(&mut buffer)?;
     let answer = Message::from_vec(&buffer[..length]).unwrap();
     assert_eq!(answer.metadata.id, question.metadata.id);
-    answer
+    Ok(answer)
 }
 
 #[track_caller]
@@ -81,12 +90,18 @@ fn addresses(answer: &Message) -> Vec<IpAddr> {
         .collect()
 }
 
-/// A resolver that knows an address for every name and, for those that begin
-/// with `long`, a text that needs TCP. It counts what it is asked.
+/// A resolver that knows an address for every name but those that begin with
+/// `unknown`; for those that begin with `long`, a text that needs TCP, and for
+/// `many`, so many addresses. It counts what it is asked.
 #[derive(Default)]
 struct Outside {
     asked: AtomicU32,
+    /// It says of everything that it failed.
+    fails: bool,
 }
+
+/// How many addresses `many` has.
+const MANY: u8 = 60;
 
 impl Outside {
     fn answer(&self, message: &[u8], by_tcp: bool) -> Vec<u8> {
@@ -94,18 +109,31 @@ impl Outside {
         let request = Message::from_vec(message).unwrap();
         let query = request.queries[0].clone();
         let mut answer = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
+        // Without it the C library takes an answer without records for a referral.
+        answer.metadata.recursion_available = true;
         answer.add_query(query.clone());
         let name = query.name.clone();
-        if !name.to_ascii().starts_with("long") {
-            answer.add_answer(Record::from_rdata(name, 60, RData::A(A(ELSEWHERE))));
-        } else if by_tcp {
-            for _ in 0..20 {
-                let text = RData::TXT(TXT::new(vec!["x".repeat(200)]));
-                answer.add_answer(Record::from_rdata(name.clone(), 60, text));
-            }
-        } else {
+        let text = name.to_ascii();
+        let is_long = text.starts_with("long");
+        let is_many = text.starts_with("many") && query.query_type == RecordType::A;
+        let mut found = Vec::new();
+        if (is_long || is_many) && !by_tcp {
             answer.metadata.truncation = true;
+        } else if is_long {
+            found = vec![RData::TXT(TXT::new(vec!["x".repeat(200)])); 20];
+        } else if is_many {
+            found = (0..MANY)
+                .map(|last| RData::A(A::new(192, 0, 2, last)))
+                .collect();
+        } else if self.fails {
+            answer.metadata.response_code = ResponseCode::ServFail;
+        } else if text.starts_with("unknown") {
+            answer.metadata.response_code = ResponseCode::NXDomain;
+        } else if query.query_type == RecordType::A {
+            found = vec![RData::A(A(ELSEWHERE))];
         }
+        let record = |data| Record::from_rdata(name.clone(), 60, data);
+        answer.add_answers(found.into_iter().map(record));
         answer.to_vec().unwrap()
     }
 
@@ -126,16 +154,24 @@ impl Outside {
         }
     }
 
-    fn serve_one_by_tcp(&self, listener: &Listener) {
+    /// Answers a connection after another until one says nothing.
+    fn serve_by_tcp(&self, listener: &Listener) {
+        while self.serve_one_by_tcp(listener) {}
+    }
+
+    fn serve_one_by_tcp(&self, listener: &Listener) -> bool {
         let (mut stream, _) = listener.accept();
         let mut length = [0; 2];
-        stream.read_exact(&mut length).unwrap();
+        if stream.read_exact(&mut length).is_err() {
+            return false;
+        }
         let mut message = vec![0; u16::from_be_bytes(length).into()];
         stream.read_exact(&mut message).unwrap();
         let answer = self.answer(&message, true);
         let length = answer.len() as u16;
         stream.write_all(&length.to_be_bytes()).unwrap();
         stream.write_all(&answer).unwrap();
+        true
     }
 }
 
@@ -147,8 +183,13 @@ fn topology(name: &str) -> Option<Topology> {
 }
 
 fn start(topology: &mut Topology) {
+    start_with(topology, &format!("\"{OUTSIDE_ADDRESS}\""));
+}
+
+/// With a daemon that asks these.
+fn start_with(topology: &mut Topology, resolvers: &str) {
     let config = topology.world.dir().join("netdp.toml");
-    fs::write(&config, format!("dns = [\"{OUTSIDE_ADDRESS}\"]\n")).unwrap();
+    fs::write(&config, format!("dns = [{resolvers}]\n")).unwrap();
     let config = config.to_str().unwrap();
     topology
         .world
@@ -158,8 +199,15 @@ fn start(topology: &mut Topology) {
 
 fn with_outside(topology: &Topology, test: impl FnOnce(&Outside)) {
     let outside = Outside::default();
-    let datagrams = udp(&topology.world.outside, OUTSIDE_ADDRESS, 53);
-    let end = udp(&topology.world.outside, ANY, 0);
+    with_resolver(&topology.world.outside, OUTSIDE_ADDRESS, &outside, || {
+        test(&outside);
+    });
+}
+
+/// While `outside` answers at an address of `place`, by UDP.
+fn with_resolver(place: &impl Place, address: Ipv4Addr, outside: &Outside, test: impl FnOnce()) {
+    let datagrams = udp(place, address, 53);
+    let end = udp(place, ANY, 0);
     setsockopt(
         &datagrams.as_fd(),
         sockopt::ReceiveTimeout,
@@ -168,8 +216,8 @@ fn with_outside(topology: &Topology, test: impl FnOnce(&Outside)) {
     .unwrap();
     thread::scope(|scope| {
         scope.spawn(|| outside.serve(&datagrams));
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&outside)));
-        end.send_to(&[], (OUTSIDE_ADDRESS, 53)).unwrap();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
+        end.send_to(&[], (address, 53)).unwrap();
         if let Err(panic) = done {
             std::panic::resume_unwind(panic);
         }
@@ -238,6 +286,10 @@ fn other_names_are_asked_for_outside() {
         assert_eq!(resolve(&web, "www.example.net"), Ok(vec![ELSEWHERE.into()]));
         assert_eq!(resolve(&web, "single"), Ok(vec![ELSEWHERE.into()]));
         assert_eq!(outside.count(), 2);
+        assert_eq!(
+            resolve(&web, "unknown.example.net"),
+            Err(ResponseCode::NXDomain)
+        );
         // Cut off by UDP, whole by TCP.
         let cut = ask(&web, "long.example.net", RecordType::TXT);
         assert!(cut.metadata.truncation);
@@ -247,7 +299,7 @@ fn other_names_are_asked_for_outside() {
             assert!(!whole.metadata.truncation);
             assert_eq!(whole.answers.len(), 20);
         });
-        assert_eq!(outside.count(), 4);
+        assert_eq!(outside.count(), 5);
 
         // An internal network keeps its questions.
         assert_eq!(resolve(&alone, "alone"), Ok(vec![alone.address.into()]));
@@ -256,7 +308,7 @@ fn other_names_are_asked_for_outside() {
             Err(ResponseCode::ServFail)
         );
         assert_eq!(resolve(&alone, "web"), Err(ResponseCode::ServFail));
-        assert_eq!(outside.count(), 4);
+        assert_eq!(outside.count(), 5);
     });
 }
 
@@ -364,5 +416,176 @@ fn a_program_resolves_names_as_on_any_host() {
     for network in ["host", "none"] {
         let conf = said(&["run", "--network", network, "--", "cat", "/etc/resolv.conf"]);
         assert!(!conf.contains("127.0.0.11"), "{network}: {conf}");
+    }
+}
+
+#[test]
+fn an_alias_of_several_is_told_in_turn() {
+    let Some(topology) = topology("names-alias") else {
+        return;
+    };
+    topology.netdp("network create other");
+    let web = on(&topology, "web", "netdp0");
+    let [one, two] = ["one", "two"].map(|name| {
+        let options = "--network-alias pool --network-alias own-";
+        topology.container(name, &format!("{options}{name}"))
+    });
+    let mut all = vec![IpAddr::from(one.address), two.address.into()];
+    all.sort();
+    let found = || {
+        let mut found = resolve(&web, "pool").unwrap();
+        let first = found[0];
+        found.sort();
+        assert_eq!(found, all);
+        first
+    };
+    for address in &all {
+        topology.wait_until("each first some time", || found() == *address);
+    }
+    assert_eq!(resolve(&web, "OWN-two"), Ok(vec![two.address.into()]));
+    topology.netdp("rm one");
+    assert_eq!(resolve(&web, "pool"), Ok(vec![two.address.into()]));
+    // An alias is that of one network.
+    topology.netdp("connect other two --alias there");
+    topology.netdp("connect other web");
+    let there = resolve(&web, "there").unwrap();
+    assert!(there != [IpAddr::from(two.address)] && there.len() == 1);
+    topology.netdp("disconnect other two");
+    with_outside(&topology, |_| {
+        assert_eq!(resolve(&web, "there"), Ok(vec![ELSEWHERE.into()]));
+    });
+}
+
+#[test]
+fn resolvers_on_the_hosts_loopback_are_asked_from_the_host() {
+    let Some(mut topology) = Topology::without_daemon("names-local") else {
+        return;
+    };
+    let local = Ipv4Addr::new(127, 0, 0, 53);
+    start_with(
+        &mut topology,
+        &format!("\"{local}\", \"{OUTSIDE_ADDRESS}\""),
+    );
+    let web = on(&topology, "web", "netdp0");
+    let host = Outside::default();
+    with_resolver(&topology.world.host, local, &host, || {
+        assert_eq!(resolve(&web, "www.example.net"), Ok(vec![ELSEWHERE.into()]));
+        assert_eq!(host.count(), 1);
+        let mute = ask_at(&web, (local, 53), "www.example.net", RecordType::A);
+        assert!(mute.is_err(), "the host's loopback is not the sandbox's");
+    });
+    // One that fails is no better than none, while another knows.
+    let failing = Outside {
+        fails: true,
+        ..Outside::default()
+    };
+    with_resolver(&topology.world.host, local, &failing, || {
+        with_outside(&topology, |outside| {
+            assert_eq!(resolve(&web, "www.example.net"), Ok(vec![ELSEWHERE.into()]));
+            assert_eq!((failing.count(), outside.count()), (1, 1));
+        });
+        // Nobody answers there, which the uplink's neighbour says at once.
+        assert_eq!(
+            resolve(&web, "www.example.net"),
+            Err(ResponseCode::ServFail)
+        );
+    });
+}
+
+#[test]
+fn a_program_asks_again_by_tcp_for_what_is_long() {
+    let Some(topology) = topology("names-long") else {
+        return;
+    };
+    if Command::new("getent").arg("--version").output().is_err() {
+        println!("skipped: getent is not here to ask");
+        return;
+    }
+    let by_tcp = listen(&topology.world.outside, OUTSIDE_ADDRESS, 53);
+    with_outside(&topology, |outside| {
+        thread::scope(|scope| {
+            scope.spawn(|| outside.serve_by_tcp(&by_tcp));
+            let words = ["run", "--", "getent", "ahostsv4", "many.example.net"];
+            let found = topology.world.netdp(&words).unwrap();
+            drop(connect(&topology.world.outside, (OUTSIDE_ADDRESS, 53)));
+            let found = String::from_utf8(found.stdout).unwrap();
+            let addresses: BTreeSet<&str> = found
+                .lines()
+                .filter_map(|line| line.split_whitespace().next())
+                .collect();
+            assert_eq!(addresses.len(), usize::from(MANY), "{found}");
+        });
+    });
+}
+
+/// Numbers that are the same each time: xorshift, Marsaglia 2003.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 8
+    }
+}
+
+#[test]
+fn nothing_that_is_sent_keeps_others_from_their_answers() {
+    let Some(topology) = topology("names-noise") else {
+        return;
+    };
+    let (web, db) = (
+        on(&topology, "web", "netdp0"),
+        on(&topology, "db", "netdp0"),
+    );
+    let knows = || assert_eq!(resolve(&web, "db"), Ok(vec![db.address.into()]));
+    let good = question("db.netdp0", RecordType::A).to_vec().unwrap();
+    let socket = udp(&web, ANY, 0);
+    socket.connect(RESOLVER).unwrap();
+    let mut dice = Dice(0x6e61_6d65);
+    for round in 0..2_000 {
+        let mut bytes = good.clone();
+        // A question stays one of this network: nothing is to be asked outside.
+        for _ in 0..=dice.roll() % 3 {
+            let at = dice.roll() as usize % 12;
+            bytes[at] = dice.roll() as u8;
+        }
+        if round % 4 == 0 {
+            bytes.truncate(dice.roll() as usize % bytes.len());
+        }
+        // A full buffer refuses some.
+        let _ = socket.send(&bytes);
+    }
+    let _ = socket.send(&[0x55; 9_000]);
+    knows();
+    // Connections that say nothing, or less than they said they would.
+    let idle: Vec<_> = (0..20).map(|_| connect(&web, RESOLVER)).collect();
+    for (index, mut stream) in idle.iter().enumerate() {
+        let _ = stream.write_all(&[0xff, 0xff, 1, 2, 3][..index % 6]);
+    }
+    knows();
+    drop(idle);
+    let by_tcp = ask_by_tcp(&web, "db", RecordType::A);
+    assert_eq!(addresses(&by_tcp), [IpAddr::from(db.address)]);
+    // What is no message at all ends the connection.
+    let mut empty = connect(&web, RESOLVER);
+    empty.write_all(&[0, 0]).unwrap();
+    assert_eq!(empty.read(&mut [0; 1]).unwrap(), 0);
+    // Several questions in one connection, in one segment.
+    let mut stream = connect(&web, RESOLVER);
+    let mut frames = Vec::new();
+    for _ in 0..3 {
+        frames.extend((good.len() as u16).to_be_bytes());
+        frames.extend(&good);
+    }
+    stream.write_all(&frames).unwrap();
+    for _ in 0..3 {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut answer).unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!(addresses(&answer), [IpAddr::from(db.address)]);
     }
 }

@@ -103,6 +103,9 @@ pub struct Endpoint {
     pub mac: MacAddr,
     pub addresses: Vec<IpNet>,
     pub gateways: Vec<IpAddr>,
+    /// Further names on the network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     pub ports: Vec<Port>,
 }
 

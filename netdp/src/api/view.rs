@@ -134,6 +134,7 @@ fn endpoint(core: &Core, endpoint: &model::Endpoint) -> Endpoint {
             .iter()
             .map(|address| address.gateway)
             .collect(),
+        aliases: endpoint.aliases.iter().map(ToString::to_string).collect(),
         ports: endpoint
             .published
             .iter()

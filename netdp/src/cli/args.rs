@@ -286,6 +286,10 @@ pub struct SandboxArgs {
     /// Name a port that the program serves: PORT[-END][/tcp|udp].
     #[arg(long, value_name = "PORT")]
     pub expose: Vec<Exposed>,
+    /// A further name on the network; those of several sandboxes who have it
+    /// are given in turn.
+    #[arg(long = "network-alias", alias = "net-alias", value_name = "NAME")]
+    pub aliases: Vec<Name>,
     /// Know another sandbox by its name.
     #[arg(long = "link", value_name = "NAME[:ALIAS]")]
     pub links: Vec<Link>,
@@ -345,6 +349,9 @@ pub struct ConnectArgs {
     /// MAC address.
     #[arg(long, value_name = "MAC")]
     pub mac: Option<MacAddr>,
+    /// A further name on this network.
+    #[arg(long = "alias", value_name = "NAME")]
+    pub aliases: Vec<Name>,
 }
 
 #[derive(Debug, Args)]

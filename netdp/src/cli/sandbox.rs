@@ -42,6 +42,7 @@ pub fn request(args: SandboxArgs) -> Result<SandboxRequest> {
         publish: args.publish,
         expose: args.expose,
         publish_all: args.publish_all,
+        aliases: args.aliases,
         links: args.links,
         ..SandboxRequest::default()
     })
@@ -65,6 +66,7 @@ pub fn connect(run_dir: &Path, args: ConnectArgs) -> Result<()> {
             ip: args.ip,
             ip6: args.ip6,
             mac: args.mac,
+            aliases: args.aliases,
             ..EndpointRequest::default()
         },
     };

@@ -121,6 +121,9 @@ pub struct Endpoint {
     pub has_published: bool,
     /// Index of its counters in the datapath.
     pub slot: u32,
+    /// Further names that it has on the network.
+    #[serde(default)]
+    pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
 }
@@ -173,6 +176,8 @@ pub struct EndpointRequest {
     pub ip: Option<Ipv4Addr>,
     pub ip6: Option<Ipv6Addr>,
     pub mac: Option<MacAddr>,
+    /// Further names on the network, which others may have too.
+    pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
 }
@@ -311,6 +316,7 @@ impl State {
             published: Vec::new(),
             has_published: false,
             slot,
+            aliases: request.aliases.clone(),
             links,
             allow: request.allow.clone(),
         };

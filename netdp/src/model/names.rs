@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::{Endpoint, Mode, NetworkId, Sandbox, SandboxId, State};
+use super::{Endpoint, Mode, Name, NetworkId, Sandbox, SandboxId, State};
 
 /// Fewest digits of an id that stand for a sandbox: as many as tables show, and
 /// Docker takes.
@@ -100,7 +100,11 @@ impl Zone {
 
     fn add(&mut self, sandbox: &Sandbox, endpoint: &Endpoint) {
         let addresses: Vec<IpAddr> = addresses(endpoint).collect();
-        for name in [sandbox.name.as_str(), &sandbox.hostname] {
+        let aliases = endpoint.aliases.iter().map(Name::as_str);
+        for name in [sandbox.name.as_str(), &sandbox.hostname]
+            .into_iter()
+            .chain(aliases)
+        {
             put(&mut self.names, name, &addresses);
         }
         put(&mut self.ids, &sandbox.id.to_string(), &addresses);

@@ -77,6 +77,8 @@ pub struct SandboxRequest {
     pub publish_all: bool,
     pub expose: Vec<Exposed>,
     pub env: BTreeMap<String, String>,
+    /// Further names on its network, which others may have too.
+    pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub ip: Option<std::net::Ipv4Addr>,
     pub ip6: Option<std::net::Ipv6Addr>,
@@ -256,6 +258,7 @@ impl State {
                 ip: request.ip,
                 ip6: request.ip6,
                 mac: request.mac,
+                aliases: request.aliases.clone(),
                 links: request.links.clone(),
                 allow: request.allow.clone(),
             };
@@ -298,6 +301,7 @@ fn refuse_endpoint_options(request: &SandboxRequest) -> Result<(), Refusal> {
         ("--ip", request.ip.is_some()),
         ("--ip6", request.ip6.is_some()),
         ("--mac", request.mac.is_some()),
+        ("--network-alias", !request.aliases.is_empty()),
         ("--link", !request.links.is_empty()),
         ("--allow", !request.allow.is_empty()),
     ];

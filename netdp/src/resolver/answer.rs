@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hickory_proto::{
-    op::{Edns, Message, Metadata, OpCode, ResponseCode},
+    op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
         rdata::{A, AAAA, PTR},
@@ -26,6 +26,9 @@ const PLAIN: u16 = 512;
 /// Longest answer over UDP that is given and asked for, bytes: what passes
 /// any link unfragmented (RFC 9715).
 const PAYLOAD: u16 = 1232;
+
+/// The version of EDNS that is known (RFC 6891, section 6.1.3).
+const EDNS_VERSION: u8 = 0;
 
 /// By what a question came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +62,11 @@ pub fn answer(view: &View, message: &[u8], transport: Transport) -> Outcome {
     let ([query], Some(_)) = (&request.queries[..], question(message)) else {
         return failure(message, ResponseCode::FormErr);
     };
+    if let Some(edns) = &request.edns
+        && edns.version() > EDNS_VERSION
+    {
+        return bad_version(message, &request, query);
+    }
     let records = match query.query_class {
         DNSClass::IN => find(view, &query.name, query.query_type),
         _ => Found::Unknown,
@@ -80,11 +88,26 @@ pub fn answer(view: &View, message: &[u8], transport: Transport) -> Outcome {
     let mut limit = PLAIN;
     if let Some(edns) = &request.edns {
         limit = edns.max_payload().clamp(PLAIN, PAYLOAD);
-        let mut own = Edns::new();
-        own.set_max_payload(PAYLOAD);
-        response.set_edns(own);
+        response.set_edns(own_edns());
     }
     encode(message, &response, transport, limit)
+}
+
+fn own_edns() -> Edns {
+    let mut edns = Edns::new();
+    edns.set_version(EDNS_VERSION);
+    edns.set_max_payload(PAYLOAD);
+    edns
+}
+
+/// Tells the version that is known here.
+fn bad_version(message: &[u8], request: &Message, query: &Query) -> Outcome {
+    let mut response = Message::response(request.metadata.id, OpCode::Query);
+    response.metadata = Metadata::response_from_request(&request.metadata);
+    response.metadata.response_code = ResponseCode::BADVERS;
+    response.add_query(query.clone());
+    response.set_edns(own_edns());
+    encode(message, &response, Transport::Udp, PLAIN)
 }
 
 fn encode(message: &[u8], response: &Message, transport: Transport, limit: u16) -> Outcome {
@@ -200,6 +223,28 @@ fn text(name: &Name) -> Option<String> {
     labels
         .map(|labels| labels.join("."))
         .filter(|text| !text.is_empty())
+}
+
+/// `reply` as who asked `message` over UDP can take it: cut off, and said to be
+/// so, where it is longer than that.
+pub fn fitting(message: &[u8], reply: Vec<u8>) -> Vec<u8> {
+    if reply.len() <= usize::from(PLAIN) || reply.len() <= usize::from(payload(message)) {
+        return reply;
+    }
+    let Outcome::Answer(mut cut) = failure(message, ResponseCode::NoError) else {
+        return reply;
+    };
+    // What was said of the answer, and TC.
+    cut[2] = reply[2] | 0b0000_0010;
+    cut[3] = reply[3];
+    cut
+}
+
+/// What was said to be the longest answer that can be taken.
+fn payload(message: &[u8]) -> u16 {
+    let request = Message::from_vec(message).ok();
+    let edns = request.and_then(|request| request.edns);
+    edns.map_or(PLAIN, |edns| edns.max_payload())
 }
 
 /// Whether this is a message of the kind that answers.

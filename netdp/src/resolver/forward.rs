@@ -134,3 +134,172 @@ fn is_refusal(answer: &[u8]) -> bool {
 fn code(message: &[u8]) -> u8 {
     message[3] & 0x0f
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::{
+        op::{Message, Query},
+        rr::{Name, RecordType},
+    };
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn asked() -> Vec<u8> {
+        let mut message = Message::query();
+        let name = Name::from_ascii("wWw.Example.net.").unwrap();
+        message.add_query(Query::query(name, RecordType::A));
+        message.to_vec().unwrap()
+    }
+
+    /// The question as an answer with this code.
+    fn reply(asked: &[u8], code: ResponseCode) -> Vec<u8> {
+        let mut reply = asked.to_vec();
+        reply[2] |= 0x80;
+        reply[3] = code.low();
+        reply
+    }
+
+    /// A resolver that answers all that it is asked with what `replies` makes
+    /// of it.
+    async fn upstream(replies: fn(&[u8]) -> Vec<Vec<u8>>) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                for reply in replies(&buffer[..length]) {
+                    socket.send_to(&reply, from).await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    async fn good() -> SocketAddr {
+        upstream(|asked| vec![reply(asked, ResponseCode::NoError)]).await
+    }
+
+    async fn failing() -> SocketAddr {
+        upstream(|asked| vec![reply(asked, ResponseCode::ServFail)]).await
+    }
+
+    /// Where nobody is, which the kernel says at once.
+    async fn nobody() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_first_that_knows_is_believed() {
+        let question = asked();
+        let upstreams = [nobody().await, failing().await, good().await];
+        let answer = ask(&upstreams, &question, Transport::Udp).await;
+        assert_eq!(answer, Some(reply(&question, ResponseCode::NoError)));
+        let unknown = upstream(|asked| vec![reply(asked, ResponseCode::NXDomain)]).await;
+        let answer = ask(&[unknown, good().await], &question, Transport::Udp).await;
+        assert_eq!(answer, Some(reply(&question, ResponseCode::NXDomain)));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_where_nobody_knows_better() {
+        let question = asked();
+        for upstreams in [
+            [failing().await, nobody().await],
+            [nobody().await, failing().await],
+        ] {
+            let answer = ask(&upstreams, &question, Transport::Udp).await;
+            assert_eq!(answer, Some(reply(&question, ResponseCode::ServFail)));
+        }
+        let none = [nobody().await, nobody().await];
+        assert_eq!(ask(&none, &question, Transport::Udp).await, None);
+        assert_eq!(ask(&[], &question, Transport::Udp).await, None);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_silent_is_left_for_the_next() {
+        let question = asked();
+        let silent = upstream(|_| Vec::new()).await;
+        let began = Instant::now();
+        let answer = ask(&[silent, good().await], &question, Transport::Udp).await;
+        assert_eq!(answer, Some(reply(&question, ResponseCode::NoError)));
+        assert!(began.elapsed() >= ONE);
+        assert!(began.elapsed() < ALL);
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_another_question_is_not_believed() {
+        let question = asked();
+        let forger = upstream(|asked| {
+            let good = reply(asked, ResponseCode::NoError);
+            let mut number = good.clone();
+            number[0] ^= 1;
+            let mut name = good.clone();
+            name[13] = b'x';
+            let mut kind = good.clone();
+            let end = kind.len();
+            kind[end - 3] = 28;
+            let cut = good[..14].to_vec();
+            let mut without = good[..12].to_vec();
+            without[5] = 0;
+            // A question, nothing, and, in another case, what is believed.
+            let mut last = good.to_ascii_lowercase();
+            last[..12].copy_from_slice(&good[..12]);
+            vec![
+                number,
+                name,
+                kind,
+                cut,
+                without,
+                asked.to_vec(),
+                Vec::new(),
+                last,
+            ]
+        })
+        .await;
+        let answer = ask(&[forger], &question, Transport::Udp).await.unwrap();
+        assert_eq!(answer[..2], question[..2]);
+        assert_eq!(answer[13], b'w');
+        assert_eq!(answer[14], b'w');
+    }
+
+    #[tokio::test]
+    async fn each_asks_under_a_number_of_its_own() {
+        let question = asked();
+        // The number stands behind the question once more.
+        let telling = upstream(|asked| {
+            let mut told = reply(asked, ResponseCode::NoError);
+            told.extend(&asked[..2]);
+            vec![told]
+        })
+        .await;
+        let mut numbers = std::collections::BTreeSet::new();
+        for _ in 0..8 {
+            let answer = ask(&[telling], &question, Transport::Udp).await.unwrap();
+            assert_eq!(answer[..2], question[..2]);
+            numbers.insert(answer[answer.len() - 2..].to_vec());
+        }
+        assert!(numbers.len() > 1, "{numbers:?}");
+    }
+
+    #[tokio::test]
+    async fn by_tcp_too() {
+        let question = asked();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            // The first time it hangs up, the second it answers another
+            // question, and then the right one.
+            drop(listener.accept().await.unwrap());
+            for other in [true, false] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut answer = reply(&read(&mut stream).await.unwrap(), ResponseCode::NoError);
+                answer[13] ^= u8::from(other);
+                write(&mut stream, &answer).await.unwrap();
+            }
+        });
+        let upstreams = [address; 3];
+        let answer = ask(&upstreams, &question, Transport::Tcp).await;
+        assert_eq!(answer, Some(reply(&question, ResponseCode::NoError)));
+    }
+}

@@ -206,6 +206,7 @@ async fn datagrams(socket: Arc<UdpSocket>, asked: Asked) {
                 let message = message.to_vec();
                 forwarded.spawn(async move {
                     if let Some(answer) = asked.forward(&message, Transport::Udp).await {
+                        let answer = answer::fitting(&message, answer);
                         send(&socket, &answer, from).await;
                     }
                 });

@@ -1,14 +1,14 @@
 //! Questions and answers, without sockets.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{DNSClass, Name, RData, RecordType},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata::TXT},
 };
 use proptest::prelude::*;
 
-use super::answer::{Outcome, Transport, answer, question};
+use super::answer::{Outcome, Transport, answer, fitting, question};
 use crate::model::{
     EndpointRequest, NetworkRequest, State,
     names::{Names, View},
@@ -182,6 +182,41 @@ fn a_link_is_known_to_who_has_it() {
 }
 
 #[test]
+fn an_alias_may_be_anothers_too_and_is_told_in_turn() {
+    let mut state = example();
+    let sockets = Sockets::default();
+    let pool = || vec!["Pool".parse().unwrap()];
+    for name in ["one", "two"] {
+        let mut request = web(name, &[]);
+        request.aliases = pool();
+        state.create_sandbox(&request, &host(&sockets)).unwrap();
+    }
+    let request = EndpointRequest {
+        aliases: pool(),
+        ..EndpointRequest::default()
+    };
+    state.connect("other", "web", &request).unwrap();
+    let web = view(&state, "web");
+    let both = vec![address(&state, "one"), address(&state, "two")];
+    assert_eq!(resolve(&web, "pool."), Some(both.clone()));
+    assert_eq!(resolve(&web, "POOL.netdp0."), Some(both.clone()));
+    // On the other network the name is web's.
+    let far = resolve(&view(&state, "far"), "pool.").unwrap();
+    assert!(far.len() == 1 && !both.contains(&far[0]), "{far:?}");
+    // Each comes first some time: 2^-63 that it doesn't.
+    let first = || {
+        let reply = reply(&web, &asked("pool.", RecordType::A), Transport::Udp).unwrap();
+        reply.answers[0].data.to_string()
+    };
+    let seen: BTreeSet<String> = (0..64).map(|_| first()).collect();
+    assert_eq!(seen.len(), 2);
+    // PTR tells the sandbox's own name.
+    let asked = asked(&Name::from(both[0]).to_ascii(), RecordType::PTR);
+    let back = reply(&web, &asked, Transport::Udp).unwrap();
+    assert_eq!(back.answers[0].data.to_string(), "one.netdp0.");
+}
+
+#[test]
 fn a_known_name_has_no_records_of_other_types() {
     let state = example();
     let web = view(&state, "web");
@@ -259,6 +294,36 @@ fn what_is_too_long_for_udp_is_cut_off_there() {
     extended.set_edns(Edns::new().set_max_payload(4096).clone());
     let cut = reply(&web, &extended, Transport::Udp).unwrap();
     assert!(cut.metadata.truncation && cut.edns.is_some());
+}
+
+#[test]
+fn what_comes_from_outside_is_cut_off_where_it_does_not_fit() {
+    let mut question = asked("example.net.", RecordType::TXT);
+    let mut reply = Message::response(0x1234, OpCode::Query);
+    reply.add_query(question.queries[0].clone());
+    let text = RData::TXT(TXT::new(vec!["x".repeat(200); 3]));
+    let name = question.queries[0].name.clone();
+    reply.add_answer(Record::from_rdata(name, 60, text));
+    let reply = reply.to_vec().unwrap();
+    let told = |question: &Message| fitting(&question.to_vec().unwrap(), reply.clone());
+    let cut = Message::from_vec(&told(&question)).unwrap();
+    assert!(cut.metadata.truncation && cut.answers.is_empty());
+    assert_eq!(cut.queries, question.queries);
+    assert_eq!(cut.metadata.response_code, ResponseCode::NoError);
+    question.set_edns(Edns::new().set_max_payload(4096).clone());
+    assert_eq!(told(&question), reply);
+}
+
+#[test]
+fn a_later_version_of_edns_is_told_which_one_is_known() {
+    let state = example();
+    let mut question = asked("db.", RecordType::A);
+    question.set_edns(Edns::new().set_version(1).clone());
+    let reply = reply(&view(&state, "web"), &question, Transport::Udp).unwrap();
+    // BADVERS shares its number with BADSIG (RFC 6895, section 2.3).
+    assert_eq!(u16::from(reply.metadata.response_code), 16);
+    assert!(reply.answers.is_empty());
+    assert_eq!(reply.edns.unwrap().version(), 0);
 }
 
 #[test]
