@@ -164,6 +164,10 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
     /// The address's words of 32 bits for checksum arithmetic, in the order of
     /// the packet.
     fn words(&self) -> &[u32];
+
+    /// Whether two addresses share a subnet of this prefix length, bits: none
+    /// do for 0, all do for more bits than an address has.
+    fn shares_prefix(self, other: Self, prefix: u8) -> bool;
 }
 
 impl Address for V4Addr {
@@ -190,6 +194,15 @@ impl Address for V4Addr {
     #[inline(always)]
     fn words(&self) -> &[u32] {
         core::slice::from_ref(&self.0)
+    }
+
+    #[inline(always)]
+    fn shares_prefix(self, other: Self, prefix: u8) -> bool {
+        match prefix {
+            0 => false,
+            1..=32 => u32::from_be(self.0 ^ other.0) >> (32 - prefix) == 0,
+            _ => true,
+        }
     }
 }
 
@@ -220,6 +233,20 @@ impl Address for V6Addr {
     #[inline(always)]
     fn words(&self) -> &[u32] {
         &self.0
+    }
+
+    #[inline(always)]
+    fn shares_prefix(self, other: Self, prefix: u8) -> bool {
+        let half = |from: usize| {
+            let differ = |word: usize| u64::from(u32::from_be(self.0[word] ^ other.0[word]));
+            differ(from) << 32 | differ(from + 1)
+        };
+        match prefix {
+            0 => false,
+            1..=64 => half(0) >> (64 - prefix) == 0,
+            65..=128 => half(0) == 0 && half(2) >> (128 - prefix) == 0,
+            _ => true,
+        }
     }
 }
 
@@ -273,5 +300,23 @@ mod tests {
         assert!(v6("febf:ffff::").is_link_local());
         assert!(!v6("fec0::1").is_link_local());
         assert!(!V4Addr::new([169, 254, 0, 1]).is_link_local());
+    }
+
+    #[test]
+    fn subnets_are_shared_up_to_their_last_bit() {
+        let v4 = |text: &str| V4Addr::from(text.parse::<Ipv4Addr>().unwrap());
+        let shares = |other, prefix| v4("192.0.2.129").shares_prefix(v4(other), prefix);
+        assert!(shares("192.0.2.130", 24) && shares("192.0.2.254", 25));
+        assert!(!shares("192.0.2.127", 25) && !shares("192.0.3.129", 24));
+        assert!(shares("192.0.2.129", 32) && !shares("192.0.2.128", 32));
+        assert!(shares("128.0.0.0", 1) && !shares("127.0.0.0", 1));
+        assert!(shares("1.1.1.1", u8::MAX) && !shares("192.0.2.129", 0));
+        let v6 = |text: &str| V6Addr::from(text.parse::<Ipv6Addr>().unwrap());
+        let shares = |other, prefix| v6("2001:db8::1:0:0:1").shares_prefix(v6(other), prefix);
+        assert!(shares("2001:db8::2", 64) && !shares("2001:db8:0:1::1", 64));
+        assert!(shares("2001:db8::1:0:0:1", 128) && !shares("2001:db8::1:0:0:2", 128));
+        assert!(shares("2001:db8::1:1:0:0", 80) && !shares("2001:db8::2:0:0:1", 80));
+        assert!(!shares("2001:db9::1:0:0:1", 96) && shares("2001:db9::", 31));
+        assert!(shares("::2", u8::MAX) && !shares("2001:db8::1:0:0:1", 0));
     }
 }

@@ -81,6 +81,9 @@ reasons! {
     Unpublished = 24, "unpublished";
     /// The endpoint has its share of the flow tables already.
     EndpointLimit = 26, "endpoint-limit";
+    /// The uplink of a masqueraded flow leads nowhere any more: the flow has
+    /// ended, and the packet goes on in a new one.
+    UplinkGone = 28, "uplink-gone";
 }
 
 #[cfg(test)]

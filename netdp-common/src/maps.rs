@@ -86,6 +86,8 @@ pub struct Config {
     /// Entries of the table of what isn't answered yet that one endpoint may
     /// have.
     pub pending_per_endpoint: u32,
+    /// How many uplinks there are.
+    pub uplinks: u32,
 }
 
 impl Default for Config {
@@ -101,6 +103,7 @@ impl Default for Config {
             sweep_interval: 5,
             flows_per_endpoint: DEFAULT_FLOWS / ENDPOINT_SHARE,
             pending_per_endpoint: MAX_PENDING / ENDPOINT_SHARE,
+            uplinks: 0,
         }
     }
 }
@@ -298,13 +301,24 @@ pub struct Local {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Uplink {
     pub mac: Mac,
-    pub pad: u16,
+    /// What of [`Self::addr4`] is the subnet on the link, bits; 0 where
+    /// nothing is known to be on it, [`ALL_ON_LINK`] where everything is.
+    pub prefix4: u8,
+    /// The same of IPv6.
+    pub prefix6: u8,
     /// Address that masqueraded packets get, or 0 for none.
     pub addr4: V4Addr,
-    pub pad2: u32,
-    /// The same of IPv6: a global or unique local one.
+    /// Where its own default route leads, or 0 if it has none. It need not be
+    /// the one that the host prefers.
+    pub gateway4: V4Addr,
+    /// As `addr4`: a global or unique local one.
     pub addr6: V6Addr,
+    pub gateway6: V6Addr,
 }
+
+/// [`Uplink::prefix4`] and [`Uplink::prefix6`] of a link that leads on without
+/// a gateway.
+pub const ALL_ON_LINK: u8 = u8::MAX;
 
 /// Key of `flows4` and `pending4`.
 ///
@@ -370,7 +384,8 @@ pub struct Flow<A> {
     /// Second of `CLOCK_MONOTONIC` in which the last packet came; written at
     /// most once a second.
     pub last_seen: u32,
-    /// Interface that the first packet came in by (published), or 0.
+    /// Published: the interface that the first packet came in by. Masqueraded:
+    /// the uplink that it left by. 0 where the route alone says.
     pub ifindex: u32,
     /// [`FlowKey::tag`] of its key: an LRU table may give the place of a value
     /// that is being read to another.
@@ -550,7 +565,7 @@ macro_rules! assert_layout {
 }
 
 assert_layout! {
-    Config: 32 = 4 * 4, 2 * 2, 4, 4 * 2;
+    Config: 36 = 4 * 4, 2 * 2, 4, 4 * 3;
     Endpoint: 72 = 8, 8, 8, 8, 32, 8;
     Delivery: 20 = 8, 12;
     Owner: 28 = 20, 8;
@@ -563,7 +578,7 @@ assert_layout! {
     LinkKey<V4Addr>: 16 = 8, 4, 4;
     LinkKey<V6Addr>: 40 = 32, 4, 4;
     Local: 8 = 4, 4;
-    Uplink: 32 = 8, 4, 4, 16;
+    Uplink: 48 = 8, 4, 4, 16, 16;
     FlowKey<V4Addr>: 16 = 4, 4, 4, 4;
     FlowKey<V6Addr>: 40 = 16, 16, 4, 4;
     Flow<V4Addr>: 56 = 8, 4, 4, 20, 8, 4, 8;

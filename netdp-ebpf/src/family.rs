@@ -66,6 +66,10 @@ pub trait Family: Quoting {
     fn address(endpoint: &Endpoint) -> Self::Addr;
     fn gateway(endpoint: &Endpoint) -> Self::Addr;
     fn external(uplink: &Uplink) -> Self::Addr;
+    /// Where an uplink's own default route leads, or unspecified.
+    fn gateway_of(uplink: &Uplink) -> Self::Addr;
+    /// Whether an address is on the link, by the subnet of the uplink's own.
+    fn is_on_link(uplink: &Uplink, addr: Self::Addr) -> bool;
 
     /// A number that spreads addresses over `paths`.
     fn spread(addr: Self::Addr) -> u32;
@@ -179,6 +183,14 @@ impl Family for V4 {
     #[inline(always)]
     fn external(uplink: &Uplink) -> V4Addr {
         uplink.addr4
+    }
+    #[inline(always)]
+    fn gateway_of(uplink: &Uplink) -> V4Addr {
+        uplink.gateway4
+    }
+    #[inline(always)]
+    fn is_on_link(uplink: &Uplink, addr: V4Addr) -> bool {
+        addr.shares_prefix(uplink.addr4, uplink.prefix4)
     }
 
     #[inline(always)]
@@ -322,6 +334,14 @@ impl Family for V6 {
     fn external(uplink: &Uplink) -> V6Addr {
         uplink.addr6
     }
+    #[inline(always)]
+    fn gateway_of(uplink: &Uplink) -> V6Addr {
+        uplink.gateway6
+    }
+    #[inline(always)]
+    fn is_on_link(uplink: &Uplink, addr: V6Addr) -> bool {
+        addr.shares_prefix(uplink.addr6, uplink.prefix6)
+    }
 
     #[inline(always)]
     fn spread(addr: V6Addr) -> u32 {
@@ -424,10 +444,14 @@ impl Family for V6 {
 #[repr(C, align(8))]
 struct Aligned<T>(T);
 
-/// Asks the FIB for the way to a packet's destination, as if it came in by the
-/// hook's interface.
+/// Asks the FIB for the way to a packet's destination, as if it came in by this
+/// interface.
 #[inline(always)]
-pub fn route<F: Family>(skb: &Skb, tuple: &Tuple<F::Addr>) -> Result<Route<F::Addr>, Unroutable> {
+pub fn route<F: Family>(
+    skb: &Skb,
+    ifindex: u32,
+    tuple: &Tuple<F::Addr>,
+) -> Result<Route<F::Addr>, Unroutable> {
     // `BPF_FIB_LKUP_RET_*` of `include/uapi/linux/bpf.h`.
     const SUCCESS: i64 = 0;
     const NO_NEIGH: i64 = 7;
@@ -439,7 +463,7 @@ pub fn route<F: Family>(skb: &Skb, tuple: &Tuple<F::Addr>) -> Result<Route<F::Ad
     // SAFETY: all bytes zero is a valid value of this struct of integers.
     let mut params: Aligned<FibParams> = unsafe { core::mem::zeroed() };
     F::ask(&mut params.0, tuple);
-    params.0.ifindex = skb.ifindex();
+    params.0.ifindex = ifindex;
     // SAFETY: the struct lives on this stack and has the size given.
     let ret = unsafe {
         bpf_fib_lookup(

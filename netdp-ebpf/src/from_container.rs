@@ -117,7 +117,7 @@ fn by_source<F: Family>(
     if work.way.by == By::Stack || work.packet.ttl <= 1 || !skb.segments_fit(work.way.ifindex) {
         return Ok(Verdict::Pass);
     }
-    if !outside::<F>(work, endpoint).result()? {
+    if !outside::<F>(work, endpoint).result()? || !path::follow::<F>(skb, work)? {
         masquerade::open::<F>(skb, work, endpoint)?;
     }
     exit::<F>(skb, work)

@@ -60,6 +60,8 @@ pub fn sent<F: Family>(
             work.decision.exit = Exit::Stack;
             return Ok(());
         }
+        // An error ends no flow.
+        path::follow::<F>(skb, work)?;
     }
     rewrite::<F>(skb, work)
 }
@@ -237,6 +239,7 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
         decision.enter(&flow.to);
     } else {
         decision.exit = Exit::Uplink;
+        decision.uplink = flow.ifindex;
     }
     true
 }
@@ -256,6 +259,7 @@ fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
         return false;
     }
     leave::<F>(work, flow.external, flow.port);
+    work.decision.uplink = flow.ifindex;
     true
 }
 

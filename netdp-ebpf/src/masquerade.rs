@@ -112,8 +112,37 @@ fn seen<F: Family>(
     unsafe {
         decision.to.saddr = (*entry).external;
         decision.to.sport = (*entry).port;
+        decision.uplink = (*entry).ifindex;
     }
+    decision.bound = true;
     decision.exit = Exit::Uplink;
+}
+
+/// Forgets the flow that a packet was found to belong to.
+#[inline(never)]
+pub fn end<F: Family>(work: &mut Work<F::Addr>) {
+    let Work {
+        packet, decision, ..
+    } = work;
+    let from = &packet.tuple;
+    let mut key = FlowKey::masquerade(from.daddr, from.dport, decision.to.sport, packet.proto);
+    forget::<F>(&key);
+    if decision.to.sport != from.sport {
+        key.local = from.saddr;
+        key.local_port = from.sport;
+        forget::<F>(&key);
+    }
+    decision.to = *from;
+}
+
+#[inline(always)]
+fn forget<F: Family>(key: &FlowKey<F::Addr>) {
+    if let Some(entry) = flows::find::<F>(key) {
+        // SAFETY: a map value stays readable while the program runs.
+        share::removed(unsafe { &*entry });
+        let _ = F::flows().remove(key);
+    }
+    let _ = F::pending().remove(key);
 }
 
 /// The first packet of a flow: chooses the port that the outside will see.
@@ -160,6 +189,7 @@ pub fn open<F: Family>(
     if !share::has_room(to.slot) {
         return Err(DropReason::EndpointLimit);
     }
+    begin::<F>(way.ifindex)?;
     let kinds = (flow_kind::MASQUERADE, flow_kind::MASQUERADE_OUT);
     decision.to.sport = allocate::<F>(skb, packet, external, &to, kinds)?;
     decision.to.saddr = external;
@@ -179,9 +209,19 @@ struct Search<'a, A> {
     port: Be16,
 }
 
+/// Begins an entry in the making by the uplink of its flow, or 0: what is
+/// handed on from function to function takes room on the stack.
+#[inline(always)]
+pub fn begin<F: Family>(uplink: u32) -> Result<(), DropReason> {
+    flows::scratch::<F>()
+        .ok_or(DropReason::HelperFailed)?
+        .ifindex = uplink;
+    Ok(())
+}
+
 /// Takes a port of `external` for a new flow and makes its pending entries of
 /// these kinds: what the outside sees, and the sender's side if the port is
-/// another than its own.
+/// another than its own. Its uplink is that of [`begin`].
 ///
 /// # Errors
 /// [`DropReason::PortExhausted`] where none of the ports tried is free.
@@ -203,7 +243,6 @@ pub fn allocate<F: Family>(
     flow.port = from.sport;
     flow.kind = kinds.0;
     flow.to = *to;
-    flow.ifindex = 0;
     flows::begin::<F>(flow, packet, Direction::Original);
     let mut search = Search {
         skb,

@@ -5,29 +5,33 @@
 //! reads. The packet that asked goes by the kernel's neighbour table, which
 //! keeps neighbour discovery alive for a next hop that only BPF sends to.
 
-use netdp_common::{drop::DropReason, maps::Path};
+use netdp_common::{drop::DropReason, maps::Path, packet::Tuple};
 
 use crate::{
-    family::{Family, Unroutable, redirect_neigh, route},
+    count,
+    family::{Family, Unroutable, is_any, redirect_neigh, route},
+    flows,
     maps::{MAX_PATHS, UPLINKS},
+    masquerade,
     skb::{MARK_OURS, Skb},
     verdict::Verdict,
     work::{By, Way, Work},
 };
+
+/// Bit of [`Path::second`]: only the interface of the way is known. No uptime
+/// has it.
+const INTERFACE_ONLY: u32 = 1 << 31;
 
 /// Looks for the way kept for a destination, if it is of this second and takes
 /// a packet of this length. A destination that has one is neither a container
 /// nor the host itself.
 #[inline(always)]
 pub fn kept<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
-    let daddr = work.packet.tuple.daddr;
     let way = &mut work.way;
-    let Some(slot) = F::paths().get_ptr(F::spread(daddr) & (MAX_PATHS as u32 - 1)) else {
+    let Some(path) = found::<F>(work.packet.tuple.daddr, work.now) else {
         return false;
     };
-    // SAFETY: this CPU's own value, see `keep`.
-    let path = unsafe { &*slot };
-    if path.daddr != daddr || path.second != work.now || !skb.fits(path.mtu) {
+    if path.second != work.now || !skb.fits(path.mtu) {
         return false;
     }
     way.ifindex = path.ifindex;
@@ -37,9 +41,23 @@ pub fn kept<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
     true
 }
 
+/// The way kept for an address, if it is of this second.
+#[inline(always)]
+fn found<F: Family>(addr: F::Addr, now: u32) -> Option<&'static Path<F::Addr>> {
+    let slot = slot::<F>(addr)?;
+    // SAFETY: this CPU's own value, see `keep`.
+    let path = unsafe { &*slot };
+    (path.daddr == addr && path.second & !INTERFACE_ONLY == now).then_some(path)
+}
+
+#[inline(always)]
+fn slot<F: Family>(addr: F::Addr) -> Option<*mut Path<F::Addr>> {
+    F::paths().get_ptr_mut(F::spread(addr) & (MAX_PATHS as u32 - 1))
+}
+
 #[inline(always)]
 fn keep<F: Family>(path: Path<F::Addr>) {
-    if let Some(slot) = F::paths().get_ptr_mut(F::spread(path.daddr) & (MAX_PATHS as u32 - 1)) {
+    if let Some(slot) = slot::<F>(path.daddr) {
         // SAFETY: this CPU's own value; tcx programs run with softirqs
         // disabled and don't interrupt each other.
         unsafe { slot.write(path) };
@@ -56,7 +74,7 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
         packet, way, now, ..
     } = work;
     let tuple = &packet.tuple;
-    let route = match route::<F>(skb, tuple) {
+    let route = match route::<F>(skb, skb.ifindex(), tuple) {
         Ok(route) => route,
         // The stack says so to the sender. What may be fragmented would leave
         // the stack untranslated.
@@ -81,6 +99,75 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
     way.by = By::Neighbour;
     way.nexthop = route.nexthop;
     Ok(())
+}
+
+/// Whether an answer to a packet from outside would leave by another interface
+/// than the packet came in by. `answer` is from the container, whose host end
+/// is `ifindex`.
+#[inline(never)]
+pub fn turns<F: Family>(skb: &Skb, answer: &Tuple<F::Addr>, ifindex: u32) -> bool {
+    let now = flows::now();
+    if let Some(path) = found::<F>(answer.daddr, now) {
+        return path.ifindex != skb.ifindex();
+    }
+    let Ok(route) = route::<F>(skb, ifindex, answer) else {
+        return false;
+    };
+    if let Some(slot) = slot::<F>(answer.daddr) {
+        // SAFETY: as in `keep`.
+        let path = unsafe { &mut *slot };
+        path.daddr = answer.daddr;
+        // What leaves that way asks for itself, and keeps the neighbour alive.
+        path.second = now | INTERFACE_ONLY;
+        path.ifindex = route.ifindex;
+    }
+    route.ifindex != skb.ifindex()
+}
+
+/// Makes the way that of the packet's flow, where the route names another
+/// uplink: answers leave by the uplink that the request came in by, and a
+/// conversation of the container by the one whose address it has outside.
+///
+/// False where the flow has ended with its uplink.
+#[inline(always)]
+pub fn follow<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, DropReason> {
+    let uplink = work.decision.uplink;
+    if uplink == 0 || uplink == work.way.ifindex || turn::<F>(skb, work)? {
+        return Ok(true);
+    }
+    count::dropped(DropReason::UplinkGone);
+    masquerade::end::<F>(work);
+    Ok(false)
+}
+
+/// False where the uplink leads nowhere and the flow ends with it.
+#[inline(never)]
+fn turn<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, DropReason> {
+    let Work {
+        packet,
+        decision,
+        way,
+        ..
+    } = work;
+    let Some(uplink) = UPLINKS.get_ptr(decision.uplink) else {
+        return Ok(!decision.bound);
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let uplink = unsafe { &*uplink };
+    if F::is_on_link(uplink, packet.tuple.daddr) {
+        way.nexthop = packet.tuple.daddr;
+    } else if !is_any(F::gateway_of(uplink)) {
+        way.nexthop = F::gateway_of(uplink);
+    } else {
+        return Ok(!decision.bound);
+    }
+    // The stack would answer for the route's link.
+    if !skb.is_taken_by(decision.uplink) {
+        return Err(DropReason::TooBig);
+    }
+    way.by = By::Neighbour;
+    way.ifindex = decision.uplink;
+    Ok(true)
 }
 
 /// Sends a translated packet out.

@@ -17,7 +17,7 @@ use crate::{
     family::Family,
     flows,
     found::Found,
-    share,
+    path, share,
     skb::Skb,
     work::{Decision, Exit},
 };
@@ -70,7 +70,16 @@ pub fn inbound<F: Family>(
     to.daddr = published.addr;
     to.dport = published.port;
     // The tables alone give the way back to who used this very address.
-    let stateless = published.back_addr == from.daddr;
+    let mut stateless = published.back_addr == from.daddr;
+    let by_uplink = has_several_uplinks() && opens(packet);
+    if stateless && by_uplink {
+        // And came in by the interface that the route names.
+        to.saddr = published.addr;
+        to.daddr = from.saddr;
+        stateless = !path::turns::<F>(skb, to, published.to.ifindex);
+        to.saddr = from.saddr;
+        to.daddr = published.addr;
+    }
     // From outside, it counts in the share of the container behind the port.
     // The stack would have this misaligned.
     let client = &mut decision.container;
@@ -81,11 +90,41 @@ pub fn inbound<F: Family>(
         if !stateless || packet.transport.has_flags(OPENING_OR_CLOSING) {
             remember::<F>(skb, packet, to, client, stateless)?;
         }
-    } else if !stateless {
+    } else if !stateless || by_uplink {
         remember::<F>(skb, packet, to, client, stateless)?;
     }
     decision.enter(&published.to);
     Ok(())
+}
+
+/// Whether packets may come in by another uplink than the route names.
+#[inline(always)]
+fn has_several_uplinks() -> bool {
+    flows::config().is_some_and(|config| config.uplinks > 1)
+}
+
+/// Whether the interface that a packet came in by decides about the answers'.
+#[inline(always)]
+fn opens<A>(packet: &Packet<A>) -> bool {
+    packet.proto == proto::UDP || packet.transport.is_syn()
+}
+
+/// Notes by which interface an entry's client comes; none where the route
+/// names it.
+#[inline(always)]
+fn note_interface<A>(skb: &Skb, packet: &Packet<A>, entry: flows::Entry<A>, stateless: bool) {
+    if !has_several_uplinks() || !opens(packet) {
+        return;
+    }
+    let now = if stateless { 0 } else { skb.ifindex() };
+    // SAFETY: a map value stays valid while the program runs; the field is
+    // aligned, read and written whole.
+    unsafe {
+        let ifindex = &raw mut (*entry).ifindex;
+        if ifindex.read_volatile() != now {
+            ifindex.write_volatile(now);
+        }
+    }
 }
 
 /// Keeps the flow's entry up to date, or makes one where the way back needs it:
@@ -132,6 +171,7 @@ fn note<F: Family>(
     let key = to.received(packet.proto);
     if let Some(entry) = flows::find::<F>(&key) {
         if asked_the_same::<F>(entry, from) {
+            note_interface(skb, packet, entry, stateless);
             flows::touch::<F>(entry, packet, Direction::Original);
             return Ok(());
         }
@@ -145,16 +185,20 @@ fn note<F: Family>(
         }
         let _ = F::flows().remove(&key);
     }
-    if stateless {
+    if stateless && !has_several_uplinks() {
         return Ok(());
     }
     if let Some(entry) = flows::find_pending::<F>(&key)
         && asked_the_same::<F>(entry, from)
     {
+        note_interface(skb, packet, entry, stateless);
         if packet.proto == proto::UDP && flows::state(entry) == ANSWERED {
             return flows::promote::<F>(&key, entry, packet, Direction::Original);
         }
         flows::touch::<F>(entry, packet, Direction::Original);
+        return Ok(());
+    }
+    if stateless {
         return Ok(());
     }
     if packet.transport.is_syn() || packet.transport == Transport::Udp {
@@ -288,7 +332,7 @@ pub fn reply<F: Family>(
 /// Whether `back` alone gives the way that this answer takes.
 #[inline(always)]
 fn is_stateless<F: Family>(key: &FlowKey<F::Addr>, decision: &Decision<F::Addr>) -> bool {
-    if decision.exit != Exit::Uplink {
+    if decision.exit != Exit::Uplink || decision.uplink != 0 {
         return false;
     }
     match F::backs().get_ptr(PortKey::new(key.local, key.local_port, key.proto)) {
@@ -403,5 +447,6 @@ fn answer<F: Family>(
         decision.enter(&flow.to);
     } else {
         decision.exit = Exit::Uplink;
+        decision.uplink = flow.ifindex;
     }
 }

@@ -79,9 +79,14 @@ impl Skb {
     #[inline(always)]
     pub fn segments_fit(&self, ifindex: u32) -> bool {
         // SAFETY: as above.
-        if unsafe { (*self.skb).gso_size } == 0 {
-            return true;
-        }
+        let whole = unsafe { (*self.skb).gso_size == 0 };
+        whole || self.is_taken_by(ifindex)
+    }
+
+    /// Whether a link takes the packet, or the segments that it will be cut
+    /// into.
+    #[inline(always)]
+    pub fn is_taken_by(&self, ifindex: u32) -> bool {
         let mut mtu = 0u32;
         // SAFETY: the number lives on this stack.
         let ret = unsafe {

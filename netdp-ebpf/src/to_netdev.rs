@@ -89,6 +89,7 @@ fn yield_tuple<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> Result<Verdict
         // SAFETY: only ever set, by any CPU.
         unsafe { seen.write_volatile(1) };
     }
+    masquerade::begin::<F>(0)?;
     let port = masquerade::allocate::<F>(skb, packet, from.saddr, &Delivery::default(), kinds)?;
     translate::<F>(
         skb,

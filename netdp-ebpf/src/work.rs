@@ -39,6 +39,11 @@ pub struct Decision<A> {
     pub exit: Exit,
     /// The container, where that is the exit.
     pub container: Delivery,
+    /// The uplink of the packet's flow, where that is the exit; 0 where the
+    /// route alone says.
+    pub uplink: u32,
+    /// Whether the flow ends once that uplink leads nowhere.
+    pub bound: bool,
 }
 
 impl<A> Decision<A> {
@@ -122,6 +127,8 @@ pub fn begin<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropRea
     work.now = flows::now();
     work.decision.to = work.packet.tuple;
     work.decision.exit = Exit::Stack;
+    work.decision.uplink = 0;
+    work.decision.bound = false;
     work.way.by = By::Stack;
     work.way.ifindex = 0;
     Ok(work)

@@ -4,16 +4,16 @@ mod program_world;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use netdp::bpf::{Entry, Key, clock};
+use netdp::bpf::{Entry, Key, TestPacket, clock};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
     icmp::Refusal,
-    maps::{LinkKey, endpoint_flags},
+    maps::{LinkKey, Uplink, endpoint_flags},
 };
 use program_world::{
     CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
-    REMOTE, WEB, World, arriving,
+    REMOTE, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
     frame::{Frame, SYN},
     world,
 };
@@ -230,5 +230,57 @@ fn also_where_links_open_ports() {
             world.put(Key::Link4(key), Entry::Link(1));
         }
         equal_over(world, 0x6c69_6e6b);
+    });
+}
+
+#[test]
+fn also_where_a_flow_has_another_uplink_than_the_route() {
+    world(|world| {
+        let other = nix::net::if_::if_nametoindex("wire1").unwrap();
+        let uplink = |gateway4| Uplink {
+            prefix4: 24,
+            addr4: Ipv4Addr::new(203, 0, 113, 1).into(),
+            gateway4,
+            ..Uplink::default()
+        };
+        let leads = uplink(Ipv4Addr::new(203, 0, 113, 254).into());
+        let leads_nowhere = uplink(V4Addr::default());
+        world.put(Key::Uplink(other), Entry::Uplink(leads));
+        let (client, near) = (
+            SocketAddrV4::new(REMOTE, 40_000),
+            SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 7), 40_000),
+        );
+        for peer in [client, near] {
+            let asked = Frame::udp(peer, SocketAddrV4::new(HOST, 5353));
+            let bytes = asked.between([2; 6], SECOND_MAC).bytes();
+            let packet = TestPacket::received(&bytes, other);
+            let run = world.datapath.test_run("from_netdev", &packet).unwrap();
+            assert_eq!(run.action, REDIRECT);
+        }
+        let web = world.web;
+        let say = |world: &mut World, peer, uplink| {
+            world.put(Key::Uplink(other), Entry::Uplink(uplink));
+            let from = SocketAddrV4::new(WEB, 53);
+            let question = Question {
+                protocol: Protocol::Udp,
+                source: SocketAddr::V4(from),
+                destination: SocketAddr::V4(peer),
+            };
+            let told = told(world, &question);
+            // Twice: by the first one's MAC addresses only from then on.
+            let frame = Frame::udp(from, peer);
+            done(world, &frame, Some(web));
+            let (_, seen) = done(world, &frame, Some(web));
+            assert_eq!(told.source, SocketAddr::V4(seen.from));
+            let by_first = seen.destination == ROUTER_MAC;
+            assert_eq!(told.outcome == Outcome::Uplink(world.uplink), by_first);
+            told.outcome
+        };
+        assert_eq!(say(world, client, leads), Outcome::Uplink(other));
+        assert_eq!(say(world, near, leads_nowhere), Outcome::Uplink(other));
+        assert_eq!(
+            say(world, client, leads_nowhere),
+            Outcome::Uplink(world.uplink)
+        );
     });
 }

@@ -1,7 +1,7 @@
 //! The loaded datapath: opening, adopting and letting go of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
     thread,
@@ -112,6 +112,8 @@ pub struct Datapath {
     pub(super) layout: Layout,
     mechanism: Mechanism,
     attached: BTreeMap<u32, Role>,
+    pub(super) config: Config,
+    pub(super) uplinks: BTreeSet<u32>,
 }
 
 impl fmt::Debug for Datapath {
@@ -172,14 +174,15 @@ impl Datapath {
         mechanism: Mechanism,
         options: &Options,
     ) -> Result<Self, BpfError> {
-        let mut maps = Maps::take(&mut ebpf)?;
-        maps.set_config(&options.config)?;
+        let maps = Maps::take(&mut ebpf)?;
         let mut datapath = Self {
             ebpf,
             maps,
             layout,
             mechanism,
             attached: BTreeMap::new(),
+            config: options.config,
+            uplinks: BTreeSet::new(),
         };
         datapath.derive()?;
         tracing::debug!("programs are attached by {mechanism}");

@@ -201,6 +201,11 @@ impl Datapath {
     /// [`BpfError::Full`]; a kind of value that isn't its key's is a mistake of
     /// the caller and panics.
     pub fn put(&mut self, key: &Key, entry: &Entry) -> Result<(), BpfError> {
+        if let Key::Uplink(ifindex) = key
+            && self.uplinks.insert(*ifindex)
+        {
+            self.count_uplinks()?;
+        }
         let maps = &mut self.maps;
         maps.own.add(key)?;
         match (key, entry) {
@@ -252,12 +257,30 @@ impl Datapath {
     /// flows that the outside knows by it.
     pub fn remove(&mut self, key: &Key) -> Result<(), BpfError> {
         self.delete(key)?;
+        if let Key::Uplink(ifindex) = key {
+            self.uplinks.remove(ifindex);
+            self.count_uplinks()?;
+        }
         self.maps.own.remove(key)
+    }
+
+    fn count_uplinks(&mut self) -> Result<(), BpfError> {
+        let uplinks = self.uplinks.len() as u32;
+        self.config.uplinks = uplinks;
+        self.maps.set_config(&self.config)
     }
 
     /// Brings what is derived from the tables in line with them.
     pub(super) fn derive(&mut self) -> Result<(), BpfError> {
         let tables = self.tables()?;
+        self.uplinks = tables
+            .keys()
+            .filter_map(|key| match key {
+                Key::Uplink(ifindex) => Some(*ifindex),
+                _ => None,
+            })
+            .collect();
+        self.count_uplinks()?;
         self.maps.own.fill(&tables)
     }
 

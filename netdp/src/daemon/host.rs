@@ -10,8 +10,8 @@ use crate::{
     model::{HostPorts, HostView, PortTaken, Proto},
     netlink::{self, AddressState, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
     plan::{
-        Clock, Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Role, Route,
-        Uplink,
+        Clock, Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Reach, Role,
+        Route, Uplink,
     },
 };
 
@@ -101,17 +101,51 @@ impl Host {
                 !is_link_local(address) && !address.is_loopback()
             })
             .collect();
+        let defaults = [
+            self.default_route_by(link, IpAddr::is_ipv4),
+            self.default_route_by(link, IpAddr::is_ipv6),
+        ];
         // Stable, so that of IPv4 the kernel's order stays.
-        addresses.sort_by_key(|address| (address.state, is_unique_local(address.net.addr())));
+        addresses.sort_by_key(|address| {
+            let preferred = Some(address.net.addr());
+            let of_route =
+                |route: &Option<&netlink::Route>| route.is_some_and(|route| route.src == preferred);
+            (
+                !defaults.iter().any(of_route),
+                address.state,
+                is_unique_local(address.net.addr()),
+            )
+        });
+        let reach = |route: Option<&netlink::Route>, of: fn(&IpAddr) -> bool| {
+            let main = addresses.iter().find(|address| of(&address.net.addr()));
+            Reach {
+                subnet: match route {
+                    // Everything is on a link that leads on without a gateway.
+                    Some(route) if route.gateway.is_none() => Some(route.dst),
+                    _ => main.map(|address| address.net.trunc()),
+                },
+                gateway: route.and_then(|route| route.gateway),
+            }
+        };
         Uplink {
             ifname: link.name.clone(),
             ifindex: link.index,
             mac: link.mac,
-            addresses: addresses
-                .into_iter()
-                .map(|address| address.net.addr())
-                .collect(),
+            reach4: reach(defaults[0], IpAddr::is_ipv4),
+            reach6: reach(defaults[1], IpAddr::is_ipv6),
+            addresses: addresses.iter().map(|address| address.net.addr()).collect(),
         }
+    }
+
+    /// The default route of one family by an interface: of the main table if
+    /// it is there, with the lowest metric. One in another table shows as well
+    /// where the interface leads on to.
+    fn default_route_by(&self, link: &Link, of: fn(&IpAddr) -> bool) -> Option<&netlink::Route> {
+        self.routes
+            .iter()
+            .filter(|route| route.oif == Some(link.index) && of(&route.dst.addr()))
+            .filter(|route| route.dst.prefix_len() == 0 && route.kind == RouteType::Unicast)
+            .min_by_key(|route| (route.table != TABLE_MAIN, route.priority))
     }
 
     fn addresses_of(&self, link: &Link) -> impl Iterator<Item = IpNet> {

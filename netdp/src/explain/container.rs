@@ -214,13 +214,24 @@ fn outside(
         None => told.say("route", "by the uplink, on the link"),
     }
     told.outcome = Outcome::Uplink(way.ifindex);
-    if endpoint.flags & endpoint_flags::PUBLISHED != 0
-        && published(snapshot, question, endpoint, told)
-    {
-        return;
+    if endpoint.flags & endpoint_flags::PUBLISHED != 0 {
+        match published(snapshot, question, endpoint, told) {
+            Reply::None => {}
+            Reply::Known(flow) => return follow(snapshot, question, &flow, told),
+            Reply::Done => return,
+        }
     }
-    if known(snapshot, question, told) {
-        return;
+    if let Some(flow) = known(snapshot, question, told) {
+        let ends = flow.uplink != 0
+            && flow.uplink != way.ifindex
+            && snapshot
+                .beyond(flow.uplink, question.destination.ip())
+                .is_none();
+        if !ends {
+            return follow(snapshot, question, &flow, told);
+        }
+        told.say("flow", "its uplink leads nowhere any more, and it ends");
+        told.source = question.source;
     }
     if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
         told.drop(
@@ -261,13 +272,36 @@ fn outside(
     }
 }
 
+/// By the uplink of the flow, where the route names another.
+fn follow(snapshot: &Snapshot<'_>, question: &Question, flow: &KnownFlow, told: &mut Explanation) {
+    let by_route = snapshot.way.map_or(0, |way| way.ifindex);
+    if flow.uplink == 0 || flow.uplink == by_route || told.outcome != Outcome::Uplink(by_route) {
+        return;
+    }
+    if let Some(next) = snapshot.beyond(flow.uplink, question.destination.ip()) {
+        told.say(
+            "route",
+            format!("by the uplink of the flow instead, through {next}"),
+        );
+        told.outcome = Outcome::Uplink(flow.uplink);
+    }
+}
+
+/// What answers a client of a published port.
+enum Reply {
+    None,
+    Known(KnownFlow),
+    /// The way back that needs no flow, or a drop.
+    Done,
+}
+
 /// An answer of a published port.
 fn published(
     snapshot: &Snapshot<'_>,
     question: &Question,
     endpoint: &Endpoint,
     told: &mut Explanation,
-) -> bool {
+) -> Reply {
     let flow = snapshot
         .full_flow(question.destination, question.source, question.protocol)
         .filter(is_published);
@@ -275,39 +309,46 @@ fn published(
         Some(flow) if !flow.pending || question.protocol == Protocol::Udp => {
             if is_current(snapshot, question, endpoint, &flow) {
                 reply(&flow, told);
-                return true;
+                return Reply::Known(flow);
             }
             if question.protocol == Protocol::Tcp || flow.ifindex != 0 {
                 told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
-                return true;
+                return Reply::Done;
             }
         }
         _ => {}
     }
     // A connection that the container opens is its own; of UDP nobody can tell.
     if question.protocol == Protocol::Tcp {
-        return false;
+        return Reply::None;
     }
     let back = match snapshot.back(question.source, question.protocol) {
         Some(WayBack::By(back)) => back,
         Some(WayBack::Closed) => {
-            if !known(snapshot, question, told) {
-                told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
-            }
-            return true;
+            return match known(snapshot, question, told) {
+                Some(flow) => Reply::Known(flow),
+                None => {
+                    told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
+                    Reply::Done
+                }
+            };
         }
-        None => return false,
+        None => return Reply::None,
     };
     told.say(
         "mapping",
         format!("an answer of the port published as {back}"),
     );
     told.source = back;
-    true
+    Reply::Done
 }
 
 /// A flow that the container has begun.
-fn known(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) -> bool {
+fn known(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    told: &mut Explanation,
+) -> Option<KnownFlow> {
     let own = snapshot
         .outside_flow(
             question.destination,
@@ -318,10 +359,8 @@ fn known(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) -
     let changed = snapshot
         .full_flow(question.destination, question.source, question.protocol)
         .filter(|flow| flow.kind == flow_kind::MASQUERADE_OUT);
-    let Some(flow) = own.or(changed) else {
-        return false;
-    };
+    let flow = own.or(changed)?;
     told.source = SocketAddr::new(flow.external, flow.inner.port());
     told.say("flow", format!("masqueraded as {}", told.source));
-    true
+    Some(flow)
 }

@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
     flow::is_past,
-    maps::{Endpoint, FlowKey, LinkKey, Owner, PortKey, Published},
+    maps::{ALL_ON_LINK, Endpoint, FlowKey, LinkKey, Owner, PortKey, Published},
 };
+
+use ipnet::IpNet;
 
 use super::Protocol;
 use crate::bpf::{Entry, FlowSeen, Key, Tables};
@@ -42,6 +44,8 @@ pub struct KnownFlow {
     pub external: IpAddr,
     /// Host end of the container to hand packets to, or 0.
     pub ifindex: u32,
+    /// The uplink of the flow, or 0.
+    pub uplink: u32,
     pub pending: bool,
     /// [`netdp_common::maps::Flow::generation`].
     pub generation: u32,
@@ -164,6 +168,25 @@ impl Snapshot<'_> {
         }
     }
 
+    /// Where a packet to this destination goes first that leaves by an uplink
+    /// that need not be the one of the route: none where it leads nowhere.
+    pub fn beyond(&self, ifindex: u32, destination: IpAddr) -> Option<IpAddr> {
+        let Entry::Uplink(uplink) = self.tables.get(&Key::Uplink(ifindex))? else {
+            return None;
+        };
+        let (prefix, own, gateway): (u8, IpAddr, IpAddr) = match destination {
+            IpAddr::V4(_) => (uplink.prefix4, uplink.addr4.into(), uplink.gateway4.into()),
+            IpAddr::V6(_) => (uplink.prefix6, uplink.addr6.into(), uplink.gateway6.into()),
+        };
+        let subnet = IpNet::new(own, prefix).ok();
+        let on_link = prefix == ALL_ON_LINK
+            || prefix != 0 && subnet.is_some_and(|subnet| subnet.contains(&destination));
+        if on_link {
+            return Some(destination);
+        }
+        (!gateway.is_unspecified()).then_some(gateway)
+    }
+
     /// A flow by the key of a container's packets.
     pub fn full_flow(
         &self,
@@ -225,6 +248,7 @@ fn flow<A: Address + Into<IpAddr>>(flows: &[FlowSeen<A>], key: &FlowKey<A>) -> O
         inner: socket(seen.flow.addr, seen.flow.port),
         external: seen.flow.external.into(),
         ifindex: seen.flow.to.ifindex,
+        uplink: seen.flow.ifindex,
         pending: seen.pending,
         generation: seen.flow.generation,
     })

@@ -22,6 +22,18 @@ pub struct Uplink {
     pub mac: [u8; 6],
     /// The main one of a family first; without link-local and loopback ones.
     pub addresses: Vec<IpAddr>,
+    pub reach4: Reach,
+    pub reach6: Reach,
+}
+
+/// What an uplink leads to, in one address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    /// On the link itself, by the subnet of the main address.
+    pub subnet: Option<IpNet>,
+    /// Where the default route by this uplink leads, in whatever table it is
+    /// and whatever its metric.
+    pub gateway: Option<IpAddr>,
 }
 
 /// An address of the host and the interface that has it.

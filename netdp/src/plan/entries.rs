@@ -10,7 +10,7 @@ use netdp_common::{
     maps::{self, Back, Delivery, LinkKey, Local, Owner, PortKey, Published, local_flags},
 };
 
-use super::{Desired, Observed, desired::DesiredEndpoint, generation::generation};
+use super::{Desired, Observed, Reach, desired::DesiredEndpoint, generation::generation};
 use crate::{
     bpf::{Entry, Key, Tables},
     model::{Endpoint, Opening, Proto, Publication},
@@ -23,9 +23,12 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
     for uplink in &desired.uplinks {
         let value = maps::Uplink {
             mac: uplink.mac,
+            prefix4: prefix(&uplink.reach4),
+            prefix6: prefix(&uplink.reach6),
             addr4: main_address(&uplink.addresses).unwrap_or_default(),
+            gateway4: gateway(&uplink.reach4),
             addr6: main_address(&uplink.addresses).unwrap_or_default(),
-            ..maps::Uplink::default()
+            gateway6: gateway(&uplink.reach6),
         };
         tables.insert(Key::Uplink(uplink.ifindex), Entry::Uplink(value));
     }
@@ -140,6 +143,18 @@ impl Family for V6Addr {
 
 fn main_address<A: Family>(addresses: &[IpAddr]) -> Option<A> {
     addresses.iter().copied().find_map(A::of)
+}
+
+fn prefix(reach: &Reach) -> u8 {
+    match reach.subnet {
+        Some(subnet) if subnet.prefix_len() == 0 => maps::ALL_ON_LINK,
+        Some(subnet) => subnet.prefix_len(),
+        None => 0,
+    }
+}
+
+fn gateway<A: Family>(reach: &Reach) -> A {
+    reach.gateway.and_then(A::of).unwrap_or_default()
 }
 
 fn main_of_uplinks<A: Family>(desired: &Desired) -> Option<A> {

@@ -17,8 +17,8 @@ mod retract;
 mod tables;
 
 pub use desired::{
-    Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour, Route,
-    Uplink,
+    Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour, Reach,
+    Route, Uplink,
 };
 pub use links::links;
 pub use observed::{Clock, Observed, ObservedLink, Role};

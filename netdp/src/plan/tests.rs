@@ -24,6 +24,8 @@ fn facts() -> Facts {
             ifindex: 2,
             mac: [2, 0, 0, 0, 0, 2],
             addresses: vec![address, address6],
+            reach4: Reach::default(),
+            reach6: Reach::default(),
         }],
         addresses: vec![
             HostAddress {

@@ -41,6 +41,8 @@ pub const REDIRECT: i32 = 7;
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const HOST_2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 pub const HOST_MAC: Mac = [2, 0, 0, 0, 2, 1];
+/// Of the other end of the uplink's wire, which may be an uplink itself.
+pub const SECOND_MAC: Mac = [2, 0, 0, 0, 2, 2];
 /// On the uplink's own subnet; its neighbour entry is there.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const CLIENT_MAC: Mac = [2, 0, 0, 0, 3, 1];
@@ -225,7 +227,8 @@ pub fn impatient() -> Config {
 /// addresses, for which the kernel would send packets of its own.
 fn build_links(host: &Namespace, family: Family) {
     let mut lines = String::from(
-        "link add wire0 address 02:00:00:00:02:01 type veth peer wire1\n\
+        "link add wire0 address 02:00:00:00:02:01 type veth \
+         peer wire1 address 02:00:00:00:02:02\n\
          link set wire0 addrgenmode none up\nlink set wire1 addrgenmode none up\n",
     );
     lines += &match family {
@@ -300,19 +303,21 @@ impl World {
             (GATEWAY, local_flags::GATEWAY),
             (LONER_GATEWAY, local_flags::GATEWAY),
         ] {
-            let local = Local {
-                ifindex: world.uplink,
-                flags,
-            };
-            match Family::of_world() {
-                Family::V4 => world.put(Key::Local4(v4(addr)), Entry::Local4(local)),
-                Family::V6 => world.put(Key::Local6(v6(addr)), Entry::Local6(local)),
-            }
+            world.put_local(addr, world.uplink, flags);
         }
         let web = world.web;
         world.publish(None, 8080, &web, 80, proto::TCP, Some(HOST));
         world.publish(None, 5353, &web, 53, proto::UDP, Some(HOST));
         world
+    }
+
+    /// The host has this address.
+    pub fn put_local(&mut self, addr: Ipv4Addr, ifindex: u32, flags: u32) {
+        let local = Local { ifindex, flags };
+        match Family::of_world() {
+            Family::V4 => self.put(Key::Local4(v4(addr)), Entry::Local4(local)),
+            Family::V6 => self.put(Key::Local6(v6(addr)), Entry::Local6(local)),
+        }
     }
 
     /// The host has this address no more.
@@ -430,7 +435,7 @@ impl World {
 }
 
 /// An address in the tables of IPv4: none in a world of IPv6.
-fn v4(addr: Ipv4Addr) -> V4Addr {
+pub fn v4(addr: Ipv4Addr) -> V4Addr {
     match Family::of_world() {
         Family::V4 => addr.into(),
         Family::V6 => V4Addr::default(),
@@ -438,7 +443,7 @@ fn v4(addr: Ipv4Addr) -> V4Addr {
 }
 
 /// The same in those of IPv6.
-fn v6(addr: Ipv4Addr) -> V6Addr {
+pub fn v6(addr: Ipv4Addr) -> V6Addr {
     match Family::of_world() {
         Family::V4 => V6Addr::default(),
         Family::V6 => embed(addr).into(),
