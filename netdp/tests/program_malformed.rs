@@ -117,6 +117,7 @@ fn nothing_gets_in_or_out_that_should_not() {
             "out: for the host",
             "out: at its last hop",
             "out: dropped",
+            "out: refused, and told",
             "host: passed",
             "host: dropped",
             "host: renumbered",

@@ -198,6 +198,7 @@ impl Judge {
             DROP => dropped(bytes, run, "out: dropped"),
             NEXT => self.for_stack(sender, bytes, run),
             REDIRECT if ethertype(bytes) == 0x0806 => Ok("out: ARP"),
+            REDIRECT if is_refusal(sender, bytes, run) => refused(sender, bytes, run),
             REDIRECT => self.leaves(sender, bytes, run),
             action => Err(format!("action {action}")),
         };
@@ -561,6 +562,31 @@ fn dropped(bytes: &[u8], run: &TestRun, end: &'static str) -> Verdict {
         }
         _ => unchanged(bytes, run, end),
     }
+}
+
+/// Whether a container hears that its packet was refused: an error that nobody
+/// but its gateway sends, and never about an error.
+fn is_refusal(sender: &Container, bytes: &[u8], run: &TestRun) -> bool {
+    let out = &run.packet;
+    let sent = packet::parse::<V4>(bytes);
+    if sent.is_ok_and(|sent| sent.transport == Transport::IcmpError) {
+        return false;
+    }
+    run.mark != LEAVES
+        && out.len() >= 42
+        && mac(out, 0) == sender.mac
+        && address(out, 26) == sender.gateway
+        && (out[23], out[34]) == (proto::ICMP, 3)
+}
+
+/// What is refused is quoted as it was sent, and nothing else is said.
+fn refused(sender: &Container, bytes: &[u8], run: &TestRun) -> Verdict {
+    let out = &run.packet;
+    require(mac(out, 6) == sender.host_mac, "told with another's MAC")?;
+    require(address(out, 30) == sender.addr, "told to another's address")?;
+    require(sums_are_right(out) == Some(true), "told with wrong sums")?;
+    require(bytes[14..].starts_with(&out[42..]), "told another's bytes")?;
+    Ok("out: refused, and told")
 }
 
 fn unchanged(bytes: &[u8], run: &TestRun, end: &'static str) -> Verdict {
