@@ -43,6 +43,24 @@ impl<A: Address> FlowKey<A> {
         tag
     }
 
+    /// A place in `order`: the key with the low 24 bits of a number in what is
+    /// unused of it.
+    #[inline(always)]
+    pub fn place(&self, number: u32) -> Self {
+        Self {
+            pad: number as u8,
+            pad2: (number >> 8) as u16,
+            ..*self
+        }
+    }
+
+    /// The number of a place, which is that of [`Self::place`] or, with other
+    /// bits above it, of an entry.
+    #[inline(always)]
+    pub fn is_place_of(&self, number: u32) -> bool {
+        u32::from(self.pad) | u32::from(self.pad2) << 8 == number & 0xff_ffff
+    }
+
     /// The key of a masqueraded flow: what the outside sees, whatever the
     /// host's address.
     #[inline(always)]

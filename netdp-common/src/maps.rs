@@ -20,6 +20,7 @@ pub mod name {
     pub const UPLINKS: &str = "uplinks";
     pub const FLOWS4: &str = "flows4";
     pub const PENDING4: &str = "pending4";
+    pub const ORDER4: &str = "order4";
     pub const FRAGS4: &str = "frags4";
     pub const SOCKS4: &str = "socks4";
     pub const PATHS4: &str = "paths4";
@@ -30,6 +31,7 @@ pub mod name {
     pub const LOCAL6: &str = "local6";
     pub const FLOWS6: &str = "flows6";
     pub const PENDING6: &str = "pending6";
+    pub const ORDER6: &str = "order6";
     pub const FRAGS6: &str = "frags6";
     pub const SOCKS6: &str = "socks6";
     pub const PATHS6: &str = "paths6";
@@ -49,6 +51,9 @@ pub const MAX_ENDPOINTS: u32 = 4096;
 pub const MAX_PORTS: u32 = 131_072;
 /// Entries of `flows4` unless the daemon is told otherwise.
 pub const DEFAULT_FLOWS: u32 = 262_144;
+/// `order4` has so many places for each entry of `flows4`: what has left the
+/// table keeps its place until the sweep comes by.
+pub const ORDER_PER_FLOW: u32 = 2;
 /// Entries of `pending4`.
 pub const MAX_PENDING: u32 = 65_536;
 /// The part of the flow tables that one endpoint may fill is one in so many,
@@ -387,8 +392,9 @@ pub struct Flow<A> {
     /// Published: the interface that the first packet came in by. Masqueraded:
     /// the uplink that it left by. 0 where the route alone says.
     pub ifindex: u32,
-    /// [`FlowKey::tag`] of its key: an LRU table may give the place of a value
-    /// that is being read to another.
+    /// In `pending4`, [`FlowKey::tag`] of its key: an LRU table may give the
+    /// place of a value that is being read to another. In `flows4`, the number
+    /// of its place in `order4`.
     pub tag: u32,
     /// Published: [`Endpoint::generation`] under which the port was last found
     /// to be published, or 0 if nobody has looked.
@@ -526,6 +532,35 @@ pub struct Usage {
     pub before: Share,
     /// What the sweep has found so far.
     pub found: Share,
+    /// What has left the main table since the sweep began.
+    pub gone: Share,
+}
+
+/// Value of `sweeper` behind its timer: how far the sweep is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sweep {
+    /// The longest that one run of the timer has taken, nanoseconds.
+    pub longest: u64,
+    /// How often the timer has run, and what that took in all, nanoseconds.
+    pub runs: u64,
+    pub busy: u64,
+    /// Sweeps that have come to their end.
+    pub sweeps: u64,
+    /// What the next run does.
+    pub step: u32,
+    /// Whether every entry of the flow tables has its place in `order4` and
+    /// `order6`. Programs write 0 where there was no room.
+    pub complete: u32,
+}
+
+/// Value of `sweeper`. A `bpf_timer` is 16 bytes (`include/uapi/linux/bpf.h`,
+/// 5.15).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TimedSweep {
+    pub timer: [u64; 2],
+    pub sweep: Sweep,
 }
 
 /// Value of `refusals`, keyed by counter slot: the ICMP errors that an endpoint
@@ -594,7 +629,9 @@ assert_layout! {
     Asked<V6Addr>: 24 = 16, 4, 4;
     Stats: 40 = 40;
     Share: 24 = 8 * 3;
-    Usage: 72 = 24 * 3;
+    Usage: 96 = 24 * 4;
+    Sweep: 40 = 8, 8, 8, 8, 4, 4;
+    TimedSweep: 56 = 16, 40;
     Refusals: 8 = 4, 4;
     Path<V4Addr>: 28 = 4, 8, 12, 4;
     Path<V6Addr>: 40 = 16, 8, 12, 4;
@@ -604,7 +641,7 @@ assert_layout! {
 mod pod {
     use super::{
         Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, Owner, Path,
-        PortKey, Published, SockKey, Stats, Uplink, Usage,
+        PortKey, Published, SockKey, Stats, TimedSweep, Uplink, Usage,
     };
     use crate::addr::{Address, V4Addr, V6Addr};
 
@@ -624,7 +661,7 @@ mod pod {
     }
 
     pod!(
-        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, V4Addr, V6Addr,
+        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, TimedSweep, V4Addr, V6Addr,
     );
     family_pod!(
         PortKey, Published, Back, FlowKey, Flow, FragKey, SockKey, Asked, Path, LinkKey,

@@ -20,8 +20,9 @@ use netdp_common::{
 use crate::{
     maps::{
         ADDRS4, ADDRS6, Addrs, BACK4, BACK6, Backs, FLOWS4, FLOWS6, FRAGS4, FRAGS6, Flows, Frags,
-        LINKS4, LINKS6, LOCAL4, LOCAL6, Links, Locals, PATHS4, PATHS6, PENDING4, PENDING6, PORTS4,
-        PORTS6, Paths, Pending, Ports, SCRATCH4, SCRATCH6, SOCKS4, SOCKS6, Scratch, Socks,
+        LINKS4, LINKS6, LOCAL4, LOCAL6, Links, Locals, ORDER4, ORDER6, Order, PATHS4, PATHS6,
+        PENDING4, PENDING6, PORTS4, PORTS6, Paths, Pending, Ports, SCRATCH4, SCRATCH6, SOCKS4,
+        SOCKS6, Scratch, Socks,
     },
     skb::{Copied, Skb},
     verdict::Verdict,
@@ -58,6 +59,7 @@ pub trait Family: Quoting {
     fn links() -> &'static Links<Self::Addr>;
     fn flows() -> &'static Flows<Self::Addr>;
     fn pending() -> &'static Pending<Self::Addr>;
+    fn order() -> &'static Order<Self::Addr>;
     fn frags() -> &'static Frags<Self::Addr>;
     fn socks() -> &'static Socks<Self::Addr>;
     fn paths() -> &'static Paths<Self::Addr>;
@@ -154,6 +156,10 @@ impl Family for V4 {
     #[inline(always)]
     fn pending() -> &'static Pending<V4Addr> {
         &PENDING4
+    }
+    #[inline(always)]
+    fn order() -> &'static Order<V4Addr> {
+        &ORDER4
     }
     #[inline(always)]
     fn frags() -> &'static Frags<V4Addr> {
@@ -300,6 +306,10 @@ impl Family for V6 {
     #[inline(always)]
     fn pending() -> &'static Pending<V6Addr> {
         &PENDING6
+    }
+    #[inline(always)]
+    fn order() -> &'static Order<V6Addr> {
+        &ORDER6
     }
     #[inline(always)]
     fn frags() -> &'static Frags<V6Addr> {

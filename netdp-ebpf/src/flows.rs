@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::bpf_ktime_get_coarse_ns,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use netdp_common::{
     drop::DropReason,
@@ -16,7 +16,7 @@ use netdp_common::{
     tcp::Direction,
 };
 
-use crate::{family::Family, maps::CONFIG, share};
+use crate::{family::Family, maps::CONFIG, share, sweep};
 
 /// Second of `CLOCK_MONOTONIC`, as exact as the kernel's tick.
 #[inline(always)]
@@ -128,11 +128,23 @@ pub fn claim<F: Family>(key: &FlowKey<F::Addr>, value: &Flow<F::Addr>) -> bool {
 #[inline(always)]
 pub fn establish<F: Family>(
     key: &FlowKey<F::Addr>,
-    value: &Flow<F::Addr>,
+    value: &mut Flow<F::Addr>,
 ) -> Result<(), DropReason> {
+    // SAFETY: no arguments.
+    value.tag = unsafe { bpf_get_prandom_u32() };
     F::flows()
-        .insert(key, value, u64::from(BPF_ANY))
-        .map_err(|_| DropReason::TableFull)
+        .insert(key, &*value, u64::from(BPF_ANY))
+        .map_err(|_| DropReason::TableFull)?;
+    sweep::remember::<F>(key, value.tag);
+    Ok(())
+}
+
+/// Takes a conversation out of the main table before its time is over.
+#[inline(always)]
+pub fn remove<F: Family>(key: &FlowKey<F::Addr>, entry: Entry<F::Addr>) {
+    // SAFETY: a map value stays readable while the program runs.
+    share::removed(unsafe { &*entry });
+    let _ = F::flows().remove(key);
 }
 
 /// Moves an answered entry from `pending` to the main table.

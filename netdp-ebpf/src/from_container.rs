@@ -210,8 +210,8 @@ fn neighbour<F: Family>(
     if packet.transport == Transport::Udp && owner.flags & u32::from(endpoint_flags::PUBLISHED) != 0
     {
         let key = packet.tuple.received(packet.proto);
-        if flows::find::<F>(&key).is_some() {
-            let _ = F::flows().remove(&key);
+        if let Some(entry) = flows::find::<F>(&key) {
+            flows::remove::<F>(&key, entry);
         } else if flows::find_pending::<F>(&key).is_some() {
             let _ = F::pending().remove(&key);
         }
@@ -277,7 +277,7 @@ fn hairpin_reply<F: Family>(
             }
             return Found::NO;
         }
-        let _ = F::flows().remove(&key);
+        flows::remove::<F>(&key, entry);
     }
     if only_established {
         return Found::NO;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_timer},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue},
     macros::btf_map,
 };
 use netdp_common::{
@@ -10,8 +10,8 @@ use netdp_common::{
     maps::{
         Asked, Back, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early, EarlyGroup,
         Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ENDPOINTS, MAX_LINKS,
-        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, Refusals,
-        SockKey, Stats, Uplink, Usage,
+        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, ORDER_PER_FLOW, Owner, Path, PortKey,
+        Published, Refusals, SockKey, Stats, Sweep, Uplink, Usage,
     },
     own,
 };
@@ -34,6 +34,9 @@ pub type Links<A> =
     HashMap<LinkKey<A>, u32, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }>;
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { DEFAULT_FLOWS as usize }>;
 pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
+/// Places of flows in the order in which the sweep looks at them, see
+/// [`FlowKey::place`].
+pub type Order<A> = Queue<FlowKey<A>, { (ORDER_PER_FLOW * DEFAULT_FLOWS) as usize }>;
 pub type Frags<A> = LruHashMap<FragKey<A>, Frag, 8192>;
 pub type EarlyPlaces = Array<Early, { (EARLY_GROUPS * EARLY_IN_GROUP) as usize }>;
 pub type Socks<A> = LruHashMap<SockKey<A>, Asked<A>, 65536>;
@@ -75,6 +78,8 @@ pub static LOCAL4: Locals<V4Addr> = HashMap::new();
 pub static FLOWS4: Flows<V4Addr> = HashMap::new();
 #[btf_map(name = "pending4")]
 pub static PENDING4: Pending<V4Addr> = LruHashMap::new();
+#[btf_map(name = "order4")]
+pub static ORDER4: Order<V4Addr> = Queue::new();
 #[btf_map(name = "frags4")]
 pub static FRAGS4: Frags<V4Addr> = LruHashMap::new();
 #[btf_map(name = "socks4")]
@@ -112,6 +117,8 @@ pub static LOCAL6: Locals<V6Addr> = HashMap::new();
 pub static FLOWS6: Flows<V6Addr> = HashMap::new();
 #[btf_map(name = "pending6")]
 pub static PENDING6: Pending<V6Addr> = LruHashMap::new();
+#[btf_map(name = "order6")]
+pub static ORDER6: Order<V6Addr> = Queue::new();
 #[btf_map(name = "frags6")]
 pub static FRAGS6: Frags<V6Addr> = LruHashMap::new();
 #[btf_map(name = "socks6")]
@@ -123,8 +130,10 @@ pub static PATHS6: Paths<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "links6")]
 pub static LINKS6: Links<V6Addr> = HashMap::new();
 
-/// The timer that expires flows.
+/// The timer that expires flows, a
+/// [`TimedSweep`](netdp_common::maps::TimedSweep) as the kernel has to see it.
 #[repr(C)]
 pub struct Sweeper {
     pub timer: bpf_timer,
+    pub sweep: Sweep,
 }

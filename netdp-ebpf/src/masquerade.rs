@@ -86,7 +86,9 @@ pub fn renumbered<F: Family>(
         flows::touch::<F>(twin, packet, Direction::Original);
         return Some(entry);
     }
-    let _ = F::flows().remove(&full);
+    if let Some(entry) = flows::find::<F>(&full) {
+        flows::remove::<F>(&full, entry);
+    }
     let _ = F::pending().remove(&full);
     None
 }

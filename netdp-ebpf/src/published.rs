@@ -152,7 +152,7 @@ fn is_free_again<F: Family>(packet: &Packet<F::Addr>, to: &Tuple<F::Addr>) -> bo
     let key = to.received(packet.proto);
     match flows::find::<F>(&key) {
         Some(entry) if packet.transport.is_syn() && !is_published::<F>(&key, entry) => {
-            let _ = F::flows().remove(&key);
+            flows::remove::<F>(&key, entry);
             true
         }
         _ => false,
@@ -183,7 +183,7 @@ fn note<F: Family>(
         {
             return Err(DropReason::TupleTaken);
         }
-        let _ = F::flows().remove(&key);
+        flows::remove::<F>(&key, entry);
     }
     if stateless && !has_several_uplinks() {
         return Ok(());
@@ -323,9 +323,7 @@ pub fn reply<F: Family>(
     // connection's first packets do.
     if state == tcp::state::CLOSED && packet.proto == proto::TCP && is_stateless::<F>(key, decision)
     {
-        // SAFETY: a map value stays readable while the program runs.
-        share::removed(unsafe { &*entry });
-        let _ = F::flows().remove(key);
+        flows::remove::<F>(key, entry);
     }
 }
 

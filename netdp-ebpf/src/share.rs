@@ -81,10 +81,20 @@ pub fn promoted<A>(flow: &Flow<A>) {
     add(flow, 1, 1u64.wrapping_neg());
 }
 
-/// An entry has left the main table before its time was over.
+/// An entry is about to leave the main table.
 #[inline(always)]
 pub fn removed<A>(flow: &Flow<A>) {
     add(flow, 1u64.wrapping_neg(), 0);
+    if let Some(usage) = usage(flow) {
+        // SAFETY: as in `add`.
+        unsafe {
+            if is_of_published(flow) {
+                change(&raw mut (*usage).gone.published, 1);
+            } else {
+                change(&raw mut (*usage).gone.flows, 1);
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -158,8 +168,8 @@ pub extern "C" fn begin_count(
     usage: *mut Usage,
     _round: *mut c_void,
 ) -> c_long {
-    // SAFETY: the kernel gives a live value, of which only the sweep writes
-    // these parts; each counter is read whole.
+    // SAFETY: the kernel gives a live value; each counter is read whole, and of
+    // what others write, `gone` may lose what comes in this very moment.
     unsafe {
         (*usage).before = Share {
             flows: (&raw const (*usage).now.flows).read_volatile(),
@@ -167,12 +177,29 @@ pub extern "C" fn begin_count(
             published: (&raw const (*usage).now.published).read_volatile(),
         };
         (*usage).found = Share::default();
+        (*usage).gone = Share::default();
     }
     0
 }
 
-/// The same after the sweep: adds what it found and takes off what was
-/// believed, so that what came and went meanwhile stays counted.
+/// The same once what isn't answered has been swept, in one go: adds what was
+/// found and takes off what was believed, so that what came and went meanwhile
+/// stays counted.
+pub extern "C" fn end_count_pending(
+    _map: *mut c_void,
+    _key: *mut c_void,
+    usage: *mut Usage,
+    _round: *mut c_void,
+) -> c_long {
+    // SAFETY: as above.
+    unsafe {
+        let (found, before) = ((*usage).found.pending, (*usage).before.pending);
+        change(&raw mut (*usage).now.pending, found.wrapping_sub(before));
+    }
+    0
+}
+
+/// The same once the main table has been swept, in many steps.
 pub extern "C" fn end_count(
     _map: *mut c_void,
     _key: *mut c_void,
@@ -181,20 +208,31 @@ pub extern "C" fn end_count(
 ) -> c_long {
     // SAFETY: as above.
     unsafe {
-        let (found, before) = ((*usage).found, (*usage).before);
+        let (found, before, gone) = ((*usage).found, (*usage).before, (*usage).gone);
         let now = &raw mut (*usage).now;
         change(
             &raw mut (*now).flows,
-            found.flows.wrapping_sub(before.flows),
-        );
-        change(
-            &raw mut (*now).pending,
-            found.pending.wrapping_sub(before.pending),
+            drift(before.flows, found.flows, gone.flows),
         );
         change(
             &raw mut (*now).published,
-            found.published.wrapping_sub(before.published),
+            drift(before.published, found.published, gone.published),
         );
     }
     0
+}
+
+/// What is to be added to a counter. Of those that were there `before`, the
+/// sweep has not `found` what had gone until it came by, and perhaps some that
+/// went later: only what lies beyond both is an error.
+#[inline(always)]
+fn drift(before: u64, found: u64, gone: u64) -> u64 {
+    let missing = before.wrapping_sub(found) as i64;
+    if missing < 0 {
+        missing.wrapping_neg() as u64
+    } else if missing as u64 > gone {
+        gone.wrapping_sub(missing as u64)
+    } else {
+        0
+    }
 }

@@ -15,7 +15,7 @@ use aya::{
         Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, tc::TcAttachType,
     },
 };
-use netdp_common::maps::{Config, name};
+use netdp_common::maps::{Config, ORDER_PER_FLOW, name};
 
 use super::{
     BpfError, OBJECT,
@@ -328,6 +328,8 @@ fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
         .override_global("HOST_NETNS", &options.netns_cookie, true)
         .map_max_entries(name::FLOWS4, options.max_flows)
         .map_max_entries(name::FLOWS6, options.max_flows)
+        .map_max_entries(name::ORDER4, options.max_flows * ORDER_PER_FLOW)
+        .map_max_entries(name::ORDER6, options.max_flows * ORDER_PER_FLOW)
         .verifier_log_level(VerifierLogLevel::STATS);
     let pins: Vec<_> = pin::MAPS.iter().map(|name| layout.map(name)).collect();
     for (name, path) in pin::MAPS.iter().zip(&pins) {
@@ -368,10 +370,10 @@ fn is_compatible(layout: &Layout, options: &Options) -> bool {
         let Some(shape) = pin::shape(map) else {
             return false;
         };
-        let entries = if [name::FLOWS4, name::FLOWS6].contains(map) {
-            options.max_flows
-        } else {
-            shape.entries
+        let entries = match *map {
+            name::FLOWS4 | name::FLOWS6 => options.max_flows,
+            name::ORDER4 | name::ORDER6 => options.max_flows * ORDER_PER_FLOW,
+            _ => shape.entries,
         };
         info.key_size() == shape.key
             && info.value_size() == shape.value

@@ -8,7 +8,7 @@ use netdp_common::{
     maps::{
         Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, MAX_ENDPOINTS,
         MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
-        Stats, Uplink, Usage, name,
+        Stats, TimedSweep, Uplink, Usage, name,
     },
     own,
 };
@@ -17,7 +17,7 @@ use super::{BpfError, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 27] = [
+pub(super) const MAPS: [&str; 29] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -33,6 +33,7 @@ pub(super) const MAPS: [&str; 27] = [
     name::LOCAL4,
     name::FLOWS4,
     name::PENDING4,
+    name::ORDER4,
     name::FRAGS4,
     name::SOCKS4,
     name::PATHS4,
@@ -42,6 +43,7 @@ pub(super) const MAPS: [&str; 27] = [
     name::LOCAL6,
     name::FLOWS6,
     name::PENDING6,
+    name::ORDER6,
     name::FRAGS6,
     name::SOCKS6,
     name::PATHS6,
@@ -72,14 +74,14 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::HOST_FLOWS => of::<u32, u32>(1),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
-        // A bpf_timer is 16 bytes (`include/uapi/linux/bpf.h`, 5.15).
-        name::SWEEPER => of::<u32, [u64; 2]>(1),
+        name::SWEEPER => of::<u32, TimedSweep>(1),
         name::ADDRS4 => of::<V4Addr, Owner>(MAX_ENDPOINTS),
         name::PORTS4 => of::<PortKey<V4Addr>, Published<V4Addr>>(MAX_PORTS),
         name::BACK4 => of::<PortKey<V4Addr>, Back<V4Addr>>(MAX_PORTS),
         name::LOCAL4 => of::<V4Addr, Local>(MAX_LOCAL),
         name::FLOWS4 => of::<FlowKey<V4Addr>, Flow<V4Addr>>(0),
         name::PENDING4 => of::<FlowKey<V4Addr>, Flow<V4Addr>>(MAX_PENDING),
+        name::ORDER4 => of::<(), FlowKey<V4Addr>>(0),
         name::FRAGS4 => of::<FragKey<V4Addr>, Frag>(8192),
         name::SOCKS4 => of::<SockKey<V4Addr>, Asked<V4Addr>>(65_536),
         name::PATHS4 => of::<u32, Path<V4Addr>>(256),
@@ -89,6 +91,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::LOCAL6 => of::<V6Addr, Local>(MAX_LOCAL),
         name::FLOWS6 => of::<FlowKey<V6Addr>, Flow<V6Addr>>(0),
         name::PENDING6 => of::<FlowKey<V6Addr>, Flow<V6Addr>>(MAX_PENDING),
+        name::ORDER6 => of::<(), FlowKey<V6Addr>>(0),
         name::FRAGS6 => of::<FragKey<V6Addr>, Frag>(8192),
         name::SOCKS6 => of::<SockKey<V6Addr>, Asked<V6Addr>>(65_536),
         name::PATHS6 => of::<u32, Path<V6Addr>>(256),

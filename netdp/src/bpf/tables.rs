@@ -11,7 +11,8 @@ use netdp_common::{
     drop::DropReason,
     maps::{
         Back, Config, Endpoint, LinkKey, Local, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS,
-        MAX_UPLINKS, Owner, PortKey, Published, Share, Stats, Uplink, Usage, name,
+        MAX_UPLINKS, Owner, PortKey, Published, Share, Stats, Sweep, TimedSweep, Uplink, Usage,
+        name,
     },
 };
 
@@ -29,6 +30,7 @@ pub struct Maps {
     drops: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, Stats>,
     usage: Array<MapData, Usage>,
+    sweeper: Array<MapData, TimedSweep>,
     own: Filter,
 }
 
@@ -128,6 +130,7 @@ impl Maps {
             drops: open!(name::DROPS),
             stats: open!(name::STATS),
             usage: open!(name::USAGE),
+            sweeper: open!(name::SWEEPER),
             own: Filter::new(open!(name::OWN)),
         })
     }
@@ -379,6 +382,12 @@ impl Datapath {
             .get(&slot, 0)
             .map_err(BpfError::map(name::USAGE))?;
         Ok(usage.now)
+    }
+
+    /// How far the sweep of the flow tables is, and how long it takes.
+    pub fn sweep(&self) -> Result<Sweep, BpfError> {
+        let sweeper = self.maps.sweeper.get(&0, 0);
+        Ok(sweeper.map_err(BpfError::map(name::SWEEPER))?.sweep)
     }
 
     /// Sets an endpoint's counters to 0.

@@ -29,7 +29,8 @@ use nix::{
     unistd::Pid,
 };
 
-use family::{Family, embed};
+pub use family::Family;
+use family::embed;
 use frame::{Frame, Mac};
 
 /// `TCX_*` of `include/uapi/linux/bpf.h`.
@@ -94,6 +95,23 @@ impl Container {
             slot: self.slot,
             mac: self.mac,
             host_mac: self.host_mac,
+        }
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            mac: self.mac,
+            flags: self.flags,
+            host_mac: self.host_mac,
+            pad: 0,
+            network: self.network,
+            slot: self.slot,
+            addr4: v4(self.addr),
+            gateway4: v4(self.gateway),
+            addr6: v6(self.addr),
+            gateway6: v6(self.gateway),
+            generation: self.generation,
+            pad2: 0,
         }
     }
 
@@ -335,26 +353,13 @@ impl World {
 
     /// Writes a container's entries, with its flags of now.
     pub fn connect(&mut self, container: &Container) {
-        let endpoint = Endpoint {
-            mac: container.mac,
-            flags: container.flags,
-            host_mac: container.host_mac,
-            pad: 0,
-            network: container.network,
-            slot: container.slot,
-            addr4: v4(container.addr),
-            gateway4: v4(container.gateway),
-            addr6: v6(container.addr),
-            gateway6: v6(container.gateway),
-            generation: container.generation,
-            pad2: 0,
-        };
         let owner = Owner {
             to: container.delivery(),
             network: container.network,
             flags: container.flags.into(),
         };
-        self.put(Key::Endpoint(container.ifindex), Entry::Endpoint(endpoint));
+        let endpoint = Entry::Endpoint(container.endpoint());
+        self.put(Key::Endpoint(container.ifindex), endpoint);
         match Family::of_world() {
             Family::V4 => self.put(Key::Owner4(v4(container.addr)), Entry::Owner4(owner)),
             Family::V6 => self.put(Key::Owner6(v6(container.addr)), Entry::Owner6(owner)),
