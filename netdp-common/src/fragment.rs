@@ -102,6 +102,8 @@ pub fn begin<A>(packet: &Packet<A>, now: u32) -> Frag {
         seen: packet.end,
         total: 0,
         since: now,
+        proto: packet.proto.into(),
+        pad: 0,
     }
 }
 

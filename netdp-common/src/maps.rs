@@ -430,6 +430,10 @@ pub struct Frag {
     pub total: u16,
     /// Second of `CLOCK_MONOTONIC` in which the first fragment came.
     pub since: u32,
+    /// Protocol number of the transport: of IPv6, later fragments name the
+    /// header that comes first behind theirs.
+    pub proto: u32,
+    pub pad: u32,
 }
 
 /// Places of `early` in one group: as many fragments of one datagram can wait.
@@ -620,7 +624,7 @@ assert_layout! {
     Flow<V6Addr>: 80 = 32, 4, 4, 20, 8, 4, 8;
     FragKey<V4Addr>: 16 = 8, 8;
     FragKey<V6Addr>: 40 = 32, 8;
-    Frag: 16 = 4, 4, 4, 4;
+    Frag: 24 = 4, 4, 4, 4, 8;
     Early: 2080 = 8, 4, 4, 4, 4, 4, 4, 2048;
     EarlyGroup: 16 = 8, 8;
     SockKey<V4Addr>: 16 = 8, 8;

@@ -213,6 +213,7 @@ pub fn reassemble<F: Family>(packet: &mut Packet<F::Addr>, now: u32) -> Result<(
                 }
                 packet.tuple.sport = next.sport;
                 packet.tuple.dport = next.dport;
+                packet.proto = next.proto as u8;
                 packet.fragment = fragment::add(&mut next, packet);
                 (&raw mut (*known).seen).write_volatile(next.seen);
                 (&raw mut (*known).total).write_volatile(next.total);

@@ -13,10 +13,11 @@ use crate::{
 
 /// Refuses what is to be handed to a container from a source that has no place
 /// outside: an address of a container or of the host, loopback, multicast,
-/// broadcast, unspecified.
+/// broadcast, unspecified; or that a container could not answer: link-local, of
+/// IPv6.
 #[inline(always)]
 pub fn check<F: Family>(addr: F::Addr) -> Result<(), DropReason> {
-    if addr.is_loopback() || addr.is_multicast() || is_any(addr) {
+    if addr.is_loopback() || addr.is_multicast() || addr.is_link_local() || is_any(addr) {
         return Err(DropReason::SpoofedSource);
     }
     if may_be_own(addr) && (is_containers::<F>(addr) || F::locals().get_ptr(addr).is_some()) {

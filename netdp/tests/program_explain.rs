@@ -2,7 +2,7 @@
 
 mod program_world;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use netdp::bpf::{Entry, Key, TestPacket, clock};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
@@ -13,13 +13,14 @@ use netdp_common::{
 };
 use program_world::{
     CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
-    REMOTE, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
+    REMOTE, ROUTER, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
+    family::{Family, embed, ip},
     frame::{Frame, SYN},
-    world,
+    world, worlds,
 };
 
 /// Addresses inside, of the host, outside, and of nobody.
-const ADDRESSES: [Ipv4Addr; 11] = [
+const ADDRESSES: [Ipv4Addr; 12] = [
     WEB,
     DB,
     LONER,
@@ -31,6 +32,7 @@ const ADDRESSES: [Ipv4Addr; 11] = [
     REMOTE,
     Ipv4Addr::new(172, 20, 0, 99),
     Ipv4Addr::new(224, 0, 0, 1),
+    Ipv4Addr::new(169, 254, 0, 7),
 ];
 /// Published, ports behind them, and others.
 const PORTS: [u16; 7] = [80, 53, 8080, 5353, 9090, 40_000, 40_001];
@@ -52,11 +54,14 @@ fn socket(dice: &mut Dice) -> SocketAddrV4 {
     SocketAddrV4::new(dice.of(&ADDRESSES), dice.of(&PORTS))
 }
 
+/// As sockets of the world's family have it.
+fn of_world(socket: SocketAddrV4) -> SocketAddr {
+    SocketAddr::new(ip(*socket.ip()), socket.port())
+}
+
 /// What the programs would say, and by what the world's routes are: the
 /// uplink's own subnet, and the default route.
-fn told(world: &World, question: &Question) -> Explanation {
-    let near =
-        matches!(question.destination.ip(), IpAddr::V4(to) if to.octets()[..3] == [192, 0, 2]);
+fn told(world: &World, question: &Question, near: bool) -> Explanation {
     explain(
         &Snapshot {
             tables: &world.datapath.tables().unwrap(),
@@ -64,7 +69,7 @@ fn told(world: &World, question: &Question) -> Explanation {
             flows6: &world.datapath.flows::<V6Addr>().unwrap(),
             way: Some(Way {
                 ifindex: world.uplink,
-                gateway: (!near).then(|| Ipv4Addr::new(192, 0, 2, 254).into()),
+                gateway: (!near).then(|| ip(ROUTER)),
             }),
             now: clock::now(),
         },
@@ -115,10 +120,11 @@ fn compare(world: &mut World, dice: &mut Dice) -> Option<Outcome> {
     }
     let question = Question {
         protocol,
-        source: SocketAddr::V4(from),
-        destination: SocketAddr::V4(to),
+        source: of_world(from),
+        destination: of_world(to),
     };
-    let told = told(world, &question);
+    let near = to.ip().octets()[..3] == [192, 0, 2];
+    let told = told(world, &question, near);
     let frame = match protocol {
         Protocol::Tcp => Frame::tcp(SYN, from, to),
         Protocol::Udp => Frame::udp(from, to),
@@ -128,12 +134,12 @@ fn compare(world: &mut World, dice: &mut Dice) -> Option<Outcome> {
     if matches!(outcome, Outcome::Container(_) | Outcome::Uplink(_)) {
         assert_eq!(
             told.destination,
-            SocketAddr::V4(seen.to),
+            of_world(seen.to),
             "{question:?}: {told:#?}"
         );
         assert_eq!(
             told.source.ip(),
-            IpAddr::V4(*seen.from.ip()),
+            ip(*seen.from.ip()),
             "{question:?}: {told:#?}"
         );
         // 0 where the program draws one.
@@ -179,7 +185,7 @@ fn compared(world: &mut World, seed: u64) -> Vec<&'static str> {
 
 #[test]
 fn the_answers_are_those_of_the_programs() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
         equal_over(world, 0x6e65_7464);
@@ -189,7 +195,7 @@ fn the_answers_are_those_of_the_programs() {
 /// Ports come and go, and leave flows behind that are of no port.
 #[test]
 fn also_of_ports_that_are_published_no_longer() {
-    world(|world| {
+    worlds(|world| {
         let mut web = world.web;
         world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
         equal_over(world, 0x7562);
@@ -204,7 +210,7 @@ fn also_of_ports_that_are_published_no_longer() {
 
 #[test]
 fn also_without_icc_and_on_internal_networks() {
-    world(|world| {
+    worlds(|world| {
         let mut db = world.db;
         db.flags &= !endpoint_flags::ICC;
         world.connect(&db);
@@ -219,15 +225,22 @@ fn also_without_icc_and_on_internal_networks() {
 
 #[test]
 fn also_where_links_open_ports() {
-    world(|world| {
+    worlds(|world| {
         for mut container in [world.web, world.db] {
             container.flags &= !endpoint_flags::ICC;
             container.flags |= endpoint_flags::LINKED;
             world.connect(&container);
         }
         for (port, proto) in [(80, proto::TCP), (53, proto::UDP), (40_001, proto::UDP)] {
-            let key = LinkKey::new(DB.into(), WEB.into(), Be16::new(port), proto);
-            world.put(Key::Link4(key), Entry::Link(1));
+            let port = Be16::new(port);
+            let key = match Family::of_world() {
+                Family::V4 => Key::Link4(LinkKey::new(DB.into(), WEB.into(), port, proto)),
+                Family::V6 => {
+                    let (db, web) = (embed(DB).into(), embed(WEB).into());
+                    Key::Link6(LinkKey::new(db, web, port, proto))
+                }
+            };
+            world.put(key, Entry::Link(1));
         }
         equal_over(world, 0x6c69_6e6b);
     });
@@ -266,7 +279,7 @@ fn also_where_a_flow_has_another_uplink_than_the_route() {
                 source: SocketAddr::V4(from),
                 destination: SocketAddr::V4(peer),
             };
-            let told = told(world, &question);
+            let told = told(world, &question, false);
             // Twice: by the first one's MAC addresses only from then on.
             let frame = Frame::udp(from, peer);
             done(world, &frame, Some(web));

@@ -12,12 +12,20 @@ use netdp_common::{
 use program_world::{
     Container, DB, GATEWAY, HOST, REDIRECT, WEB, World,
     error::{Error, Kind},
+    family::{Family, embed},
     frame::{ACK, FIN, Frame, PSH, RST, SYN, at},
-    world,
+    worlds,
 };
 
 fn link(port: u16, proto: u8) -> Key {
-    Key::Link4(LinkKey::new(DB.into(), WEB.into(), Be16::new(port), proto))
+    let port = Be16::new(port);
+    match Family::of_world() {
+        Family::V4 => Key::Link4(LinkKey::new(DB.into(), WEB.into(), port, proto)),
+        Family::V6 => {
+            let (db, web) = (embed(DB).into(), embed(WEB).into());
+            Key::Link6(LinkKey::new(db, web, port, proto))
+        }
+    }
 }
 
 /// DB is linked to port 80 of WEB over TCP, and to port 53 over UDP.
@@ -51,7 +59,7 @@ fn no_icc(world: &mut World, from: &Container, frame: Frame) {
 
 #[test]
 fn a_link_opens_ports_to_its_client_alone() {
-    world(|world| {
+    worlds(|world| {
         linked(world);
         let (web, db) = (world.web, world.db);
         for flags in [SYN, ACK, PSH | ACK, FIN | ACK, RST] {
@@ -93,7 +101,7 @@ fn a_link_opens_ports_to_its_client_alone() {
 
 #[test]
 fn a_link_that_is_gone_opens_nothing() {
-    world(|world| {
+    worlds(|world| {
         linked(world);
         let (web, db) = (world.web, world.db);
         let asked = Frame::tcp(ACK, at(DB, 40_000), at(WEB, 80));
@@ -116,7 +124,7 @@ fn a_link_that_is_gone_opens_nothing() {
 
 #[test]
 fn errors_pass_where_the_packet_that_they_quote_may() {
-    world(|world| {
+    worlds(|world| {
         linked(world);
         let (web, db) = (world.web, world.db);
         let about = |from, to| Frame::udp(from, to);
@@ -137,7 +145,7 @@ fn errors_pass_where_the_packet_that_they_quote_may() {
 
 #[test]
 fn fragments_pass_with_their_first() {
-    world(|world| {
+    worlds(|world| {
         linked(world);
         let (web, db) = (world.web, world.db);
         for (port, opens) in [(53, true), (54, false)] {
@@ -159,7 +167,7 @@ fn fragments_pass_with_their_first() {
 
 #[test]
 fn published_ports_stay_open_beside_a_link() {
-    world(|world| {
+    worlds(|world| {
         linked(world);
         let (web, db) = (world.web, world.db);
         // By the link and by the host, at once.

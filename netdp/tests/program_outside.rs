@@ -6,12 +6,18 @@ mod program_world;
 use std::net::Ipv4Addr;
 
 use netdp::bpf::Key;
-use netdp_common::{addr::V4Addr, addr::proto, drop::DropReason, own, packet::tcp_flags::ACK};
+use netdp_common::{
+    addr::{V4Addr, V6Addr, proto},
+    drop::DropReason,
+    own,
+    packet::tcp_flags::ACK,
+};
 use program_world::{
     CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, LONER_GATEWAY, WEB, arriving,
     error::{Error, Kind},
+    family::{Family, embed},
     frame::{Frame, SYN, at},
-    world,
+    world6, worlds,
 };
 
 /// Sources that have no place outside.
@@ -32,7 +38,7 @@ const PORT: u16 = 40_000;
 
 #[test]
 fn a_published_port_takes_nothing_from_a_source_that_is_nobodys_outside() {
-    world(|world| {
+    worlds(|world| {
         for source in NOBODYS {
             let from = at(source, PORT);
             let fragmented = arriving(Frame::udp(from, at(HOST, 5353))).fragments(16);
@@ -57,8 +63,25 @@ fn a_published_port_takes_nothing_from_a_source_that_is_nobodys_outside() {
 }
 
 #[test]
+fn a_published_port_takes_nothing_from_a_link_local_source() {
+    world6(|world| {
+        let from = at(Ipv4Addr::new(169, 254, 0, 7), PORT);
+        for frame in [
+            Frame::tcp(SYN, from, at(HOST, 8080)),
+            Frame::udp(from, at(HOST, 5353)),
+        ] {
+            let packet = arriving(frame).bytes();
+            assert_eq!(world.is_kept_out(&packet), DropReason::SpoofedSource);
+        }
+        // The host itself speaks with it.
+        let packet = arriving(Frame::tcp(SYN, from, at(HOST, 22)));
+        world.passes(&packet.bytes());
+    });
+}
+
+#[test]
 fn an_error_is_not_taken_from_such_a_source_either() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let answer = world.web.frame(Frame::udp(at(WEB, 53), at(CLIENT, PORT)));
         let sent = world.leaves(&web, &answer);
@@ -75,7 +98,7 @@ fn an_error_is_not_taken_from_such_a_source_either() {
 
 #[test]
 fn the_host_itself_hears_nothing_from_outside_in_a_containers_name() {
-    world(|world| {
+    worlds(|world| {
         for source in [WEB, DB, LONER] {
             for frame in [
                 Frame::tcp(SYN, at(source, PORT), at(HOST, 22)),
@@ -96,16 +119,19 @@ fn the_host_itself_hears_nothing_from_outside_in_a_containers_name() {
 
 /// An address outside that shares its bit of the filter with WEB's.
 fn look_alike() -> Ipv4Addr {
-    let bit = own::place(V4Addr::from(WEB));
+    let place = |addr| match Family::of_world() {
+        Family::V4 => own::place(V4Addr::from(addr)),
+        Family::V6 => own::place(V6Addr::from(embed(addr))),
+    };
     (0..)
         .map(|number| Ipv4Addr::from(0x0b00_0000_u32 + number))
-        .find(|addr| own::place(V4Addr::from(*addr)) == bit)
+        .find(|addr| place(*addr) == place(WEB))
         .unwrap()
 }
 
 #[test]
 fn an_address_that_looks_like_a_containers_is_not_taken_for_it() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let from = at(look_alike(), PORT);
         let frame = arriving(Frame::tcp(SYN, from, at(HOST, 8080)));
@@ -116,18 +142,22 @@ fn an_address_that_looks_like_a_containers_is_not_taken_for_it() {
 
 #[test]
 fn an_address_is_anybodys_once_its_container_is_gone() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let frame = arriving(Frame::tcp(SYN, at(DB, PORT), at(HOST, 8080)));
         assert_eq!(world.is_kept_out(&frame.bytes()), DropReason::SpoofedSource);
-        world.datapath.remove(&Key::Owner4(DB.into())).unwrap();
+        let owner = match Family::of_world() {
+            Family::V4 => Key::Owner4(DB.into()),
+            Family::V6 => Key::Owner6(embed(DB).into()),
+        };
+        world.datapath.remove(&owner).unwrap();
         world.enters(&frame, &web);
     });
 }
 
 #[test]
 fn a_port_published_on_loopback_is_not_there_for_the_outside() {
-    world(|world| {
+    worlds(|world| {
         let web = world.web;
         let loopback = Ipv4Addr::LOCALHOST;
         for (port, proto) in [(9000, proto::TCP), (9001, proto::UDP)] {

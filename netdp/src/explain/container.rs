@@ -10,7 +10,7 @@ use netdp_common::{
 
 use super::{
     Explanation, KnownFlow, Mapping, Outcome, Protocol, Question, Snapshot, WayBack,
-    outside::{TAKEN, taken},
+    outside::{TAKEN, is_link_local, taken},
 };
 
 /// Flags of an opening segment.
@@ -197,6 +197,14 @@ fn outside(
     endpoint: &Endpoint,
     told: &mut Explanation,
 ) {
+    if is_link_local(question.destination.ip()) {
+        told.drop(
+            "route",
+            DropReason::NoRoute,
+            "no router forwards to link-local addresses",
+        );
+        return;
+    }
     let Some(way) = snapshot.way else {
         told.drop("route", DropReason::NoRoute, "the host has none");
         return;

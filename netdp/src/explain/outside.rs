@@ -35,6 +35,14 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
                 );
                 return;
             }
+            if is_link_local(from) {
+                told.drop(
+                    "source",
+                    DropReason::SpoofedSource,
+                    "no container could answer a link-local address",
+                );
+                return;
+            }
             if taken(snapshot, question, &mapping, question.source) {
                 told.drop("flow", DropReason::TupleTaken, TAKEN);
                 return;
@@ -46,6 +54,14 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
             told.say("mapping", "the port is not published");
             answer(snapshot, question, told);
         }
+    }
+}
+
+/// fe80::/10. That of IPv4 may be behind a router of its own.
+pub(super) fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
     }
 }
 

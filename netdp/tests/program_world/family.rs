@@ -31,11 +31,17 @@ impl Family {
     }
 }
 
-/// 2001:db8::/96; ff0e::/96 for those of many.
+/// 2001:db8::/96; ff0e::/96 for those of many, fe80::/96 for those of a link,
+/// and ::1.
 pub fn embed(addr: Ipv4Addr) -> Ipv6Addr {
+    if addr.is_loopback() {
+        return Ipv6Addr::LOCALHOST;
+    }
     let low = u128::from(addr.to_bits());
     let high = if addr.is_unspecified() {
         0
+    } else if addr.is_link_local() {
+        0xfe80 << 112
     } else if addr.is_multicast() || addr.is_broadcast() {
         0xff0e << 112
     } else {
@@ -54,6 +60,9 @@ pub fn ip(addr: Ipv4Addr) -> IpAddr {
 
 /// The address that was embedded.
 pub fn embedded(addr: Ipv6Addr) -> Ipv4Addr {
+    if addr.is_loopback() {
+        return Ipv4Addr::LOCALHOST;
+    }
     let embedded = Ipv4Addr::from_bits(addr.to_bits() as u32);
     assert_eq!(embed(embedded), addr, "no address of the tests' world");
     embedded
