@@ -8,6 +8,8 @@ use std::os::unix::fs::DirEntryExt;
 use std::path::PathBuf;
 
 use cli_world::{World, done};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn killed_and_restarted_it_finds_everything_again() {
@@ -29,8 +31,8 @@ fn killed_and_restarted_it_finds_everything_again() {
 
     world.kill_daemon();
     assert_eq!(world.ip("-o link show type veth"), links);
-    let pid = nix::unistd::Pid::from_raw(brief.try_into().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let pid = Pid::from_raw(brief.try_into().unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
     // Its port is free while nobody holds it, and taken by another program.
     let _taken = world
         .host
@@ -61,6 +63,32 @@ fn killed_and_restarted_it_finds_everything_again() {
     });
     world.ok(&["rm", "-f", "web"]);
     world.ok(&["network", "rm", "blue"]);
+}
+
+#[test]
+fn one_that_was_stopped_is_not_waited_for() {
+    let Some(world) = World::new() else {
+        return;
+    };
+    world.ok(&["run", "-d", "--name", "web", "--", "sleep", "300"]);
+    let pid = Pid::from_raw(world.daemon_pid());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let how = format!("`kill -CONT {pid}`");
+    for words in [
+        &["ps"][..],
+        &["flows"],
+        &["network", "create", "late"],
+        &["run", "--", "true"],
+        &["disconnect", "netdp0", "web"],
+    ] {
+        let said = world.refused(words);
+        assert!(said.contains(&how), "{words:?}: {said}");
+    }
+    let doctor = world.netdp(&["doctor"]);
+    assert!(doctor.stdout.contains(&how), "{}", doctor.stdout);
+    kill(pid, Signal::SIGCONT).unwrap();
+    assert!(world.ok(&["ps"]).contains("web"));
+    world.ok(&["rm", "-f", "web"]);
 }
 
 #[test]

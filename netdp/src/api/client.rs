@@ -19,6 +19,7 @@ use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::{
     listen::SOCKET,
+    patience::{CHANGE, Patience, QUESTION},
     types::{
         Connect, Explained, Failure, FlowCount, FlowQuery, Network, Ports, Removal, Sandbox,
         Statistics, Status,
@@ -37,6 +38,10 @@ pub enum ClientError {
     Connect { path: PathBuf, source: io::Error },
     #[error("the daemon at {} broke off: {source}", path.display())]
     Exchange { path: PathBuf, source: hyper::Error },
+    #[error("the daemon at {} is stopped (process {pid}): let it go on with `kill -CONT {pid}`, or end it and start another; a change that was asked for may be made when it goes on", path.display())]
+    Stopped { path: PathBuf, pid: i32 },
+    #[error("the daemon at {} has not answered for {seconds} seconds: see its log, or start it again; a change that was asked for may still be made", path.display())]
+    Silent { path: PathBuf, seconds: u64 },
     /// The daemon's own words.
     #[error("{message}")]
     Refused { kind: String, message: String },
@@ -200,6 +205,11 @@ impl Client {
             path: self.path.clone(),
             source,
         };
+        let limit = match method {
+            Method::GET => QUESTION,
+            _ => CHANGE,
+        };
+        let patience = Patience::new(self.path.clone(), &stream, limit);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broke_off)?;
@@ -213,11 +223,13 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .expect("path segments are escaped");
-        let answer = sender.send_request(request).await.map_err(broke_off)?;
+        let answer = patience.wait(sender.send_request(request)).await?;
+        let answer = answer.map_err(broke_off)?;
         Ok(Pieces {
             status: answer.status(),
             body: answer.into_body(),
             path: self.path.clone(),
+            patience,
             driver,
         })
     }
@@ -240,13 +252,14 @@ pub struct Pieces {
     status: StatusCode,
     body: Incoming,
     path: PathBuf,
+    patience: Patience,
     driver: JoinHandle<hyper::Result<()>>,
 }
 
 impl Pieces {
     /// The next piece; none at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        while let Some(frame) = self.body.frame().await {
+        while let Some(frame) = self.patience.wait(self.body.frame()).await? {
             let frame = frame.map_err(|source| self.broke_off(source))?;
             if let Ok(data) = frame.into_data() {
                 return Ok(Some(data));
@@ -256,7 +269,7 @@ impl Pieces {
     }
 
     async fn whole(mut self) -> Result<Bytes, ClientError> {
-        let body = (&mut self.body).collect().await;
+        let body = self.patience.wait((&mut self.body).collect()).await?;
         Ok(body.map_err(|source| self.broke_off(source))?.to_bytes())
     }
 

@@ -5,6 +5,7 @@ mod explain;
 mod flows;
 pub mod listen;
 mod listing;
+mod patience;
 mod refused;
 pub mod server;
 pub mod types;

@@ -107,6 +107,10 @@ impl World {
         });
     }
 
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().unwrap().id().cast_signed()
+    }
+
     /// As a crash would.
     pub fn kill_daemon(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
