@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use etherparse::{IpFragOffset, Ipv4Header, PacketBuilder};
 use netdp::netns::Namespace;
@@ -48,6 +48,12 @@ impl Frames {
     #[track_caller]
     pub fn send(&self, frame: &[u8]) {
         assert_eq!(nix::unistd::write(&self.0, frame).unwrap(), frame.len());
+    }
+}
+
+impl AsRawFd for Frames {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -5,6 +5,7 @@
 //! A socket belongs to the namespace it was opened in, whoever uses it: so the
 //! test's own thread speaks for every side, one step after another.
 
+mod flood;
 mod frame;
 mod offload;
 mod pattern;
@@ -12,6 +13,7 @@ mod place;
 mod socket;
 mod topology;
 
+pub use flood::{Flood, Varied};
 pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
 pub use offload::{Offload, set_offload};
 pub use pattern::{Pattern, receive, send, transfer};
