@@ -66,8 +66,8 @@ reasons! {
     IcmpUnrelated = 18, "icmp-unrelated";
     /// Another flow of the container has the very same client address and port.
     TupleTaken = 19, "tuple-taken";
-    /// Longer than the link out takes, and allowed to be fragmented, which
-    /// BPF can't do.
+    /// Longer than the link out takes; of IPv4, and allowed to be fragmented,
+    /// which BPF can't do.
     TooBig = 20, "too-big";
     /// A container gave itself out for a neighbour or a router: a neighbour or
     /// router advertisement, or a redirect.
@@ -84,6 +84,8 @@ reasons! {
     /// The uplink of a masqueraded flow leads nowhere any more: the flow has
     /// ended, and the packet goes on in a new one.
     UplinkGone = 28, "uplink-gone";
+    /// Of IPv6, and its hop limit doesn't take it out of the host.
+    Expired = 30, "expired";
 }
 
 #[cfg(test)]

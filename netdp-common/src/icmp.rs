@@ -46,6 +46,10 @@ pub enum Refusal {
     Prohibited,
     /// No route to destination.
     NoRoute,
+    /// Longer than a link on the way takes.
+    TooBig,
+    /// Hop limit exceeded.
+    Expired,
 }
 
 impl Refusal {
@@ -64,31 +68,56 @@ impl Refusal {
             | DropReason::TupleTaken
             | DropReason::EndpointLimit => Self::Prohibited,
             DropReason::NoRoute => Self::NoRoute,
+            DropReason::TooBig => Self::TooBig,
+            DropReason::Expired => Self::Expired,
             _ => Self::Silent,
+        }
+    }
+
+    /// Type and code of ICMP (RFC 792; RFC 1812, section 5.2.7.1).
+    #[inline(always)]
+    const fn v4_numbers(self) -> [u8; 2] {
+        match self {
+            Self::NoRoute => [3, 0],
+            Self::TooBig => [3, 4],
+            Self::Expired => [11, 0],
+            Self::Prohibited | Self::Silent => [3, 13],
+        }
+    }
+
+    /// Type and code of ICMPv6 (RFC 4443, section 3).
+    #[inline(always)]
+    const fn v6_numbers(self) -> [u8; 2] {
+        match self {
+            Self::NoRoute => [1, 0],
+            Self::TooBig => [2, 0],
+            Self::Expired => [3, 0],
+            Self::Prohibited | Self::Silent => [1, 1],
         }
     }
 }
 
-/// The headers of an IPv4 packet that says a refusal to a container, the packet
-/// that was refused following as it came: IPv4 without options and ICMP, as they
-/// lie in memory. `length` is that of the quote in bytes, a multiple of 2, `sum`
-/// the one over it.
+/// An error for a container about a packet that it sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    pub refusal: Refusal,
+    /// Of the link that the packet was too big for, bytes; otherwise 0.
+    pub mtu: u32,
+    /// Of the quote, bytes; a multiple of 4.
+    pub length: u16,
+    /// Over the quote.
+    pub sum: Sum,
+}
+
+/// The headers of an error of IPv4, the packet that was refused following as it
+/// came: IPv4 without options and ICMP, as they lie in memory.
 #[inline(always)]
-pub fn v4_refusal(
-    gateway: V4Addr,
-    container: V4Addr,
-    refusal: Refusal,
-    length: u16,
-    sum: Sum,
-) -> [u16; 14] {
-    let code = match refusal {
-        Refusal::NoRoute => 0,
-        _ => 13,
-    };
+pub fn v4_refusal(gateway: V4Addr, container: V4Addr, answer: &Answer) -> [u16; 14] {
+    let numbers = answer.refusal.v4_numbers();
     let [from, to] = [gateway, container].map(halves);
     let mut words = [
         0x4500u16.to_be(),
-        (28 + length).to_be(),
+        (28 + answer.length).to_be(),
         0,
         // Don't fragment.
         0x4000u16.to_be(),
@@ -98,47 +127,40 @@ pub fn v4_refusal(
         from[1],
         to[0],
         to[1],
-        (3u16 << 8 | code).to_be(),
+        u16::from_ne_bytes(numbers),
         0,
         0,
-        0,
+        // RFC 1191, section 4.
+        (answer.mtu as u16).to_be(),
     ];
     let mut network = Sum::default();
     for word in &words[..10] {
         network = network.add(u32::from(*word));
     }
     words[5] = !network.fold();
-    words[11] = !sum.add(u32::from(words[10])).fold();
+    let message = answer.sum.add(u32::from(words[10]));
+    words[11] = !message.add(u32::from(words[13])).fold();
     words
 }
 
-/// The headers of an IPv6 packet that says the same: IPv6 and ICMPv6.
+/// The headers of the same of IPv6: IPv6 and ICMPv6.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct V6Refusal(pub [u32; 12]);
 
 /// Those headers, see [`v4_refusal`].
 #[inline(always)]
-pub fn v6_refusal(
-    gateway: V6Addr,
-    container: V6Addr,
-    refusal: Refusal,
-    length: u16,
-    sum: Sum,
-) -> V6Refusal {
-    // RFC 4443, section 3.1.
-    let code = match refusal {
-        Refusal::NoRoute => 0,
-        _ => 1,
-    };
-    let payload = u32::from(length) + 8;
+pub fn v6_refusal(gateway: V6Addr, container: V6Addr, answer: &Answer) -> V6Refusal {
+    let [kind, code] = answer.refusal.v6_numbers();
+    let payload = u32::from(answer.length) + 8;
     let next = u32::from(proto::ICMPV6);
     let [from, to] = [gateway.0, container.0];
-    let mut sum = sum.add(payload.to_be()).add(next.to_be());
+    let mut sum = answer.sum.add(payload.to_be()).add(next.to_be());
     for (from, to) in from.iter().zip(&to) {
         sum = sum.add(*from).add(*to);
     }
-    sum = sum.add(u32::from_ne_bytes([1, code, 0, 0]));
+    sum = sum.add(u32::from_ne_bytes([kind, code, 0, 0]));
+    sum = sum.add(answer.mtu.to_be());
     let checksum = (!sum.fold()).to_ne_bytes();
     V6Refusal([
         (6u32 << 28).to_be(),
@@ -151,8 +173,9 @@ pub fn v6_refusal(
         to[1],
         to[2],
         to[3],
-        u32::from_ne_bytes([1, code, checksum[0], checksum[1]]),
-        0,
+        u32::from_ne_bytes([kind, code, checksum[0], checksum[1]]),
+        // RFC 4443, section 3.2.
+        answer.mtu.to_be(),
     ])
 }
 
@@ -694,17 +717,23 @@ mod tests {
         #[test]
         fn a_refusal_has_right_checksums(
             tuple in tuple(), tuple_v6 in tuple_v6(),
-            mut quote in proptest::collection::vec(any::<u8>(), 4..100), prohibited: bool,
+            mut quote in proptest::collection::vec(any::<u8>(), 4..100), mtu in 1280u16..,
+            (refusal, v4_numbers, v6_numbers) in prop_oneof![
+                Just((Refusal::Prohibited, [3, 13], [1, 1])),
+                Just((Refusal::NoRoute, [3, 0], [1, 0])),
+                Just((Refusal::TooBig, [3, 4], [2, 0])),
+                Just((Refusal::Expired, [11, 0], [3, 0])),
+            ],
         ) {
             quote.truncate(quote.len() & !3);
-            let length = quote.len() as u16;
-            let of_quote = Sum::default().add(u32::from(sum(&quote).to_be()));
-            let (refusal, v4_code, v6_code) = if prohibited {
-                (Refusal::Prohibited, 13, 1)
-            } else {
-                (Refusal::NoRoute, 0, 0)
+            let answer = Answer {
+                refusal,
+                mtu: mtu.into(),
+                length: quote.len() as u16,
+                sum: Sum::default().add(u32::from(sum(&quote).to_be())),
             };
-            let header = v4_refusal(tuple.saddr, tuple.daddr, refusal, length, of_quote);
+            let mtu = mtu.to_be_bytes();
+            let header = v4_refusal(tuple.saddr, tuple.daddr, &answer);
             let mut bytes = std::vec![0; ETH_LEN];
             bytes.extend(header.iter().flat_map(|word| word.to_ne_bytes()));
             bytes.extend(&quote);
@@ -714,10 +743,11 @@ mod tests {
             prop_assert_eq!((packet.tuple.saddr, packet.tuple.daddr), (tuple.saddr, tuple.daddr));
             prop_assert_eq!(sum(&bytes[ETH_LEN..ETH_LEN + 20]), 0xffff);
             prop_assert_eq!(sum(&bytes[ETH_LEN + 20..]), 0xffff);
-            prop_assert_eq!(&bytes[ETH_LEN + 20..ETH_LEN + 22], &[3, v4_code]);
+            prop_assert_eq!(&bytes[ETH_LEN + 20..ETH_LEN + 22], &v4_numbers);
+            prop_assert_eq!(&bytes[ETH_LEN + 24..ETH_LEN + 28], &[0, 0, mtu[0], mtu[1]]);
 
             let tuple = tuple_v6;
-            let header = v6_refusal(tuple.saddr, tuple.daddr, refusal, length, of_quote);
+            let header = v6_refusal(tuple.saddr, tuple.daddr, &answer);
             let mut bytes = std::vec![0; ETH_LEN];
             bytes.extend(header.0.iter().flat_map(|word| word.to_ne_bytes()));
             bytes.extend(&quote);
@@ -727,7 +757,9 @@ mod tests {
             prop_assert_eq!((packet.tuple.saddr, packet.tuple.daddr), (tuple.saddr, tuple.daddr));
             prop_assert_eq!(V6::datagram_end(bytes.as_slice()), bytes.len());
             prop_assert_eq!(sum_v6(&bytes[ETH_LEN..], proto::ICMPV6), 0xffff);
-            prop_assert_eq!(&bytes[ETH_LEN + V6_LEN..ETH_LEN + V6_LEN + 2], &[1, v6_code]);
+            let icmp = &bytes[ETH_LEN + V6_LEN..];
+            prop_assert_eq!(&icmp[..2], &v6_numbers);
+            prop_assert_eq!(&icmp[4..8], &[0, 0, mtu[0], mtu[1]]);
         }
     }
 

@@ -9,9 +9,8 @@ use aya_ebpf::{
 };
 use netdp_common::{
     addr::{Address, Be16, Mac, V4Addr, V6Addr, proto},
-    checksum::Sum,
     drop::DropReason,
-    icmp::{self, Quote, Quoting, Refusal},
+    icmp::{self, Answer, Quote, Quoting},
     maps::{Endpoint, FragKey, Uplink},
     nat,
     packet::{Bytes, ETH_LEN, Packet, Tuple, V4, V6},
@@ -38,8 +37,6 @@ pub struct Route<A> {
     pub nexthop: A,
     /// Own and next hop's MAC address; absent while the neighbour is unknown.
     pub macs: Option<(Mac, Mac)>,
-    /// Of the link, bytes; 0 where the kernel doesn't say (before 5.12).
-    pub mtu: u32,
 }
 
 /// Why the FIB gives no way that the programs can take.
@@ -52,6 +49,11 @@ pub enum Unroutable {
 
 /// An address family in the kernel.
 pub trait Family: Quoting {
+    /// Whether the kernel's stack answers a packet that would have to be
+    /// forwarded and can't be, where the interface that it came by alone
+    /// forwards. Of IPv6 no stack before Linux 6.17 does (`force_forwarding`).
+    const STACK_ANSWERS: bool;
+
     fn addrs() -> &'static Addrs<Self::Addr>;
     fn ports() -> &'static Ports<Self::Addr>;
     fn backs() -> &'static Backs<Self::Addr>;
@@ -110,13 +112,7 @@ pub trait Family: Quoting {
 
     /// Writes the headers of a refusal before the packet that was refused, into
     /// the room made for them.
-    fn write_refusal(
-        skb: &Skb,
-        endpoint: &Endpoint,
-        refusal: Refusal,
-        length: u32,
-        sum: Sum,
-    ) -> Result<(), DropReason>;
+    fn write_refusal(skb: &Skb, endpoint: &Endpoint, answer: &Answer) -> Result<(), DropReason>;
 
     fn frag_key(packet: &Packet<Self::Addr>) -> FragKey<Self::Addr> {
         FragKey {
@@ -129,6 +125,8 @@ pub trait Family: Quoting {
 }
 
 impl Family for V4 {
+    const STACK_ANSWERS: bool = true;
+
     #[inline(always)]
     fn addrs() -> &'static Addrs<V4Addr> {
         &ADDRS4
@@ -267,22 +265,15 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn write_refusal(
-        skb: &Skb,
-        endpoint: &Endpoint,
-        refusal: Refusal,
-        length: u32,
-        sum: Sum,
-    ) -> Result<(), DropReason> {
+    fn write_refusal(skb: &Skb, endpoint: &Endpoint, answer: &Answer) -> Result<(), DropReason> {
         let (from, to) = (endpoint.gateway4, endpoint.addr4);
-        skb.write(
-            ETH_LEN,
-            icmp::v4_refusal(from, to, refusal, length as u16, sum),
-        )
+        skb.write(ETH_LEN, icmp::v4_refusal(from, to, answer))
     }
 }
 
 impl Family for V6 {
+    const STACK_ANSWERS: bool = false;
+
     #[inline(always)]
     fn addrs() -> &'static Addrs<V6Addr> {
         &ADDRS6
@@ -423,18 +414,9 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn write_refusal(
-        skb: &Skb,
-        endpoint: &Endpoint,
-        refusal: Refusal,
-        length: u32,
-        sum: Sum,
-    ) -> Result<(), DropReason> {
+    fn write_refusal(skb: &Skb, endpoint: &Endpoint, answer: &Answer) -> Result<(), DropReason> {
         let (from, to) = (endpoint.gateway6, endpoint.addr6);
-        skb.write(
-            ETH_LEN,
-            icmp::v6_refusal(from, to, refusal, length as u16, sum),
-        )
+        skb.write(ETH_LEN, icmp::v6_refusal(from, to, answer))
     }
 
     fn frag_key(packet: &Packet<V6Addr>) -> FragKey<V6Addr> {
@@ -455,12 +437,13 @@ impl Family for V6 {
 struct Aligned<T>(T);
 
 /// Asks the FIB for the way to a packet's destination, as if it came in by this
-/// interface.
+/// interface. The link's `mtu` also comes of one that is too big for it.
 #[inline(always)]
 pub fn route<F: Family>(
     skb: &Skb,
     ifindex: u32,
     tuple: &Tuple<F::Addr>,
+    mtu: &mut u32,
 ) -> Result<Route<F::Addr>, Unroutable> {
     // `BPF_FIB_LKUP_RET_*` of `include/uapi/linux/bpf.h`.
     const SUCCESS: i64 = 0;
@@ -485,19 +468,17 @@ pub fn route<F: Family>(
     };
     let nexthop = F::nexthop(&params.0);
     // SAFETY: without a length given the helper leaves the MTU there.
-    let mtu = u32::from(unsafe { params.0.__bindgen_anon_1.mtu_result });
+    *mtu = u32::from(unsafe { params.0.__bindgen_anon_1.mtu_result });
     match ret {
         SUCCESS => Ok(Route {
             ifindex: params.0.ifindex,
             nexthop,
             macs: Some((params.0.smac, params.0.dmac)),
-            mtu,
         }),
         NO_NEIGH => Ok(Route {
             ifindex: params.0.ifindex,
             nexthop,
             macs: None,
-            mtu,
         }),
         FRAG_NEEDED => Err(Unroutable::TooBig),
         _ => Err(Unroutable::NoRoute),

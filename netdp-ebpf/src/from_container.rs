@@ -113,9 +113,19 @@ fn by_source<F: Family>(
         }
         path::ask::<F>(skb, work)?;
     }
-    // The kernel answers what is too big or has come to its last hop.
-    if work.way.by == By::Stack || work.packet.ttl <= 1 || !skb.segments_fit(work.way.ifindex) {
-        return Ok(Verdict::Pass);
+    let expired = work.packet.ttl <= 1;
+    if F::STACK_ANSWERS && work.way.by == By::Stack
+        || expired
+        || !skb.segments_fit(work.way.ifindex, &mut work.way.mtu)
+    {
+        if F::STACK_ANSWERS {
+            return Ok(Verdict::Pass);
+        }
+        return Err(if expired {
+            DropReason::Expired
+        } else {
+            DropReason::TooBig
+        });
     }
     if !outside::<F>(work, endpoint).result()? || !path::follow::<F>(skb, work)? {
         masquerade::open::<F>(skb, work, endpoint)?;

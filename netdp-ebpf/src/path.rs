@@ -74,11 +74,11 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
         packet, way, now, ..
     } = work;
     let tuple = &packet.tuple;
-    let route = match route::<F>(skb, skb.ifindex(), tuple) {
+    let route = match route::<F>(skb, skb.ifindex(), tuple, &mut way.mtu) {
         Ok(route) => route,
         // The stack says so to the sender. What may be fragmented would leave
         // the stack untranslated.
-        Err(Unroutable::TooBig) if packet.dont_fragment => return Ok(()),
+        Err(Unroutable::TooBig) if F::STACK_ANSWERS && packet.dont_fragment => return Ok(()),
         Err(Unroutable::TooBig) => return Err(DropReason::TooBig),
         Err(Unroutable::NoRoute) => return Err(DropReason::NoRoute),
     };
@@ -92,7 +92,7 @@ pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropRea
             ifindex: route.ifindex,
             smac,
             dmac,
-            mtu: route.mtu,
+            mtu: way.mtu,
         });
     }
     way.ifindex = route.ifindex;
@@ -110,7 +110,8 @@ pub fn turns<F: Family>(skb: &Skb, answer: &Tuple<F::Addr>, ifindex: u32) -> boo
     if let Some(path) = found::<F>(answer.daddr, now) {
         return path.ifindex != skb.ifindex();
     }
-    let Ok(route) = route::<F>(skb, ifindex, answer) else {
+    let mut mtu = 0;
+    let Ok(route) = route::<F>(skb, ifindex, answer, &mut mtu) else {
         return false;
     };
     if let Some(slot) = slot::<F>(answer.daddr) {
@@ -162,7 +163,7 @@ fn turn<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, DropReas
         return Ok(!decision.bound);
     }
     // The stack would answer for the route's link.
-    if !skb.is_taken_by(decision.uplink) {
+    if !skb.is_taken_by(decision.uplink, &mut way.mtu) {
         return Err(DropReason::TooBig);
     }
     way.by = By::Neighbour;

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_csum_diff, bpf_skb_load_bytes};
 use netdp_common::{
     checksum::Sum,
     drop::DropReason,
-    icmp::Refusal,
+    icmp::{Answer, Refusal},
     maps::Endpoint,
     packet::{ETH_LEN, Fragment, Packet, Transport},
 };
@@ -66,10 +66,19 @@ fn answer<F: Family>(skb: &Skb, endpoint: &Endpoint, refusal: Refusal) -> bool {
     if sum < 0 {
         return false;
     }
-    let sum = Sum::default().add(sum as u32);
+    let answer = Answer {
+        refusal,
+        mtu: if refusal == Refusal::TooBig {
+            work.way.mtu
+        } else {
+            0
+        },
+        length: length as u16,
+        sum: Sum::default().add(sum as u32),
+    };
     skb.resize(ETH_LEN as u32 + length).is_ok()
         && skb.make_room(F::REFUSAL_LEN)
-        && F::write_refusal(skb, endpoint, refusal, length, sum).is_ok()
+        && F::write_refusal(skb, endpoint, &answer).is_ok()
         && skb.write_macs(endpoint.mac, endpoint.host_mac).is_ok()
 }
 

@@ -75,29 +75,30 @@ impl Skb {
     }
 
     /// Whether the segments that a GSO packet will be cut into are no longer
-    /// than the link takes. True for others.
+    /// than the link takes, whose `mtu` it gives. True for others.
     #[inline(always)]
-    pub fn segments_fit(&self, ifindex: u32) -> bool {
+    pub fn segments_fit(&self, ifindex: u32, mtu: &mut u32) -> bool {
         // SAFETY: as above.
         let whole = unsafe { (*self.skb).gso_size == 0 };
-        whole || self.is_taken_by(ifindex)
+        whole || self.is_taken_by(ifindex, mtu)
     }
 
-    /// Whether a link takes the packet, or the segments that it will be cut
-    /// into.
+    /// Whether a link, whose `mtu` it gives, takes the packet, or the segments
+    /// that it will be cut into.
     #[inline(always)]
-    pub fn is_taken_by(&self, ifindex: u32) -> bool {
-        let mut mtu = 0u32;
+    pub fn is_taken_by(&self, ifindex: u32, mtu: &mut u32) -> bool {
+        let mut link = 0u32;
         // SAFETY: the number lives on this stack.
         let ret = unsafe {
             bpf_check_mtu(
                 self.as_ptr(),
                 ifindex,
-                &raw mut mtu,
+                &raw mut link,
                 0,
                 u64::from(BPF_MTU_CHK_SEGS),
             )
         };
+        *mtu = link;
         ret == 0
     }
 

@@ -75,6 +75,8 @@ pub struct Way<A> {
     pub dmac: Mac,
     /// Where the neighbour table has to find it.
     pub nexthop: A,
+    /// Of the link, bytes, where that is too small for the packet.
+    pub mtu: u32,
 }
 
 /// A packet in the making. All bytes zero are a valid value.

@@ -12,7 +12,7 @@ use program_world::{
     error::{Error, Kind},
     family::Family,
     frame::{ACK, Frame, SYN, at, transport_start},
-    impatient, worlds, worlds_with,
+    impatient, world6, worlds, worlds_with,
 };
 
 /// A packet is refused for this reason, and its sender told; gives the error.
@@ -29,7 +29,12 @@ fn told(world: &mut World, container: &Container, bytes: &[u8], reason: DropReas
         refused + 1
     );
     let error = Error::of(&run.packet);
-    assert_eq!(error.rest, [0; 4]);
+    if error.kind == Kind::TooBig {
+        // The uplink's.
+        assert_eq!(error.rest, 1500u32.to_be_bytes());
+    } else {
+        assert_eq!(error.rest, [0; 4]);
+    }
     assert_eq!((error.from, error.to), (container.gateway, container.addr));
     assert_eq!(
         (error.source, error.destination),
@@ -94,6 +99,46 @@ fn want_of_room_is_answered() {
         // Ports come free again.
         world.wait_until(|world| world.pending().is_empty());
         world.leaves(&web, &segment(&web, 40_000));
+    });
+}
+
+/// Of IPv4, what may be fragmented: the sender has to do that, and hears how.
+#[test]
+fn what_the_uplink_does_not_take_is_answered() {
+    worlds(|world| {
+        let db = world.db;
+        let mut big = db.frame(Frame::udp(at(DB, 40_000), at(REMOTE, 53)));
+        big.payload = vec![7; 1600];
+        let error = told(world, &db, &big.bytes(), DropReason::TooBig);
+        assert_eq!(error.kind, Kind::TooBig);
+        let [first, _] = big.fragments(1560);
+        let error = told(world, &db, &first, DropReason::TooBig);
+        assert_eq!(error.kind, Kind::TooBig);
+    });
+}
+
+/// Of IPv6: no stack before Linux 6.17 would.
+#[test]
+fn the_last_hop_of_ipv6_is_answered() {
+    world6(|world| {
+        let db = world.db;
+        for frame in [
+            Frame::udp(at(DB, 40_000), at(REMOTE, 53)),
+            Frame::tcp(SYN, at(DB, 40_000), at(REMOTE, 80)),
+            Frame::echo_request(DB, REMOTE, 7),
+        ] {
+            let last = db.frame(frame.clone()).with_ttl(1);
+            let error = told(world, &db, &last.bytes(), DropReason::Expired);
+            assert_eq!(error.kind, Kind::Exceeded);
+            let left = world.leaves(&db, &db.frame(frame).with_ttl(2));
+            assert_eq!(left.ttl, 1);
+        }
+        // Within the host there is no hop.
+        world.leaves(
+            &db,
+            &db.frame(Frame::udp(at(DB, 40_000), at(WEB, 53)))
+                .with_ttl(1),
+        );
     });
 }
 

@@ -118,6 +118,8 @@ pub fn explain(snapshot: &Snapshot<'_>, question: &Question) -> Explanation {
                 Refusal::Silent => {}
                 Refusal::Prohibited => told.say("answer", "ICMP: administratively prohibited"),
                 Refusal::NoRoute => told.say("answer", "ICMP: no route"),
+                Refusal::TooBig => told.say("answer", "ICMP: too big"),
+                Refusal::Expired => told.say("answer", "ICMP: time exceeded"),
             }
         }
     } else if source.is_loopback() || snapshot.is_local(source) {
