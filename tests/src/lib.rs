@@ -10,6 +10,7 @@ mod frame;
 mod offload;
 mod pattern;
 mod place;
+mod side;
 mod socket;
 mod topology;
 
@@ -18,9 +19,10 @@ pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
 pub use offload::{Offload, set_offload};
 pub use pattern::{Pattern, receive, send, transfer};
 pub use place::{HostProgram, Place};
+pub use side::{SIDES, Side};
 pub use socket::{
-    Listener, abort, bind_port, connect, connect_from, connect_within, echo_socket, echo_socket6,
-    hears, listen, ping_through, says_nothing, talk, udp,
+    Listener, abort, bind_port, connect, connect_bound, connect_from, connect_within, echo_socket,
+    echo_socket6, hears, listen, ping_through, says_nothing, talk, udp,
 };
 pub use topology::{Container, Topology};
 

@@ -122,12 +122,17 @@ pub fn connect_within(
     connect_bound(place, from.map(SocketAddr::from), to.into(), patience)
 }
 
-fn connect_bound(
+/// The same from an address of either family.
+///
+/// # Errors
+/// As [`connect_within`].
+pub fn connect_bound(
     place: &impl Place,
     from: Option<SocketAddr>,
-    to: SocketAddr,
+    to: impl Into<SocketAddr>,
     patience: Duration,
 ) -> io::Result<TcpStream> {
+    let to = to.into();
     let socket = open(place, SockType::Stream, to.ip());
     if let Some(from) = from {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;

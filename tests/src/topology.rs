@@ -1,6 +1,6 @@
 //! A host that runs netdp, with namespaces attached as an engine would.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ pub struct Container {
     /// On the first network it is on.
     pub address: Ipv4Addr,
     pub gateway: Ipv4Addr,
+    pub address6: Option<Ipv6Addr>,
+    pub gateway6: Option<Ipv6Addr>,
     pub mac: [u8; 6],
     pub host_interface: String,
 }
@@ -45,6 +47,19 @@ impl Topology {
     pub fn start(name: &str) -> Option<Self> {
         let mut topology = Self::without_daemon(name)?;
         topology.start_daemon();
+        Some(topology)
+    }
+
+    /// As [`Topology::start`], with IPv6 on all hosts and a network `six` of
+    /// both families.
+    pub fn with_ipv6(name: &str) -> Option<Self> {
+        let mut topology = Self::without_daemon(name)?;
+        topology
+            .world
+            .add_ipv6()
+            .unwrap_or_else(|error| panic!("{error}"));
+        topology.start_daemon();
+        topology.netdp("network create six --ipv6");
         Some(topology)
     }
 
@@ -94,6 +109,8 @@ impl Topology {
             namespace,
             address,
             gateway,
+            address6: endpoint.addresses.iter().find_map(|net| v6(net.addr())),
+            gateway6: endpoint.gateways.iter().copied().find_map(v6),
             mac: endpoint.mac.bytes(),
             host_interface: endpoint.host_interface.clone(),
         }
@@ -161,6 +178,13 @@ impl Topology {
             assert!(began.elapsed() < PATIENCE, "not {what}");
             thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+fn v6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Datagrams larger than a packet, and their fragments in any order.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netdp::demo::world::{HOST_ADDRESS, OUTSIDE_ADDRESS, set_sysctls};
-use netdp_tests::{Place, Topology, echo_socket, hears, ping_through, says_nothing, udp};
-use nix::sys::socket::{MsgFlags, SockProtocol, SockType, SockaddrIn, sendto};
+use netdp::demo::world::set_sysctls;
+use netdp_tests::{
+    Place, SIDES, Side, Topology, echo_socket, echo_socket6, hears, ping_through, says_nothing, udp,
+};
+use nix::sys::socket::{MsgFlags, SockProtocol, SockType, SockaddrStorage, sendto};
 
-const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// The largest datagram, and smaller ones that are cut in two and in a few.
 const LENGTHS: [usize; 4] = [1473, 5000, 30_000, 65_507];
 
@@ -31,78 +32,136 @@ fn converse(client: &UdpSocket, to: impl Into<SocketAddr>, server: &UdpSocket) {
 
 #[test]
 fn datagrams_larger_than_a_packet_are_carried() {
-    let Some(topology) = Topology::start("fragments-large") else {
+    let Some(topology) = Topology::with_ipv6("fragments-large") else {
         return;
     };
-    let web = topology.container("web", "-p 5353:53/udp");
-    let other = topology.container("other", "");
-    let published = udp(&web, ANY, 53);
-    let at_outside = udp(&topology.world.outside, ANY, 53);
-    for (client, to, server) in [
-        (
-            udp(&topology.world.client, ANY, 0),
-            (HOST_ADDRESS, 5353),
-            &published,
-        ),
-        (
-            udp(&topology.world.outside, ANY, 0),
-            (HOST_ADDRESS, 5353),
-            &published,
-        ),
-        (udp(&other, ANY, 0), (HOST_ADDRESS, 5353), &published),
-        (udp(&other, ANY, 0), (web.address, 53), &published),
-        (udp(&other, ANY, 0), (OUTSIDE_ADDRESS, 53), &at_outside),
-    ] {
-        converse(&client, to, server);
-    }
+    let world = &topology.world;
+    let web = topology.container("web", "--network six -p 5353:53/udp");
+    let other = topology.container("other", "--network six");
     set_sysctls(&other.namespace, &[("ipv4/ping_group_range", "0 0")]).unwrap();
-    ping_through(&echo_socket(&other, 7), OUTSIDE_ADDRESS, 1, &words(20_000));
+    for side in SIDES {
+        let published = udp(&web, side.any, 53);
+        let at_outside = udp(&world.outside, side.any, 53);
+        let other = |port| udp(&other, side.any, port);
+        for (client, to, server) in [
+            (
+                udp(&world.client, side.any, 0),
+                (side.host, 5353),
+                &published,
+            ),
+            (
+                udp(&world.outside, side.any, 0),
+                (side.host, 5353),
+                &published,
+            ),
+            (other(0), (side.host, 5353), &published),
+            (other(0), (side.address(&web), 53), &published),
+            (other(0), (side.outside, 53), &at_outside),
+        ] {
+            converse(&client, to, server);
+        }
+    }
+    let echo = [echo_socket(&other, 7), echo_socket6(&other, 7)];
+    for (side, socket) in SIDES.iter().zip(&echo) {
+        ping_through(socket, side.outside, 1, &words(20_000));
+    }
     assert_eq!(topology.dropped("fragment-without-first"), 0);
     assert_eq!(topology.dropped("fragment-overlap"), 0);
 }
 
-/// Sends IPv4 packets whose headers are written by hand (raw(7), IPPROTO_RAW).
+/// Sends packets whose headers are written by hand (raw(7), IPPROTO_RAW).
 struct Packets(OwnedFd);
 
 impl Packets {
-    fn open(place: &impl Place) -> Self {
-        Self(place.open(SockType::Raw, Some(SockProtocol::Raw)))
+    fn open(place: &impl Place, side: Side) -> Self {
+        let protocol = Some(SockProtocol::Raw);
+        Self(place.open_family(side.family, SockType::Raw, protocol))
     }
 
     #[track_caller]
-    fn send(&self, packet: &[u8]) {
-        let to: [u8; 4] = packet[16..20].try_into().unwrap();
-        let to = SockaddrIn::from(SocketAddrV4::new(to.into(), 0));
+    fn send(&self, packet: &[u8], to: IpAddr) {
+        let to = SockaddrStorage::from(SocketAddr::new(to, 0));
         let sent = sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty());
         assert_eq!(sent, Ok(packet.len()));
     }
 }
 
-/// A UDP datagram in fragments, in order. The kernel fills in the checksums of
-/// their own headers; the datagram has none (RFC 768).
-fn fragments(from: SocketAddrV4, to: SocketAddrV4, id: u16, words: &[u8]) -> Vec<Vec<u8>> {
-    const UDP: u8 = 17;
-    const PART: usize = 1480;
+const UDP: u8 = 17;
+
+/// A UDP datagram in fragments, in order.
+fn fragments(from: SocketAddr, to: SocketAddr, id: u16, words: &[u8]) -> Vec<Vec<u8>> {
+    const PART: usize = 1448;
     let length = 8 + words.len() as u16;
     let mut datagram = Vec::new();
     for field in [from.port(), to.port(), length, 0] {
         datagram.extend(field.to_be_bytes());
     }
     datagram.extend(words);
+    if from.is_ipv6() {
+        let checksum = checksum(from.ip(), to.ip(), &datagram);
+        datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
+    }
     let count = datagram.chunks(PART).count();
     let packet = |(index, part): (usize, &[u8])| {
-        let more = u16::from(index + 1 < count) << 13;
-        let mut packet = vec![0x45, 0];
-        packet.extend((20 + part.len() as u16).to_be_bytes());
-        packet.extend(id.to_be_bytes());
-        packet.extend((more | (index * PART / 8) as u16).to_be_bytes());
-        packet.extend([64, UDP, 0, 0]);
-        packet.extend(from.ip().octets());
-        packet.extend(to.ip().octets());
+        let (offset, more) = ((index * PART) as u16, index + 1 < count);
+        let mut packet = match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                // The kernel fills in the checksum of this header; the
+                // datagram has none (RFC 768).
+                let mut header = vec![0x45, 0];
+                header.extend((20 + part.len() as u16).to_be_bytes());
+                header.extend(id.to_be_bytes());
+                header.extend(((u16::from(more) << 13) | (offset / 8)).to_be_bytes());
+                header.extend([64, UDP, 0, 0]);
+                header.extend(from.octets());
+                header.extend(to.octets());
+                header
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                const FRAGMENT: u8 = 44;
+                let mut header = vec![0x60, 0, 0, 0];
+                header.extend((8 + part.len() as u16).to_be_bytes());
+                header.extend([FRAGMENT, 64]);
+                header.extend(from.octets());
+                header.extend(to.octets());
+                header.extend([UDP, 0]);
+                header.extend((offset | u16::from(more)).to_be_bytes());
+                header.extend(u32::from(id).to_be_bytes());
+                header
+            }
+            _ => panic!("two families"),
+        };
         packet.extend(part);
         packet
     };
     datagram.chunks(PART).enumerate().map(packet).collect()
+}
+
+/// RFC 8200, section 8.1.
+fn checksum(from: IpAddr, to: IpAddr, datagram: &[u8]) -> u16 {
+    let (IpAddr::V6(from), IpAddr::V6(to)) = (from, to) else {
+        panic!("{from} is not IPv6");
+    };
+    let length = (datagram.len() as u32).to_be_bytes();
+    let summed = [
+        &from.octets()[..],
+        &to.octets(),
+        &length,
+        &[0, 0, 0, UDP],
+        datagram,
+    ]
+    .concat();
+    let mut sum = 0u64;
+    for pair in summed.chunks(2) {
+        sum += u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u64::from(*low));
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    match !(sum as u16) {
+        0 => 0xffff,
+        checksum => checksum,
+    }
 }
 
 /// Sends datagrams in all orders of few fragments, and backwards; each arrives
@@ -110,10 +169,10 @@ fn fragments(from: SocketAddrV4, to: SocketAddrV4, id: u16, words: &[u8]) -> Vec
 #[track_caller]
 fn arrive_in_any_order(
     packets: &Packets,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     server: &UdpSocket,
-    seen_from: SocketAddrV4,
+    seen_from: SocketAddr,
 ) {
     // Identifications are used again.
     let mut id = 100;
@@ -123,9 +182,9 @@ fn arrive_in_any_order(
         let mut parts = fragments(from, to, id, &words);
         order(&mut parts);
         for packet in &parts {
-            packets.send(packet);
+            packets.send(packet, to.ip());
         }
-        assert_eq!(hears(server, &words), seen_from.into(), "{length} bytes");
+        assert_eq!(hears(server, &words), seen_from, "{length} bytes");
     };
     send(2000, &|parts| parts.swap(0, 1));
     for first in 0..3 {
@@ -144,41 +203,42 @@ fn arrive_in_any_order(
 
 #[test]
 fn fragments_may_overtake_their_first() {
-    let Some(topology) = Topology::start("fragments-disorder") else {
+    let Some(topology) = Topology::with_ipv6("fragments-disorder") else {
         return;
     };
-    let web = topology.container("web", "-p 5353:53/udp");
-    let other = topology.container("other", "");
-    let published = udp(&web, ANY, 53);
-    let at_outside = udp(&topology.world.outside, ANY, 53);
-    let at = SocketAddrV4::new;
+    let web = topology.container("web", "--network six -p 5353:53/udp");
+    let other = topology.container("other", "--network six");
+    let at = SocketAddr::new;
+    for side in SIDES {
+        let published = udp(&web, side.any, 53);
+        let at_outside = udp(&topology.world.outside, side.any, 53);
 
-    // From outside to a published port.
-    let client = at(OUTSIDE_ADDRESS, 4000);
-    let outside = Packets::open(&topology.world.outside);
-    let to = at(HOST_ADDRESS, 5353);
-    arrive_in_any_order(&outside, client, to, &published, client);
-    // To a masqueraded flow.
-    let asker = udp(&other, ANY, 4001);
-    asker.send_to(b"question", (OUTSIDE_ADDRESS, 53)).unwrap();
-    let SocketAddr::V4(seen) = hears(&at_outside, b"question") else {
-        panic!("not IPv4");
-    };
-    let server = at(OUTSIDE_ADDRESS, 53);
-    arrive_in_any_order(&outside, server, seen, &asker, server);
-    // From a container to the outside, to another one, and by its published
-    // port.
-    let container = Packets::open(&other);
-    let own = at(other.address, 4002);
-    arrive_in_any_order(&container, own, server, &at_outside, at(HOST_ADDRESS, 4002));
-    for to in [at(web.address, 53), at(HOST_ADDRESS, 5353)] {
-        arrive_in_any_order(&container, own, to, &published, own);
+        // From outside to a published port.
+        let client = at(side.outside, 4000);
+        let outside = Packets::open(&topology.world.outside, side);
+        let to = at(side.host, 5353);
+        arrive_in_any_order(&outside, client, to, &published, client);
+        // To a masqueraded flow.
+        let asker = udp(&other, side.any, 4001);
+        asker.send_to(b"question", (side.outside, 53)).unwrap();
+        let seen = hears(&at_outside, b"question");
+        let server = at(side.outside, 53);
+        arrive_in_any_order(&outside, server, seen, &asker, server);
+        // From a container to the outside, to another one, and by its published
+        // port.
+        let container = Packets::open(&other, side);
+        let own = at(side.address(&other), 4002);
+        let masqueraded = at(side.host, 4002);
+        arrive_in_any_order(&container, own, server, &at_outside, masqueraded);
+        for to in [at(side.address(&web), 53), at(side.host, 5353)] {
+            arrive_in_any_order(&container, own, to, &published, own);
+        }
+        // To the host's own sockets, from both.
+        let host = udp(&topology.host_program(), side.any, 7000);
+        let to = at(side.host, 7000);
+        arrive_in_any_order(&outside, client, to, &host, client);
+        arrive_in_any_order(&container, own, to, &host, own);
     }
-    // To the host's own sockets, from both.
-    let host = udp(&topology.host_program(), ANY, 7000);
-    let to = at(HOST_ADDRESS, 7000);
-    arrive_in_any_order(&outside, client, to, &host, client);
-    arrive_in_any_order(&container, own, to, &host, own);
     assert_eq!(topology.dropped("fragment-without-first"), 0);
     assert_eq!(topology.dropped("fragment-overlap"), 0);
 }

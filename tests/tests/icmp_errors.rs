@@ -1,30 +1,31 @@
 //! What ICMP errors tell a program: that a port is closed, that a packet was
-//! too big, and where it got to.
+//! too big, and where it got to. In both families.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS, set_sysctls};
-use netdp_tests::{PATIENCE, Place, Topology, connect, hears, listen, transfer, udp};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
+use netdp::demo::world::set_sysctls;
+use netdp_tests::{PATIENCE, Place, SIDES, Side, Topology, connect, hears, listen, transfer, udp};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
 
-const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// Bytes of each direction.
 const LENGTH: u64 = 3 << 20;
 
 /// A world whose link behind the host's router takes packets of 1280 bytes, on
 /// the router's side alone: who sends from elsewhere learns it by an error.
 fn narrow(name: &str) -> Option<Topology> {
-    let topology = Topology::start(name)?;
+    let topology = Topology::with_ipv6(name)?;
     topology.ip(&topology.world.client, "link set outside mtu 1280\n");
     Some(topology)
 }
 
 /// A UDP socket that talks to one address alone, and so hears of errors.
-fn connected(place: &impl Place, to: impl Into<SocketAddr>) -> UdpSocket {
-    let socket = udp(place, ANY, 0);
+fn connected(place: &impl Place, side: Side, to: impl Into<SocketAddr>) -> UdpSocket {
+    let socket = udp(place, side.any, 0);
     socket.connect(to.into()).expect("connect a UDP socket");
     socket
 }
@@ -58,17 +59,19 @@ fn a_masqueraded_connection_learns_the_path_mtu() {
     let Some(topology) = narrow("icmp-pmtu-out") else {
         return;
     };
-    let container = topology.container("one", "");
-    let server = listen(&topology.world.outside, ANY, 80);
-    let near = connect(&container, (OUTSIDE_ADDRESS, 80));
-    transfer(&near, &server.accept().0, LENGTH);
+    let container = topology.container("one", "--network six");
     // Another one, for the first has the path's MTU already.
-    let other = topology.container("two", "");
-    let far = udp(&topology.world.outside, ANY, 5000);
-    let near = connected(&other, (OUTSIDE_ADDRESS, 5000));
-    near.send(b"short").unwrap();
-    hears(&far, b"short");
-    assert_too_long(&near, 1400);
+    let other = topology.container("two", "--network six");
+    for side in SIDES {
+        let server = listen(&topology.world.outside, side.any, 80);
+        let near = connect(&container, (side.outside, 80));
+        transfer(&near, &server.accept().0, LENGTH);
+        let far = udp(&topology.world.outside, side.any, 5000);
+        let near = connected(&other, side, (side.outside, 5000));
+        near.send(b"short").unwrap();
+        hears(&far, b"short");
+        assert_too_long(&near, 1400);
+    }
 }
 
 #[test]
@@ -76,84 +79,138 @@ fn a_published_server_learns_the_path_mtu() {
     let Some(topology) = narrow("icmp-pmtu-in") else {
         return;
     };
-    let web = topology.container("web", "-p 8080:80");
-    let names = topology.container("names", "-p 5353:53/udp");
-    let server = listen(&web, ANY, 80);
-    let near = connect(&topology.world.outside, (HOST_ADDRESS, 8080));
-    transfer(&near, &server.accept().0, LENGTH);
-    let server = udp(&names, ANY, 53);
-    let client = udp(&topology.world.outside, ANY, 5000);
-    client.send_to(b"question", (HOST_ADDRESS, 5353)).unwrap();
-    let from = hears(&server, b"question");
-    assert_eq!(from, (OUTSIDE_ADDRESS, 5000).into());
-    server.connect(from).unwrap();
-    assert_too_long(&server, 1400);
+    let web = topology.container("web", "--network six -p 8080:80");
+    let names = topology.container("names", "--network six -p 5353:53/udp");
+    for side in SIDES {
+        let server = listen(&web, side.any, 80);
+        let near = connect(&topology.world.outside, (side.host, 8080));
+        transfer(&near, &server.accept().0, LENGTH);
+        let server = udp(&names, side.any, 53);
+        let client = udp(&topology.world.outside, side.any, 5000);
+        client.send_to(b"question", (side.host, 5353)).unwrap();
+        let from = hears(&server, b"question");
+        assert_eq!(from, (side.outside, 5000).into());
+        server.connect(from).unwrap();
+        assert_too_long(&server, 1400);
+    }
+}
+
+/// The host's own link is the narrow one.
+#[test]
+fn a_narrow_uplink_is_learned_of() {
+    let Some(topology) = Topology::with_ipv6("icmp-pmtu-uplink") else {
+        return;
+    };
+    topology.ip(&topology.world.host, "link set eth0 mtu 1400\n");
+    topology.ip(&topology.world.client, "link set wire0 mtu 1400\n");
+    let stream = topology.container("stream", "--network six");
+    let asker = topology.container("asker", "--network six");
+    for side in SIDES {
+        let server = listen(&topology.world.outside, side.any, 80);
+        let near = connect(&stream, (side.outside, 80));
+        transfer(&near, &server.accept().0, LENGTH);
+        // In fragments, the first of which are too large.
+        let far = udp(&topology.world.outside, side.any, 5000);
+        far.set_nonblocking(true).unwrap();
+        let near = udp(&asker, side.any, 0);
+        let words = vec![7; 5000];
+        topology.wait_until("a datagram in smaller fragments", || {
+            near.send_to(&words, (side.outside, 5000)).unwrap();
+            let mut heard = vec![0; 6000];
+            matches!(far.recv(&mut heard), Ok(5000))
+        });
+    }
 }
 
 #[test]
 fn a_closed_port_is_refused_at_once() {
-    let Some(topology) = Topology::start("icmp-closed") else {
+    let Some(topology) = Topology::with_ipv6("icmp-closed") else {
         return;
     };
-    let web = topology.container("web", "-p 8080:80 -p 5353:53/udp");
-    let other = topology.container("other", "");
-    // Nobody listens at the other side of any of these.
-    let to_outside = connected(&other, (OUTSIDE_ADDRESS, 9));
-    let to_published = connected(&topology.world.client, (HOST_ADDRESS, 5353));
-    let from_behind = connected(&topology.world.outside, (HOST_ADDRESS, 5353));
-    let hairpin = connected(&other, (HOST_ADDRESS, 5353));
-    let itself = connected(&web, (HOST_ADDRESS, 5353));
-    let direct = connected(&other, (web.address, 53));
-    let from_host = connected(&topology.host_program(), (HOST_ADDRESS, 5353));
-    for socket in [
-        to_outside,
-        to_published,
-        from_behind,
-        hairpin,
-        itself,
-        direct,
-        from_host,
-    ] {
-        socket.send(b"anyone").unwrap();
-        let error = error_of(&socket);
-        assert_eq!(error, io::ErrorKind::ConnectionRefused, "{socket:?}");
+    let web = topology.container("web", "--network six -p 8080:80 -p 5353:53/udp");
+    let other = topology.container("other", "--network six");
+    for side in SIDES {
+        // Nobody listens at the other side of any of these.
+        let to_outside = connected(&other, side, (side.outside, 9));
+        let to_published = connected(&topology.world.client, side, (side.host, 5353));
+        let from_behind = connected(&topology.world.outside, side, (side.host, 5353));
+        let hairpin = connected(&other, side, (side.host, 5353));
+        let itself = connected(&web, side, (side.host, 5353));
+        let direct = connected(&other, side, (side.address(&web), 53));
+        let from_host = connected(&topology.host_program(), side, (side.host, 5353));
+        for socket in [
+            to_outside,
+            to_published,
+            from_behind,
+            hairpin,
+            itself,
+            direct,
+            from_host,
+        ] {
+            socket.send(b"anyone").unwrap();
+            let error = error_of(&socket);
+            assert_eq!(error, io::ErrorKind::ConnectionRefused, "{socket:?}");
+        }
     }
 }
 
 #[test]
 fn a_server_hears_that_its_client_has_gone() {
-    let Some(topology) = Topology::start("icmp-gone") else {
+    let Some(topology) = Topology::with_ipv6("icmp-gone") else {
         return;
     };
-    let web = topology.container("web", "-p 5353:53/udp");
-    let other = topology.container("other", "");
-    let ask = |place: &dyn Fn() -> UdpSocket| {
-        let server = udp(&web, ANY, 53);
-        let client = place();
-        client.send_to(b"question", (HOST_ADDRESS, 5353)).unwrap();
+    let web = topology.container("web", "--network six -p 5353:53/udp");
+    let other = topology.container("other", "--network six");
+    for side in SIDES {
+        let ask = |place: &dyn Fn() -> UdpSocket| {
+            let server = udp(&web, side.any, 53);
+            let client = place();
+            client.send_to(b"question", (side.host, 5353)).unwrap();
+            server.connect(hears(&server, b"question")).unwrap();
+            drop(client);
+            server.send(b"the answer").unwrap();
+            assert_eq!(error_of(&server), io::ErrorKind::ConnectionRefused);
+        };
+        ask(&|| udp(&topology.world.client, side.any, 0));
+        ask(&|| udp(&topology.world.outside, side.any, 0));
+        ask(&|| udp(&other, side.any, 0));
+        // One that asked itself, and is answered too late.
+        let server = udp(&topology.world.outside, side.any, 53);
+        let client = udp(&other, side.any, 0);
+        client.send_to(b"question", (side.outside, 53)).unwrap();
         server.connect(hears(&server, b"question")).unwrap();
         drop(client);
         server.send(b"the answer").unwrap();
         assert_eq!(error_of(&server), io::ErrorKind::ConnectionRefused);
-    };
-    ask(&|| udp(&topology.world.client, ANY, 0));
-    ask(&|| udp(&topology.world.outside, ANY, 0));
-    ask(&|| udp(&other, ANY, 0));
-    // One that asked itself, and is answered too late.
-    let server = udp(&topology.world.outside, ANY, 53);
-    let client = udp(&other, ANY, 0);
-    client.send_to(b"question", (OUTSIDE_ADDRESS, 53)).unwrap();
-    server.connect(hears(&server, b"question")).unwrap();
-    drop(client);
-    server.send(b"the answer").unwrap();
-    assert_eq!(error_of(&server), io::ErrorKind::ConnectionRefused);
+    }
 }
 
-/// Sends a datagram with this TTL and waits for the error about it: its type
-/// and who sent it.
+/// What an error says (RFC 792, RFC 4443).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Said {
+    Unreachable,
+    Exceeded,
+}
+
+/// A UDP socket that hears what errors say, and of whom.
+fn tracer(place: &impl Place, side: Side) -> UdpSocket {
+    let socket = udp(place, side.any, 0);
+    if side.is_v4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true).unwrap();
+    }
+    socket
+}
+
+/// Sends a datagram with this TTL and waits for the error about it.
 #[track_caller]
-fn probe(socket: &UdpSocket, ttl: i32, to: SocketAddr) -> (u8, Ipv4Addr) {
-    setsockopt(socket, sockopt::Ipv4Ttl, &ttl).unwrap();
+fn probe(socket: &UdpSocket, ttl: i32, to: SocketAddr) -> (Said, IpAddr) {
+    if to.is_ipv4() {
+        setsockopt(socket, sockopt::Ipv4Ttl, &ttl).unwrap();
+    } else {
+        setsockopt(socket, sockopt::Ipv6Ttl, &ttl).unwrap();
+    }
     socket.send_to(b"probe", to).unwrap();
     let began = Instant::now();
     loop {
@@ -161,7 +218,7 @@ fn probe(socket: &UdpSocket, ttl: i32, to: SocketAddr) -> (u8, Ipv4Addr) {
         let mut bytes = [0; 512];
         let mut buffers = [IoSliceMut::new(&mut bytes)];
         let mut room = vec![0; 256];
-        let message = recvmsg::<SockaddrIn>(
+        let message = recvmsg::<SockaddrStorage>(
             socket.as_raw_fd(),
             &mut buffers,
             Some(&mut room),
@@ -172,46 +229,56 @@ fn probe(socket: &UdpSocket, ttl: i32, to: SocketAddr) -> (u8, Ipv4Addr) {
             continue;
         };
         for control in message.cmsgs().unwrap() {
-            if let ControlMessageOwned::Ipv4RecvErr(error, Some(offender)) = control {
-                let offender = u32::from_be(offender.sin_addr.s_addr).into();
-                return (error.ee_type, offender);
-            }
+            let (kind, offender) = match control {
+                ControlMessageOwned::Ipv4RecvErr(error, Some(offender)) => {
+                    let offender = u32::from_be(offender.sin_addr.s_addr);
+                    (error.ee_type, IpAddr::V4(offender.into()))
+                }
+                ControlMessageOwned::Ipv6RecvErr(error, Some(offender)) => {
+                    let offender = Ipv6Addr::from(offender.sin6_addr.s6_addr);
+                    (error.ee_type, offender.into())
+                }
+                _ => continue,
+            };
+            let said = match (to.is_ipv4(), kind) {
+                (true, 3) | (false, 1) => Said::Unreachable,
+                (true, 11) | (false, 3) => Said::Exceeded,
+                (_, kind) => panic!("an error of type {kind} about TTL {ttl}"),
+            };
+            return (said, offender);
         }
     }
 }
 
 #[test]
 fn a_trace_shows_every_hop() {
-    const UNREACHABLE: u8 = 3;
-    const EXCEEDED: u8 = 11;
-    let Some(topology) = Topology::start("icmp-trace") else {
+    use Said::{Exceeded, Unreachable};
+    let Some(topology) = Topology::with_ipv6("icmp-trace") else {
         return;
     };
     // Errors of all routers at once, not one a second.
     for namespace in [&topology.world.host, &topology.world.client] {
-        set_sysctls(namespace, &[("ipv4/icmp_ratelimit", "0")]).unwrap();
+        let limits = [("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
+        set_sysctls(namespace, &limits).unwrap();
     }
-    let container = topology.container("one", "");
-    let socket = udp(&container, ANY, 0);
-    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
-    let to = (OUTSIDE_ADDRESS, 33_434).into();
-    let hops: Vec<_> = (1..=3).map(|ttl| probe(&socket, ttl, to)).collect();
-    assert_eq!(
-        hops,
-        [
-            (EXCEEDED, container.gateway),
-            (EXCEEDED, CLIENT_ADDRESS),
-            (UNREACHABLE, OUTSIDE_ADDRESS),
-        ]
-    );
-
-    // To a published port the host is the last hop, as to a port of its own.
-    let web = topology.container("web", "-p 5353:53/udp");
-    let socket = udp(&topology.world.outside, ANY, 0);
-    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
-    let to = (HOST_ADDRESS, 5353).into();
-    let (kind, _) = probe(&socket, 1, to);
-    assert_eq!(kind, EXCEEDED);
-    assert_eq!(probe(&socket, 2, to), (UNREACHABLE, HOST_ADDRESS));
-    drop(web);
+    let container = topology.container("one", "--network six");
+    let _web = topology.container("web", "--network six -p 5353:53/udp");
+    for side in SIDES {
+        let socket = tracer(&container, side);
+        let to = (side.outside, 33_434).into();
+        let hops: Vec<_> = (1..=3).map(|ttl| probe(&socket, ttl, to)).collect();
+        assert_eq!(
+            hops,
+            [
+                (Exceeded, side.gateway(&container)),
+                (Exceeded, side.client),
+                (Unreachable, side.outside),
+            ]
+        );
+        // To a published port the host is the last hop, as to a port of its own.
+        let socket = tracer(&topology.world.outside, side);
+        let to = (side.host, 5353).into();
+        assert_eq!(probe(&socket, 1, to).0, Exceeded);
+        assert_eq!(probe(&socket, 2, to), (Unreachable, side.host));
+    }
 }

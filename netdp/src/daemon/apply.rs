@@ -200,20 +200,15 @@ impl Target {
 }
 
 /// What the kernel forwards for a container comes in by its host end alone, so
-/// forwarding is turned on there and nowhere else. An uplink that forwards IPv6
-/// would no longer hear its router (`accept_ra`).
+/// forwarding is turned on there and nowhere else. Of IPv6 that makes the FIB
+/// answer programs; the stack forwards only where all interfaces do, and an
+/// uplink that does would no longer hear its router (`accept_ra`).
 fn enable_forwarding(host_end: &str, family: Family) -> Result<(), SysctlError> {
     if family == Family::V6 {
         // Whoever turned IPv6 off and on again has it with all that it brings.
         enable_ipv6(host_end)?;
     }
-    Sysctl::interface(family, host_end, "forwarding")?.set("1")?;
-    if family == Family::V6 {
-        // Without it the stack forwards IPv6, and answers what it can't
-        // forward, only where all interfaces do (ip6_forward, Linux 6.17).
-        return absent_is_well(Sysctl::interface(family, host_end, "force_forwarding")?.set("1"));
-    }
-    Ok(())
+    Sysctl::interface(family, host_end, "forwarding")?.set("1")
 }
 
 fn configure_host_end(veth: &DesiredVeth) -> Result<(), SysctlError> {

@@ -290,19 +290,7 @@ fn ipv6() -> Check {
     if let Some(reason) = environment::no_ipv6() {
         return Check::warning(name, "networks can't have it", reason);
     }
-    // Linux 6.17 and later have it, and so need nothing of the whole host.
-    let alone = Path::new("/proc/sys/net/ipv6/conf/default/force_forwarding").exists();
-    let whole = sysctl("net/ipv6/conf/all/forwarding").as_deref() == Some("1");
-    if alone || whole {
-        return Check::ok(name, "networks can have it");
-    }
-    Check::warning(
-        name,
-        "networks can have it, but the stack doesn't answer what is too big, or came too far, \
-         for a link out",
-        "use Linux 6.17 or later, or sysctl -w net.ipv6.conf.all.forwarding=1 (an uplink that \
-         takes its address from a router then needs accept_ra=2)",
-    )
+    Check::ok(name, "networks can have it")
 }
 
 fn sysctl(path: &str) -> Option<String> {
