@@ -4,7 +4,7 @@
 use aya_ebpf::{
     EbpfContext, Global,
     bindings::BPF_ANY,
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
 use netdp_common::{
@@ -17,6 +17,11 @@ use crate::family::Family;
 
 /// A cgroup program's verdict: go on.
 pub const ALLOW: i32 = 1;
+/// The system call fails.
+const REFUSE: i32 = 0;
+
+/// `EINVAL` of `include/uapi/asm-generic/errno-base.h`.
+const EINVAL: i32 = 22;
 
 /// Cookie of the host's network namespace (`SO_NETNS_COOKIE`, Linux 5.14), set
 /// by the loader. Sockets of other namespaces are none of netdp's business.
@@ -32,17 +37,29 @@ pub fn to_container4(ctx: &SockAddrContext) {
 }
 
 /// The same of a socket of IPv6, which may also speak IPv4.
+///
+/// One that is bound to ::1 is refused with the error that the kernel has for
+/// 127.0.0.1: it would send what no host takes from a link, and hear nothing.
 #[inline(always)]
-pub fn to_container6(ctx: &SockAddrContext) {
+pub fn to_container6(ctx: &SockAddrContext) -> i32 {
     if !is_host(ctx) {
-        return;
+        return ALLOW;
     }
     let addr = addr6(ctx);
     if addr.is_mapped() {
         redirect::<V4>(ctx, V4Addr(addr.0[3]), |addr| set_mapped(ctx, addr));
-    } else {
-        redirect::<V6>(ctx, addr, |addr| set_addr6(ctx, addr));
+        return ALLOW;
     }
+    let mut verdict = ALLOW;
+    redirect::<V6>(ctx, addr, |addr| {
+        set_addr6(ctx, addr);
+        if bound6(ctx).is_loopback() {
+            // SAFETY: no pointers. Linux 5.18.
+            unsafe { bpf_set_retval(-EINVAL) };
+            verdict = REFUSE;
+        }
+    });
+    verdict
 }
 
 /// Puts the address that the program asked for in place of the container's.
@@ -165,6 +182,22 @@ fn addr6(ctx: &SockAddrContext) -> V6Addr {
     // SAFETY: as above; in network order.
     unsafe {
         let words = &raw const (*ctx.sock_addr).user_ip6;
+        V6Addr([
+            (&raw const (*words)[0]).read_volatile(),
+            (&raw const (*words)[1]).read_volatile(),
+            (&raw const (*words)[2]).read_volatile(),
+            (&raw const (*words)[3]).read_volatile(),
+        ])
+    }
+}
+
+/// The socket's own address; `::` while it is not bound to one.
+#[inline(always)]
+fn bound6(ctx: &SockAddrContext) -> V6Addr {
+    // SAFETY: as above; the socket stays while the program runs.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        let words = &raw const (*socket).src_ip6;
         V6Addr([
             (&raw const (*words)[0]).read_volatile(),
             (&raw const (*words)[1]).read_volatile(),

@@ -109,15 +109,13 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 /// cgroup: as `connect4`, of a socket of IPv6.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    host_socket::to_container6(&ctx);
-    host_socket::ALLOW
+    host_socket::to_container6(&ctx)
 }
 
 /// cgroup: as `sendmsg4`, of a socket of IPv6.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    host_socket::to_container6(&ctx);
-    host_socket::ALLOW
+    host_socket::to_container6(&ctx)
 }
 
 /// cgroup: as `recvmsg4`, of a socket of IPv6.
