@@ -99,7 +99,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         None => {
             source::check_for_host::<F>(packet.tuple.saddr)?;
             // The peer of a flow that was masqueraded is outside.
-            masquerade::inbound::<F>(work)?;
+            masquerade::inbound::<F>(skb, work)?;
             if work.decision.exit == Exit::Stack
                 && mapped::may_have(work.packet.proto)
                 && mapped::inbound::<F>(skb, work)?

@@ -200,6 +200,7 @@ pub fn permit<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     flow.kind = flow_kind::PERMIT;
     flow.to = decision.container;
     flow.ifindex = 0;
+    flow.generation = 0;
     flow.tag = key.tag();
     flows::begin::<F>(flow, packet, Direction::Original);
     if flows::claim::<F>(key, flow) {
@@ -221,7 +222,7 @@ pub fn inbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, D
     }
     let from = &work.packet.tuple;
     let proto = work.packet.proto;
-    if is_hosts_socket::<F>(skb, &work.packet) {
+    if masquerade::is_of_socket::<F>(skb, &work.packet.tuple, work.packet.proto) {
         if masquerade::is_hosts::<F>(skb, from.daddr, from.dport, proto) {
             work.key = FlowKey::mapping(from.dport, proto);
             flows::forget::<F>(&work.key);
@@ -335,11 +336,11 @@ pub fn meet<F: Family>(
     let is_mapped = applies(endpoint, &work.packet);
     if !is_at_destination::<F>(work) {
         if is_mapped && of_sender::<F>(work) != Mine::Nothing {
-            return answer::<F>(work);
+            return answer::<F>(skb, work);
         }
         return Ok(());
     }
-    if is_hosts_socket::<F>(skb, &work.packet) {
+    if masquerade::is_of_socket::<F>(skb, &work.packet.tuple, work.packet.proto) {
         return Ok(());
     }
     let known = is_mapped && outbound::<F>(skb, work, endpoint).result()?;
@@ -351,16 +352,10 @@ pub fn meet<F: Family>(
     Ok(())
 }
 
-/// Whether the host has a socket that such a datagram would reach.
-#[inline(never)]
-fn is_hosts_socket<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> bool {
-    F::host_has_socket(skb, &packet.tuple, packet.proto)
-}
-
 /// The answer by a mapping to a container that has reached it without one. The
 /// decision says as whom the sender leaves.
 #[inline(never)]
-fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     let Work {
         packet,
         decision,
@@ -369,7 +364,7 @@ fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     } = &mut *work;
     let to = &decision.to;
     *key = FlowKey::masquerade(to.saddr, to.sport, packet.tuple.dport, packet.proto);
-    masquerade::answer::<F>(work)?;
+    masquerade::answer::<F>(skb, work)?;
     // The host's own sockets don't reach its own addresses by an uplink.
     if work.decision.exit != Exit::Container {
         work.decision.to = work.packet.tuple;

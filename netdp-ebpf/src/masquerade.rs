@@ -14,7 +14,7 @@ use netdp_common::{
     maps::{Delivery, Endpoint, Flow, FlowKey, PortKey, endpoint_flags, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
     port,
-    tcp::Direction,
+    tcp::{self, Direction},
 };
 
 use crate::{
@@ -276,6 +276,7 @@ pub fn allocate<F: Family>(
     flow.kind = kinds.0;
     flow.to = decision.container;
     flow.ifindex = decision.uplink;
+    flow.generation = 0;
     flows::begin::<F>(flow, packet, Direction::Original);
     (search.first, search.last) = flows::config().map_or((1024, 65535), |config| {
         (config.port_first, config.port_last)
@@ -340,10 +341,12 @@ extern "C" fn attempt<F: Family>(index: u32, context: *mut Search<'_, F::Addr>) 
         sport: key.remote_port,
         dport: port,
     };
-    if is_port_taken::<F>(skb, &answer, packet.proto) || !flows::claim::<F>(key, flow) {
+    if is_taken::<F>(skb, &answer, packet.proto) || !flows::claim::<F>(key, flow) {
         return 0;
     }
-    if flows::find::<F>(key).is_some() {
+    // Once more, now that `to_netdev` finds the entry: of a socket and a flow
+    // that begin at once one sees the other.
+    if flows::find::<F>(key).is_some() || is_of_socket::<F>(skb, &answer, packet.proto) {
         let _ = F::pending().remove(&*key);
         return 0;
     }
@@ -355,14 +358,16 @@ extern "C" fn attempt<F: Family>(index: u32, context: *mut Search<'_, F::Addr>) 
 /// Whether somebody else would take the answers: the port is published, or a
 /// mapping's, or a socket of the host has the tuple or listens.
 #[inline(always)]
-fn is_port_taken<F: Family>(skb: &Skb, answer: &Tuple<F::Addr>, proto: u8) -> bool {
-    if proto != proto::TCP && proto != proto::UDP {
-        return false;
-    }
+fn is_taken<F: Family>(skb: &Skb, answer: &Tuple<F::Addr>, proto: u8) -> bool {
     let (external, port) = (answer.daddr, answer.dport);
-    is_published::<F>(external, port, proto)
+    has_ports(proto) && is_published::<F>(external, port, proto)
         || mapped::may_have(proto) && mapped::has::<F>(external, port, proto)
-        || F::host_has_socket(skb, answer, proto)
+        || is_of_socket::<F>(skb, answer, proto)
+}
+
+#[inline(always)]
+const fn has_ports(proto: u8) -> bool {
+    proto == proto::TCP || proto == proto::UDP
 }
 
 #[inline(always)]
@@ -375,10 +380,17 @@ fn is_published<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> bool {
             .is_some()
 }
 
-/// Whether the host serves a port itself: it is published, or a socket listens
-/// there or, of UDP, is bound to it and not connected.
+/// Whether the host serves a port itself: it is published, or
+/// [served](is_served).
 #[inline(never)]
 pub fn is_hosts<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> bool {
+    is_published::<F>(addr, port, proto) || is_served::<F>(skb, addr, port, proto)
+}
+
+/// Whether a socket of the host listens at a port or, of UDP, is bound to it
+/// and not connected.
+#[inline(never)]
+fn is_served<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> bool {
     // A peer that no socket can be connected to.
     let anybody = Tuple {
         saddr: F::Addr::ANY,
@@ -386,25 +398,47 @@ pub fn is_hosts<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> b
         sport: Be16::default(),
         dport: port,
     };
-    is_published::<F>(addr, port, proto) || F::host_has_socket(skb, &anybody, proto)
+    F::host_has_socket(skb, &anybody, proto)
 }
 
 /// An answer from outside to a flow of a container, or of a host's socket that
 /// had to give way. The decision's exit stays where it belongs to neither.
 #[inline(never)]
-pub fn inbound<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+pub fn inbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     let Work { packet, key, .. } = &mut *work;
     if packet.transport == Transport::IcmpOther {
         return Ok(());
     }
     let from = &packet.tuple;
     *key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
-    answer::<F>(work)
+    answer::<F>(skb, work)
+}
+
+/// First port of those that Linux gives to sockets that ask for none
+/// (`ip_local_port_range`): services are below.
+const FIRST_EPHEMERAL: u16 = 32_768;
+
+/// Whether the packet may be for a service that the host has begun after a
+/// container sent from its port, which then shadows it: a container that means
+/// to do so can open connections and send datagrams, and wait for the peer.
+#[inline(always)]
+fn may_be_for_a_service<A>(packet: &Packet<A>, state: u8) -> bool {
+    match packet.transport {
+        // Sockets that have another port for a moment are not served by it.
+        Transport::Udp => packet.tuple.dport.get() < FIRST_EPHEMERAL,
+        transport => transport.is_syn() && !tcp::is_established(state),
+    }
+}
+
+/// Whether the host has a socket that such a packet from outside would reach.
+#[inline(never)]
+pub fn is_of_socket<F: Family>(skb: &Skb, inbound: &Tuple<F::Addr>, proto: u8) -> bool {
+    has_ports(proto) && F::host_has_socket(skb, inbound, proto)
 }
 
 /// The same of a packet that comes from the peer that the key has.
 #[inline(always)]
-pub fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+pub fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     let Work {
         packet,
         decision,
@@ -424,11 +458,19 @@ pub fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     if flow.external != from.daddr {
         return Ok(());
     }
+    if flow.kind == flow_kind::MASQUERADE
+        && may_be_for_a_service(packet, flow.state)
+        && is_served::<F>(skb, from.daddr, from.dport, packet.proto)
+    {
+        flows::forget::<F>(key);
+        return Ok(());
+    }
+    let sender = flow.addr;
     decision.to.dport = flow.port;
     if flow.kind == flow_kind::HOST {
         decision.exit = Exit::Host;
     } else {
-        decision.to.daddr = flow.addr;
+        decision.to.daddr = sender;
         decision.enter(&flow.to);
     }
     if pending {
@@ -438,7 +480,7 @@ pub fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     }
     if decision.to.dport != from.dport {
         // The sender's side, which is to expire with the outside's.
-        key.local = flow.addr;
+        key.local = sender;
         key.local_port = decision.to.dport;
         note_at_sender::<F>(packet, key)?;
     }

@@ -61,8 +61,9 @@ fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     yield_tuple::<F>(skb, work)
 }
 
-/// Where a container's flow has the tuple, the host's socket gets another
-/// port, as a container does whose port is taken.
+/// Where a container's flow has the tuple, or that of another socket which had
+/// to give way itself, the host's socket gets another port, as a container does
+/// whose port is taken.
 #[inline(always)]
 fn yield_tuple<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<Verdict, DropReason> {
     let Work { packet, key, .. } = &mut *work;
@@ -79,7 +80,7 @@ fn yield_tuple<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<Verdict
     };
     // SAFETY: a map value stays readable while the program runs.
     let external = unsafe { (*entry).external };
-    if external != from.saddr || flows::kind(entry) != flow_kind::MASQUERADE {
+    if external != from.saddr {
         return Ok(Verdict::Pass);
     }
     if let Some(seen) = HOST_FLOWS.get_ptr_mut(0) {
