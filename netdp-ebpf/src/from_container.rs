@@ -355,8 +355,9 @@ fn outside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) 
     }
 }
 
-/// Whether the container opened this connection itself and kept its port.
-#[inline(always)]
+/// Whether the container opened this connection itself and kept its port. A
+/// function of its own: its key's place on the stack is not the caller's.
+#[inline(never)]
 fn is_masqueraded<F: Family>(packet: &Packet<F::Addr>) -> bool {
     let from = &packet.tuple;
     let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
