@@ -79,6 +79,11 @@ fn a_link_opens_what_its_server_exposes() {
     for listener in [&exposed, &closed, &back] {
         listener.assert_nobody_came();
     }
+    // Who joins later may have a link too.
+    let late = topology.container("late", "");
+    topology.netdp("connect strict late --link db:back");
+    reaches(&late, &db, &exposed);
+    unreachable(&late, &db, 81);
     // A port that is published later is open from then on.
     let later = listen(&db, ANY, 91);
     unreachable(&web, &db, 91);

@@ -352,6 +352,9 @@ pub struct ConnectArgs {
     /// A further name on this network.
     #[arg(long = "alias", value_name = "NAME")]
     pub aliases: Vec<Name>,
+    /// Know another sandbox of this network by its name.
+    #[arg(long = "link", value_name = "NAME[:ALIAS]")]
+    pub links: Vec<Link>,
 }
 
 #[derive(Debug, Args)]

@@ -67,6 +67,7 @@ pub fn connect(run_dir: &Path, args: ConnectArgs) -> Result<()> {
             ip6: args.ip6,
             mac: args.mac,
             aliases: args.aliases,
+            links: args.links,
             ..EndpointRequest::default()
         },
     };

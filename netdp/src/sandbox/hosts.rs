@@ -8,7 +8,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{FileExt, MetadataExt},
@@ -25,6 +25,10 @@ use super::{ProcessId, files::source};
 
 /// Name of the file in the tmpfs.
 const FILE: &str = "/hosts";
+
+/// Longest file that is read, bytes: a program may make its own as long as it
+/// likes.
+const LONGEST: usize = 1 << 20;
 
 const BEGIN: &str = "# netdp keeps the lines from here up to date\n";
 const END: &str = "# netdp keeps the lines up to here up to date\n";
@@ -51,8 +55,10 @@ pub fn update(process: &ProcessId, lines: &str) -> io::Result<bool> {
     let Some(file) = find(process)? else {
         return Ok(false);
     };
-    let old = read(&file)?;
     // What the program has made of its file is its own business.
+    let Some(old) = read(&file)? else {
+        return Ok(true);
+    };
     let Some(new) = replaced(&old, lines) else {
         return Ok(true);
     };
@@ -63,10 +69,15 @@ pub fn update(process: &ProcessId, lines: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-fn read(file: &File) -> io::Result<String> {
-    let mut bytes = vec![0; file.metadata()?.len().try_into().unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, 0)?;
-    String::from_utf8(bytes).map_err(io::Error::other)
+/// None where it is too long, or no text.
+fn read(file: &File) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > LONGEST {
+        return Ok(None);
+    }
+    Ok(String::from_utf8(bytes).ok())
 }
 
 fn find(process: &ProcessId) -> io::Result<Option<File>> {
@@ -155,6 +166,8 @@ fn unescaped(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek, Write};
+
     use super::*;
 
     #[test]
@@ -168,6 +181,24 @@ mod tests {
         );
         assert_eq!(replaced("192.0.2.7\tfriend\n", "x\n"), None);
         assert_eq!(replaced(BEGIN, "x\n"), None);
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_or_too_long_is_left() {
+        let mut file = tempfile::tempfile().unwrap();
+        let read_again = |file: &File| {
+            (&*file).rewind().unwrap();
+            read(file).unwrap()
+        };
+        file.write_all(b"127.0.0.1 localhost\n").unwrap();
+        let text = "127.0.0.1 localhost\n".to_owned();
+        assert_eq!(read_again(&file), Some(text));
+        // Sparse, and longer than any memory.
+        file.set_len(1 << 40).unwrap();
+        assert_eq!(read_again(&file), None);
+        file.set_len(4).unwrap();
+        file.write_all_at(&[0xff], 0).unwrap();
+        assert_eq!(read_again(&file), None);
     }
 
     #[test]
