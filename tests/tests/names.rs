@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,8 @@ use std::thread;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::A, rdata::TXT};
-use netdp::demo::world::OUTSIDE_ADDRESS;
+use netdp::demo::world::{OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6};
+use netdp::netns::Namespace;
 use netdp_tests::{
     Container, Listener, PATIENCE, Place, Topology, connect, hears, listen, talk, udp,
 };
@@ -205,9 +206,15 @@ fn with_outside(topology: &Topology, test: impl FnOnce(&Outside)) {
 }
 
 /// While `outside` answers at an address of `place`, by UDP.
-fn with_resolver(place: &impl Place, address: Ipv4Addr, outside: &Outside, test: impl FnOnce()) {
+fn with_resolver(
+    place: &impl Place,
+    address: impl Into<IpAddr>,
+    outside: &Outside,
+    test: impl FnOnce(),
+) {
+    let address = address.into();
     let datagrams = udp(place, address, 53);
-    let end = udp(place, ANY, 0);
+    let end = udp(place, address, 0);
     setsockopt(
         &datagrams.as_fd(),
         sockopt::ReceiveTimeout,
@@ -554,10 +561,13 @@ fn nothing_that_is_sent_keeps_others_from_their_answers() {
         if round % 4 == 0 {
             bytes.truncate(dice.roll() as usize % bytes.len());
         }
-        // A full buffer refuses some.
-        let _ = socket.send(&bytes);
+        socket.send(&bytes).unwrap();
+        // Before the resolver's buffer is full and drops what comes next.
+        if round % 50 == 0 {
+            knows();
+        }
     }
-    let _ = socket.send(&[0x55; 9_000]);
+    socket.send(&[0x55; 9_000]).unwrap();
     knows();
     // Connections that say nothing, or less than they said they would.
     let idle: Vec<_> = (0..20).map(|_| connect(&web, RESOLVER)).collect();
@@ -587,5 +597,72 @@ fn nothing_that_is_sent_keeps_others_from_their_answers() {
         stream.read_exact(&mut answer).unwrap();
         let answer = Message::from_vec(&answer).unwrap();
         assert_eq!(addresses(&answer), [IpAddr::from(db.address)]);
+    }
+}
+
+#[test]
+fn names_have_addresses_of_ipv6() {
+    let Some(mut topology) = Topology::without_daemon("names-six") else {
+        return;
+    };
+    topology
+        .world
+        .add_ipv6()
+        .unwrap_or_else(|error| panic!("{error}"));
+    start_with(&mut topology, &format!("\"{OUTSIDE_ADDRESS6}\""));
+    topology.netdp("network create both --ipv6");
+    topology.netdp("network create six --ipv6 --ipv4=false");
+    let attach = |name: &str, network: &str| {
+        let namespace = topology.world.add_namespace(name).unwrap();
+        let path = namespace.path().display();
+        topology.netdp(&format!(
+            "attach --netns {path} --name {name} --network {network} --network-alias pool"
+        ));
+        let endpoints = topology.inspect(name).endpoints;
+        let mut addresses = endpoints[0].addresses.iter().map(|net| net.addr());
+        (namespace, addresses.find(IpAddr::is_ipv6).unwrap())
+    };
+    let six = |place: &Namespace, name: &str| {
+        let answer = ask(place, name, RecordType::AAAA);
+        let code = answer.metadata.response_code;
+        assert_eq!(code, ResponseCode::NoError, "{name}");
+        let records = answer.answers.iter();
+        let mut found: Vec<IpAddr> = records
+            .map(|record| match record.data {
+                RData::AAAA(address) => address.0.into(),
+                ref other => panic!("{other}"),
+            })
+            .collect();
+        found.sort();
+        found
+    };
+    for network in ["both", "six"] {
+        let (web, own) = attach(&format!("web-{network}"), network);
+        let (_db, other) = attach(&format!("db-{network}"), network);
+        assert_eq!(six(&web, &format!("db-{network}")), [other]);
+        assert_eq!(six(&web, &format!("DB-{network}.{network}")), [other]);
+        let mut all = [own, other];
+        all.sort();
+        assert_eq!(six(&web, "pool"), all);
+        let reverse = Name::from(other).to_ascii();
+        let reverse = reverse.trim_end_matches('.');
+        let back = ask(&web, reverse, RecordType::PTR);
+        let name = format!("db-{network}.{network}.");
+        assert_eq!(back.answers[0].data.to_string(), name);
+        let four = resolve(&web, &format!("db-{network}")).unwrap();
+        assert_eq!(four.len(), usize::from(network == "both"));
+        // One of the network that nobody has is asked for nowhere.
+        let IpAddr::V6(nobody) = own else { panic!() };
+        let nobody = IpAddr::from(Ipv6Addr::from(u128::from(nobody) + 0x1000));
+        let reverse = Name::from(nobody).to_ascii();
+        let back = ask(&web, reverse.trim_end_matches('.'), RecordType::PTR);
+        assert_eq!(back.metadata.response_code, ResponseCode::NXDomain);
+        // The resolver outside has an address of IPv6 alone.
+        let outside = Outside::default();
+        with_resolver(&topology.world.outside, OUTSIDE_ADDRESS6, &outside, || {
+            assert_eq!(resolve(&web, "www.example.net"), Ok(vec![ELSEWHERE.into()]));
+            assert!(six(&web, "www.example.net").is_empty());
+            assert_eq!(outside.count(), 2);
+        });
     }
 }
