@@ -4,8 +4,9 @@
 use std::{collections::VecDeque, net::Ipv4Addr};
 
 use crate::program_world::{
-    CLIENT, DB, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, REMOTE, WEB,
+    CLIENT, DB, Family, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, REMOTE, WEB,
     dice::Dice,
+    family::embed,
     frame::{ACK, FIN, Mac, RST, SYN},
 };
 
@@ -39,7 +40,7 @@ pub struct Seen(VecDeque<Vec<u8>>);
 
 impl Seen {
     pub fn note(&mut self, packet: &[u8]) {
-        if packet.len() >= ETHERNET + 28 {
+        if packet.len() >= ETHERNET + least() + 8 {
             self.0.push_back(packet[ETHERNET..].to_vec());
             if self.0.len() > 64 {
                 self.0.pop_front();
@@ -50,8 +51,8 @@ impl Seen {
     /// The last packet for this container, or from the host for the outside.
     fn to(&self, container: Option<Ipv4Addr>) -> Option<&[u8]> {
         let is_to = |packet: &&Vec<u8>| match container {
-            Some(addr) => packet[16..20] == addr.octets(),
-            None => packet[12..16] == HOST.octets(),
+            Some(addr) => packet[second()..].starts_with(&octets(addr)),
+            None => packet[first()..].starts_with(&octets(HOST)),
         };
         self.0.iter().rev().find(is_to).map(Vec::as_slice)
     }
@@ -79,10 +80,14 @@ pub fn packet(dice: &mut Dice, seen: &Seen, from: Option<Ipv4Addr>, macs: (Mac, 
     };
     spoil(dice, &mut ip);
     let ethertype: [u8; 2] = if dice.percent(97) {
-        [0x08, 0x00]
+        match Family::of_world() {
+            Family::V4 => [0x08, 0x00],
+            Family::V6 => [0x86, 0xdd],
+        }
     } else {
         dice.of(&[
             [0x86, 0xdd],
+            [0x08, 0x00],
             [0x08, 0x06],
             [0x81, 0x00],
             [0, 46],
@@ -119,8 +124,116 @@ fn port(dice: &mut Dice) -> u16 {
     }
 }
 
-/// From the IPv4 header on, headers and sums right.
+/// Length of a network header without options.
+fn least() -> usize {
+    match Family::of_world() {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    }
+}
+
+/// Where a network header has its source.
+fn first() -> usize {
+    match Family::of_world() {
+        Family::V4 => 12,
+        Family::V6 => 8,
+    }
+}
+
+/// The same of its destination.
+fn second() -> usize {
+    (first() + least()) / 2
+}
+
+fn octets(addr: Ipv4Addr) -> Vec<u8> {
+    match Family::of_world() {
+        Family::V4 => addr.octets().to_vec(),
+        Family::V6 => embed(addr).octets().to_vec(),
+    }
+}
+
+/// The transport of a packet that has no other headers before it.
+pub fn protocol(ip: &[u8]) -> u8 {
+    match Family::of_world() {
+        Family::V4 => ip[9],
+        Family::V6 => ip[6],
+    }
+}
+
+/// Where that begins.
+fn transport(ip: &[u8]) -> usize {
+    match Family::of_world() {
+        Family::V4 => usize::from(ip[0] & 15) * 4,
+        Family::V6 => 40,
+    }
+}
+
+/// From the IPv6 header on.
+fn header6(
+    protocol: u8,
+    hops: u8,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut ip = vec![0x60, 0, 0, 0];
+    ip.extend((body.len() as u16).to_be_bytes());
+    ip.extend([protocol, hops]);
+    ip.extend(octets(source));
+    ip.extend(octets(destination));
+    ip.extend(body);
+    set_sums(&mut ip);
+    ip
+}
+
+/// As [`fresh`], of IPv6: with headers between it and the transport, or in
+/// fragments.
+fn fresh6(dice: &mut Dice, seen: &Seen, source: Ipv4Addr) -> Vec<u8> {
+    let protocol = if dice.percent(95) {
+        dice.of(&[6, 6, 6, 17, 17, 17, 58, 58])
+    } else {
+        dice.of(&[0, 1, 4, 41, 43, 47, 50, 51, 59, 60, 132, 135, 255])
+    };
+    let body = match protocol {
+        6 => tcp(dice),
+        17 => udp(dice),
+        58 => icmp(dice, seen),
+        _ => {
+            let length = dice.below(40);
+            dice.bytes(length)
+        }
+    };
+    let destination = address(dice);
+    let hops = dice.of(&[64, 64, 64, 255, 2, 1, 0]);
+    let mut ip = header6(protocol, hops, source, destination, &body);
+    if dice.percent(12) {
+        // A fragment header (RFC 8200, section 4.5).
+        let mut fragment = vec![protocol, 0];
+        fragment.extend(dice.of(&[0u16, 1, 1, 8, 9, 24, 0xfff8, 2]).to_be_bytes());
+        fragment.extend((dice.number() as u32 % 8).to_be_bytes());
+        put_before(&mut ip, 44, &fragment);
+    }
+    if dice.percent(8) {
+        let kind = dice.of(&[0, 43, 60, 60, 51]);
+        let next = ip[6];
+        put_before(&mut ip, kind, &[next, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    ip
+}
+
+/// Puts an extension header behind the IPv6 header.
+fn put_before(ip: &mut Vec<u8>, kind: u8, header: &[u8]) {
+    let length = u16::from_be_bytes([ip[4], ip[5]]) + header.len() as u16;
+    ip[4..6].copy_from_slice(&length.to_be_bytes());
+    ip[6] = kind;
+    ip.splice(40..40, header.iter().copied());
+}
+
+/// From the network header on, headers and sums right.
 fn fresh(dice: &mut Dice, seen: &Seen, source: Ipv4Addr) -> Vec<u8> {
+    if Family::is_v6_world() {
+        return fresh6(dice, seen, source);
+    }
     let protocol = if dice.percent(95) {
         dice.of(&PROTOCOLS)
     } else {
@@ -183,12 +296,17 @@ fn udp(dice: &mut Dice) -> Vec<u8> {
 }
 
 fn icmp(dice: &mut Dice, seen: &Seen) -> Vec<u8> {
-    let kind = dice.of(&[0, 8, 8, 8, 3, 3, 3, 11, 12, 5, 4, 13, 17]);
+    let kind = match Family::of_world() {
+        Family::V4 => dice.of(&[0, 8, 8, 8, 3, 3, 3, 11, 12, 5, 4, 13, 17]),
+        Family::V6 => dice.of(&[
+            129, 128, 128, 128, 1, 1, 2, 2, 3, 4, 133, 134, 135, 136, 137, 143, 5, 200,
+        ]),
+    };
     let mut body = vec![kind, dice.of(&[0, 1, 3, 4, 13, 255]), 0, 0];
     body.extend(port(dice).to_be_bytes());
     body.extend(dice.of(&[0u16, 576, 1500]).to_be_bytes());
     match seen.one(dice) {
-        Some(known) if [3, 5, 11, 12].contains(&kind) => {
+        Some(known) if [1, 2, 3, 4, 5, 11, 12].contains(&kind) => {
             let length = if dice.percent(60) {
                 known.len()
             } else {
@@ -206,26 +324,38 @@ fn icmp(dice: &mut Dice, seen: &Seen) -> Vec<u8> {
 
 /// An ICMP error about a packet that was seen.
 fn error(dice: &mut Dice, seen: &Seen, from: Option<Ipv4Addr>) -> Vec<u8> {
-    let known = seen.to(from).unwrap();
-    let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 1, 0, 0];
-    ip.extend(from.unwrap_or(REMOTE).octets());
-    ip.extend(&known[12..16]);
-    ip.extend([
-        dice.of(&[3, 11, 12]),
-        dice.of(&[0, 1, 4]),
-        0,
-        0,
-        0,
-        0,
-        5,
-        0xdc,
-    ]);
-    let shortest = usize::from(known[0] & 15) * 4 + 8;
+    let known = seen.to(from).unwrap().to_vec();
+    let shortest = transport(&known) + 8;
     let least = shortest.min(known.len());
     let length = least + dice.below(known.len() - least + 1);
+    let from = octets(from.unwrap_or(REMOTE));
+    let to = &known[first()..second()];
+    let (mut ip, kinds, code) = match Family::of_world() {
+        Family::V4 => (
+            vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 1, 0, 0],
+            [3, 11, 12],
+            dice.of(&[0, 1, 4]),
+        ),
+        Family::V6 => (
+            vec![0x60, 0, 0, 0, 0, 0, 58, 64],
+            [1, 2, 3],
+            dice.of(&[0, 1, 4]),
+        ),
+    };
+    ip.extend(from);
+    ip.extend(to);
+    ip.extend([dice.of(&kinds), code, 0, 0, 0, 0, 5, 0xdc]);
     ip.extend(&known[..length]);
-    let length = ip.len() as u16;
-    ip[2..4].copy_from_slice(&length.to_be_bytes());
+    match Family::of_world() {
+        Family::V4 => {
+            let length = ip.len() as u16;
+            ip[2..4].copy_from_slice(&length.to_be_bytes());
+        }
+        Family::V6 => {
+            let length = (ip.len() - 40) as u16;
+            ip[4..6].copy_from_slice(&length.to_be_bytes());
+        }
+    }
     set_sums(&mut ip);
     ip
 }
@@ -233,26 +363,29 @@ fn error(dice: &mut Dice, seen: &Seen, from: Option<Ipv4Addr>) -> Vec<u8> {
 /// What the other side might say to a packet that was seen.
 fn answer(dice: &mut Dice, known: &[u8], from: Option<Ipv4Addr>) -> Vec<u8> {
     let mut ip = known.to_vec();
-    let header = usize::from(ip[0] & 15) * 4;
-    let (source, destination) = (known[12..16].to_vec(), known[16..20].to_vec());
-    ip[12..16].copy_from_slice(&destination);
-    ip[16..20].copy_from_slice(&source);
+    let header = transport(&ip);
+    let width = second() - first();
+    let (source, destination) = (&known[first()..second()], &known[second()..][..width]);
+    ip[first()..second()].copy_from_slice(destination);
+    ip[second()..][..width].copy_from_slice(source);
     if let Some(from) = from
         && dice.percent(80)
     {
-        ip[12..16].copy_from_slice(&from.octets());
+        ip[first()..second()].copy_from_slice(&octets(from));
     }
-    ip[8] = 64;
-    match ip[9] {
-        6 | 17 if ip.len() >= header + 8 => {
+    ip[first() - if width == 4 { 4 } else { 1 }] = 64;
+    let whole = ip.len() >= header + 8;
+    match protocol(&ip) {
+        6 | 17 if whole => {
             for byte in 0..2 {
                 ip.swap(header + byte, header + 2 + byte);
             }
         }
-        1 if ip.len() >= header + 8 && ip[header] == 8 => ip[header] = 0,
+        1 if whole && ip[header] == 8 => ip[header] = 0,
+        58 if whole && ip[header] == 128 => ip[header] = 129,
         _ => {}
     }
-    if ip[9] == 6 && ip.len() >= header + 20 {
+    if protocol(&ip) == 6 && ip.len() >= header + 20 {
         ip[header + 13] = dice.of(&[SYN | ACK, ACK, ACK, ACK | FIN, RST, RST | ACK, SYN]);
     }
     set_sums(&mut ip);
@@ -272,12 +405,13 @@ fn spoil(dice: &mut Dice, ip: &mut Vec<u8>) {
         // A length that isn't that of the packet.
         2 => {
             let length = dice.of(&[0, 1, 19, 20, 21, 27, 28, 39, 60, 1500, 65_535u16]);
-            ip[2..4].copy_from_slice(&length.to_be_bytes());
+            let at = if Family::is_v6_world() { 4 } else { 2 };
+            ip[at..at + 2].copy_from_slice(&length.to_be_bytes());
         }
         3 => ip[0] = dice.of(&[0x40, 0x44, 0x46, 0x4f, 0x65, 0x05, 0xff]),
         // A length in the UDP header, an offset in TCP's.
         4 => {
-            let at = 24 + dice.below(10);
+            let at = least() + 4 + dice.below(10);
             if at < ip.len() {
                 ip[at] = dice.byte();
             }
@@ -291,7 +425,9 @@ fn spoil(dice: &mut Dice, ip: &mut Vec<u8>) {
             ip.truncate(left.max(1));
         }
         // UDP without a checksum.
-        7 if ip[9] == 17 && ip.len() >= 28 => ip[26..28].fill(0),
+        7 if protocol(ip) == 17 && ip.len() >= least() + 8 => {
+            ip[least() + 6..least() + 8].fill(0);
+        }
         _ => {}
     }
 }
@@ -299,14 +435,16 @@ fn spoil(dice: &mut Dice, ip: &mut Vec<u8>) {
 /// Computes the checksums of a packet from its IPv4 header on, where its
 /// headers are whole.
 pub fn set_sums(ip: &mut [u8]) {
-    let header = usize::from(ip[0] & 15) * 4;
-    if header < 20 || ip.len() < header {
+    let header = transport(ip);
+    if header < least() || ip.len() < header {
         return;
     }
-    ip[10..12].fill(0);
-    let sum = !sum(0, &ip[..header]);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    let Some(at) = transport_sum(ip[9]) else {
+    if !Family::is_v6_world() {
+        ip[10..12].fill(0);
+        let sum = !sum(0, &ip[..header]);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    let Some(at) = transport_sum(protocol(ip)) else {
         return;
     };
     let pseudo = pseudo(ip, ip.len() - header);
@@ -315,7 +453,7 @@ pub fn set_sums(ip: &mut [u8]) {
         return;
     }
     body[at..at + 2].fill(0);
-    let sum = !super::generate::sum(pseudo, body);
+    let sum = !sum(pseudo, body);
     body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -324,17 +462,18 @@ pub fn transport_sum(protocol: u8) -> Option<usize> {
     match protocol {
         6 => Some(16),
         17 => Some(6),
-        1 => Some(2),
+        1 if !Family::is_v6_world() => Some(2),
+        58 if Family::is_v6_world() => Some(2),
         _ => None,
     }
 }
 
 /// The pseudo header's part of a transport checksum: none for ICMP.
 pub fn pseudo(ip: &[u8], length: usize) -> u32 {
-    if ip[9] == 1 {
+    if protocol(ip) == 1 {
         return 0;
     }
-    u32::from(sum(0, &ip[12..20])) + u32::from(ip[9]) + length as u32
+    u32::from(sum(0, &ip[first()..least()])) + u32::from(protocol(ip)) + length as u32
 }
 
 /// RFC 1071, section 4.1.
