@@ -15,7 +15,7 @@ use netdp_common::{
 
 use crate::{
     family::{Family, is_any},
-    flows, linked, mapped, masquerade, path, published,
+    flows, linked, masquerade, path, published,
     skb::{Copied, Skb},
     work::{By, Exit, Work},
 };
@@ -181,12 +181,7 @@ fn masqueraded_sender<F: Family>(work: &mut Work<F::Addr>) -> bool {
     } = work;
     let from = &quote.tuple;
     let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, quote.proto);
-    let Some(entry) = masquerade::find_either::<F>(&key).or_else(|| {
-        let mapping = FlowKey::mapping(from.sport, quote.proto);
-        mapped::may_have(quote.proto)
-            .then(|| masquerade::find_either::<F>(&mapping))
-            .flatten()
-    }) else {
+    let Some(entry) = masquerade::find_either::<F>(&key) else {
         return false;
     };
     // SAFETY: a map value stays readable while the program runs.
@@ -250,32 +245,22 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
 }
 
 /// The quoted packet is an answer to the container's own flow, whose port was
-/// kept, or came in by its mapping.
+/// kept.
 #[inline(never)]
 fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
     let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, work.quote.proto);
-    if let Some(entry) = masquerade::find_either::<F>(&key) {
-        // SAFETY: a map value stays readable while the program runs.
-        let flow = unsafe { &*entry };
-        if flow.kind == flow_kind::MASQUERADE && flow.addr == from.daddr && flow.port == from.dport
-        {
-            leave::<F>(work, flow.external, flow.port);
-            work.decision.uplink = flow.ifindex;
-            return true;
-        }
+    let Some(entry) = masquerade::find_either::<F>(&key) else {
+        return false;
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let flow = unsafe { &*entry };
+    if flow.kind != flow_kind::MASQUERADE || flow.addr != from.daddr || flow.port != from.dport {
+        return false;
     }
-    let proto = work.quote.proto;
-    if mapped::may_have(proto)
-        && let Some(entry) = mapped::of::<F>(from.daddr, from.dport, proto)
-    {
-        // SAFETY: as above.
-        let flow = unsafe { &*entry };
-        leave::<F>(work, flow.external, flow.port);
-        work.decision.uplink = flow.ifindex;
-        return true;
-    }
-    false
+    leave::<F>(work, flow.external, flow.port);
+    work.decision.uplink = flow.ifindex;
+    true
 }
 
 /// The quoted packet came in by a published port that keeps no entry for it.

@@ -17,7 +17,6 @@ mod hairpin;
 mod host_socket;
 mod icmp;
 mod linked;
-mod mapped;
 mod maps;
 mod masquerade;
 mod nd;

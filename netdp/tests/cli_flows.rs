@@ -5,7 +5,9 @@ mod cli_world;
 use std::{
     io::{BufRead, BufReader},
     net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd, AsRawFd},
     process::Stdio,
+    time::Instant,
 };
 
 use cli_world::World;
@@ -24,21 +26,24 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
 /// A sandbox, and flows as clients of it would have made them.
 fn world() -> Option<(World, Namespace, Ipv4Addr)> {
-    let world = World::new()?;
+    world_of(World::new()?, FLOWS)
+}
+
+fn world_of(world: World, flows: u32) -> Option<(World, Namespace, Ipv4Addr)> {
     let namespace = world.namespace("web");
     let path = namespace.path().to_str().unwrap().to_owned();
     world.ok(&["attach", "--name", "web", "--netns", &path]);
     let web = world.json(&["inspect", "web"]);
     let address = web[0]["endpoints"][0]["addresses"][0].as_str().unwrap();
     let address: Ipv4Addr = address.split('/').next().unwrap().parse().unwrap();
-    fill(&world, address);
+    fill(&world, address, flows);
     Some((world, namespace, address))
 }
 
-fn fill(world: &World, web: Ipv4Addr) {
+fn fill(world: &World, web: Ipv4Addr, number: u32) {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().tv_sec();
     let (mut keys, mut flows) = (Vec::new(), Vec::new());
-    for number in 0..FLOWS {
+    for number in 0..number {
         let proto = if number % 4 == 0 {
             proto::UDP
         } else {
@@ -160,4 +165,65 @@ fn a_reader_that_stops_is_no_error() {
         let ended = cli_world::done(child.wait_with_output().unwrap());
         assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""));
     }
+}
+
+/// Bytes that the kernel has for a map, as it says of an open one.
+fn memory(world: &World, map: &str) -> u64 {
+    let path = world.path("bpf").join("netdp/maps").join(map);
+    let map = aya::maps::MapData::from_pin(path).unwrap();
+    let fd = map.fd().as_fd().as_raw_fd();
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+/// What `docs/flows.md` says of a million flows.
+#[test]
+#[ignore = "takes long"]
+fn a_million_flows_are_listed() {
+    const MILLION: u32 = 1_000_000;
+    let Some(mut world) = World::without_daemon() else {
+        return;
+    };
+    let config = world.path("netdp.toml");
+    std::fs::write(&config, format!("max-flows = {}\n", 1 << 20)).unwrap();
+    world.start_daemon(&["--config", config.to_str().unwrap()]);
+    let (world, _namespace, _) = world_of(world, MILLION).unwrap();
+    for map in [
+        "flows4", "flows6", "order4", "order6", "pending4", "pending6",
+    ] {
+        let bytes = memory(&world, map);
+        println!(
+            "{map}: {bytes} bytes, {} for each of {}",
+            bytes >> 20,
+            1 << 20
+        );
+    }
+    for (args, lines) in [
+        (&["flows", "--format", "json"][..], MILLION + 2),
+        (&["flows"], MILLION + 1),
+        (&["flows", "--count"], 1),
+        (
+            &["flows", "--sandbox", "web", "--format", "json"],
+            MILLION / 2 + 2,
+        ),
+        (&["flows", "--peer", "198.18.0.3", "--format", "json"], 1002),
+        (&["flows", "--limit", "20"], 21),
+    ] {
+        let began = Instant::now();
+        let listed = world.ok(args);
+        println!("netdp {}: {:.2?}", args.join(" "), began.elapsed());
+        assert_eq!(listed.lines().count(), lines as usize);
+    }
+    let pid = world.daemon_pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in status.lines().filter(|line| line.starts_with("VmHWM")) {
+        println!("the daemon: {line}");
+    }
+    let began = Instant::now();
+    world.ok(&["rm", "--force", "web"]);
+    println!(
+        "netdp rm --force web, with half of them: {:.2?}",
+        began.elapsed()
+    );
 }

@@ -5,7 +5,6 @@
 //! answers with those of the loaded programs.
 
 mod container;
-mod mapped;
 mod outside;
 mod snapshot;
 

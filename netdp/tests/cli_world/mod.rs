@@ -24,6 +24,15 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The netdp that is tried: another one, such as an optimised one, by
+/// `NETDP_BIN`.
+fn binary() -> PathBuf {
+    match std::env::var_os("NETDP_BIN") {
+        Some(path) => path.into(),
+        None => env!("CARGO_BIN_EXE_netdp").into(),
+    }
+}
+
 pub struct World {
     daemon: Option<Child>,
     pub host: Namespace,
@@ -80,7 +89,7 @@ impl World {
 
     /// A daemon with the first one's `--bpffs`, and these folders of the world.
     pub fn daemon_in(&self, run: &str, state: &str, args: &[&str]) -> Command {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_netdp"));
+        let mut command = self.host.command(binary());
         command
             .arg("daemon")
             .arg("--run-dir")
@@ -132,7 +141,7 @@ impl World {
 
     /// A command in the host's namespace that finds the daemon.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_netdp"));
+        let mut command = self.host.command(binary());
         command
             .args(args)
             .env("NETDP_RUN_DIR", self.path("run"))
