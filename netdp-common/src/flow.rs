@@ -24,8 +24,8 @@ impl<A: Address> FlowKey<A> {
             remote_port,
             local_port,
             proto,
+            mapping: 0,
             pad: 0,
-            pad2: 0,
         }
     }
 
@@ -33,7 +33,7 @@ impl<A: Address> FlowKey<A> {
     #[inline(always)]
     pub fn tag(&self) -> u32 {
         let ports = u32::from(self.remote_port.raw()) << 16 | u32::from(self.local_port.raw());
-        let mut tag = ports ^ u32::from(self.proto);
+        let mut tag = ports ^ u32::from(self.proto) ^ u32::from(self.mapping) << 8;
         for word in self.remote.words() {
             tag = tag.rotate_left(5) ^ *word;
         }
@@ -43,13 +43,12 @@ impl<A: Address> FlowKey<A> {
         tag
     }
 
-    /// A place in `order`: the key with the low 24 bits of a number in what is
+    /// A place in `order`: the key with the low 16 bits of a number in what is
     /// unused of it.
     #[inline(always)]
     pub fn place(&self, number: u32) -> Self {
         Self {
-            pad: number as u8,
-            pad2: (number >> 8) as u16,
+            pad: number as u16,
             ..*self
         }
     }
@@ -58,7 +57,7 @@ impl<A: Address> FlowKey<A> {
     /// bits above it, of an entry.
     #[inline(always)]
     pub fn is_place_of(&self, number: u32) -> bool {
-        u32::from(self.pad) | u32::from(self.pad2) << 8 == number & 0xff_ffff
+        self.pad == number as u16
     }
 
     /// The key of a masqueraded flow: what the outside sees, whatever the
@@ -66,6 +65,30 @@ impl<A: Address> FlowKey<A> {
     #[inline(always)]
     pub fn masquerade(remote: A, remote_port: Be16, local_port: Be16, proto: u8) -> Self {
         Self::full(remote, remote_port, A::ANY, local_port, proto)
+    }
+
+    /// The key of a mapping: its port outside, whoever the peer is.
+    #[inline(always)]
+    pub fn mapping(port: Be16, proto: u8) -> Self {
+        Self::permit(A::ANY, port, proto)
+    }
+
+    /// The key of the container's side of a mapping whose port was changed.
+    #[inline(always)]
+    pub fn mapped(local: A, port: Be16, proto: u8) -> Self {
+        Self {
+            local,
+            ..Self::mapping(port, proto)
+        }
+    }
+
+    /// The key of a peer's address that may send to a mapping, from any port.
+    #[inline(always)]
+    pub fn permit(remote: A, port: Be16, proto: u8) -> Self {
+        Self {
+            mapping: 1,
+            ..Self::masquerade(remote, Be16::default(), port, proto)
+        }
     }
 }
 

@@ -40,6 +40,7 @@ pub mod name {
     pub const STATS: &str = "stats";
     pub const SWEEPER: &str = "sweeper";
     pub const HOST_FLOWS: &str = "host_flows";
+    pub const MAPPINGS: &str = "mappings";
     pub const USAGE: &str = "usage";
     pub const OWN: &str = "own";
 }
@@ -127,6 +128,13 @@ pub mod endpoint_flags {
     /// Nothing but the same network and the host itself may be reached: no
     /// published port of the host either.
     pub const INTERNAL: u16 = 16;
+    /// A UDP port has one port outside towards every peer: endpoint-independent
+    /// mapping (RFC 4787, REQ-1). Peers whose address the container has sent to
+    /// may answer there: address-dependent filtering.
+    pub const MAPPED: u16 = 0x100;
+    /// With [`MAPPED`]: everybody may send there, endpoint-independent
+    /// filtering (RFC 4787, REQ-8).
+    pub const OPEN: u16 = 0x200;
 }
 
 /// Value of `endpoints`, keyed by the ifindex (u32) of the veth's host end.
@@ -344,8 +352,10 @@ pub struct FlowKey<A> {
     /// For ICMP echo, the identifier.
     pub local_port: Be16,
     pub proto: u8,
-    pub pad: u8,
-    pub pad2: u16,
+    /// 1 in the keys of mappings and of who may send to them, which name no
+    /// port of a peer; 0 in those of flows.
+    pub mapping: u8,
+    pub pad: u16,
 }
 
 /// What a flow is: [`Flow::kind`].
@@ -362,6 +372,15 @@ pub mod flow_kind {
     pub const HOST_OUT: u8 = 5;
     /// From a container to a port that it published itself.
     pub const HAIRPIN: u8 = 6;
+    /// A container's UDP port towards every peer, as the outside sees it; who
+    /// may send there has a [`PERMIT`].
+    pub const MAPPING: u8 = 7;
+    /// The same where everybody may.
+    pub const MAPPING_OPEN: u8 = 8;
+    /// The container's side of either, where the port was changed.
+    pub const MAPPING_OUT: u8 = 9;
+    /// An address outside that may send to a [`MAPPING`].
+    pub const PERMIT: u8 = 10;
 }
 
 /// Value of `flows4` and `pending4`.

@@ -97,6 +97,14 @@ pub fn touch<F: Family>(
     }
 }
 
+/// Whether no packet of this second has been noted at an entry yet: what is to
+/// be looked at now and then is looked at with that one.
+#[inline(always)]
+pub fn is_due<A>(entry: Entry<A>) -> bool {
+    // SAFETY: as above.
+    unsafe { (&raw const (*entry).last_seen).read_volatile() != now() }
+}
+
 /// Fills in state and times of a new entry.
 #[inline(always)]
 pub fn begin<F: Family>(value: &mut Flow<F::Addr>, packet: &Packet<F::Addr>, direction: Direction) {
@@ -177,6 +185,19 @@ pub fn promote<F: Family>(
     let _ = F::pending().remove(key);
     share::promoted(value);
     Ok(())
+}
+
+/// Gives up an entry, wherever it is.
+#[inline(never)]
+pub fn forget<F: Family>(key: &FlowKey<F::Addr>) {
+    if let Some(entry) = find::<F>(key) {
+        remove::<F>(key, entry);
+    }
+    if let Some(entry) = find_pending::<F>(key) {
+        // SAFETY: a map value stays readable while the program runs.
+        share::given_up(unsafe { &*entry });
+        let _ = F::pending().remove(key);
+    }
 }
 
 /// Whether a flow of this kind leads to a published port.

@@ -15,7 +15,7 @@ use crate::{
     flows,
     found::Found,
     hairpin::hairpin,
-    icmp, linked,
+    icmp, linked, mapped,
     maps::ENDPOINTS,
     masquerade, nd, path, published, refuse,
     skb::Skb,
@@ -109,6 +109,9 @@ fn by_source<F: Family>(
     }
     if !F::apart(|| path::kept::<F>(skb, work)) {
         if inside::<F>(skb, work, endpoint).result()? {
+            if work.decision.exit == Exit::Mapping {
+                mapped::meet::<F>(skb, work, endpoint)?;
+            }
             return exit::<F>(skb, work);
         }
         path::ask::<F>(skb, work)?;
@@ -127,8 +130,9 @@ fn by_source<F: Family>(
             DropReason::TooBig
         });
     }
-    if !outside::<F>(work, endpoint).result()? || !path::follow::<F>(skb, work)? {
-        masquerade::open::<F>(skb, work, endpoint)?;
+    if !outside::<F>(skb, work, endpoint).result()? || !path::follow::<F>(skb, work)? {
+        masquerade::open::<F>(work, endpoint)?;
+        masquerade::choose::<F>(skb, work, endpoint)?;
     }
     exit::<F>(skb, work)
 }
@@ -257,7 +261,12 @@ fn host<F: Family>(
             unsafe { &*mapping },
             decision,
         )),
-        None => Found::YES,
+        None => {
+            if mapped::may_have(packet.proto) {
+                decision.exit = Exit::Mapping;
+            }
+            Found::YES
+        }
     }
 }
 
@@ -297,7 +306,7 @@ fn hairpin_reply<F: Family>(
 
 /// Out of the host; no where the packet belongs to no flow yet.
 #[inline(never)]
-fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Found {
+fn outside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Found {
     let Work {
         packet, decision, ..
     } = work;
@@ -331,7 +340,13 @@ fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Found {
             }
         }
     }
-    if masquerade::outbound::<F>(packet, decision) {
+    if mapped::applies(endpoint, packet) {
+        let left = mapped::outbound::<F>(skb, work, endpoint);
+        if left != Found::NO {
+            return left;
+        }
+    }
+    if masquerade::outbound::<F>(work) {
         Found::YES
     } else if closed {
         Found::refused(DropReason::Unpublished)
@@ -340,8 +355,9 @@ fn outside<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Found {
     }
 }
 
-/// Whether the container opened this connection itself and kept its port.
-#[inline(always)]
+/// Whether the container opened this connection itself and kept its port. A
+/// function of its own: its key's place on the stack is not the caller's.
+#[inline(never)]
 fn is_masqueraded<F: Family>(packet: &Packet<F::Addr>) -> bool {
     let from = &packet.tuple;
     let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);

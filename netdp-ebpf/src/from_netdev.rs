@@ -9,7 +9,7 @@ use netdp_common::{
 use crate::{
     early,
     family::{Family, is_any, translate},
-    flows, icmp, masquerade, published,
+    flows, icmp, mapped, masquerade, published,
     skb::Skb,
     source,
     verdict::{self, Verdict},
@@ -99,7 +99,13 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         None => {
             source::check_for_host::<F>(packet.tuple.saddr)?;
             // The peer of a flow that was masqueraded is outside.
-            F::apart(|| masquerade::inbound::<F>(packet, decision))?;
+            masquerade::inbound::<F>(skb, work)?;
+            if work.decision.exit == Exit::Stack
+                && mapped::may_have(work.packet.proto)
+                && mapped::inbound::<F>(skb, work)?
+            {
+                source::check::<F>(work.packet.tuple.saddr)?;
+            }
         }
     }
     let Work {

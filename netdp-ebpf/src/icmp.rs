@@ -15,7 +15,7 @@ use netdp_common::{
 
 use crate::{
     family::{Family, is_any},
-    flows, linked, masquerade, path, published,
+    flows, linked, mapped, masquerade, path, published,
     skb::{Copied, Skb},
     work::{By, Exit, Work},
 };
@@ -181,7 +181,12 @@ fn masqueraded_sender<F: Family>(work: &mut Work<F::Addr>) -> bool {
     } = work;
     let from = &quote.tuple;
     let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, quote.proto);
-    let Some(entry) = masquerade::find_either::<F>(&key) else {
+    let Some(entry) = masquerade::find_either::<F>(&key).or_else(|| {
+        let mapping = FlowKey::mapping(from.sport, quote.proto);
+        mapped::may_have(quote.proto)
+            .then(|| masquerade::find_either::<F>(&mapping))
+            .flatten()
+    }) else {
         return false;
     };
     // SAFETY: a map value stays readable while the program runs.
@@ -245,22 +250,32 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
 }
 
 /// The quoted packet is an answer to the container's own flow, whose port was
-/// kept.
+/// kept, or came in by its mapping.
 #[inline(never)]
 fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
     let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, work.quote.proto);
-    let Some(entry) = masquerade::find_either::<F>(&key) else {
-        return false;
-    };
-    // SAFETY: a map value stays readable while the program runs.
-    let flow = unsafe { &*entry };
-    if flow.kind != flow_kind::MASQUERADE || flow.addr != from.daddr || flow.port != from.dport {
-        return false;
+    if let Some(entry) = masquerade::find_either::<F>(&key) {
+        // SAFETY: a map value stays readable while the program runs.
+        let flow = unsafe { &*entry };
+        if flow.kind == flow_kind::MASQUERADE && flow.addr == from.daddr && flow.port == from.dport
+        {
+            leave::<F>(work, flow.external, flow.port);
+            work.decision.uplink = flow.ifindex;
+            return true;
+        }
     }
-    leave::<F>(work, flow.external, flow.port);
-    work.decision.uplink = flow.ifindex;
-    true
+    let proto = work.quote.proto;
+    if mapped::may_have(proto)
+        && let Some(entry) = mapped::of::<F>(from.daddr, from.dport, proto)
+    {
+        // SAFETY: as above.
+        let flow = unsafe { &*entry };
+        leave::<F>(work, flow.external, flow.port);
+        work.decision.uplink = flow.ifindex;
+        return true;
+    }
+    false
 }
 
 /// The quoted packet came in by a published port that keeps no entry for it.

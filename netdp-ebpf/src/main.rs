@@ -17,6 +17,7 @@ mod hairpin;
 mod host_socket;
 mod icmp;
 mod linked;
+mod mapped;
 mod maps;
 mod masquerade;
 mod nd;

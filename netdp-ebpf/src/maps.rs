@@ -19,7 +19,7 @@ use netdp_common::{
 /// Entries of `drops`: more than there are reasons.
 pub const MAX_DROPS: usize = 64;
 /// Size of a value of `work`, in words of 64 bits.
-pub const WORK_WORDS: usize = 56;
+pub const WORK_WORDS: usize = 64;
 /// Bytes of the value of `quoted`: a power of two.
 pub const QUOTE_ROOM: usize = 2048;
 /// Entries of `paths4` on each CPU, a power of two.
@@ -63,6 +63,9 @@ pub static USAGE: Array<Usage, { MAX_ENDPOINTS as usize }> = Array::new();
 /// that hosts without any don't look for one.
 #[btf_map(name = "host_flows")]
 pub static HOST_FLOWS: Array<u32, 1> = Array::new();
+/// Set once a mapping was made, so that hosts without any don't look for one.
+#[btf_map(name = "mappings")]
+pub static MAPPINGS: Array<u32, 1> = Array::new();
 #[btf_map(name = "sweeper")]
 pub static SWEEPER: Array<Sweeper, 1> = Array::new();
 

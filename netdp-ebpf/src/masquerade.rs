@@ -14,12 +14,12 @@ use netdp_common::{
     maps::{Delivery, Endpoint, Flow, FlowKey, PortKey, endpoint_flags, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
     port,
-    tcp::Direction,
+    tcp::{self, Direction},
 };
 
 use crate::{
     family::{Family, is_any},
-    flows,
+    flows, mapped,
     maps::UPLINKS,
     share,
     skb::Skb,
@@ -28,26 +28,40 @@ use crate::{
 
 /// A packet of a container for the outside that belongs to no published port:
 /// the address and port that it leaves under. False where its flow isn't known.
-#[inline(always)]
-pub fn outbound<F: Family>(packet: &Packet<F::Addr>, decision: &mut Decision<F::Addr>) -> bool {
+#[inline(never)]
+pub fn outbound<F: Family>(work: &mut Work<F::Addr>) -> bool {
+    let Work {
+        packet,
+        decision,
+        key,
+        ..
+    } = work;
     // Without ports it would look like an echo of identifier 0.
     if packet.transport == Transport::IcmpOther {
         return false;
     }
     let from = &packet.tuple;
-    let own = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
-    if let Some(entry) = flows::find::<F>(&own)
+    *key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
+    if let Some(entry) = flows::find::<F>(key)
         && is_owner::<F>(entry, from)
     {
         seen::<F>(entry, packet, decision);
         return true;
     }
     let kinds = (flow_kind::MASQUERADE, flow_kind::MASQUERADE_OUT);
-    if let Some(entry) = renumbered::<F>(packet, kinds) {
+    if let Some(entry) = renumbered::<F>(packet, key, kinds) {
         seen::<F>(entry, packet, decision);
         return true;
     }
-    if let Some(entry) = flows::find_pending::<F>(&own)
+    *key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
+    if let Some(entry) = flows::find_pending::<F>(key)
+        && is_owner::<F>(entry, from)
+    {
+        seen::<F>(entry, packet, decision);
+        return true;
+    }
+    // Another CPU may have promoted it between the two lookups.
+    if let Some(entry) = flows::find::<F>(key)
         && is_owner::<F>(entry, from)
     {
         seen::<F>(entry, packet, decision);
@@ -57,7 +71,7 @@ pub fn outbound<F: Family>(packet: &Packet<F::Addr>, decision: &mut Decision<F::
 }
 
 /// The sender's side of a flow whose port was changed, of these kinds (what
-/// the outside sees, the sender's side).
+/// the outside sees, the sender's side). `key` is room for what it looks for.
 ///
 /// It is worth nothing without the other: a packet is noted at both, so that
 /// they expire together, and where the outside's has gone nevertheless (LRU),
@@ -65,19 +79,20 @@ pub fn outbound<F: Family>(packet: &Packet<F::Addr>, decision: &mut Decision<F::
 #[inline(always)]
 pub fn renumbered<F: Family>(
     packet: &Packet<F::Addr>,
+    key: &mut FlowKey<F::Addr>,
     kinds: (u8, u8),
 ) -> Option<flows::Entry<F::Addr>> {
     let from = &packet.tuple;
-    let full = from.sent(packet.proto);
-    let entry = find_either::<F>(&full)?;
+    *key = sender_key(packet, kinds.0);
+    let entry = find_either::<F>(key)?;
     if flows::kind(entry) != kinds.1 {
         return None;
     }
     // SAFETY: a map value stays readable while the program runs.
     let port = unsafe { (*entry).port };
-    let outside = FlowKey::masquerade(from.daddr, from.dport, port, packet.proto);
+    *key = outside_key(packet, port, kinds.0);
     // Another CPU may have promoted it between the two lookups.
-    if let Some(twin) = find_either::<F>(&outside).or_else(|| flows::find::<F>(&outside))
+    if let Some(twin) = find_either::<F>(key).or_else(|| flows::find::<F>(key))
         // SAFETY: as above.
         && unsafe {
             (*twin).kind == kinds.0 && (*twin).addr == from.saddr && (*twin).port == from.sport
@@ -86,11 +101,30 @@ pub fn renumbered<F: Family>(
         flows::touch::<F>(twin, packet, Direction::Original);
         return Some(entry);
     }
-    if let Some(entry) = flows::find::<F>(&full) {
-        flows::remove::<F>(&full, entry);
+    *key = sender_key(packet, kinds.0);
+    if let Some(entry) = flows::find::<F>(key) {
+        flows::remove::<F>(key, entry);
     }
-    let _ = F::pending().remove(&full);
+    let _ = F::pending().remove(&*key);
     None
+}
+
+/// The key under which the outside's side of an entry of this kind is found.
+#[inline(always)]
+fn outside_key<A: Address>(packet: &Packet<A>, port: Be16, kind: u8) -> FlowKey<A> {
+    if mapped::is_mapping(kind) {
+        return FlowKey::mapping(port, packet.proto);
+    }
+    FlowKey::masquerade(packet.tuple.daddr, packet.tuple.dport, port, packet.proto)
+}
+
+/// The same of the sender's side, where its port was changed.
+#[inline(always)]
+fn sender_key<A: Address>(packet: &Packet<A>, kind: u8) -> FlowKey<A> {
+    if mapped::is_mapping(kind) {
+        return FlowKey::mapped(packet.tuple.saddr, packet.tuple.sport, packet.proto);
+    }
+    packet.tuple.sent(packet.proto)
 }
 
 /// An entry of the main table or, where there is none, a pending one.
@@ -104,7 +138,7 @@ pub fn find_either<F: Family>(key: &FlowKey<F::Addr>) -> Option<flows::Entry<F::
 
 /// A packet of a known flow: under the address and port that it has.
 #[inline(always)]
-fn seen<F: Family>(
+pub fn seen<F: Family>(
     entry: flows::Entry<F::Addr>,
     packet: &Packet<F::Addr>,
     decision: &mut Decision<F::Addr>,
@@ -124,39 +158,28 @@ fn seen<F: Family>(
 #[inline(never)]
 pub fn end<F: Family>(work: &mut Work<F::Addr>) {
     let Work {
-        packet, decision, ..
+        packet,
+        decision,
+        key,
+        ..
     } = work;
     let from = &packet.tuple;
-    let mut key = FlowKey::masquerade(from.daddr, from.dport, decision.to.sport, packet.proto);
-    forget::<F>(&key);
+    *key = FlowKey::masquerade(from.daddr, from.dport, decision.to.sport, packet.proto);
+    flows::forget::<F>(key);
     if decision.to.sport != from.sport {
-        key.local = from.saddr;
-        key.local_port = from.sport;
-        forget::<F>(&key);
+        *key = from.sent(packet.proto);
+        flows::forget::<F>(key);
     }
     decision.to = *from;
 }
 
-#[inline(always)]
-fn forget<F: Family>(key: &FlowKey<F::Addr>) {
-    if let Some(entry) = flows::find::<F>(key) {
-        // SAFETY: a map value stays readable while the program runs.
-        share::removed(unsafe { &*entry });
-        let _ = F::flows().remove(key);
-    }
-    let _ = F::pending().remove(key);
-}
-
-/// The first packet of a flow: chooses the port that the outside will see.
+/// The first packet of a flow: whether it may be one, and the address and the
+/// uplink by which the outside will see it.
 ///
 /// A segment in the middle of a connection is taken as well: its port is kept
 /// if it can be, so that connections outlive a flow table that was lost.
 #[inline(never)]
-pub fn open<F: Family>(
-    skb: &Skb,
-    work: &mut Work<F::Addr>,
-    endpoint: &Endpoint,
-) -> Result<(), DropReason> {
+pub fn open<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<(), DropReason> {
     let Work {
         packet,
         decision,
@@ -182,114 +205,126 @@ pub fn open<F: Family>(
     if is_any(external) {
         return Err(DropReason::NoUplinkAddress);
     }
-    let to = Delivery {
-        ifindex: skb.ifindex(),
-        slot: endpoint.slot,
-        mac: endpoint.mac,
-        host_mac: endpoint.host_mac,
-    };
-    if !share::has_room(to.slot) {
+    decision.uplink = way.ifindex;
+    decision.to.saddr = external;
+    Ok(())
+}
+
+/// Chooses the port of a new flow under the address that was decided on, or
+/// makes the container's mapping where it is to have one.
+#[inline(never)]
+pub fn choose<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    endpoint: &Endpoint,
+) -> Result<(), DropReason> {
+    if !share::has_room(endpoint.slot) {
         return Err(DropReason::EndpointLimit);
     }
-    begin::<F>(way.ifindex)?;
-    let kinds = (flow_kind::MASQUERADE, flow_kind::MASQUERADE_OUT);
-    decision.to.sport = allocate::<F>(skb, packet, external, &to, kinds)?;
-    decision.to.saddr = external;
-    decision.exit = Exit::Uplink;
+    let container = &mut work.decision.container;
+    container.ifindex = skb.ifindex();
+    container.slot = endpoint.slot;
+    container.mac = endpoint.mac;
+    container.host_mac = endpoint.host_mac;
+    let mut kinds = (flow_kind::MASQUERADE, flow_kind::MASQUERADE_OUT);
+    // A mapping that is there and has not been taken has its port taken towards
+    // this peer.
+    if mapped::applies(endpoint, &work.packet) && !mapped::is_made::<F>(work) {
+        mapped::begin();
+        kinds = mapped::kinds(endpoint);
+    }
+    allocate::<F>(skb, work, kinds)?;
+    work.decision.exit = Exit::Uplink;
+    if kinds.0 == flow_kind::MAPPING {
+        return mapped::permit::<F>(work);
+    }
     Ok(())
 }
 
-/// A port being looked for. The entry lies in [`flows::scratch`].
+/// What the attempts to find a port work with. The verifier follows pointers
+/// on the stack; numbers lie in `work`.
 struct Search<'a, A> {
     skb: &'a Skb,
-    packet: &'a Packet<A>,
+    work: &'a mut Work<A>,
     flow: &'a mut Flow<A>,
-    first: u16,
-    last: u16,
-    /// Set by the attempt that found one.
-    found: bool,
-    port: Be16,
 }
 
-/// Begins an entry in the making by the uplink of its flow, or 0: what is
-/// handed on from function to function takes room on the stack.
-#[inline(always)]
-pub fn begin<F: Family>(uplink: u32) -> Result<(), DropReason> {
-    flows::scratch::<F>()
-        .ok_or(DropReason::HelperFailed)?
-        .ifindex = uplink;
-    Ok(())
-}
-
-/// Takes a port of `external` for a new flow and makes its pending entries of
+/// Takes a port of the address that was decided on for a new flow of the
+/// container, and by the uplink, that were, and makes its pending entries of
 /// these kinds: what the outside sees, and the sender's side if the port is
-/// another than its own. Its uplink is that of [`begin`].
+/// another than its own.
 ///
 /// # Errors
 /// [`DropReason::PortExhausted`] where none of the ports tried is free.
 #[inline(always)]
 pub fn allocate<F: Family>(
     skb: &Skb,
-    packet: &Packet<F::Addr>,
-    external: F::Addr,
-    to: &Delivery,
+    work: &mut Work<F::Addr>,
     kinds: (u8, u8),
-) -> Result<Be16, DropReason> {
-    let from = &packet.tuple;
-    let (first, last) = flows::config().map_or((1024, 65535), |config| {
-        (config.port_first, config.port_last)
-    });
+) -> Result<(), DropReason> {
     let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
+    let Work {
+        packet,
+        decision,
+        search,
+        ..
+    } = &mut *work;
+    let from = &packet.tuple;
     flow.addr = from.saddr;
-    flow.external = external;
+    flow.external = decision.to.saddr;
     flow.port = from.sport;
     flow.kind = kinds.0;
-    flow.to = *to;
+    flow.to = decision.container;
+    flow.ifindex = decision.uplink;
+    flow.generation = 0;
     flows::begin::<F>(flow, packet, Direction::Original);
-    let mut search = Search {
-        skb,
-        packet,
-        flow,
-        first,
-        last,
-        found: false,
-        port: from.sport,
-    };
+    (search.first, search.last) = flows::config().map_or((1024, 65535), |config| {
+        (config.port_first, config.port_last)
+    });
+    search.found = 0;
+    let mut context = Search { skb, work, flow };
     // SAFETY: the callback takes the context as it is given: a pointer to this
     // stack.
     unsafe {
         bpf_loop(
             port::TRIES,
             attempt::<F> as *const () as *mut c_void,
-            (&raw mut search).cast(),
+            (&raw mut context).cast(),
             0,
         );
     }
-    if !search.found {
+    let Search { work, flow, .. } = context;
+    if work.search.found == 0 {
         return Err(DropReason::PortExhausted);
     }
-    share::expected(search.flow);
-    if search.port != from.sport {
-        search.flow.kind = kinds.1;
-        search.flow.port = search.port;
-        let key = from.sent(packet.proto);
-        search.flow.tag = key.tag();
-        flows::expect::<F>(&key, search.flow)?;
-        share::expected(search.flow);
+    share::expected(flow);
+    if work.decision.to.sport != work.packet.tuple.sport {
+        flow.kind = kinds.1;
+        flow.port = work.decision.to.sport;
+        work.key = sender_key(&work.packet, kinds.0);
+        flow.tag = work.key.tag();
+        flows::expect::<F>(&work.key, flow)?;
+        share::expected(flow);
     }
-    Ok(search.port)
+    Ok(())
 }
 
 /// Tries one port: the callback of `bpf_loop`, which ends it by 1.
-extern "C" fn attempt<F: Family>(index: u32, search: *mut Search<'_, F::Addr>) -> c_long {
+extern "C" fn attempt<F: Family>(index: u32, context: *mut Search<'_, F::Addr>) -> c_long {
     // SAFETY: the context that `allocate` gives.
-    let search = unsafe { &mut *search };
-    let packet = search.packet;
+    let Search { skb, work, flow } = unsafe { &mut *context };
+    let Work {
+        packet,
+        decision,
+        search,
+        key,
+        ..
+    } = &mut **work;
     let from = &packet.tuple;
     // SAFETY: no arguments.
     let random = unsafe { bpf_get_prandom_u32() };
     // The host's own flow can't keep its port: a container has it.
-    let index = index + u32::from(search.flow.kind == flow_kind::HOST);
+    let index = index + u32::from(flow.kind == flow_kind::HOST);
     let port = port::candidate(
         from.sport,
         packet.proto,
@@ -298,67 +333,122 @@ extern "C" fn attempt<F: Family>(index: u32, search: *mut Search<'_, F::Addr>) -
         search.first,
         search.last,
     );
-    let key = FlowKey::masquerade(from.daddr, from.dport, port, packet.proto);
-    search.flow.tag = key.tag();
-    if is_port_taken::<F>(search.skb, packet, search.flow.external, port)
-        || !flows::claim::<F>(&key, search.flow)
-    {
+    *key = outside_key(packet, port, flow.kind);
+    flow.tag = key.tag();
+    let answer = Tuple {
+        saddr: key.remote,
+        daddr: flow.external,
+        sport: key.remote_port,
+        dport: port,
+    };
+    if is_taken::<F>(skb, &answer, packet.proto) || !flows::claim::<F>(key, flow) {
         return 0;
     }
-    if flows::find::<F>(&key).is_some() {
-        let _ = F::pending().remove(&key);
+    // Once more, now that `to_netdev` finds the entry: of a socket and a flow
+    // that begin at once one sees the other.
+    if flows::find::<F>(key).is_some() || is_of_socket::<F>(skb, &answer, packet.proto) {
+        let _ = F::pending().remove(&*key);
         return 0;
     }
-    search.port = port;
-    search.found = true;
+    decision.to.sport = port;
+    search.found = 1;
     1
 }
 
-/// Whether the host would take the answers itself: the port is published, or
-/// one of its sockets has the tuple or listens.
+/// Whether somebody else would take the answers: the port is published, or a
+/// mapping's, or a socket of the host has the tuple or listens.
 #[inline(always)]
-fn is_port_taken<F: Family>(
-    skb: &Skb,
-    packet: &Packet<F::Addr>,
-    external: F::Addr,
-    port: Be16,
-) -> bool {
-    if packet.proto != proto::TCP && packet.proto != proto::UDP {
-        return false;
-    }
-    if F::ports()
-        .get_ptr(PortKey::new(F::Addr::ANY, port, packet.proto))
+fn is_taken<F: Family>(skb: &Skb, answer: &Tuple<F::Addr>, proto: u8) -> bool {
+    let (external, port) = (answer.daddr, answer.dport);
+    has_ports(proto) && is_published::<F>(external, port, proto)
+        || mapped::may_have(proto) && mapped::has::<F>(external, port, proto)
+        || is_of_socket::<F>(skb, answer, proto)
+}
+
+#[inline(always)]
+const fn has_ports(proto: u8) -> bool {
+    proto == proto::TCP || proto == proto::UDP
+}
+
+#[inline(always)]
+fn is_published<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> bool {
+    F::ports()
+        .get_ptr(PortKey::new(F::Addr::ANY, port, proto))
         .is_some()
         || F::ports()
-            .get_ptr(PortKey::new(external, port, packet.proto))
+            .get_ptr(PortKey::new(addr, port, proto))
             .is_some()
-    {
-        return true;
-    }
-    let answer = Tuple {
-        saddr: packet.tuple.daddr,
-        daddr: external,
-        sport: packet.tuple.dport,
+}
+
+/// Whether the host serves a port itself: it is published, or
+/// [served](is_served).
+#[inline(never)]
+pub fn is_hosts<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> bool {
+    is_published::<F>(addr, port, proto) || is_served::<F>(skb, addr, port, proto)
+}
+
+/// Whether a socket of the host listens at a port or, of UDP, is bound to it
+/// and not connected.
+#[inline(never)]
+fn is_served<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> bool {
+    // A peer that no socket can be connected to.
+    let anybody = Tuple {
+        saddr: F::Addr::ANY,
+        daddr: addr,
+        sport: Be16::default(),
         dport: port,
     };
-    F::host_has_socket(skb, &answer, packet.proto)
+    F::host_has_socket(skb, &anybody, proto)
 }
 
 /// An answer from outside to a flow of a container, or of a host's socket that
-/// had to give way. What belongs to neither stays for the stack.
-#[inline(always)]
-pub fn inbound<F: Family>(
-    packet: &Packet<F::Addr>,
-    decision: &mut Decision<F::Addr>,
-) -> Result<(), DropReason> {
+/// had to give way. The decision's exit stays where it belongs to neither.
+#[inline(never)]
+pub fn inbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+    let Work { packet, key, .. } = &mut *work;
     if packet.transport == Transport::IcmpOther {
         return Ok(());
     }
     let from = &packet.tuple;
-    let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
-    let (entry, pending) = match flows::find::<F>(&key) {
+    *key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
+    answer::<F>(skb, work)
+}
+
+/// First port of those that Linux gives to sockets that ask for none
+/// (`ip_local_port_range`): services are below.
+const FIRST_EPHEMERAL: u16 = 32_768;
+
+/// Whether the packet may be for a service that the host has begun after a
+/// container sent from its port, which then shadows it: a container that means
+/// to do so can open connections and send datagrams, and wait for the peer.
+#[inline(always)]
+fn may_be_for_a_service<A>(packet: &Packet<A>, state: u8) -> bool {
+    match packet.transport {
+        // Sockets that have another port for a moment are not served by it.
+        Transport::Udp => packet.tuple.dport.get() < FIRST_EPHEMERAL,
+        transport => transport.is_syn() && !tcp::is_established(state),
+    }
+}
+
+/// Whether the host has a socket that such a packet from outside would reach.
+#[inline(never)]
+pub fn is_of_socket<F: Family>(skb: &Skb, inbound: &Tuple<F::Addr>, proto: u8) -> bool {
+    has_ports(proto) && F::host_has_socket(skb, inbound, proto)
+}
+
+/// The same of a packet that comes from the peer that the key has.
+#[inline(always)]
+pub fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+    let Work {
+        packet,
+        decision,
+        key,
+        ..
+    } = work;
+    let from = &packet.tuple;
+    let (entry, pending) = match flows::find::<F>(key) {
         Some(entry) => (entry, false),
-        None => match flows::find_pending::<F>(&key) {
+        None => match flows::find_pending::<F>(key) {
             Some(entry) => (entry, true),
             None => return Ok(()),
         },
@@ -368,20 +458,31 @@ pub fn inbound<F: Family>(
     if flow.external != from.daddr {
         return Ok(());
     }
+    if flow.kind == flow_kind::MASQUERADE
+        && may_be_for_a_service(packet, flow.state)
+        && is_served::<F>(skb, from.daddr, from.dport, packet.proto)
+    {
+        flows::forget::<F>(key);
+        return Ok(());
+    }
+    let sender = flow.addr;
     decision.to.dport = flow.port;
     if flow.kind == flow_kind::HOST {
         decision.exit = Exit::Host;
     } else {
-        decision.to.daddr = flow.addr;
+        decision.to.daddr = sender;
         decision.enter(&flow.to);
     }
     if pending {
-        flows::promote::<F>(&key, entry, packet, Direction::Reply)?;
+        flows::promote::<F>(key, entry, packet, Direction::Reply)?;
     } else {
         flows::touch::<F>(entry, packet, Direction::Reply);
     }
     if decision.to.dport != from.dport {
-        note_at_sender::<F>(packet, flow.addr, decision.to.dport)?;
+        // The sender's side, which is to expire with the outside's.
+        key.local = sender;
+        key.local_port = decision.to.dport;
+        note_at_sender::<F>(packet, key)?;
     }
     Ok(())
 }
@@ -391,17 +492,14 @@ pub fn inbound<F: Family>(
 #[inline(always)]
 fn note_at_sender<F: Family>(
     packet: &Packet<F::Addr>,
-    addr: F::Addr,
-    port: Be16,
+    key: &FlowKey<F::Addr>,
 ) -> Result<(), DropReason> {
-    let from = &packet.tuple;
-    let key = FlowKey::full(from.saddr, from.sport, addr, port, packet.proto);
-    if let Some(entry) = flows::find::<F>(&key) {
+    if let Some(entry) = flows::find::<F>(key) {
         flows::touch::<F>(entry, packet, Direction::Reply);
         return Ok(());
     }
-    match flows::find_pending::<F>(&key) {
-        Some(entry) => flows::promote::<F>(&key, entry, packet, Direction::Reply),
+    match flows::find_pending::<F>(key) {
+        Some(entry) => flows::promote::<F>(key, entry, packet, Direction::Reply),
         None => Ok(()),
     }
 }

@@ -97,6 +97,14 @@ pub fn removed<A>(flow: &Flow<A>) {
     }
 }
 
+/// The same of one in `pending`.
+#[inline(always)]
+pub fn given_up<A>(flow: &Flow<A>) {
+    if !is_of_published(flow) {
+        add(flow, 0, 1u64.wrapping_neg());
+    }
+}
+
 #[inline(always)]
 fn add<A>(flow: &Flow<A>, main: u64, pending: u64) {
     if let Some(usage) = usage(flow) {

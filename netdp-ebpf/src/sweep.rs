@@ -218,7 +218,6 @@ extern "C" fn take_one<F: Family>(_index: u32, round: *mut Round) -> c_long {
     }
     let place = key;
     key.pad = 0;
-    key.pad2 = 0;
     let Some(entry) = flows::find::<F>(&key) else {
         return 0;
     };

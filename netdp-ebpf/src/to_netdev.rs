@@ -15,7 +15,7 @@ use crate::{
     masquerade,
     skb::{MARK_OURS, Skb},
     verdict::{self, Verdict},
-    work,
+    work::{self, Work},
 };
 
 /// A container's packet that `from_container` sent goes on. A socket of the
@@ -58,48 +58,38 @@ fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     if packet.proto != proto::TCP && packet.proto != proto::UDP || !packet.transport.has_ports() {
         return Ok(Verdict::Pass);
     }
-    yield_tuple::<F>(skb, packet)
+    yield_tuple::<F>(skb, work)
 }
 
-/// Where a container's flow has the tuple, the host's socket gets another
-/// port, as a container does whose port is taken.
+/// Where a container's flow has the tuple, or that of another socket which had
+/// to give way itself, the host's socket gets another port, as a container does
+/// whose port is taken.
 #[inline(always)]
-fn yield_tuple<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> Result<Verdict, DropReason> {
+fn yield_tuple<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<Verdict, DropReason> {
+    let Work { packet, key, .. } = &mut *work;
     let from = &packet.tuple;
     let kinds = (flow_kind::HOST, flow_kind::HOST_OUT);
     if HOST_FLOWS.get(0).is_some_and(|seen| *seen != 0)
-        && let Some(entry) = masquerade::renumbered::<F>(packet, kinds)
+        && let Some(entry) = masquerade::renumbered::<F>(packet, key, kinds)
     {
         return renumber::<F>(skb, packet, entry);
     }
-    let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
-    let entry = match flows::find::<F>(&key) {
-        Some(entry) => entry,
-        None => match flows::find_pending::<F>(&key) {
-            Some(entry) => entry,
-            None => return Ok(Verdict::Pass),
-        },
+    *key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
+    let Some(entry) = masquerade::find_either::<F>(key) else {
+        return Ok(Verdict::Pass);
     };
     // SAFETY: a map value stays readable while the program runs.
     let external = unsafe { (*entry).external };
-    if external != from.saddr || flows::kind(entry) != flow_kind::MASQUERADE {
+    if external != from.saddr {
         return Ok(Verdict::Pass);
     }
     if let Some(seen) = HOST_FLOWS.get_ptr_mut(0) {
         // SAFETY: only ever set, by any CPU.
         unsafe { seen.write_volatile(1) };
     }
-    masquerade::begin::<F>(0)?;
-    let port = masquerade::allocate::<F>(skb, packet, from.saddr, &Delivery::default(), kinds)?;
-    translate::<F>(
-        skb,
-        packet,
-        &Tuple {
-            sport: port,
-            ..*from
-        },
-        false,
-    )?;
+    work.decision.container = Delivery::default();
+    masquerade::allocate::<F>(skb, work, kinds)?;
+    translate::<F>(skb, &work.packet, &work.decision.to, false)?;
     Ok(Verdict::Pass)
 }
 

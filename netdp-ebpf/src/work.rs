@@ -8,7 +8,7 @@ use netdp_common::{
     addr::{Address, Mac},
     drop::DropReason,
     icmp::Quote,
-    maps::Delivery,
+    maps::{Delivery, FlowKey},
     packet::{Header, Packet, Tuple, parse_into},
 };
 
@@ -30,6 +30,8 @@ pub enum Exit {
     Container,
     /// Out of an uplink.
     Uplink,
+    /// To the container whose mapping it is for, if there is one.
+    Mapping,
 }
 
 /// What the tables say about a packet: its new addresses and ports, and where
@@ -79,6 +81,15 @@ pub struct Way<A> {
     pub mtu: u32,
 }
 
+/// A source port that is being looked for.
+pub struct Search {
+    /// The range that others than the own one come from.
+    pub first: u16,
+    pub last: u16,
+    /// 1 once one has been found.
+    pub found: u32,
+}
+
 /// A packet in the making. All bytes zero are a valid value.
 pub struct Work<A> {
     /// Second in which it came, see [`flows::now`].
@@ -86,6 +97,9 @@ pub struct Work<A> {
     pub packet: Packet<A>,
     pub decision: Decision<A>,
     pub way: Way<A>,
+    /// The key that is looked for, where the stack has no room for it.
+    pub key: FlowKey<A>,
+    pub search: Search,
     /// What an ICMP error is about, and the addresses and ports that its quote
     /// gets. Of another packet unless `icmp` has written it.
     pub quote: Quote<A>,

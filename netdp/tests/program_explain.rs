@@ -209,6 +209,19 @@ fn also_of_ports_that_are_published_no_longer() {
 }
 
 #[test]
+fn also_with_endpoint_independent_mapping() {
+    world(|world| {
+        let mut db = world.db;
+        db.flags |= endpoint_flags::MAPPED;
+        world.connect(&db);
+        let mut loner = world.loner;
+        loner.flags |= endpoint_flags::MAPPED | endpoint_flags::OPEN;
+        world.connect(&loner);
+        equal_over(world, 0x6361_7264);
+    });
+}
+
+#[test]
 fn also_without_icc_and_on_internal_networks() {
     worlds(|world| {
         let mut db = world.db;

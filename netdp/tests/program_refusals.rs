@@ -3,6 +3,8 @@
 
 mod program_world;
 
+use std::net::Ipv4Addr;
+
 use netdp_common::{
     drop::DropReason,
     maps::{Config, endpoint_flags},
@@ -14,6 +16,8 @@ use program_world::{
     frame::{ACK, Frame, SYN, at, transport_start},
     impatient, world6, worlds, worlds_with,
 };
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 
 /// A packet is refused for this reason, and its sender told; gives the error.
 #[track_caller]
@@ -146,7 +150,8 @@ fn the_last_hop_of_ipv6_is_answered() {
 fn some_refusals_have_no_answer() {
     worlds(|world| {
         let (db, web) = (world.db, world.web);
-        let mut long = db.frame(Frame::udp(at(DB, 40_000), at(LONER, 53)));
+        let refused = db.frame(Frame::udp(at(DB, 40_000), at(LONER, 53)));
+        let mut long = refused.clone();
         long.payload = vec![0; 200];
         let [first, later] = long.fragments(64);
         told(world, &db, &first, DropReason::OtherNetwork);
@@ -154,12 +159,18 @@ fn some_refusals_have_no_answer() {
         let error = Error::about(Kind::Port, DB, &about).between(db.mac, db.host_mac);
         let spoofed = db.frame(Frame::udp(at(WEB, 40_000), at(LONER, 53)));
         let no_flow = web.frame(Frame::tcp(ACK, at(WEB, 80), at(CLIENT, 1)));
+        let to_many = db.frame(Frame::udp(at(DB, 40_000), at(GROUP, 53)));
+        // On the link, to all of it.
+        let mut shouted = refused.clone();
+        shouted.destination = [0xff; 6];
         let mut cut = no_flow.bytes();
         cut.truncate(transport_start() + 6);
         for (container, bytes) in [
             (db, later),
             (db, error.bytes()),
             (db, spoofed.bytes()),
+            (db, to_many.bytes()),
+            (db, shouted.bytes()),
             (web, cut),
         ] {
             assert_eq!(world.run_from_container(&container, &bytes).action, DROP);

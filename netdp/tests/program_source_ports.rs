@@ -7,6 +7,7 @@ mod program_world;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use netdp_common::{addr::proto, drop::DropReason, maps::Config};
+use nix::sys::socket::{setsockopt, sockopt};
 use program_world::{
     CLIENT, Container, DB, HOST, HOST_2, HOST_MAC, NEXT, REMOTE, ROUTER_MAC, WEB, arriving, family,
     frame::{ACK, FIN, Frame, PSH, RST, SYN, at},
@@ -233,5 +234,70 @@ fn other_traffic_of_the_host_is_left_alone() {
             assert_eq!((run.action, run.packet), (NEXT, bytes), "{frame:?}");
         }
         world.holds(0, 1);
+    });
+}
+
+/// As the kernel's own test for it does (`port_shadow` of
+/// tools/testing/selftests/net/netfilter/nft_nat.sh): a container sends from
+/// the port of a service to a client's, and waits for the client.
+#[test]
+fn a_flow_does_not_shadow_a_service_that_begins_after_it() {
+    worlds(|world| {
+        let db = world.db;
+        let client = at(REMOTE, 41_404);
+        // Unanswered, and after an answer.
+        for (port, answered) in [(1_405, false), (1_406, true)] {
+            let fake = db.frame(Frame::udp(at(DB, port), client));
+            let request = arriving(Frame::udp(client, at(HOST, port)));
+            assert_eq!(world.leaves(&db, &fake).from.port(), port);
+            if answered {
+                world.enters(&request, &db);
+            }
+            let _service = UdpSocket::bind((family::ip(HOST), port)).unwrap();
+            world.passes(&request.bytes());
+            assert_ne!(world.leaves(&db, &fake).from.port(), port);
+            world.passes(&request.bytes());
+        }
+        for (port, answer) in [(1_405, None), (1_406, Some(RST | ACK))] {
+            let fake = db.frame(Frame::tcp(SYN, at(DB, port), client));
+            let request = arriving(Frame::tcp(SYN, client, at(HOST, port)));
+            let left = world.leaves(&db, &fake);
+            assert_eq!(left.from.port(), port);
+            if let Some(flags) = answer {
+                world.enters(&arriving(left.answer(flags)), &db);
+            }
+            let _service = TcpListener::bind((family::ip(HOST), port)).unwrap();
+            world.passes(&request.bytes());
+            assert_ne!(world.leaves(&db, &fake).from.port(), port);
+            world.passes(&request.bytes());
+        }
+        // In what is established the listener has no part.
+        let segment = |flags| db.frame(Frame::tcp(flags, at(DB, 1_407), client));
+        let left = world.leaves(&db, &segment(SYN));
+        world.enters(&arriving(left.answer(SYN | ACK)), &db);
+        world.leaves(&db, &segment(ACK));
+        let _service = TcpListener::bind((family::ip(HOST), 1_407)).unwrap();
+        world.enters(&arriving(left.answer(ACK)), &db);
+    });
+}
+
+/// Sockets of both families at once, and of one interface alone.
+#[test]
+fn sockets_of_every_kind_keep_their_port() {
+    worlds(|world| {
+        let db = world.db;
+        let both = UdpSocket::bind("[::]:1405").unwrap();
+        let listening = TcpListener::bind("[::]:1405").unwrap();
+        let datagram = db.frame(Frame::udp(at(DB, 1_405), at(REMOTE, 41_404)));
+        assert_ne!(world.leaves(&db, &datagram).from.port(), 1_405);
+        let syn = db.frame(Frame::tcp(SYN, at(DB, 1_405), at(REMOTE, 41_404)));
+        assert_ne!(world.leaves(&db, &syn).from.port(), 1_405);
+        drop((both, listening));
+        // A DHCP client's, for one: it is not seen from the container's side.
+        let bound = UdpSocket::bind((family::ip(Ipv4Addr::UNSPECIFIED), 68)).unwrap();
+        setsockopt(&bound, sockopt::BindToDevice, &"wire0".into()).unwrap();
+        let datagram = db.frame(Frame::udp(at(DB, 68), at(REMOTE, 67)));
+        let left = world.leaves(&db, &datagram);
+        world.passes(&arriving(left.answer(0)).bytes());
     });
 }

@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread;
 
-use netdp::demo::world::{HOST_ADDRESS, OUTSIDE_ADDRESS, set_sysctls};
+use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS, set_sysctls};
 use netdp_tests::{
-    Container, Listener, Place, Topology, connect, connect_from, echo_socket, hears, listen,
-    ping_through, talk, udp,
+    Container, Listener, PATIENCE, Place, Topology, connect, connect_from, connect_within,
+    echo_socket, hears, listen, ping_through, says_nothing, talk, udp,
 };
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
 use std::io::IoSliceMut;
@@ -190,6 +190,52 @@ fn a_port_on_which_the_host_listens_is_never_taken() {
     let server = udp(&topology.world.outside, ANY, 53);
     let client = udp(&container, ANY, 45_000);
     assert_ne!(asks(&client, &server, b"who is there"), 45_000);
+}
+
+/// The attack of the kernel's own test (`port_shadow` of
+/// tools/testing/selftests/net/netfilter/nft_nat.sh): a container sends from
+/// the port of a service to a client's, to get what the client asks for.
+#[test]
+fn no_container_shadows_a_service() {
+    let Some(topology) = Topology::start("masq-shadow") else {
+        return;
+    };
+    let container = topology.container("one", "");
+    let web = topology.container("web", "");
+    let world = &topology.world;
+    let client = udp(&world.client, ANY, 41_404);
+    // The service is there, comes later, is published later.
+    let here = udp(&world.host, ANY, 1_405);
+    let fakes = [1_405, 1_406, 1_407].map(|port| {
+        let fake = udp(&container, ANY, port);
+        fake.send_to(b"fake", (CLIENT_ADDRESS, 41_404)).unwrap();
+        let seen = hears(&client, b"fake");
+        assert_eq!(seen.port() == port, port != 1_405);
+        fake
+    });
+    let later = udp(&world.host, ANY, 1_406);
+    topology.netdp("publish web 1407:53/udp");
+    let published = udp(&web, ANY, 53);
+    for (port, service) in [(1_405, &here), (1_406, &later), (1_407, &published)] {
+        client.send_to(b"question", (HOST_ADDRESS, port)).unwrap();
+        let from = hears(service, b"question");
+        service.send_to(b"answer", from).unwrap();
+        assert_eq!(hears(&client, b"answer"), (HOST_ADDRESS, port).into());
+    }
+    for fake in &fakes {
+        says_nothing(fake);
+    }
+
+    let refused = connect_within(
+        &container,
+        Some((ANY, 1_408)),
+        (CLIENT_ADDRESS, 41_404),
+        PATIENCE,
+    );
+    assert!(refused.is_err());
+    let service = listen(&world.host, ANY, 1_408);
+    let near = connect_from(&world.client, (ANY, 41_404), (HOST_ADDRESS, 1_408));
+    talk(&near, &service.accept().0);
 }
 
 #[test]

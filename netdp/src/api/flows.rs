@@ -26,6 +26,16 @@ pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<F
             Some(socket(flow.addr, flow.port)),
             socket(flow.external, key.local_port),
         ),
+        flow_kind::MAPPING => (
+            "mapping",
+            Some(socket(flow.addr, flow.port)),
+            socket(flow.external, key.local_port),
+        ),
+        flow_kind::MAPPING_OPEN => (
+            "open mapping",
+            Some(socket(flow.addr, flow.port)),
+            socket(flow.external, key.local_port),
+        ),
         flow_kind::HOST => ("host", None, socket(flow.external, key.local_port)),
         _ => return None,
     };
@@ -44,15 +54,17 @@ pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<F
 
 /// Whether an entry stands for a flow; the second entry of one doesn't.
 pub fn is_shown<A>(seen: &FlowSeen<A>) -> bool {
-    use flow_kind::{HAIRPIN, HOST, MASQUERADE, PUBLISHED};
-    [PUBLISHED, HAIRPIN, MASQUERADE, HOST].contains(&seen.flow.kind)
+    use flow_kind::{HAIRPIN, HOST, MAPPING, MAPPING_OPEN, MASQUERADE, PUBLISHED};
+    [PUBLISHED, HAIRPIN, MASQUERADE, HOST, MAPPING, MAPPING_OPEN].contains(&seen.flow.kind)
 }
 
 /// The container's address; none for a socket of the host.
 pub fn container<A: Address>(seen: &FlowSeen<A>) -> Option<A> {
     match seen.flow.kind {
         flow_kind::PUBLISHED | flow_kind::HAIRPIN => Some(seen.key.local),
-        flow_kind::MASQUERADE => Some(seen.flow.addr),
+        flow_kind::MASQUERADE | flow_kind::MAPPING | flow_kind::MAPPING_OPEN => {
+            Some(seen.flow.addr)
+        }
         _ => None,
     }
 }
@@ -167,7 +179,12 @@ mod tests {
 
     #[test]
     fn second_entries_are_not_shown() {
-        for kind in [flow_kind::MASQUERADE_OUT, flow_kind::HOST_OUT] {
+        for kind in [
+            flow_kind::MASQUERADE_OUT,
+            flow_kind::HOST_OUT,
+            flow_kind::MAPPING_OUT,
+            flow_kind::PERMIT,
+        ] {
             let second = seen(kind, key([0; 4]));
             assert!(!is_shown(&second));
             assert!(flow(&second, 0).is_none());

@@ -17,7 +17,7 @@ use super::{BpfError, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 29] = [
+pub(super) const MAPS: [&str; 30] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -26,6 +26,7 @@ pub(super) const MAPS: [&str; 29] = [
     name::HOST_FLOWS,
     name::USAGE,
     name::OWN,
+    name::MAPPINGS,
     name::SWEEPER,
     name::ADDRS4,
     name::PORTS4,
@@ -71,7 +72,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::UPLINKS => of::<u32, Uplink>(MAX_UPLINKS),
         name::DROPS => of::<u32, u64>(64),
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
-        name::HOST_FLOWS => of::<u32, u32>(1),
+        name::HOST_FLOWS | name::MAPPINGS => of::<u32, u32>(1),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
         name::SWEEPER => of::<u32, TimedSweep>(1),

@@ -9,7 +9,7 @@ use netdp_common::{
 };
 
 use super::{
-    Explanation, KnownFlow, Mapping, Outcome, Protocol, Question, Snapshot, WayBack,
+    Explanation, KnownFlow, Mapping, Outcome, Protocol, Question, Snapshot, WayBack, mapped,
     outside::{TAKEN, is_link_local, taken},
 };
 
@@ -96,10 +96,13 @@ fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told:
         return;
     }
     let Some(mapping) = snapshot.published(question.destination, question.protocol) else {
-        told.say(
-            "mapping",
-            "the port is not published: the host's own stack has the packet",
-        );
+        told.say("mapping", "the port is not published");
+        mapped::meet(snapshot, question, endpoint, told, |told| {
+            known(snapshot, question, told).is_some()
+        });
+        if told.outcome == Outcome::Stack {
+            told.say("flow", "none: the host's own stack has the packet");
+        }
         return;
     };
     told.say("mapping", format!("published by {}", mapping.container));
@@ -229,6 +232,10 @@ fn outside(
             Reply::Done => return,
         }
     }
+    let mapping = mapped::outbound(snapshot, question, endpoint, told);
+    if let Some(flow) = mapping {
+        return follow(snapshot, question, &flow, told);
+    }
     if let Some(flow) = known(snapshot, question, told) {
         let ends = flow.uplink != 0
             && flow.uplink != way.ifindex
@@ -260,12 +267,12 @@ fn outside(
     told.say("flow", "a new one");
     told.source.set_ip(external);
     let port = question.source.port();
-    let kept = snapshot
-        .published(SocketAddr::new(external, port), question.protocol)
-        .is_none()
-        && snapshot
-            .outside_flow(question.destination, port, question.protocol)
-            .is_none();
+    let kept = snapshot.published(told.source, question.protocol).is_none()
+        && !mapped::has(snapshot, told.source, question.protocol)
+        && (mapped::is_next(snapshot, question, endpoint)
+            || snapshot
+                .outside_flow(question.destination, port, question.protocol)
+                .is_none());
     if kept {
         told.say(
             "policy",

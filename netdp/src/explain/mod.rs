@@ -5,6 +5,7 @@
 //! answers with those of the loaded programs.
 
 mod container;
+mod mapped;
 mod outside;
 mod snapshot;
 

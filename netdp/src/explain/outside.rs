@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netdp_common::{drop::DropReason, maps::flow_kind, tcp};
 
-use super::{Explanation, Mapping, Outcome, Protocol, Question, Snapshot};
+use super::{Explanation, Mapping, Outcome, Protocol, Question, Snapshot, mapped};
 
 pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
     let to = question.destination;
@@ -26,21 +26,7 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
     match mapping {
         Some(mapping) => {
             told.say("mapping", format!("published by {}", mapping.container));
-            let from = question.source.ip();
-            if from.is_multicast() || from.is_unspecified() || from == IpAddr::from([255; 4]) {
-                told.drop(
-                    "source",
-                    DropReason::SpoofedSource,
-                    "nobody outside has this address",
-                );
-                return;
-            }
-            if is_link_local(from) {
-                told.drop(
-                    "source",
-                    DropReason::SpoofedSource,
-                    "no container could answer a link-local address",
-                );
+            if is_refused(question.source.ip(), told) {
                 return;
             }
             if taken(snapshot, question, &mapping, question.source) {
@@ -63,6 +49,19 @@ pub(super) fn is_link_local(addr: IpAddr) -> bool {
         IpAddr::V4(_) => false,
         IpAddr::V6(addr) => addr.is_unicast_link_local(),
     }
+}
+
+/// Drops what has a source that nobody has who could be answered.
+fn is_refused(from: IpAddr, told: &mut Explanation) -> bool {
+    let why = if from.is_multicast() || from.is_unspecified() || from == IpAddr::from([255; 4]) {
+        "nobody outside has this address"
+    } else if is_link_local(from) {
+        "no container could answer a link-local address"
+    } else {
+        return false;
+    };
+    told.drop("source", DropReason::SpoofedSource, why);
+    true
 }
 
 pub(super) const TAKEN: &str =
@@ -92,7 +91,13 @@ fn answer(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) 
         .outside_flow(question.source, to.port(), question.protocol)
         .filter(|flow| flow.external == to.ip());
     match flow {
-        None => told.say("flow", "none: the host's own stack has the packet"),
+        None => {
+            if mapped::enter(snapshot, question, told) {
+                is_refused(question.source.ip(), told);
+            } else {
+                told.say("flow", "none: the host's own stack has the packet");
+            }
+        }
         Some(flow) if flow.kind == flow_kind::HOST => {
             told.say("flow", "of a socket of the host whose port was changed");
         }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netdp_common::{
-    addr::{Address, Be16, V4Addr, V6Addr},
+    addr::{Address, Be16, V4Addr, V6Addr, proto},
     flow::is_past,
     maps::{ALL_ON_LINK, Endpoint, FlowKey, LinkKey, Owner, PortKey, Published},
 };
@@ -217,6 +217,46 @@ impl Snapshot<'_> {
             ),
             _ => None,
         }
+    }
+
+    /// The mapping that the outside sees as this address and port.
+    pub fn mapping_at(&self, seen: SocketAddr) -> Option<KnownFlow> {
+        self.mapping_with(seen)
+            .filter(|mapping| mapping.external == seen.ip())
+    }
+
+    /// The mapping that has the port of a socket of this family.
+    pub fn mapping_with(&self, socket: SocketAddr) -> Option<KnownFlow> {
+        let port = Be16::new(socket.port());
+        match socket {
+            SocketAddr::V4(_) => flow(self.flows4, &FlowKey::mapping(port, proto::UDP)),
+            SocketAddr::V6(_) => flow(self.flows6, &FlowKey::mapping(port, proto::UDP)),
+        }
+    }
+
+    /// The container's side of a mapping whose port was changed.
+    pub fn mapping_side(&self, container: SocketAddr) -> Option<KnownFlow> {
+        let port = Be16::new(container.port());
+        match container.ip() {
+            IpAddr::V4(address) => flow(
+                self.flows4,
+                &FlowKey::mapped(address.into(), port, proto::UDP),
+            ),
+            IpAddr::V6(address) => flow(
+                self.flows6,
+                &FlowKey::mapped(address.into(), port, proto::UDP),
+            ),
+        }
+    }
+
+    /// Whether this address may send to the mapping at this port.
+    pub fn is_permitted(&self, peer: IpAddr, port: u16) -> bool {
+        let port = Be16::new(port);
+        match peer {
+            IpAddr::V4(peer) => flow(self.flows4, &FlowKey::permit(peer.into(), port, proto::UDP)),
+            IpAddr::V6(peer) => flow(self.flows6, &FlowKey::permit(peer.into(), port, proto::UDP)),
+        }
+        .is_some()
     }
 
     /// A flow by what the outside sees.

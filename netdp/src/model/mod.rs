@@ -27,7 +27,7 @@ pub use host::{HostPorts, HostView, PortTaken};
 pub use hosts::HostsEntry;
 pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId};
 pub use linked::Opening;
-pub use network::{Bridge, Driver, FIRST_NETWORK, Network, NetworkRequest};
+pub use network::{Bridge, Driver, FIRST_NETWORK, Nat, Network, NetworkRequest};
 pub use refusal::{Kind, Refusal};
 pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};
 pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};

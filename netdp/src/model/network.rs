@@ -66,6 +66,43 @@ impl FromStr for Driver {
     }
 }
 
+/// How a network's UDP ports are seen outside (RFC 4787). TCP keeps its port
+/// towards each peer where it is free, whatever is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nat {
+    /// A port for each peer and port of it, the container's own where it is
+    /// free there; only that peer's port may send to it.
+    #[default]
+    AddressAndPortDependent,
+    /// One port for all peers; who has been sent to may send to it, from any
+    /// port.
+    EndpointIndependentMapping,
+    /// One port for all peers, and everybody may send to it: a full cone.
+    EndpointIndependent,
+}
+
+impl Nat {
+    pub(super) const ALL: [Self; 3] = [
+        Self::AddressAndPortDependent,
+        Self::EndpointIndependentMapping,
+        Self::EndpointIndependent,
+    ];
+
+    /// As people write it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::AddressAndPortDependent => "address-and-port-dependent",
+            Self::EndpointIndependentMapping => "endpoint-independent-mapping",
+            Self::EndpointIndependent => "endpoint-independent",
+        }
+    }
+
+    pub(super) fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|nat| nat.name() == text)
+    }
+}
+
 /// The bridge device of a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bridge {
@@ -89,6 +126,8 @@ pub struct Network {
     pub icc: bool,
     /// What goes outside gets the uplink's address.
     pub masquerade: bool,
+    #[serde(default)]
+    pub nat: Nat,
     /// Bytes of the largest packet.
     pub mtu: u32,
     /// Host address of ports that are published without one.
@@ -184,6 +223,7 @@ impl Network {
             internal: false,
             icc: true,
             masquerade: false,
+            nat: Nat::default(),
             mtu: DEFAULT_MTU,
             host_binding: None,
             options: BTreeMap::new(),
@@ -239,6 +279,7 @@ impl State {
             internal: request.internal,
             icc: options.icc,
             masquerade: options.masquerade,
+            nat: options.nat,
             mtu: options.mtu,
             host_binding: options.host_binding,
             options: request.options.clone(),

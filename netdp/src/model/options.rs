@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{NetworkRequest, Refusal};
+use super::{Nat, NetworkRequest, Refusal};
 
 /// Bytes of the largest packet unless asked for otherwise.
 pub(super) const DEFAULT_MTU: u32 = 1500;
@@ -17,6 +17,7 @@ const ICC: &str = "com.docker.network.bridge.enable_icc";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const MTU: &str = "com.docker.network.driver.mtu";
+const NAT: &str = "nat";
 
 /// What the options of a [`NetworkRequest`] come to.
 pub(super) struct Options {
@@ -25,6 +26,7 @@ pub(super) struct Options {
     pub masquerade: bool,
     pub host_binding: Option<IpAddr>,
     pub mtu: u32,
+    pub nat: Nat,
 }
 
 impl Options {
@@ -32,6 +34,7 @@ impl Options {
     pub(super) fn of(request: &NetworkRequest) -> Result<Self, Refusal> {
         let (mut bridge, mut icc, mut masquerade, mut host_binding, mut mtu) =
             (None, true, true, None, DEFAULT_MTU);
+        let mut nat = Nat::default();
         for (key, value) in &request.options {
             match key.as_str() {
                 BRIDGE_NAME if is_ifname(value) => bridge = Some(value.clone()),
@@ -43,10 +46,16 @@ impl Options {
                     host_binding = Some(IpAddr::V4(address));
                 }
                 MTU => mtu = value.parse().map_err(|_| bad(key, value, "a number"))?,
+                NAT => {
+                    nat = Nat::of(value).ok_or_else(|| {
+                        let what = Nat::ALL.map(Nat::name).join(", ");
+                        bad(key, value, &format!("one of {what}"))
+                    })?;
+                }
                 _ => {
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
-                         {MASQUERADE}, {HOST_BINDING} and {MTU}"
+                         {MASQUERADE}, {HOST_BINDING}, {MTU} and {NAT}"
                     )));
                 }
             }
@@ -64,6 +73,7 @@ impl Options {
             masquerade,
             host_binding,
             mtu,
+            nat,
         })
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::model::{Address, Endpoint, Network, Opening, Proto, Publication, State};
+use crate::model::{Address, Endpoint, Nat, Network, Opening, Proto, Publication, State};
 
 /// How the names of host ends begin.
 pub const HOST_END: &str = "vn";
@@ -298,10 +298,17 @@ fn bridge(network: &Network, alias: &str, facts: &Facts) -> Option<DesiredBridge
 }
 
 fn flags(network: &Network, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) -> u16 {
-    use netdp_common::maps::endpoint_flags::{ICC, INTERNAL, LINKED, MASQUERADE, PUBLISHED};
+    use netdp_common::maps::endpoint_flags::{
+        ICC, INTERNAL, LINKED, MAPPED, MASQUERADE, OPEN, PUBLISHED,
+    };
     let mut flags = 0;
     if network.masquerade && !network.internal {
         flags |= MASQUERADE;
+        flags |= match network.nat {
+            Nat::AddressAndPortDependent => 0,
+            Nat::EndpointIndependentMapping => MAPPED,
+            Nat::EndpointIndependent => MAPPED | OPEN,
+        };
     }
     if network.internal {
         flags |= INTERNAL;

@@ -181,8 +181,8 @@ fn as_v4(seen: &FlowSeen<V6Addr>) -> FlowSeen<V4Addr> {
             remote_port: key.remote_port,
             local_port: key.local_port,
             proto: key.proto,
+            mapping: key.mapping,
             pad: key.pad,
-            pad2: key.pad2,
         },
         flow: Flow {
             addr: addr(flow.addr),
