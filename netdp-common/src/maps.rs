@@ -135,6 +135,11 @@ pub mod endpoint_flags {
     /// With [`MAPPED`]: everybody may send there, endpoint-independent
     /// filtering (RFC 4787, REQ-8).
     pub const OPEN: u16 = 0x200;
+    /// What it sends outside over IPv4 keeps its address, and the outside
+    /// reaches it there.
+    pub const ROUTED4: u16 = 0x400;
+    /// The same over IPv6.
+    pub const ROUTED6: u16 = 0x800;
 }
 
 /// Value of `endpoints`, keyed by the ifindex (u32) of the veth's host end.
@@ -381,6 +386,8 @@ pub mod flow_kind {
     pub const MAPPING_OUT: u8 = 9;
     /// An address outside that may send to a [`MAPPING`].
     pub const PERMIT: u8 = 10;
+    /// From a container to the outside, under its own address.
+    pub const ROUTED: u8 = 11;
 }
 
 /// Value of `flows4` and `pending4`.

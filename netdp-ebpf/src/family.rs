@@ -11,7 +11,7 @@ use netdp_common::{
     addr::{Address, Be16, Mac, V4Addr, V6Addr, proto},
     drop::DropReason,
     icmp::{self, Answer, Quote, Quoting},
-    maps::{Endpoint, FragKey, Uplink},
+    maps::{Endpoint, FragKey, Uplink, endpoint_flags},
     nat,
     packet::{Bytes, ETH_LEN, Packet, Tuple, V4, V6},
 };
@@ -53,6 +53,9 @@ pub trait Family: Quoting {
     /// forwarded and can't be, where the interface that it came by alone
     /// forwards. Of IPv6 no stack before Linux 6.17 does (`force_forwarding`).
     const STACK_ANSWERS: bool;
+    /// [`endpoint_flags`] of a container that the outside knows by its own
+    /// address of this family.
+    const ROUTED: u16;
 
     fn addrs() -> &'static Addrs<Self::Addr>;
     fn ports() -> &'static Ports<Self::Addr>;
@@ -126,6 +129,7 @@ pub trait Family: Quoting {
 
 impl Family for V4 {
     const STACK_ANSWERS: bool = true;
+    const ROUTED: u16 = endpoint_flags::ROUTED4;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V4Addr> {
@@ -273,6 +277,7 @@ impl Family for V4 {
 
 impl Family for V6 {
     const STACK_ANSWERS: bool = false;
+    const ROUTED: u16 = endpoint_flags::ROUTED6;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V6Addr> {

@@ -17,7 +17,7 @@ use crate::{
     hairpin::hairpin,
     icmp, linked, mapped,
     maps::ENDPOINTS,
-    masquerade, nd, path, published, refuse,
+    masquerade, nd, path, published, refuse, routed,
     skb::Skb,
     verdict::{self, Verdict},
     work::{self, By, Decision, Exit, Work},
@@ -131,8 +131,12 @@ fn by_source<F: Family>(
         });
     }
     if !outside::<F>(skb, work, endpoint).result()? || !path::follow::<F>(skb, work)? {
-        masquerade::open::<F>(work, endpoint)?;
-        masquerade::choose::<F>(skb, work, endpoint)?;
+        if routed::is_routed::<F>(endpoint) {
+            routed::open::<F>(skb, work, endpoint)?;
+        } else {
+            masquerade::open::<F>(work, endpoint)?;
+            masquerade::choose::<F>(skb, work, endpoint)?;
+        }
     }
     exit::<F>(skb, work)
 }
@@ -186,7 +190,7 @@ fn inside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) -
     let daddr = packet.tuple.daddr;
     if let Some(owner) = F::addrs().get_ptr(daddr) {
         // SAFETY: a map value stays readable while the program runs.
-        return neighbour::<F>(packet, endpoint, unsafe { &*owner }, decision);
+        return neighbour::<F>(skb, packet, endpoint, unsafe { &*owner }, decision);
     }
     if F::locals().get_ptr(daddr).is_some() {
         return host::<F>(skb, packet, endpoint, decision);
@@ -200,6 +204,7 @@ fn inside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) -
 /// To another container of this host, directly.
 #[inline(always)]
 fn neighbour<F: Family>(
+    skb: &Skb,
     packet: &Packet<F::Addr>,
     endpoint: &Endpoint,
     owner: &Owner,
@@ -215,7 +220,11 @@ fn neighbour<F: Family>(
         }
     }
     if owner.network != endpoint.network {
-        return Found::refused(DropReason::OtherNetwork);
+        return if owner.flags & u32::from(F::ROUTED) != 0 {
+            other_network::<F>(skb, packet, endpoint, decision)
+        } else {
+            Found::refused(DropReason::OtherNetwork)
+        };
     }
     if let Err(reason) = linked::check::<F>(packet, endpoint) {
         return Found::refused(reason);
@@ -232,6 +241,25 @@ fn neighbour<F: Family>(
     }
     decision.enter(&owner.to);
     Found::YES
+}
+
+/// To a container on another network, by a port that it publishes at its own
+/// address.
+#[inline(always)]
+fn other_network<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    endpoint: &Endpoint,
+    decision: &mut Decision<F::Addr>,
+) -> Found {
+    if endpoint.flags & endpoint_flags::INTERNAL == 0
+        && let Some(mapping) = routed::mapping::<F>(&packet.tuple, packet.proto)
+    {
+        // SAFETY: a map value stays readable while the program runs.
+        let mapping = unsafe { &*mapping };
+        return Found::done(hairpin::<F>(skb, packet, endpoint, mapping, decision));
+    }
+    Found::refused(DropReason::OtherNetwork)
 }
 
 /// To an address of the host: the way back of a container's connection to
@@ -330,7 +358,12 @@ fn outside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) 
         // port serves both.
         let own = packet.proto == proto::TCP
             && (packet.transport.is_syn()
-                || entry.is_some_and(|entry| flows::kind(entry) == flow_kind::MASQUERADE_OUT)
+                || entry.is_some_and(|entry| {
+                    matches!(
+                        flows::kind(entry),
+                        flow_kind::MASQUERADE_OUT | flow_kind::ROUTED
+                    )
+                })
                 || is_masqueraded::<F>(packet));
         if !own {
             let reply = published::first_reply::<F>(packet, &key, false, endpoint, decision);
@@ -340,13 +373,18 @@ fn outside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) 
             }
         }
     }
-    if mapped::applies(endpoint, packet) {
-        let left = mapped::outbound::<F>(skb, work, endpoint);
-        if left != Found::NO {
-            return left;
+    let known = if routed::is_routed::<F>(endpoint) {
+        routed::outbound::<F>(work)
+    } else {
+        if mapped::applies(endpoint, packet) {
+            let left = mapped::outbound::<F>(skb, work, endpoint);
+            if left != Found::NO {
+                return left;
+            }
         }
-    }
-    if masquerade::outbound::<F>(work) {
+        masquerade::outbound::<F>(work)
+    };
+    if known {
         Found::YES
     } else if closed {
         Found::refused(DropReason::Unpublished)

@@ -9,7 +9,7 @@ use netdp_common::{
 use crate::{
     early,
     family::{Family, is_any, translate},
-    flows, icmp, mapped, masquerade, published,
+    flows, icmp, mapped, masquerade, published, routed,
     skb::Skb,
     source,
     verdict::{self, Verdict},
@@ -75,14 +75,17 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     // SAFETY: a map value stays readable while the program runs.
     let mapping = mapping.map(|mapping| unsafe { &*mapping });
     // An address that is the way back of a mapping is one of the host.
-    if !mapping.is_some_and(|mapping| mapping.back_addr == daddr && !is_any(daddr))
-        && F::locals().get_ptr(daddr).is_none()
-    {
+    let is_host = mapping.is_some_and(|mapping| mapping.back_addr == daddr && !is_any(daddr))
+        || F::locals().get_ptr(daddr).is_some();
+    if !is_host {
         // Also for a neighbour that routes to the container subnet.
-        return match F::addrs().get_ptr(daddr) {
-            Some(_) => Err(DropReason::NotPublished),
-            None => Ok(Verdict::Pass),
+        let Some(owner) = F::addrs().get_ptr(daddr) else {
+            return Ok(Verdict::Pass);
         };
+        // SAFETY: a map value stays readable while the program runs.
+        let owner = unsafe { &*owner };
+        F::apart(|| routed::inbound::<F>(skb, work, owner))?;
+        return enter::<F>(skb, work, fragment, now);
     }
     match mapping {
         Some(mapping) => {
@@ -108,6 +111,17 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
             }
         }
     }
+    enter::<F>(skb, work, fragment, now)
+}
+
+/// Carries a decision out.
+#[inline(always)]
+fn enter<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    fragment: Fragment,
+    now: u32,
+) -> Result<Verdict, DropReason> {
     let Work {
         packet, decision, ..
     } = work;

@@ -8,7 +8,7 @@ use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
     icmp,
-    maps::{Endpoint, FlowKey, PortKey, flow_kind},
+    maps::{Endpoint, FlowKey, Owner, PortKey, flow_kind},
     nat::L4Change,
     packet::{Bytes, Fragment},
 };
@@ -32,6 +32,30 @@ pub fn received<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, 
     }
     rewrite::<F>(skb, work)?;
     Ok(true)
+}
+
+/// An error from outside for a container that is known there by its own
+/// address: it is handed over as it is.
+///
+/// # Errors
+/// [`DropReason::NotPublished`] where it is about no packet of the container's.
+#[inline(never)]
+pub fn routed<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    owner: &Owner,
+) -> Result<(), DropReason> {
+    if !read::<F>(skb, work) {
+        return Err(DropReason::NotPublished);
+    }
+    let (from, proto) = (&work.quote.tuple, work.quote.proto);
+    if masquerade::find_either::<F>(&from.sent(proto)).is_none()
+        && published::exact::<F>(from.saddr, from.sport, proto).is_none()
+    {
+        return Err(DropReason::NotPublished);
+    }
+    work.decision.enter(&owner.to);
+    Ok(())
 }
 
 /// An error that a container sends, about a packet that it received. Left as
@@ -225,7 +249,7 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
     if is_published && !published::is_current::<F>(&key, entry, endpoint) {
         return false;
     }
-    if !is_published && flow.kind != flow_kind::MASQUERADE_OUT {
+    if !is_published && !matches!(flow.kind, flow_kind::MASQUERADE_OUT | flow_kind::ROUTED) {
         return false;
     }
     let addr = if is_published {

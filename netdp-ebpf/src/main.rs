@@ -24,6 +24,7 @@ mod nd;
 mod path;
 mod published;
 mod refuse;
+mod routed;
 mod share;
 mod skb;
 mod source;

@@ -189,16 +189,7 @@ pub fn open<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<
     if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
         return Err(DropReason::Internal);
     }
-    match packet.transport {
-        Transport::Tcp(flags) if flags & tcp_flags::RST != 0 => return Err(DropReason::NoFlow),
-        Transport::Tcp(_) | Transport::Udp | Transport::EchoRequest => {}
-        Transport::EchoReply
-        | Transport::IcmpError
-        | Transport::IcmpOther
-        | Transport::Neighbour => return Err(DropReason::IcmpUnrelated),
-        Transport::Later => return Err(DropReason::FragmentWithoutFirst),
-        Transport::Other => return Err(DropReason::UnknownProtocol),
-    }
+    may_open(packet.transport)?;
     let uplink = UPLINKS.get_ptr(way.ifindex).ok_or(DropReason::NoRoute)?;
     // SAFETY: a map value stays readable while the program runs.
     let external = F::external(unsafe { &*uplink });
@@ -239,6 +230,21 @@ pub fn choose<F: Family>(
         return mapped::permit::<F>(work);
     }
     Ok(())
+}
+
+/// Refuses what begins no conversation.
+#[inline(always)]
+pub fn may_open(transport: Transport) -> Result<(), DropReason> {
+    match transport {
+        Transport::Tcp(flags) if flags & tcp_flags::RST != 0 => Err(DropReason::NoFlow),
+        Transport::Tcp(_) | Transport::Udp | Transport::EchoRequest => Ok(()),
+        Transport::EchoReply
+        | Transport::IcmpError
+        | Transport::IcmpOther
+        | Transport::Neighbour => Err(DropReason::IcmpUnrelated),
+        Transport::Later => Err(DropReason::FragmentWithoutFirst),
+        Transport::Other => Err(DropReason::UnknownProtocol),
+    }
 }
 
 /// What the attempts to find a port work with. The verifier follows pointers

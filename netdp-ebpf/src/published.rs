@@ -56,6 +56,23 @@ fn look_up<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published
     F::ports().get_ptr(&key).unwrap_or(ptr::null())
 }
 
+/// The mapping of a port on one address alone.
+#[inline(always)]
+pub fn exact<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const Published<F::Addr>> {
+    if proto != proto::TCP && proto != proto::UDP {
+        return None;
+    }
+    let found = look_up_exact::<F>(&addr, port, proto);
+    if found.is_null() { None } else { Some(found) }
+}
+
+/// Null where there is none.
+#[inline(never)]
+fn look_up_exact<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
+    let key = PortKey::new(*addr, port, proto);
+    F::ports().get_ptr(&key).unwrap_or(ptr::null())
+}
+
 /// A packet from outside for a published port: to the container.
 #[inline(always)]
 pub fn inbound<F: Family>(
@@ -242,7 +259,13 @@ fn is_published<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>)
     if !flows::is_published(flow.kind) {
         return true;
     }
-    let Some(mapping) = mapping_of::<F>(flow.addr, flow.port, key.proto) else {
+    // What is published at the container's own address is nobody else's.
+    let mapping = if flow.addr == key.local {
+        exact::<F>(flow.addr, flow.port, key.proto)
+    } else {
+        mapping_of::<F>(flow.addr, flow.port, key.proto)
+    };
+    let Some(mapping) = mapping else {
         return false;
     };
     // SAFETY: as above.

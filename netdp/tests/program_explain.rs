@@ -237,6 +237,24 @@ fn also_without_icc_and_on_internal_networks() {
 }
 
 #[test]
+fn also_where_the_outside_knows_containers_by_their_addresses() {
+    world(|world| {
+        for mut container in [world.web, world.loner] {
+            container.flags |= endpoint_flags::ROUTED4;
+            world.connect(&container);
+            for (port, proto) in [(80, proto::TCP), (53, proto::UDP), (40_001, proto::TCP)] {
+                let own = Some(container.addr);
+                world.publish(own, port, &container, port, proto, own);
+            }
+        }
+        // At all addresses of the host, by another.
+        let db = world.db;
+        world.publish(None, 80, &db, 80, proto::TCP, Some(HOST));
+        equal_over(world, 0x726f_7574);
+    });
+}
+
+#[test]
 fn also_where_links_open_ports() {
     worlds(|world| {
         for mut container in [world.web, world.db] {

@@ -36,6 +36,7 @@ pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<F
             Some(socket(flow.addr, flow.port)),
             socket(flow.external, key.local_port),
         ),
+        flow_kind::ROUTED => ("routed", inside(key), socket(flow.addr, flow.port)),
         flow_kind::HOST => ("host", None, socket(flow.external, key.local_port)),
         _ => return None,
     };
@@ -54,14 +55,23 @@ pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<F
 
 /// Whether an entry stands for a flow; the second entry of one doesn't.
 pub fn is_shown<A>(seen: &FlowSeen<A>) -> bool {
-    use flow_kind::{HAIRPIN, HOST, MAPPING, MAPPING_OPEN, MASQUERADE, PUBLISHED};
-    [PUBLISHED, HAIRPIN, MASQUERADE, HOST, MAPPING, MAPPING_OPEN].contains(&seen.flow.kind)
+    use flow_kind::{HAIRPIN, HOST, MAPPING, MAPPING_OPEN, MASQUERADE, PUBLISHED, ROUTED};
+    let shown = [
+        PUBLISHED,
+        HAIRPIN,
+        MASQUERADE,
+        HOST,
+        MAPPING,
+        MAPPING_OPEN,
+        ROUTED,
+    ];
+    shown.contains(&seen.flow.kind)
 }
 
 /// The container's address; none for a socket of the host.
 pub fn container<A: Address>(seen: &FlowSeen<A>) -> Option<A> {
     match seen.flow.kind {
-        flow_kind::PUBLISHED | flow_kind::HAIRPIN => Some(seen.key.local),
+        flow_kind::PUBLISHED | flow_kind::HAIRPIN | flow_kind::ROUTED => Some(seen.key.local),
         flow_kind::MASQUERADE | flow_kind::MAPPING | flow_kind::MAPPING_OPEN => {
             Some(seen.flow.addr)
         }

@@ -114,6 +114,7 @@ pub struct Endpoint {
 pub struct Port {
     pub container_port: u16,
     pub protocol: Proto,
+    /// Of the host; of a container on a routed network its own.
     pub host_ip: IpAddr,
     pub host_port: u16,
     /// False when another program took the port while no daemon ran.

@@ -85,12 +85,23 @@ pub fn publish(run_dir: &Path, args: PublishArgs) -> Result<()> {
     let sandbox = runtime()?.block_on(Client::new(run_dir).publish(&args.name, &request))?;
     let asked: Vec<PortRequest> = request.ports.iter().flat_map(PortSpec::requests).collect();
     let published: Vec<&Port> = ports(&sandbox)
-        .filter(|port| asked.iter().any(|asked| asked.fits(&publication(port))))
+        .filter(|port| {
+            let own = is_at_itself(&sandbox, port);
+            asked
+                .iter()
+                .any(|asked| asked.fits(&publication(port), own))
+        })
         .collect();
     if args.format == Format::Json {
         return output::json(&published);
     }
     published.into_iter().try_for_each(port_line)
+}
+
+/// As on a routed network.
+fn is_at_itself(sandbox: &Sandbox, port: &Port) -> bool {
+    let mut addresses = sandbox.endpoints.iter().flat_map(|e| &e.addresses);
+    addresses.any(|address| address.addr() == port.host_ip)
 }
 
 pub fn unpublish(run_dir: &Path, args: UnpublishArgs) -> Result<()> {

@@ -54,6 +54,18 @@ fn neighbour(
         return;
     }
     if neighbour.network != endpoint.network {
+        let internal = endpoint.flags & endpoint_flags::INTERNAL != 0;
+        let mapping = snapshot
+            .mapping(
+                question.destination.ip(),
+                question.destination.port(),
+                question.protocol,
+            )
+            .filter(|_| !internal && is_routed(neighbour.flags, question.destination));
+        if let Some(mapping) = mapping {
+            hairpin(snapshot, question, endpoint, &mapping, told);
+            return;
+        }
         told.drop(
             "policy",
             DropReason::OtherNetwork,
@@ -77,6 +89,19 @@ fn neighbour(
     }
 }
 
+/// The flag of a container that the outside knows by its own address.
+pub(super) fn routed_flag(address: SocketAddr) -> u16 {
+    match address {
+        SocketAddr::V4(_) => endpoint_flags::ROUTED4,
+        SocketAddr::V6(_) => endpoint_flags::ROUTED6,
+    }
+}
+
+/// Whether the outside knows the container with these flags by this address.
+pub(super) fn is_routed(flags: u32, address: SocketAddr) -> bool {
+    flags & u32::from(routed_flag(address)) != 0
+}
+
 /// Of TCP, what opens a connection is no answer.
 fn is_linked(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint) -> bool {
     let (from, to) = (question.source, question.destination);
@@ -86,13 +111,18 @@ fn is_linked(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint) 
                 && snapshot.link(to.ip(), from, question.protocol))
 }
 
-/// To an address of the host.
-fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told: &mut Explanation) {
-    let gateway: IpAddr = match question.source {
+fn gateway(endpoint: &Endpoint, question: &Question) -> IpAddr {
+    match question.source {
         SocketAddr::V4(_) => std::net::Ipv4Addr::from(endpoint.gateway4).into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::from(endpoint.gateway6).into(),
-    };
-    if question.destination.ip() == gateway && hairpin_reply(snapshot, question, endpoint, told) {
+    }
+}
+
+/// To an address of the host.
+fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told: &mut Explanation) {
+    if question.destination.ip() == gateway(endpoint, question)
+        && hairpin_reply(snapshot, question, endpoint, told)
+    {
         return;
     }
     let Some(mapping) = snapshot.published(question.destination, question.protocol) else {
@@ -105,6 +135,17 @@ fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told:
         }
         return;
     };
+    hairpin(snapshot, question, endpoint, &mapping, told);
+}
+
+/// To a published port of this host.
+fn hairpin(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    mapping: &Mapping,
+    told: &mut Explanation,
+) {
     told.say("mapping", format!("published by {}", mapping.container));
     if endpoint.flags & endpoint_flags::INTERNAL != 0 {
         told.drop("policy", DropReason::Internal, "the network is internal");
@@ -113,11 +154,11 @@ fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told:
     let from = question.source;
     // A container that reaches itself sees its gateway as the client.
     let client = if mapping.container.ip() == from.ip() {
-        SocketAddr::new(gateway, from.port())
+        SocketAddr::new(gateway(endpoint, question), from.port())
     } else {
         from
     };
-    if taken(snapshot, question, &mapping, client) {
+    if taken(snapshot, question, mapping, client) {
         told.drop("flow", DropReason::TupleTaken, TAKEN);
         return;
     }
@@ -166,10 +207,12 @@ fn is_current(
     flow: &KnownFlow,
 ) -> bool {
     let leads_here = |mapping: Mapping| mapping.container == question.source;
-    flow.generation == endpoint.generation
-        || snapshot
-            .published(flow.inner, question.protocol)
-            .is_some_and(leads_here)
+    let mapping = if flow.inner.ip() == question.source.ip() {
+        snapshot.mapping(flow.inner.ip(), flow.inner.port(), question.protocol)
+    } else {
+        snapshot.published(flow.inner, question.protocol)
+    };
+    flow.generation == endpoint.generation || mapping.is_some_and(leads_here)
 }
 
 fn is_published(flow: &KnownFlow) -> bool {
@@ -247,6 +290,11 @@ fn outside(
         }
         told.say("flow", "its uplink leads nowhere any more, and it ends");
         told.source = question.source;
+    }
+    if is_routed(endpoint.flags.into(), question.source) {
+        told.say("flow", "a new one");
+        told.say("policy", "routed: it leaves as it is");
+        return;
     }
     if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
         told.drop(
@@ -364,6 +412,13 @@ fn known(
     question: &Question,
     told: &mut Explanation,
 ) -> Option<KnownFlow> {
+    let as_itself = snapshot
+        .full_flow(question.destination, question.source, question.protocol)
+        .filter(|flow| flow.kind == flow_kind::ROUTED);
+    if as_itself.is_some() {
+        told.say("flow", "a known one, which leaves as it is");
+        return as_itself;
+    }
     let own = snapshot
         .outside_flow(
             question.destination,

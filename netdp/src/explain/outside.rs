@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use netdp_common::{drop::DropReason, maps::flow_kind, tcp};
 
-use super::{Explanation, Mapping, Outcome, Protocol, Question, Snapshot, mapped};
+use super::{
+    Explanation, Mapping, Outcome, Protocol, Question, Snapshot, container::is_routed, mapped,
+};
 
 pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
     let to = question.destination;
@@ -12,30 +14,19 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
     let is_host =
         mapping.is_some_and(|mapping| mapping.back == to.ip()) || snapshot.is_local(to.ip());
     if !is_host {
-        if snapshot.owner(to.ip()).is_some() {
-            told.drop(
+        match snapshot.owner(to.ip()) {
+            Some(owner) if is_routed(owner.flags, to) => routed(snapshot, question, told),
+            Some(_) => told.drop(
                 "policy",
                 DropReason::NotPublished,
                 "a container is reached from outside by its published ports only",
-            );
-        } else {
-            told.say("route", "the destination is no address of this host");
+            ),
+            None => told.say("route", "the destination is no address of this host"),
         }
         return;
     }
     match mapping {
-        Some(mapping) => {
-            told.say("mapping", format!("published by {}", mapping.container));
-            if is_refused(question.source.ip(), told) {
-                return;
-            }
-            if taken(snapshot, question, &mapping, question.source) {
-                told.drop("flow", DropReason::TupleTaken, TAKEN);
-                return;
-            }
-            told.destination = mapping.container;
-            told.outcome = Outcome::Container(mapping.ifindex);
-        }
+        Some(mapping) => published(snapshot, question, &mapping, told),
         None => {
             told.say("mapping", "the port is not published");
             answer(snapshot, question, told);
@@ -51,6 +42,25 @@ pub(super) fn is_link_local(addr: IpAddr) -> bool {
     }
 }
 
+/// To a published port.
+fn published(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    mapping: &Mapping,
+    told: &mut Explanation,
+) {
+    told.say("mapping", format!("published by {}", mapping.container));
+    if is_refused(question.source.ip(), told) {
+        return;
+    }
+    if taken(snapshot, question, mapping, question.source) {
+        told.drop("flow", DropReason::TupleTaken, TAKEN);
+        return;
+    }
+    told.destination = mapping.container;
+    told.outcome = Outcome::Container(mapping.ifindex);
+}
+
 /// Drops what has a source that nobody has who could be answered.
 fn is_refused(from: IpAddr, told: &mut Explanation) -> bool {
     let why = if from.is_multicast() || from.is_unspecified() || from == IpAddr::from([255; 4]) {
@@ -62,6 +72,32 @@ fn is_refused(from: IpAddr, told: &mut Explanation) -> bool {
     };
     told.drop("source", DropReason::SpoofedSource, why);
     true
+}
+
+/// To a container's own address, by which the outside knows it.
+fn routed(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
+    let to = question.destination;
+    if is_refused(question.source.ip(), told) {
+        return;
+    }
+    if let Some(mapping) = snapshot.mapping(to.ip(), to.port(), question.protocol) {
+        published(snapshot, question, &mapping, told);
+        return;
+    }
+    let flow = snapshot
+        .full_flow(question.source, to, question.protocol)
+        .filter(|flow| flow.kind == flow_kind::ROUTED);
+    match flow {
+        Some(flow) => {
+            told.say("flow", "an answer to the container");
+            told.outcome = Outcome::Container(flow.ifindex);
+        }
+        None => told.drop(
+            "policy",
+            DropReason::NotPublished,
+            "neither published, nor an answer to the container",
+        ),
+    }
 }
 
 pub(super) const TAKEN: &str =

@@ -134,10 +134,22 @@ impl Endpoint {
         self.published.push(publication);
     }
 
+    /// Whether a port is published at the endpoint's own address, as on a
+    /// routed network: nothing of the host's is taken for it.
+    pub fn is_at_itself(&self, publication: &Publication) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.any(|address| address.net.addr() == publication.host_ip)
+    }
+
     /// Whether it has an address of a family.
     pub(super) fn has(&self, family: Family) -> bool {
         let mut addresses = self.addresses.iter();
         addresses.any(|address| family.has(address.net.addr()))
+    }
+
+    pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
+        let mut addresses = self.addresses.iter().map(|address| address.net.addr());
+        addresses.find(|address| family.has(*address))
     }
 
     pub fn v4(&self) -> Option<Ipv4Addr> {
@@ -253,18 +265,45 @@ impl State {
             )));
         };
         let gone = endpoint.id;
-        let published = match self.endpoints.remove(&gone) {
-            Some(endpoint) => endpoint.published,
-            None => Vec::new(),
-        };
-        for publication in published {
-            let family = Family::of(publication.host_ip);
-            let heir = self.outward(id, family).map(|heir| heir.id);
-            if let Some(heir) = heir.and_then(|heir| self.endpoints.get_mut(&heir)) {
-                heir.publish(publication);
+        if let Some(gone) = self.endpoints.remove(&gone) {
+            for publication in &gone.published {
+                self.inherit(&gone, publication);
             }
         }
         Ok(())
+    }
+
+    /// Moves a published port of an endpoint that is gone to the next one that
+    /// leads outside. A port of a container's own address stays one: no port
+    /// of the host was asked for.
+    fn inherit(&mut self, gone: &Endpoint, publication: &Publication) {
+        let family = Family::of(publication.host_ip);
+        let Some(heir) = self.outward(gone.sandbox, family) else {
+            return;
+        };
+        let routed = self.is_routed(heir, family);
+        let (id, address) = (heir.id, heir.address(family));
+        let moved = match (routed, address) {
+            (true, Some(address)) => Publication {
+                host_ip: address,
+                host_port: publication.container_port,
+                ..*publication
+            },
+            _ if gone.is_at_itself(publication) => return,
+            _ => *publication,
+        };
+        if let Some(heir) = self.endpoints.get_mut(&id)
+            && !heir.published.contains(&moved)
+        {
+            heir.publish(moved);
+        }
+    }
+
+    /// Whether an endpoint's published ports of a family are reached at its own
+    /// address.
+    pub(super) fn is_routed(&self, endpoint: &Endpoint, family: Family) -> bool {
+        let network = self.networks.get(&endpoint.network);
+        network.is_some_and(|network| network.is_routed(family))
     }
 
     /// The endpoint through which a sandbox reaches the outside over an address

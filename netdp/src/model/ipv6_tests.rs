@@ -355,3 +355,101 @@ fn ports_move_to_what_leads_outside_in_their_family() {
         .unwrap();
     assert_eq!(by_v6.published.len(), 1);
 }
+
+/// A network whose containers the outside knows by their own IPv6 addresses.
+fn routed(name: &str, subnet: &str) -> NetworkRequest {
+    let option = "com.docker.network.bridge.gateway_mode_ipv6";
+    NetworkRequest {
+        subnets: nets(&[subnet]),
+        options: [(option.to_owned(), "routed".to_owned())].into(),
+        ..network(name)
+    }
+}
+
+#[test]
+fn ports_of_a_routed_network_are_the_containers_own() {
+    let mut state = state();
+    let host = host6(&NO_SOCKETS);
+    for (name, subnet) in [("seen", "2001:db8:7::/64"), ("other", "2001:db8:8::/64")] {
+        state.create_network(&routed(name, subnet), &host).unwrap();
+    }
+    let ports = ["8080:80", "[::]:5353:53/udp", "8081:80"];
+    state
+        .create_sandbox(&sandbox("web", "seen", &ports), &host)
+        .unwrap();
+    let all = [
+        "0.0.0.0:8080->80/tcp",
+        "[2001:db8:7::2]:80->80/tcp",
+        "[2001:db8:7::2]:53->53/udp",
+        "0.0.0.0:8081->80/tcp",
+    ];
+    assert_eq!(published(&state, "web"), all);
+    // Ports of the host are nobody's, and those of others no concern of it.
+    let mut dual = network("six");
+    dual.subnets = nets(&["fd00:6::/64"]);
+    state.create_network(&dual, &host).unwrap();
+    state
+        .create_sandbox(
+            &sandbox("db", "six", &["[::]:80:80", "[::]:53:53/udp"]),
+            &host,
+        )
+        .unwrap();
+    for (spec, why) in [
+        ("[2001:db8::1]:8082:80", "leave the host address out"),
+        ("[::]:9090:80", "publishes 80/tcp already"),
+    ] {
+        let refused = state.publish("web", &[spec.parse().unwrap()], &host);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused:?} has no {why:?}");
+    }
+    state
+        .unpublish("web", &["[::]:5353:53/udp".parse().unwrap()])
+        .unwrap();
+    state
+        .unpublish("web", &["8080:80".parse().unwrap()])
+        .unwrap();
+    assert_eq!(published(&state, "web"), ["0.0.0.0:8081->80/tcp"]);
+    state
+        .publish("web", &["[::]::80".parse().unwrap()], &host)
+        .unwrap();
+
+    // The next network has its own address; one that isn't routed has none to
+    // give in its place.
+    state
+        .connect("other", "web", &EndpointRequest::default())
+        .unwrap();
+    state.disconnect("seen", "web").unwrap();
+    let moved = ["0.0.0.0:8081->80/tcp", "[2001:db8:8::2]:80->80/tcp"];
+    assert_eq!(published(&state, "web"), moved);
+    state
+        .connect("six", "web", &EndpointRequest::default())
+        .unwrap();
+    state.disconnect("other", "web").unwrap();
+    assert_eq!(published(&state, "web"), moved[..1]);
+}
+
+#[test]
+fn routed_networks_that_are_refused() {
+    type Case = (&'static str, fn(&mut NetworkRequest));
+    let cases: [Case; 4] = [
+        ("add --ipv6", |r| r.subnets.clear()),
+        ("leads nowhere", |r| r.internal = true),
+        ("nat or routed", |r| {
+            for mode in r.options.values_mut() {
+                "bridged".clone_into(mode);
+            }
+        }),
+        ("is not available", |r| {
+            for mode in r.options.values_mut() {
+                "nat-unprotected".clone_into(mode);
+            }
+        }),
+    ];
+    for (why, change) in cases {
+        let mut request = routed("seen", "2001:db8:7::/64");
+        change(&mut request);
+        let refused = state().create_network(&request, &host6(&NO_SOCKETS));
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused:?} has no {why:?}");
+    }
+}

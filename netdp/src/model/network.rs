@@ -11,6 +11,7 @@ use super::{
     ipam::Pool,
     options::{BRIDGE_NAME, DEFAULT_MTU, LEAST_MTU_V6, Options, is_ifname},
     state::next_number,
+    subnets::Family,
 };
 
 /// Name of the network that the daemon makes when it starts.
@@ -128,6 +129,13 @@ pub struct Network {
     pub masquerade: bool,
     #[serde(default)]
     pub nat: Nat,
+    /// The outside knows containers by their own IPv4 addresses, and reaches
+    /// published ports there.
+    #[serde(default)]
+    pub routed4: bool,
+    /// The same over IPv6.
+    #[serde(default)]
+    pub routed6: bool,
     /// Bytes of the largest packet.
     pub mtu: u32,
     /// Host address of ports that are published without one.
@@ -205,6 +213,15 @@ impl NetworkRequest {
 }
 
 impl Network {
+    /// Whether the outside reaches published ports of this family at the
+    /// containers' own addresses.
+    pub(super) fn is_routed(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.routed4,
+            Family::V6 => self.routed6,
+        }
+    }
+
     pub(super) fn host(now: u64) -> Self {
         Self::predefined("host", Driver::Host, 1, now)
     }
@@ -224,6 +241,8 @@ impl Network {
             icc: true,
             masquerade: false,
             nat: Nat::default(),
+            routed4: false,
+            routed6: false,
             mtu: DEFAULT_MTU,
             host_binding: None,
             options: BTreeMap::new(),
@@ -280,6 +299,8 @@ impl State {
             icc: options.icc,
             masquerade: options.masquerade,
             nat: options.nat,
+            routed4: options.routed.contains(&Family::V4),
+            routed6: options.routed.contains(&Family::V6),
             mtu: options.mtu,
             host_binding: options.host_binding,
             options: request.options.clone(),

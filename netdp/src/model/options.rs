@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Nat, NetworkRequest, Refusal};
+use super::{Nat, NetworkRequest, Refusal, subnets::Family};
 
 /// Bytes of the largest packet unless asked for otherwise.
 pub(super) const DEFAULT_MTU: u32 = 1500;
@@ -16,6 +16,10 @@ pub(super) const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const ICC: &str = "com.docker.network.bridge.enable_icc";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+const GATEWAY_MODES: [(Family, &str); 2] = [
+    (Family::V4, "com.docker.network.bridge.gateway_mode_ipv4"),
+    (Family::V6, "com.docker.network.bridge.gateway_mode_ipv6"),
+];
 const MTU: &str = "com.docker.network.driver.mtu";
 const NAT: &str = "nat";
 
@@ -25,6 +29,8 @@ pub(super) struct Options {
     pub icc: bool,
     pub masquerade: bool,
     pub host_binding: Option<IpAddr>,
+    /// Families in which the outside knows containers by their own addresses.
+    pub routed: Vec<Family>,
     pub mtu: u32,
     pub nat: Nat,
 }
@@ -35,7 +41,15 @@ impl Options {
         let (mut bridge, mut icc, mut masquerade, mut host_binding, mut mtu) =
             (None, true, true, None, DEFAULT_MTU);
         let mut nat = Nat::default();
+        let mut routed = Vec::new();
         for (key, value) in &request.options {
+            if let Some((family, _)) = GATEWAY_MODES.iter().find(|(_, name)| name == key) {
+                if is_routed(key, value)? {
+                    check_routed(*family, request)?;
+                    routed.push(*family);
+                }
+                continue;
+            }
             match key.as_str() {
                 BRIDGE_NAME if is_ifname(value) => bridge = Some(value.clone()),
                 BRIDGE_NAME => return Err(bad(key, value, "the name of an interface")),
@@ -53,9 +67,10 @@ impl Options {
                     })?;
                 }
                 _ => {
+                    let [(_, mode4), (_, mode6)] = GATEWAY_MODES;
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
-                         {MASQUERADE}, {HOST_BINDING}, {MTU} and {NAT}"
+                         {MASQUERADE}, {HOST_BINDING}, {mode4}, {mode6}, {MTU} and {NAT}"
                     )));
                 }
             }
@@ -72,10 +87,42 @@ impl Options {
             icc: request.icc.unwrap_or(icc),
             masquerade,
             host_binding,
+            routed,
             mtu,
             nat,
         })
     }
+}
+
+fn is_routed(key: &str, value: &str) -> Result<bool, Refusal> {
+    match value {
+        "nat" => Ok(false),
+        "routed" => Ok(true),
+        "nat-unprotected" | "isolated" => Err(Refusal::unavailable(format!(
+            "option {key}={value} is not available: take nat or routed"
+        ))),
+        _ => Err(bad(key, value, "nat or routed")),
+    }
+}
+
+fn check_routed(family: Family, request: &NetworkRequest) -> Result<(), Refusal> {
+    let (has, instead) = match family {
+        Family::V4 => (request.wants_ipv4(), "leave --ipv4=false out"),
+        Family::V6 => (request.wants_ipv6(), "add --ipv6, or a --subnet of it"),
+    };
+    let name = &request.name;
+    if !has {
+        return Err(Refusal::invalid(format!(
+            "network {name} can't be routed over {family}, which it doesn't have: {instead}"
+        )));
+    }
+    if request.internal {
+        return Err(Refusal::invalid(format!(
+            "an internal network leads nowhere, so {name} can't be routed: leave one of the \
+             two out"
+        )));
+    }
+    Ok(())
 }
 
 fn bad(key: &str, value: &str, what: &str) -> Refusal {

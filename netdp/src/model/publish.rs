@@ -1,7 +1,7 @@
 //! Published ports: which host port a container port gets.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -34,21 +34,30 @@ pub(super) fn requests(specs: &[PortSpec]) -> Result<Vec<PortRequest>, Refusal> 
 }
 
 /// Whose the published ports of the host are.
-struct Ports(BTreeMap<(u16, Proto), Vec<(IpAddr, EndpointId)>>);
+#[derive(Default)]
+struct Ports {
+    of_host: BTreeMap<(u16, Proto), Vec<(IpAddr, EndpointId)>>,
+    /// Those at containers' own addresses, which nobody else can have.
+    of_containers: BTreeSet<Publication>,
+}
 
 impl Ports {
     fn of(state: &State) -> Self {
-        let mut ports = Self(BTreeMap::new());
+        let mut ports = Self::default();
         for endpoint in state.endpoints.values() {
             for publication in &endpoint.published {
-                ports.add(publication, endpoint.id);
+                if endpoint.is_at_itself(publication) {
+                    ports.of_containers.insert(*publication);
+                } else {
+                    ports.add(publication, endpoint.id);
+                }
             }
         }
         ports
     }
 
     fn add(&mut self, publication: &Publication, endpoint: EndpointId) {
-        self.0
+        self.of_host
             .entry((publication.host_port, publication.proto))
             .or_default()
             .push((publication.host_ip, endpoint));
@@ -56,7 +65,7 @@ impl Ports {
 
     /// Who publishes a port that shares an address with this one.
     fn owner(&self, address: IpAddr, port: u16, proto: Proto) -> Option<(IpAddr, EndpointId)> {
-        self.0
+        self.of_host
             .get(&(port, proto))?
             .iter()
             .find(|(other, _)| {
@@ -68,8 +77,10 @@ impl Ports {
     }
 
     fn count(&self, family: Family) -> usize {
-        let ports = self.0.values().flatten();
-        ports.filter(|(address, _)| family.has(*address)).count()
+        let of_host = self.of_host.values().flatten().map(|(address, _)| *address);
+        let of_containers = self.of_containers.iter().map(|port| port.host_ip);
+        let addresses = of_host.chain(of_containers);
+        addresses.filter(|address| family.has(*address)).count()
     }
 }
 
@@ -108,8 +119,12 @@ impl State {
                 let requests = spec.requests();
                 let before = gone.len();
                 for endpoint in state.endpoints.values_mut().filter(|e| e.sandbox == id) {
+                    let at_itself = endpoint.clone();
                     let taken = endpoint.published.extract_if(.., |publication| {
-                        requests.iter().any(|request| request.fits(publication))
+                        let own = at_itself.is_at_itself(publication);
+                        requests
+                            .iter()
+                            .any(|request| request.fits(publication, own))
                     });
                     gone.extend(taken);
                 }
@@ -137,17 +152,48 @@ impl State {
         let mut published = Vec::new();
         for request in requests {
             let places = self.places(sandbox, &endpoints, request, host)?;
-            let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
-            let host_port = self.choose_port(&addresses, request, &ports, host)?;
-            for Place { address, endpoint } in places {
+            let of_host: Vec<IpAddr> = places
+                .iter()
+                .filter(|place| !place.routed)
+                .map(|place| place.address)
+                .collect();
+            let host_port = if of_host.is_empty() {
+                request.container_port
+            } else {
+                self.choose_port(&of_host, request, &ports, host)?
+            };
+            let before = published.len();
+            for Place {
+                address,
+                endpoint,
+                routed,
+            } in places
+            {
                 let publication = Publication {
                     host_ip: address,
-                    host_port,
+                    host_port: if routed {
+                        request.container_port
+                    } else {
+                        host_port
+                    },
                     container_port: request.container_port,
                     proto: request.proto,
                 };
-                ports.add(&publication, endpoint);
+                if !routed {
+                    ports.add(&publication, endpoint);
+                } else if !ports.of_containers.insert(publication) {
+                    // By another port of the host, in the other family.
+                    continue;
+                }
                 published.push((endpoint, publication));
+            }
+            if published.len() == before {
+                let (port, proto) = (request.container_port, request.proto);
+                return Err(Refusal::conflict(format!(
+                    "{} publishes {port}/{proto} already: a routed network takes no port of the \
+                     host",
+                    self.sandboxes[&sandbox].name
+                )));
             }
         }
         for family in [Family::V4, Family::V6] {
@@ -185,12 +231,13 @@ impl State {
             let mut endpoints = endpoints.iter();
             endpoints
                 .find(|(family, _)| family.has(address))
-                .map(|&(_, endpoint)| Place { address, endpoint })
+                .and_then(|&(family, endpoint)| self.place(address, family, endpoint))
         };
         let asked = request.host_ip.or_else(|| {
-            let (_, endpoint) = endpoints.first()?;
-            let network = self.endpoints.get(endpoint)?.network;
-            self.networks.get(&network)?.host_binding
+            let (family, endpoint) = endpoints.first()?;
+            let endpoint = self.endpoints.get(endpoint)?;
+            let binding = self.networks.get(&endpoint.network)?.host_binding;
+            binding.filter(|_| !self.is_routed(endpoint, *family))
         });
         let Some(address) = asked else {
             let all = [
@@ -201,6 +248,13 @@ impl State {
         };
         check_address(address, host)?;
         match place(address) {
+            Some(place) if place.routed && !address.is_unspecified() => {
+                Err(Refusal::invalid(format!(
+                    "{} can't be published at {address}: its network is routed, so its ports are \
+                     reached at {}; leave the host address out",
+                    self.sandboxes[&sandbox].name, place.address
+                )))
+            }
             Some(place) => Ok(vec![place]),
             None => {
                 let family = Family::of(address);
@@ -217,6 +271,22 @@ impl State {
                 )))
             }
         }
+    }
+
+    /// At an address of the host; or, of a routed network, at the endpoint's
+    /// own.
+    fn place(&self, address: IpAddr, family: Family, id: EndpointId) -> Option<Place> {
+        let endpoint = self.endpoints.get(&id)?;
+        let routed = self.is_routed(endpoint, family);
+        Some(Place {
+            address: if routed {
+                endpoint.address(family)?
+            } else {
+                address
+            },
+            endpoint: id,
+            routed,
+        })
     }
 
     /// The endpoints at which ports are published, one a family that both the
@@ -320,24 +390,33 @@ impl State {
 
 /// Where a port is published.
 struct Place {
-    /// Of the host.
+    /// Of the host, or the endpoint's own.
     address: IpAddr,
     endpoint: EndpointId,
+    routed: bool,
 }
 
 impl PortRequest {
     /// Whether a published port is one that is asked for. What the request
-    /// leaves out fits every value.
-    pub fn fits(&self, publication: &Publication) -> bool {
+    /// leaves out fits every value. One at the container's own address
+    /// (`at_itself`) was asked for in the same words as one of the host.
+    pub fn fits(&self, publication: &Publication, at_itself: bool) -> bool {
         let Publication {
             host_ip,
             host_port,
             container_port,
             proto,
         } = *publication;
-        self.container_port == container_port
-            && self.proto == proto
-            && self.host_ip.is_none_or(|address| address == host_ip)
+        if self.container_port != container_port || self.proto != proto {
+            return false;
+        }
+        if at_itself {
+            return self.host_ip.is_none_or(|address| {
+                address == host_ip
+                    || address.is_unspecified() && Family::of(address) == Family::of(host_ip)
+            });
+        }
+        self.host_ip.is_none_or(|address| address == host_ip)
             && self
                 .host_ports
                 .is_none_or(|range| (range.first()..=range.last()).contains(&host_port))

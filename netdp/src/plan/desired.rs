@@ -245,8 +245,9 @@ impl Desired {
                 mac: endpoint.mac.bytes(),
             });
         }
-        self.holds
-            .extend(carried.published.iter().map(|p| Hold::from(*p)));
+        let of_host = carried.published.iter();
+        let of_host = of_host.filter(|publication| !carried.is_at_itself(publication));
+        self.holds.extend(of_host.map(|p| Hold::from(*p)));
         self.veths.insert(
             ifname.clone(),
             DesiredVeth {
@@ -299,9 +300,16 @@ fn bridge(network: &Network, alias: &str, facts: &Facts) -> Option<DesiredBridge
 
 fn flags(network: &Network, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) -> u16 {
     use netdp_common::maps::endpoint_flags::{
-        ICC, INTERNAL, LINKED, MAPPED, MASQUERADE, OPEN, PUBLISHED,
+        ICC, INTERNAL, LINKED, MAPPED, MASQUERADE, OPEN, PUBLISHED, ROUTED4, ROUTED6,
     };
     let mut flags = 0;
+    if !network.internal {
+        for (routed, flag) in [(network.routed4, ROUTED4), (network.routed6, ROUTED6)] {
+            if routed || !network.masquerade {
+                flags |= flag;
+            }
+        }
+    }
     if network.masquerade && !network.internal {
         flags |= MASQUERADE;
         flags |= match network.nat {
