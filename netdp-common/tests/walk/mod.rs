@@ -1,8 +1,10 @@
 //! Any bytes through all of the pure packet logic, judged by a second reading
 //! that shares nothing with it. The tests and the fuzzer both do this.
 
+mod v6;
+
 use netdp_common::{
-    addr::{Be16, V4Addr, proto},
+    addr::{Address, Be16, V4Addr, proto},
     arp,
     checksum::{self, Sum},
     fragment, icmp,
@@ -17,6 +19,7 @@ use netdp_common::{
 /// Where the logic contradicts itself or the reading below.
 pub fn walk(bytes: &[u8]) {
     ipv4(bytes);
+    v6::ipv6(bytes);
     address_resolution(bytes);
     connection(bytes);
     ports(bytes);
@@ -100,7 +103,7 @@ fn ipv4(bytes: &[u8]) {
     if packet.fragment == Fragment::Tiny {
         return;
     }
-    transport(bytes, &packet);
+    transport(bytes, &packet, (proto::ICMP, 8, 0));
     if packet.transport.has_ports() {
         translated(bytes, &packet);
     }
@@ -109,7 +112,8 @@ fn ipv4(bytes: &[u8]) {
     }
 }
 
-fn transport(bytes: &[u8], packet: &Packet<V4Addr>) {
+/// `icmp` is its protocol, and the types of request and reply.
+fn transport<A: Address>(bytes: &[u8], packet: &Packet<A>, icmp: (u8, u8, u8)) {
     let body = &bytes[packet.l4.min(bytes.len())..];
     let (sport, dport) = match (packet.proto, packet.transport) {
         (proto::TCP, Transport::Tcp(flags)) => {
@@ -121,13 +125,17 @@ fn transport(bytes: &[u8], packet: &Packet<V4Addr>) {
             assert!(body.len() >= 8, "UDP without its header");
             (half(body, 0), half(body, 2))
         }
-        (proto::ICMP, Transport::EchoRequest) => {
-            assert_eq!(body[0], 8);
+        (number, Transport::EchoRequest) if number == icmp.0 => {
+            assert_eq!(body[0], icmp.1);
             (half(body, 4), 0)
         }
-        (proto::ICMP, Transport::EchoReply) => {
-            assert_eq!(body[0], 0);
+        (number, Transport::EchoReply) if number == icmp.0 => {
+            assert_eq!(body[0], icmp.2);
             (0, half(body, 4))
+        }
+        (proto::ICMPV6, Transport::IcmpError) => {
+            assert!([1, 2, 3, 4].contains(&body[0]));
+            (0, 0)
         }
         (proto::ICMP, Transport::IcmpError) => {
             assert!([3, 5, 11, 12].contains(&body[0]));
@@ -184,22 +192,17 @@ fn translated(bytes: &[u8], packet: &Packet<V4Addr>) {
     assert_eq!(is_right(was), is_right(is), "sum of the IPv4 header");
     summed(bytes, &out, packet);
 
-    same(
-        bytes,
-        &translate(bytes, packet, &packet.tuple, false),
-        packet,
-    );
+    let sums = [24, nat::l4_change(packet, &packet.tuple).offset];
+    let back = translate(bytes, packet, &packet.tuple, false);
+    same(bytes, &back, &sums);
     let there = translate(bytes, packet, &to, false);
     let seen = packet::parse::<V4>(&there[..]).expect("a packet as before");
     assert_eq!(
         (seen.tuple, seen.transport, seen.l4),
         (to, packet.transport, packet.l4)
     );
-    same(
-        bytes,
-        &translate(&there, &seen, &packet.tuple, false),
-        packet,
-    );
+    let back = translate(&there, &seen, &packet.tuple, false);
+    same(bytes, &back, &sums);
 }
 
 /// The packet with this tuple, as the programs write it.
@@ -210,18 +213,24 @@ fn translate(bytes: &[u8], packet: &Packet<V4Addr>, to: &Tuple<V4Addr>, hop: boo
     for (word, place) in words.iter().zip(out[at..at + 12].chunks_mut(4)) {
         place.copy_from_slice(&word.to_ne_bytes());
     }
+    write_transport(bytes, &mut out, packet, to);
+    out
+}
+
+/// Ports and checksum of the transport, as the programs write them.
+fn write_transport<A: Address>(bytes: &[u8], out: &mut [u8], packet: &Packet<A>, to: &Tuple<A>) {
     match packet.transport {
-        Transport::EchoRequest => put(&mut out, packet.l4 + 4, to.sport),
-        Transport::EchoReply => put(&mut out, packet.l4 + 4, to.dport),
+        Transport::EchoRequest => put(out, packet.l4 + 4, to.sport),
+        Transport::EchoReply => put(out, packet.l4 + 4, to.dport),
         _ => {
-            put(&mut out, packet.l4, to.sport);
-            put(&mut out, packet.l4 + 2, to.dport);
+            put(out, packet.l4, to.sport);
+            put(out, packet.l4 + 2, to.dport);
         }
     }
     let change = nat::l4_change(packet, to);
     let old: [u8; 2] = bytes.read(change.offset).unwrap();
     if change.zero_means_none && old == [0, 0] {
-        return out;
+        return;
     }
     let both = Sum::default()
         .add(change.pseudo.wsum())
@@ -231,7 +240,6 @@ fn translate(bytes: &[u8], packet: &Packet<V4Addr>, to: &Tuple<V4Addr>, hop: boo
         new = 0xffff;
     }
     out[change.offset..change.offset + 2].copy_from_slice(&new.to_ne_bytes());
-    out
 }
 
 /// Whether the sum of the transport is as right as before, where the packet is
@@ -256,11 +264,11 @@ fn summed(bytes: &[u8], out: &[u8], packet: &Packet<V4Addr>) {
     assert_eq!(right(bytes), right(out), "sum of the transport");
 }
 
-/// The same packet; a checksum may be the other zero.
-fn same(bytes: &[u8], out: &[u8], packet: &Packet<V4Addr>) {
+/// The same packet; checksums, which are in these places, may be the other zero.
+fn same(bytes: &[u8], out: &[u8], checksums: &[usize]) {
     let plain = |bytes: &[u8]| {
         let mut plain = bytes.to_vec();
-        for at in [24, nat::l4_change(packet, &packet.tuple).offset] {
+        for &at in checksums {
             if plain[at..at + 2] == [0xff, 0xff] {
                 plain[at..at + 2].fill(0);
             }
