@@ -2,6 +2,7 @@
 
 use std::{fmt::Display, process::ExitCode};
 
+use rustix::fs;
 use xtask::{
     bpf::{self, Candidate, compiler, linker, object},
     path,
@@ -9,6 +10,12 @@ use xtask::{
 };
 
 use crate::{apt, install, process, tools::TOOLS};
+
+const GB: u64 = 1_000_000_000;
+
+/// What `cargo xtask lint` and `cargo xtask test` leave in a target folder that
+/// was empty, rounded up.
+const BUILD_BYTES: u64 = 6 * GB;
 
 /// A line of the table.
 struct Row {
@@ -25,6 +32,8 @@ enum State {
     Passed,
     /// The build does without it.
     Optional,
+    /// There, and maybe not enough.
+    Short,
     Missing,
 }
 
@@ -34,6 +43,7 @@ impl State {
             Self::Ok => "ok",
             Self::Passed => "not used",
             Self::Optional => "optional",
+            Self::Short => "short",
             Self::Missing => "MISSING",
         }
     }
@@ -41,7 +51,7 @@ impl State {
 
 /// Prints the table; fails if the build can't be done.
 pub fn run(workspace: &Workspace) -> ExitCode {
-    let mut rows = vec![cargo(), c_linker()];
+    let mut rows = vec![cargo(), c_linker(), disk(workspace)];
     rows.extend(candidates("BPF compiler", compiler::candidates(), || {
         install::advice().join(" or ")
     }));
@@ -100,6 +110,38 @@ fn c_linker() -> Row {
             found: "rustc links with it".to_owned(),
             todo: apt::advice(&["build-essential"]),
         },
+    }
+}
+
+/// What is free on the disk of the target folder: a linker that finds it full
+/// says only that it failed.
+fn disk(workspace: &Workspace) -> Row {
+    let existing = workspace.target.ancestors().find(|dir| dir.exists());
+    let (state, found, todo) = match fs::statvfs(existing.unwrap_or(&workspace.root)) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let todo = format!(
+                "lint and tests write up to {} GB: make room, or set CARGO_TARGET_DIR to a folder of another disk",
+                BUILD_BYTES / GB
+            );
+            let enough = free >= BUILD_BYTES;
+            (
+                if enough { State::Ok } else { State::Short },
+                format!("{} GB free", free / GB),
+                if enough { String::new() } else { todo },
+            )
+        }
+        Err(error) => (
+            State::Optional,
+            format!("can't be asked: {error}"),
+            String::new(),
+        ),
+    };
+    Row {
+        what: "disk".to_owned(),
+        state,
+        found,
+        todo,
     }
 }
 
