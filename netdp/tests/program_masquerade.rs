@@ -217,7 +217,8 @@ fn what_cannot_be_masqueraded_is_refused() {
         let db = world.db;
         let stray = segment(&db, RST, 40_000).bytes();
         assert_eq!(world.is_refused(&db, &stray), DropReason::NoFlow);
-        for protocol in [proto::SCTP, 47, 2] {
+        // GRE, ESP, IGMP, UDP-Lite, and one for experiments.
+        for protocol in [proto::SCTP, 47, 50, 2, 136, 253] {
             let bytes = between(raw(protocol, DB, REMOTE, &[0; 40]), db.mac, db.host_mac);
             assert_eq!(
                 world.is_refused(&db, &bytes),

@@ -192,6 +192,34 @@ fn a_port_on_which_the_host_listens_is_never_taken() {
     assert_ne!(asks(&client, &server, b"who is there"), 45_000);
 }
 
+/// RFC 4787, REQ-2: pooling 'paired'.
+#[test]
+fn with_several_addresses_a_container_has_one_outside() {
+    let Some(mut topology) = Topology::without_daemon("masq-paired") else {
+        return;
+    };
+    let added = "address add 203.0.113.7/32 dev eth0\naddress add 203.0.113.8/32 dev eth0\n";
+    topology.ip(&topology.world.host, added);
+    topology.start_daemon();
+    let (one, other) = (
+        topology.container("one", ""),
+        topology.container("other", ""),
+    );
+    let server = listen(&topology.world.outside, ANY, 80);
+    let answerer = udp(&topology.world.outside, ANY, 53);
+    let near = udp(&topology.world.client, ANY, 53);
+    for container in [&one, &other] {
+        for _ in 0..8 {
+            // Each says that it is seen as the main address.
+            outward(container, (ANY, 0), &server);
+            asks(&udp(container, ANY, 0), &answerer, b"who is there");
+            let client = udp(container, ANY, 0);
+            client.send_to(b"near", (CLIENT_ADDRESS, 53)).unwrap();
+            assert_eq!(hears(&near, b"near").ip(), HOST_ADDRESS);
+        }
+    }
+}
+
 /// The attack of the kernel's own test (`port_shadow` of
 /// tools/testing/selftests/net/netfilter/nft_nat.sh): a container sends from
 /// the port of a service to a client's, to get what the client asks for.
