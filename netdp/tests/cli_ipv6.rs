@@ -34,6 +34,7 @@ fn attach(world: &World, name: &str, options: &[&str]) -> Namespace {
 fn a_network_of_both_families_is_made_and_leaves_nothing() {
     let Some(world) = World::new() else { return };
     let (routes, links) = (world.ip("-6 route"), world.ip("-o link"));
+    let neighbours = world.ip("-6 neigh show nud permanent");
     let uplink =
         ["forwarding", "accept_ra", "disable_ipv6"].map(|key| setting(&world.host, "up0", key));
     world.ok(&[
@@ -110,6 +111,7 @@ fn a_network_of_both_families_is_made_and_leaves_nothing() {
     assert_eq!(world.ok(&["port", "web"]), "80/tcp -> 0.0.0.0:8080\n");
     world.ok(&["rm", "web"]);
     assert!(!world.ip("-6 route").contains("fd00:6::1 "));
+    assert_eq!(world.ip("-6 neigh show nud permanent"), neighbours);
     world.ok(&["network", "rm", "six"]);
     assert_eq!(world.ip("-6 route"), routes);
     assert_eq!(world.ip("-o link"), links);
@@ -256,4 +258,35 @@ fn a_network_that_had_ipv6_goes_on_without_and_gets_it_back() {
     assert_eq!(ports, "80/tcp -> [::]:8080\n80/tcp -> 0.0.0.0:8082\n");
     world.ok(&["rm", "old", "new"]);
     world.ok(&["network", "rm", "six"]);
+}
+
+#[test]
+fn doctor_says_what_keeps_containers_from_the_outside() {
+    let Some(world) = World::new() else { return };
+    let line = |begins: &str| {
+        let checks = world.netdp(&["doctor"]).stdout;
+        let found = checks.lines().find(|line| line.starts_with(begins));
+        found.map(str::to_owned)
+    };
+    let _plain = attach(&world, "plain", &[]);
+    assert_eq!(line("ipv6 uplinks"), None);
+    world.ok(&["network", "create", "six", "--ipv6"]);
+    let _web = attach(&world, "web", &["--network", "six"]);
+    let found = line("ipv6 uplinks").unwrap();
+    assert!(
+        found.contains("warning") && found.contains("up0 has no IPv6 address"),
+        "{found}"
+    );
+    assert!(!found.contains("accept_ra"), "{found}");
+    set(&world.host, "up0", "accept_ra", "1");
+    set(&world.host, "up0", "forwarding", "1");
+    let found = line("ipv6 uplinks").unwrap();
+    assert!(
+        found.contains("sysctl -w net.ipv6.conf.up0.accept_ra=2"),
+        "{found}"
+    );
+    world.ip("address add 2001:db8::7/64 dev up0 nodad");
+    world.wait_until("the uplink has an address", || {
+        line("ipv6 uplinks").is_some_and(|line| line.contains("each has an address"))
+    });
 }

@@ -1,6 +1,7 @@
 //! `netdp doctor`: what this kernel and this host can do, and what to do about
 //! the rest.
 
+mod ipv6;
 mod kernel;
 
 use std::{fs, path::Path, process::ExitCode};
@@ -339,6 +340,7 @@ fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
         Check::ok("uplinks", present.join(", "))
     });
     checks.push(host_ends(&sandboxes));
+    checks.extend(ipv6::uplinks(&sandboxes, &status.uplinks));
     checks.extend(
         status
             .problems
@@ -353,12 +355,17 @@ fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
 fn host_ends(sandboxes: &[Sandbox]) -> Check {
     let name = "forwarding";
     let (mut on, mut off) = (0, Vec::new());
-    let endpoints = sandboxes.iter().flat_map(|sandbox| &sandbox.endpoints);
-    for host_end in endpoints.map(|endpoint| endpoint.host_interface.as_str()) {
-        match sysctl(&format!("net/ipv4/conf/{host_end}/forwarding")).as_deref() {
-            Some("1") => on += 1,
-            Some(_) => off.push(format!("off on {host_end}")),
-            None => off.push(format!("{host_end} is not in this namespace")),
+    for endpoint in sandboxes.iter().flat_map(|sandbox| &sandbox.endpoints) {
+        let host_end = &endpoint.host_interface;
+        let mut addresses = endpoint.addresses.iter();
+        let ipv6 =
+            addresses.any(|address| address.addr().is_ipv6()) && environment::no_ipv6().is_none();
+        let forwards = |family| sysctl(&format!("net/{family}/conf/{host_end}/forwarding"));
+        match (forwards("ipv4").as_deref(), forwards("ipv6").as_deref()) {
+            (Some("1"), v6) if !ipv6 || v6 == Some("1") => on += 1,
+            (Some("1"), _) => off.push(format!("off for IPv6 on {host_end}")),
+            (Some(_), _) => off.push(format!("off on {host_end}")),
+            (None, _) => off.push(format!("{host_end} is not in this namespace")),
         }
     }
     if off.is_empty() {
