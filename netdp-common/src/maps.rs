@@ -169,7 +169,11 @@ pub struct Endpoint {
     /// that was made under another one has to ask whether its port is still
     /// published.
     pub generation: u32,
-    pub pad2: u32,
+    /// Address of the host that masqueraded packets get whatever the uplink's,
+    /// or 0.
+    pub source4: V4Addr,
+    /// The same of IPv6.
+    pub source6: V6Addr,
 }
 
 /// Where to hand a packet over to a container: all that a redirect needs.
@@ -332,6 +336,18 @@ pub struct Uplink {
     /// As `addr4`: a global or unique local one.
     pub addr6: V6Addr,
     pub gateway6: V6Addr,
+    /// [`uplink_flags`].
+    pub flags: u32,
+    pub pad: u32,
+}
+
+/// Bits of [`Uplink::flags`].
+pub mod uplink_flags {
+    /// It is up to the kernel's route which of several IPv4 addresses a new
+    /// masqueraded flow gets.
+    pub const BY_ROUTE4: u32 = 1;
+    /// The same of IPv6.
+    pub const BY_ROUTE6: u32 = 2;
 }
 
 /// [`Uplink::prefix4`] and [`Uplink::prefix6`] of a link that leads on without
@@ -631,7 +647,7 @@ macro_rules! assert_layout {
 
 assert_layout! {
     Config: 36 = 4 * 4, 2 * 2, 4, 4 * 3;
-    Endpoint: 72 = 8, 8, 8, 8, 32, 8;
+    Endpoint: 88 = 8, 8, 8, 8, 32, 8, 16;
     Delivery: 20 = 8, 12;
     Owner: 28 = 20, 8;
     PortKey<V4Addr>: 8 = 4, 2, 1, 1;
@@ -643,7 +659,7 @@ assert_layout! {
     LinkKey<V4Addr>: 16 = 8, 4, 4;
     LinkKey<V6Addr>: 40 = 32, 4, 4;
     Local: 8 = 4, 4;
-    Uplink: 48 = 8, 4, 4, 16, 16;
+    Uplink: 56 = 8, 4, 4, 16, 16, 4, 4;
     FlowKey<V4Addr>: 16 = 4, 4, 4, 4;
     FlowKey<V6Addr>: 40 = 16, 16, 4, 4;
     Flow<V4Addr>: 56 = 8, 4, 4, 20, 8, 4, 8;

@@ -11,7 +11,7 @@ use netdp_common::{
     addr::{Address, Be16, Mac, V4Addr, V6Addr, proto},
     drop::DropReason,
     icmp::{self, Answer, Quote, Quoting},
-    maps::{Endpoint, FragKey, Uplink, endpoint_flags},
+    maps::{Endpoint, FragKey, Uplink, endpoint_flags, uplink_flags},
     nat,
     packet::{Bytes, ETH_LEN, Packet, Tuple, V4, V6},
 };
@@ -73,6 +73,11 @@ pub trait Family: Quoting {
     fn address(endpoint: &Endpoint) -> Self::Addr;
     fn gateway(endpoint: &Endpoint) -> Self::Addr;
     fn external(uplink: &Uplink) -> Self::Addr;
+    /// The address that an endpoint's masqueraded packets get whatever the
+    /// uplink's, or unspecified.
+    fn source(endpoint: &Endpoint) -> Self::Addr;
+    /// Whether the route decides which address of an uplink they get.
+    fn is_by_route(uplink: &Uplink) -> bool;
     /// Where an uplink's own default route leads, or unspecified.
     fn gateway_of(uplink: &Uplink) -> Self::Addr;
     /// Whether an address is on the link, by the subnet of the uplink's own.
@@ -90,6 +95,9 @@ pub trait Family: Quoting {
 
     /// The next hop, or the destination, that the FIB has left there.
     fn nexthop(params: &FibParams) -> Self::Addr;
+
+    /// The source address that it has left there.
+    fn preferred(params: &FibParams) -> Self::Addr;
 
     /// Writes the family and the address of a neighbour.
     fn name_neighbour(params: &mut bpf_redir_neigh, nexthop: Self::Addr);
@@ -193,6 +201,14 @@ impl Family for V4 {
         uplink.addr4
     }
     #[inline(always)]
+    fn source(endpoint: &Endpoint) -> V4Addr {
+        endpoint.source4
+    }
+    #[inline(always)]
+    fn is_by_route(uplink: &Uplink) -> bool {
+        uplink.flags & uplink_flags::BY_ROUTE4 != 0
+    }
+    #[inline(always)]
     fn gateway_of(uplink: &Uplink) -> V4Addr {
         uplink.gateway4
     }
@@ -223,6 +239,12 @@ impl Family for V4 {
     fn nexthop(params: &FibParams) -> V4Addr {
         // SAFETY: integers, any of which are valid.
         V4Addr(unsafe { params.__bindgen_anon_4.ipv4_dst })
+    }
+
+    #[inline(always)]
+    fn preferred(params: &FibParams) -> V4Addr {
+        // SAFETY: as above.
+        V4Addr(unsafe { params.__bindgen_anon_3.ipv4_src })
     }
 
     #[inline(always)]
@@ -341,6 +363,14 @@ impl Family for V6 {
         uplink.addr6
     }
     #[inline(always)]
+    fn source(endpoint: &Endpoint) -> V6Addr {
+        endpoint.source6
+    }
+    #[inline(always)]
+    fn is_by_route(uplink: &Uplink) -> bool {
+        uplink.flags & uplink_flags::BY_ROUTE6 != 0
+    }
+    #[inline(always)]
     fn gateway_of(uplink: &Uplink) -> V6Addr {
         uplink.gateway6
     }
@@ -371,6 +401,12 @@ impl Family for V6 {
     fn nexthop(params: &FibParams) -> V6Addr {
         // SAFETY: integers, any of which are valid.
         V6Addr(unsafe { params.__bindgen_anon_4.ipv6_dst })
+    }
+
+    #[inline(always)]
+    fn preferred(params: &FibParams) -> V6Addr {
+        // SAFETY: as above.
+        V6Addr(unsafe { params.__bindgen_anon_3.ipv6_src })
     }
 
     #[inline(always)]
@@ -441,6 +477,11 @@ impl Family for V6 {
 #[repr(C, align(8))]
 struct Aligned<T>(T);
 
+/// `BPF_FIB_LKUP_RET_*` of `include/uapi/linux/bpf.h`.
+const SUCCESS: i64 = 0;
+const NO_NEIGH: i64 = 7;
+const FRAG_NEEDED: i64 = 8;
+
 /// Asks the FIB for the way to a packet's destination, as if it came in by this
 /// interface. The link's `mtu` also comes of one that is too big for it.
 #[inline(always)]
@@ -450,11 +491,6 @@ pub fn route<F: Family>(
     tuple: &Tuple<F::Addr>,
     mtu: &mut u32,
 ) -> Result<Route<F::Addr>, Unroutable> {
-    // `BPF_FIB_LKUP_RET_*` of `include/uapi/linux/bpf.h`.
-    const SUCCESS: i64 = 0;
-    const NO_NEIGH: i64 = 7;
-    const FRAG_NEEDED: i64 = 8;
-
     if tuple.daddr.is_link_local() {
         return Err(Unroutable::NoRoute);
     }
@@ -488,6 +524,31 @@ pub fn route<F: Family>(
         FRAG_NEEDED => Err(Unroutable::TooBig),
         _ => Err(Unroutable::NoRoute),
     }
+}
+
+/// Asks the FIB which address of the host the route to a packet's destination
+/// prefers; unspecified where there is no route, and before Linux 6.7.
+#[inline(never)]
+pub fn preferred_source<F: Family>(skb: &Skb, tuple: &Tuple<F::Addr>, to: &mut F::Addr) {
+    /// `BPF_FIB_LOOKUP_SRC` of `include/uapi/linux/bpf.h`.
+    const SOURCE: u32 = 1 << 4;
+    // SAFETY: all bytes zero is a valid value of this struct of integers.
+    let mut params: Aligned<FibParams> = unsafe { core::mem::zeroed() };
+    F::ask(&mut params.0, tuple);
+    params.0.ifindex = skb.ifindex();
+    // SAFETY: the struct lives on this stack and has the size given.
+    let ret = unsafe {
+        bpf_fib_lookup(
+            skb.as_ptr(),
+            &raw mut params.0,
+            size_of::<FibParams>() as i32,
+            SOURCE,
+        )
+    };
+    *to = match ret {
+        SUCCESS | NO_NEIGH | FRAG_NEEDED => F::preferred(&params.0),
+        _ => F::Addr::ANY,
+    };
 }
 
 /// Sends the packet by way of the kernel's neighbour table, which resolves the

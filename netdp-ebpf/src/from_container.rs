@@ -135,6 +135,7 @@ fn by_source<F: Family>(
             routed::open::<F>(skb, work, endpoint)?;
         } else {
             masquerade::open::<F>(work, endpoint)?;
+            masquerade::address::<F>(skb, work, endpoint)?;
             masquerade::choose::<F>(skb, work, endpoint)?;
         }
     }

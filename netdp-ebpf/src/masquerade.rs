@@ -11,14 +11,14 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
 use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
-    maps::{Delivery, Endpoint, Flow, FlowKey, PortKey, endpoint_flags, flow_kind},
+    maps::{Endpoint, Flow, FlowKey, PortKey, endpoint_flags, flow_kind, local_flags},
     packet::{Packet, Transport, Tuple, tcp_flags},
     port,
     tcp::{self, Direction},
 };
 
 use crate::{
-    family::{Family, is_any},
+    family::{Family, is_any, preferred_source},
     flows, mapped,
     maps::UPLINKS,
     share,
@@ -190,15 +190,57 @@ pub fn open<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<
         return Err(DropReason::Internal);
     }
     may_open(packet.transport)?;
-    let uplink = UPLINKS.get_ptr(way.ifindex).ok_or(DropReason::NoRoute)?;
+    decision.uplink = way.ifindex;
+    Ok(())
+}
+
+/// Decides which address of the host a new flow gets: the one that was given to
+/// the network, the one that the route prefers, or the uplink's main one.
+#[inline(never)]
+pub fn address<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    endpoint: &Endpoint,
+) -> Result<(), DropReason> {
+    let Work {
+        packet, decision, ..
+    } = work;
+    let saddr = &mut decision.to.saddr;
+    *saddr = F::source(endpoint);
+    if !is_any(*saddr) {
+        return if is_outward::<F>(*saddr) {
+            Ok(())
+        } else {
+            Err(DropReason::NoUplinkAddress)
+        };
+    }
+    let uplink = UPLINKS
+        .get_ptr(decision.uplink)
+        .ok_or(DropReason::NoRoute)?;
     // SAFETY: a map value stays readable while the program runs.
-    let external = F::external(unsafe { &*uplink });
-    if is_any(external) {
+    let uplink = unsafe { &*uplink };
+    if F::is_by_route(uplink) {
+        preferred_source::<F>(skb, &packet.tuple, saddr);
+        if is_outward::<F>(*saddr) {
+            return Ok(());
+        }
+    }
+    *saddr = F::external(uplink);
+    if is_any(*saddr) {
         return Err(DropReason::NoUplinkAddress);
     }
-    decision.uplink = way.ifindex;
-    decision.to.saddr = external;
     Ok(())
+}
+
+/// Whether an address is the host's to leave under: answers to a gateway's
+/// don't come back.
+#[inline(always)]
+fn is_outward<F: Family>(addr: F::Addr) -> bool {
+    match F::locals().get_ptr(addr) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(local) => unsafe { (*local).flags & local_flags::GATEWAY == 0 },
+        None => false,
+    }
 }
 
 /// Chooses the port of a new flow under the address that was decided on, or

@@ -4,12 +4,12 @@ mod program_world;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use netdp::bpf::{Entry, Key, TestPacket, clock};
+use netdp::bpf::{Entry, Key, TestPacket, clock, tells_preferred_sources};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
     icmp::Refusal,
-    maps::{LinkKey, Uplink, endpoint_flags},
+    maps::{LinkKey, Uplink, endpoint_flags, uplink_flags},
 };
 use program_world::{
     CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
@@ -70,6 +70,7 @@ fn told(world: &World, question: &Question, near: bool) -> Explanation {
             way: Some(Way {
                 ifindex: world.uplink,
                 gateway: (!near).then(|| ip(ROUTER)),
+                source: Some(ip(if near { HOST } else { HOST_2 })),
             }),
             now: clock::now(),
         },
@@ -274,6 +275,34 @@ fn also_where_links_open_ports() {
             world.put(key, Entry::Link(1));
         }
         equal_over(world, 0x6c69_6e6b);
+    });
+}
+
+#[test]
+fn also_where_routes_and_networks_have_addresses_of_their_own() {
+    if !tells_preferred_sources() {
+        println!("skipped: BPF can't ask for a route's source before Linux 6.7");
+        return;
+    }
+    world(|world| {
+        let routed = std::process::Command::new("ip")
+            .args(["route", "replace", "default", "via", "192.0.2.254", "src"])
+            .arg(HOST_2.to_string())
+            .status();
+        assert!(routed.unwrap().success());
+        let uplink = Uplink {
+            addr4: HOST.into(),
+            flags: uplink_flags::BY_ROUTE4,
+            ..Uplink::default()
+        };
+        world.put(Key::Uplink(world.uplink), Entry::Uplink(uplink));
+        let (mut db, mut loner) = (world.db, world.loner);
+        db.source = HOST_2;
+        // Which the host doesn't have.
+        loner.source = Ipv4Addr::new(192, 0, 2, 77);
+        world.connect(&db);
+        world.connect(&loner);
+        equal_over(world, 0x7372_6373);
     });
 }
 

@@ -4,10 +4,14 @@ mod program_world;
 
 use std::{net::Ipv4Addr, process::Command};
 
-use netdp::bpf::{Entry, Key, TestPacket};
-use netdp_common::{drop::DropReason, maps::Uplink};
+use netdp::bpf::{Entry, Key, TestPacket, tells_preferred_sources};
+use netdp_common::{
+    drop::DropReason,
+    maps::{Uplink, uplink_flags},
+};
 use program_world::{
-    CLIENT_MAC, HOST, HOST_MAC, REDIRECT, REMOTE, ROUTER, ROUTER_MAC, SECOND_MAC, WEB, World,
+    CLIENT_MAC, HOST, HOST_2, HOST_MAC, REDIRECT, REMOTE, ROUTER, ROUTER_MAC, SECOND_MAC, WEB,
+    World,
     error::{Error, Kind},
     family::{Family, embed},
     frame::{ACK, Frame, PSH, SYN, at},
@@ -22,7 +26,7 @@ const PORT: u16 = 40_000;
 /// default route stays with the first.
 fn second(world: &mut World, gateway: Option<Ipv4Addr>) -> u32 {
     let ifindex = nix::net::if_::if_nametoindex("wire1").unwrap();
-    put_uplink(world, ifindex, SECOND_MAC, SECOND, gateway);
+    put_uplink(world, ifindex, SECOND_MAC, SECOND, gateway, 0);
     world.put_local(SECOND, ifindex, 0);
     ifindex
 }
@@ -34,6 +38,7 @@ fn put_uplink(
     mac: [u8; 6],
     addr: Ipv4Addr,
     gateway: Option<Ipv4Addr>,
+    flags: u32,
 ) {
     let gateway = gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let uplink = Uplink {
@@ -44,6 +49,8 @@ fn put_uplink(
         gateway4: v4(gateway),
         addr6: v6(addr),
         gateway6: v6(gateway),
+        flags,
+        pad: 0,
     };
     world.put(Key::Uplink(ifindex), Entry::Uplink(uplink));
 }
@@ -141,7 +148,7 @@ fn a_masqueraded_flow_keeps_its_uplink_while_that_leads_on() {
         let other = second(world, Some(SECOND_GATEWAY));
         let uplink = world.uplink;
         let db = world.db;
-        put_uplink(world, uplink, HOST_MAC, HOST, Some(ROUTER));
+        put_uplink(world, uplink, HOST_MAC, HOST, Some(ROUTER), 0);
         let frame = db.frame(Frame::udp(at(db.addr, PORT), at(REMOTE, 53)));
         assert_eq!(world.leaves(&db, &frame).from, at(HOST, PORT));
         assert_eq!(world.pending()[0].flow.ifindex, uplink);
@@ -163,7 +170,7 @@ fn a_masqueraded_flow_keeps_its_uplink_while_that_leads_on() {
         let new = db.frame(Frame::udp(at(db.addr, PORT + 1), at(REMOTE, 53)));
         assert_eq!(world.leaves(&db, &new).from, at(SECOND, PORT + 1));
 
-        put_uplink(world, uplink, HOST_MAC, HOST, None);
+        put_uplink(world, uplink, HOST_MAC, HOST, None, 0);
         assert_eq!(world.leaves(&db, &frame).from, at(SECOND, PORT));
         assert_eq!(world.drops(), [(DropReason::UplinkGone, 1)]);
         assert!(
@@ -194,5 +201,62 @@ fn errors_leave_by_the_uplink_of_their_flow() {
             // By the neighbour table; by the first, its MACs would be there.
             assert_ne!(seen.destination, ROUTER_MAC);
         }
+    });
+}
+
+/// The host's route prefers this address of it.
+fn prefer(addr: Ipv4Addr) {
+    let [via, src] = [ROUTER, addr].map(program_world::family::ip);
+    ip(&format!("route replace default via {via} src {src}"));
+}
+
+#[test]
+fn a_new_flow_gets_the_address_that_the_route_prefers() {
+    if !tells_preferred_sources() {
+        println!("skipped: BPF can't ask for a route's source before Linux 6.7");
+        return;
+    }
+    worlds(|world| {
+        let (uplink, db) = (world.uplink, world.db);
+        let frame = |port| db.frame(Frame::udp(at(db.addr, port), at(REMOTE, 53)));
+        prefer(HOST_2);
+        // Not asked where there is but one.
+        assert_eq!(world.leaves(&db, &frame(PORT)).from, at(HOST, PORT));
+        let by_route = uplink_flags::BY_ROUTE4 | uplink_flags::BY_ROUTE6;
+        put_uplink(world, uplink, HOST_MAC, HOST, Some(ROUTER), by_route);
+        assert_eq!(
+            world.leaves(&db, &frame(PORT + 1)).from,
+            at(HOST_2, PORT + 1)
+        );
+        // What runs keeps what it has.
+        assert_eq!(world.leaves(&db, &frame(PORT)).from, at(HOST, PORT));
+        prefer(HOST);
+        assert_eq!(world.leaves(&db, &frame(PORT + 2)).from, at(HOST, PORT + 2));
+        assert_eq!(
+            world.leaves(&db, &frame(PORT + 1)).from,
+            at(HOST_2, PORT + 1)
+        );
+        // One that netdp knows nothing of is not taken.
+        prefer(HOST_2);
+        world.forget_local(HOST_2);
+        assert_eq!(world.leaves(&db, &frame(PORT + 3)).from, at(HOST, PORT + 3));
+    });
+}
+
+#[test]
+fn a_network_leaves_under_the_address_that_it_was_given() {
+    worlds(|world| {
+        let mut db = world.db;
+        db.source = HOST_2;
+        world.connect(&db);
+        let frame = |port| db.frame(Frame::udp(at(db.addr, port), at(REMOTE, 53)));
+        assert_eq!(world.leaves(&db, &frame(PORT)).from, at(HOST_2, PORT));
+        let other = world.loner;
+        let theirs = other.frame(Frame::udp(at(other.addr, PORT + 1), at(REMOTE, 53)));
+        assert_eq!(world.leaves(&other, &theirs).from, at(HOST, PORT + 1));
+        // Without it nothing leaves, rather than under another.
+        world.forget_local(HOST_2);
+        let reason = world.is_refused(&db, &frame(PORT + 2).bytes());
+        assert_eq!(reason, DropReason::NoUplinkAddress);
     });
 }

@@ -170,3 +170,98 @@ fn an_uplink_that_is_made_again_is_taken_again() {
     let near = connect(&world.client, (HOST_ADDRESS, 8081));
     talk(&near, &set.server.accept().0);
 }
+
+#[test]
+fn new_flows_get_the_address_that_the_route_prefers() {
+    let Some(set) = Set::start("upl-source") else {
+        return;
+    };
+    let (speaker, ear) = (
+        udp(&set.web, ANY, 42_000),
+        udp(&set.topology.world.outside, ANY, 42_000),
+    );
+    let speaks = |words: &[u8]| {
+        speaker.send_to(words, (OUTSIDE_ADDRESS, 42_000)).unwrap();
+        hears(&ear, words)
+    };
+    assert_eq!(speaks(b"before"), (HOST_ADDRESS, 42_000).into());
+    set.topology.ip(
+        set.host(),
+        &format!(
+            "addr add {OTHER_ADDRESS}/24 dev eth0\n\
+             route replace {OUTSIDE_ADDRESS}/32 via {CLIENT_ADDRESS} src {OTHER_ADDRESS}\n"
+        ),
+    );
+    set.topology.wait_until("under the preferred address", || {
+        set.goes_out().is_ok_and(|seen| seen == OTHER_ADDRESS)
+    });
+    // What runs keeps the address that it has.
+    assert_eq!(speaks(b"still"), (HOST_ADDRESS, 42_000).into());
+    let told = set.topology.netdp(&format!(
+        "explain tcp {}:1 {OUTSIDE_ADDRESS}:80",
+        set.web.address
+    ));
+    assert!(told.contains(&OTHER_ADDRESS.to_string()), "{told}");
+    set.topology.ip(
+        set.host(),
+        &format!("addr del {OTHER_ADDRESS}/24 dev eth0\n"),
+    );
+    set.both_ways(HOST_ADDRESS);
+    assert_eq!(speaks(b"and still"), (HOST_ADDRESS, 42_000).into());
+}
+
+#[test]
+fn a_network_may_have_an_address_of_its_own_outside() {
+    let Some(set) = Set::start("upl-given") else {
+        return;
+    };
+    set.topology.netdp(&format!(
+        "network create given --opt com.docker.network.host_ipv4={OTHER_ADDRESS}"
+    ));
+    let other = set.topology.container("other", "--network given");
+    let goes_out = || {
+        let near = connect_within(&other, None, (OUTSIDE_ADDRESS, 80), SILENCE)?;
+        let (far, seen) = set.outside.accept();
+        talk(&near, &far);
+        io::Result::Ok(seen.ip())
+    };
+    // The host doesn't have it yet.
+    assert!(goes_out().is_err());
+    assert_ne!(set.topology.dropped("no-uplink-address"), 0);
+    set.topology.ip(
+        set.host(),
+        &format!("addr add {OTHER_ADDRESS}/24 dev eth0\n"),
+    );
+    set.topology.wait_until("out under its own", || {
+        goes_out().is_ok_and(|seen| seen == OTHER_ADDRESS)
+    });
+    set.both_ways(HOST_ADDRESS);
+}
+
+#[test]
+fn a_port_on_one_of_two_addresses_is_on_that_alone() {
+    let Some(set) = Set::start("upl-chosen") else {
+        return;
+    };
+    set.topology.ip(
+        set.host(),
+        &format!("addr add {OTHER_ADDRESS}/24 dev eth0\n"),
+    );
+    let one = set
+        .topology
+        .container("one", &format!("-p {OTHER_ADDRESS}:8081:80"));
+    let server = listen(&one, ANY, 80);
+    let client = &set.topology.world.client;
+    let there = || connect_within(client, None, (OTHER_ADDRESS, 8081), SILENCE);
+    set.topology
+        .wait_until("on its address", || there().is_ok());
+    server.accept();
+    assert!(connect_within(client, None, (HOST_ADDRESS, 8081), SILENCE).is_err());
+    // The other address has the port for others.
+    let two = set
+        .topology
+        .container("two", &format!("-p {HOST_ADDRESS}:8081:80"));
+    let second = listen(&two, ANY, 80);
+    talk(&connect(client, (HOST_ADDRESS, 8081)), &second.accept().0);
+    talk(&connect(client, (OTHER_ADDRESS, 8081)), &server.accept().0);
+}

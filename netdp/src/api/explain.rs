@@ -6,6 +6,7 @@ use netdp_common::addr::{V4Addr, V6Addr};
 use super::types::{Explained, Fate};
 use crate::{
     bpf::clock,
+    bpf::tells_preferred_sources,
     daemon::{change::Core, owner::OwnerError},
     explain::{self, Explanation, Outcome, Question, Snapshot, Way},
     model::Refusal,
@@ -29,6 +30,7 @@ pub async fn explain(core: &Core, question: &Question) -> Result<Explained, Owne
         Some(Way {
             ifindex: route.oif?,
             gateway: route.gateway,
+            source: route.src.filter(|_| tells_preferred_sources()),
         })
     });
     let told = explain::explain(

@@ -125,6 +125,7 @@ impl Host {
                     _ => main.map(|address| address.net.trunc()),
                 },
                 gateway: route.and_then(|route| route.gateway),
+                by_route: self.is_by_route(link, &addresses, of),
             }
         };
         Uplink {
@@ -135,6 +136,35 @@ impl Host {
             reach6: reach(defaults[1], IpAddr::is_ipv6),
             addresses: addresses.iter().map(|address| address.net.addr()).collect(),
         }
+    }
+
+    /// Whether routes by an interface prefer different addresses of one family:
+    /// it has several, or one of them names one.
+    ///
+    /// Not where an IPv6 address is temporary or deprecated: the kernel may
+    /// prefer it, and flows would end with it.
+    fn is_by_route(
+        &self,
+        link: &Link,
+        addresses: &[&netlink::Address],
+        of: fn(&IpAddr) -> bool,
+    ) -> bool {
+        let mut addresses = addresses.iter().filter(|address| of(&address.net.addr()));
+        let Some(main) = addresses.next() else {
+            return false;
+        };
+        let others: Vec<_> = addresses.collect();
+        let lasting = |address: &&netlink::Address| address.state == AddressState::Lasting;
+        if !lasting(main) || !others.iter().copied().all(lasting) {
+            return false;
+        }
+        let mut routes = self
+            .routes
+            .iter()
+            .filter(|route| route.oif == Some(link.index) && route.kind == RouteType::Unicast);
+        let main = main.net.addr();
+        !others.is_empty()
+            || routes.any(|route| route.src.is_some_and(|src| of(&src) && src != main))
     }
 
     /// The default route of one family by an interface: of the main table if
@@ -379,6 +409,33 @@ mod tests {
         let eth0 = &facts.uplinks[1];
         assert_eq!(eth0.addresses.len(), 2, "no link-local ones: {eth0:?}");
         assert_eq!(eth0.addresses[0].to_string(), "10.0.0.7");
+    }
+
+    #[test]
+    fn routes_decide_where_there_are_addresses_to_choose_from() {
+        let mut host = host();
+        let by_route = |host: &Host| {
+            let facts = host.facts(&["eth0".to_owned(), "eth1".to_owned()], "netdp:1:");
+            let uplinks = facts.uplinks.iter();
+            uplinks
+                .map(|uplink| [uplink.reach4.by_route, uplink.reach6.by_route])
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(by_route(&host), [[true, false], [false, false]]);
+        host.addresses
+            .extend([address(3, "10.1.0.7/24"), address(3, "2001:db8::7/64")]);
+        assert_eq!(by_route(&host)[1], [false, false]);
+        let elsewhere = netlink::Route::on_link("10.9.0.0/16".parse().unwrap(), 3);
+        host.routes
+            .push(elsewhere.with_src("10.0.0.7".parse().unwrap()));
+        assert_eq!(by_route(&host)[1], [true, false]);
+        host.addresses.push(address(3, "2001:db8::8/64"));
+        assert_eq!(by_route(&host)[1], [true, true]);
+        host.addresses.push(netlink::Address {
+            state: AddressState::Passing,
+            ..address(3, "2001:db8::9/64")
+        });
+        assert_eq!(by_route(&host)[1], [true, false]);
     }
 
     #[test]

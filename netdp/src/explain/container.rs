@@ -255,7 +255,7 @@ fn outside(
         told.drop("route", DropReason::NoRoute, "the host has none");
         return;
     };
-    let Some(external) = snapshot.external(way.ifindex, question.destination.ip()) else {
+    let Some(external) = snapshot.external(&way, endpoint, question.destination.ip()) else {
         told.drop(
             "route",
             DropReason::NoRoute,

@@ -1,11 +1,14 @@
 //! The tables as they were when the question was asked.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
     flow::is_past,
-    maps::{ALL_ON_LINK, Endpoint, FlowKey, LinkKey, Owner, PortKey, Published},
+    maps::{
+        ALL_ON_LINK, Endpoint, FlowKey, LinkKey, Owner, PortKey, Published, local_flags,
+        uplink_flags::{BY_ROUTE4, BY_ROUTE6},
+    },
 };
 
 use ipnet::IpNet;
@@ -19,6 +22,9 @@ pub struct Way {
     pub ifindex: u32,
     /// None where the destination is on the link.
     pub gateway: Option<IpAddr>,
+    /// Address of the host that the route prefers, where the programs can ask
+    /// for it.
+    pub source: Option<IpAddr>,
 }
 
 /// The container behind a published port.
@@ -93,10 +99,7 @@ impl Snapshot<'_> {
 
     /// Whether the host has this address, other than loopback.
     pub fn is_local(&self, address: IpAddr) -> bool {
-        self.tables.contains_key(&match address {
-            IpAddr::V4(address) => Key::Local4(address.into()),
-            IpAddr::V6(address) => Key::Local6(address.into()),
-        })
+        self.tables.contains_key(&local_key(address))
     }
 
     /// The mapping of exactly this address and port.
@@ -155,17 +158,38 @@ impl Snapshot<'_> {
         }
     }
 
-    /// The address of the destination's family that an uplink masquerades
-    /// with, unspecified where it has none; none where the interface is no
+    /// The address of the destination's family that a new flow of a container
+    /// gets, unspecified where there is none; none where the interface is no
     /// uplink.
-    pub fn external(&self, ifindex: u32, destination: IpAddr) -> Option<IpAddr> {
-        match self.tables.get(&Key::Uplink(ifindex))? {
-            Entry::Uplink(uplink) => Some(match destination {
-                IpAddr::V4(_) => Ipv4Addr::from(uplink.addr4).into(),
-                IpAddr::V6(_) => Ipv6Addr::from(uplink.addr6).into(),
-            }),
-            _ => None,
+    pub fn external(&self, way: &Way, from: &Endpoint, destination: IpAddr) -> Option<IpAddr> {
+        let Entry::Uplink(uplink) = self.tables.get(&Key::Uplink(way.ifindex))? else {
+            return None;
+        };
+        let (given, main, by_route): (IpAddr, IpAddr, u32) = match destination {
+            IpAddr::V4(_) => (from.source4.into(), uplink.addr4.into(), BY_ROUTE4),
+            IpAddr::V6(_) => (from.source6.into(), uplink.addr6.into(), BY_ROUTE6),
+        };
+        if !given.is_unspecified() {
+            let nothing = super::unspecified(given);
+            return Some(if self.is_outward(given) {
+                given
+            } else {
+                nothing
+            });
         }
+        let preferred = way
+            .source
+            .filter(|source| uplink.flags & by_route != 0 && self.is_outward(*source));
+        Some(preferred.unwrap_or(main))
+    }
+
+    /// Whether the host has this address, and not as a gateway.
+    fn is_outward(&self, address: IpAddr) -> bool {
+        matches!(
+            self.tables.get(&local_key(address)),
+            Some(Entry::Local4(local) | Entry::Local6(local))
+                if local.flags & local_flags::GATEWAY == 0
+        )
     }
 
     /// Where a packet to this destination goes first that leaves by an uplink
@@ -307,5 +331,12 @@ fn mapping<A: Address + Into<IpAddr>>(published: &Published<A>) -> Mapping {
         container: socket(published.addr, published.port),
         ifindex: published.to.ifindex,
         back: published.back_addr.into(),
+    }
+}
+
+fn local_key(address: IpAddr) -> Key {
+    match address {
+        IpAddr::V4(address) => Key::Local4(address.into()),
+        IpAddr::V6(address) => Key::Local6(address.into()),
     }
 }

@@ -272,7 +272,7 @@ fn ports_are_published_in_the_families_that_there_are() {
         ("both", "[2001:db8::2]:9000:80", "not an address"),
     ] {
         let spec = spec.parse().unwrap();
-        let refused = state.publish(name, &[spec], &host).unwrap_err().to_string();
+        let refused = state.publish(name, &[spec], &host).unwrap_err();
         assert!(refused.contains(why), "{refused:?} has no {why:?}");
     }
     state
@@ -295,6 +295,32 @@ fn a_default_binding_of_ipv4_stays_one() {
         .create_sandbox(&sandbox("web", "six", &["8080:80"]), &host)
         .unwrap();
     assert_eq!(published(&state, "web"), ["127.0.0.1:8080->80/tcp"]);
+}
+
+#[test]
+fn networks_may_leave_under_addresses_of_their_own() {
+    let options = |given: &[(&str, &str)]| {
+        let mut state = state();
+        create(&mut state, |r| {
+            for (family, address) in given {
+                let option = format!("com.docker.network.host_{family}");
+                r.options.insert(option, (*address).into());
+            }
+        })
+    };
+    let network = options(&[("ipv4", "192.0.2.9"), ("ipv6", "2001:db8::9")]).unwrap();
+    assert_eq!(network.sources.len(), 2);
+    for (family, address) in [
+        ("ipv4", "2001:db8::9"),
+        ("ipv6", "192.0.2.9"),
+        ("ipv4", "0.0.0.0"),
+        ("ipv4", "127.0.0.1"),
+        ("ipv6", "ff02::1"),
+        ("ipv6", "fe80::9"),
+    ] {
+        let refusal = options(&[(family, address)]).unwrap_err();
+        assert!(refusal.contains(address), "{refusal}");
+    }
 }
 
 /// Programs of the host that have ports of one address.

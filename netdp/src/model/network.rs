@@ -140,6 +140,10 @@ pub struct Network {
     pub mtu: u32,
     /// Host address of ports that are published without one.
     pub host_binding: Option<IpAddr>,
+    /// Addresses of the host that masqueraded packets get, one a family at
+    /// most; without one, the uplink's.
+    #[serde(default)]
+    pub sources: Vec<IpAddr>,
     /// Options as they were given.
     pub options: BTreeMap<String, String>,
     /// None for `host` and `none`.
@@ -245,6 +249,7 @@ impl Network {
             routed6: false,
             mtu: DEFAULT_MTU,
             host_binding: None,
+            sources: Vec::new(),
             options: BTreeMap::new(),
             bridge: None,
             created: now,
@@ -303,6 +308,7 @@ impl State {
             routed6: options.routed.contains(&Family::V6),
             mtu: options.mtu,
             host_binding: options.host_binding,
+            sources: options.sources,
             options: request.options.clone(),
             bridge: Some(bridge),
             created: host.now,

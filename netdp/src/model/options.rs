@@ -20,6 +20,9 @@ const GATEWAY_MODES: [(Family, &str); 2] = [
     (Family::V4, "com.docker.network.bridge.gateway_mode_ipv4"),
     (Family::V6, "com.docker.network.bridge.gateway_mode_ipv6"),
 ];
+/// Docker's too: what masqueraded packets get instead of the uplink's address.
+const SOURCE4: &str = "com.docker.network.host_ipv4";
+const SOURCE6: &str = "com.docker.network.host_ipv6";
 const MTU: &str = "com.docker.network.driver.mtu";
 const NAT: &str = "nat";
 
@@ -31,6 +34,8 @@ pub(super) struct Options {
     pub host_binding: Option<IpAddr>,
     /// Families in which the outside knows containers by their own addresses.
     pub routed: Vec<Family>,
+    /// One a family at most.
+    pub sources: Vec<IpAddr>,
     pub mtu: u32,
     pub nat: Nat,
 }
@@ -42,6 +47,7 @@ impl Options {
             (None, true, true, None, DEFAULT_MTU);
         let mut nat = Nat::default();
         let mut routed = Vec::new();
+        let mut sources = Vec::new();
         for (key, value) in &request.options {
             if let Some((family, _)) = GATEWAY_MODES.iter().find(|(_, name)| name == key) {
                 if is_routed(key, value)? {
@@ -59,6 +65,7 @@ impl Options {
                     let address = value.parse().map_err(|_| bad(key, value, "an address"))?;
                     host_binding = Some(IpAddr::V4(address));
                 }
+                SOURCE4 | SOURCE6 => sources.push(source(key, value)?),
                 MTU => mtu = value.parse().map_err(|_| bad(key, value, "a number"))?,
                 NAT => {
                     nat = Nat::of(value).ok_or_else(|| {
@@ -70,7 +77,8 @@ impl Options {
                     let [(_, mode4), (_, mode6)] = GATEWAY_MODES;
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
-                         {MASQUERADE}, {HOST_BINDING}, {mode4}, {mode6}, {MTU} and {NAT}"
+                         {MASQUERADE}, {HOST_BINDING}, {SOURCE4}, {SOURCE6}, {mode4}, {mode6}, \
+                         {MTU} and {NAT}"
                     )));
                 }
             }
@@ -88,6 +96,7 @@ impl Options {
             masquerade,
             host_binding,
             routed,
+            sources,
             mtu,
             nat,
         })
@@ -123,6 +132,23 @@ fn check_routed(family: Family, request: &NetworkRequest) -> Result<(), Refusal>
         )));
     }
     Ok(())
+}
+
+/// An address that the host may have: whether it has it shows when a packet
+/// leaves.
+fn source(key: &str, value: &str) -> Result<IpAddr, Refusal> {
+    let address = match value.parse() {
+        Ok(address @ IpAddr::V4(_)) if key == SOURCE4 => address,
+        Ok(address @ IpAddr::V6(_)) if key == SOURCE6 => address,
+        _ if key == SOURCE4 => return Err(bad(key, value, "an IPv4 address")),
+        _ => return Err(bad(key, value, "an IPv6 address")),
+    };
+    let bound_to_link = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || bound_to_link
+    {
+        return Err(bad(key, value, "an address that the outside can answer"));
+    }
+    Ok(address)
 }
 
 fn bad(key: &str, value: &str, what: &str) -> Refusal {

@@ -34,6 +34,8 @@ pub struct Reach {
     /// Where the default route by this uplink leads, in whatever table it is
     /// and whatever its metric.
     pub gateway: Option<IpAddr>,
+    /// It is up to the route which of several addresses a conversation gets.
+    pub by_route: bool,
 }
 
 /// An address of the host and the interface that has it.
@@ -151,6 +153,8 @@ pub(super) struct DesiredEndpoint {
     pub network: u32,
     /// [`netdp_common::maps::endpoint_flags`].
     pub flags: u16,
+    /// Addresses of the host to leave under, whatever the uplink's.
+    pub sources: Vec<IpAddr>,
 }
 
 /// What shall be there.
@@ -267,6 +271,7 @@ impl Desired {
             host_ifname: ifname.clone(),
             network: network.number,
             flags: flags(network, &carried, linked),
+            sources: network.sources.clone(),
             endpoint: carried,
         });
     }

@@ -10,7 +10,7 @@ use netdp_common::{
     maps::{self, Back, Delivery, LinkKey, Local, Owner, PortKey, Published, local_flags},
 };
 
-use super::{Desired, Observed, Reach, desired::DesiredEndpoint, generation::generation};
+use super::{Desired, Observed, Reach, Uplink, desired::DesiredEndpoint, generation::generation};
 use crate::{
     bpf::{Entry, Key, Tables},
     model::{Endpoint, Opening, Proto, Publication},
@@ -29,6 +29,8 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
             gateway4: gateway(&uplink.reach4),
             addr6: main_address(&uplink.addresses).unwrap_or_default(),
             gateway6: gateway(&uplink.reach6),
+            flags: uplink_flags(uplink),
+            pad: 0,
         };
         tables.insert(Key::Uplink(uplink.ifindex), Entry::Uplink(value));
     }
@@ -153,6 +155,17 @@ fn prefix(reach: &Reach) -> u8 {
     }
 }
 
+fn uplink_flags(uplink: &Uplink) -> u32 {
+    let mut flags = 0;
+    if uplink.reach4.by_route {
+        flags |= maps::uplink_flags::BY_ROUTE4;
+    }
+    if uplink.reach6.by_route {
+        flags |= maps::uplink_flags::BY_ROUTE6;
+    }
+    flags
+}
+
 fn gateway<A: Family>(reach: &Reach) -> A {
     reach.gateway.and_then(A::of).unwrap_or_default()
 }
@@ -194,7 +207,8 @@ fn add_endpoint(tables: &mut Tables, desired: &DesiredEndpoint, ifindex: u32, ou
         addr6: addr6.unwrap_or_default(),
         gateway6: endpoint.gateway6().map(V6Addr::from).unwrap_or_default(),
         generation: generation(endpoint),
-        pad2: 0,
+        source4: main_address(&desired.sources).unwrap_or_default(),
+        source6: main_address(&desired.sources).unwrap_or_default(),
     };
     tables.insert(Key::Endpoint(ifindex), Entry::Endpoint(value));
     let owner = Owner {

@@ -72,6 +72,8 @@ pub struct Container {
     pub flags: u16,
     /// Of its set of published ports.
     pub generation: u32,
+    /// Address of the host that it leaves under, or unspecified.
+    pub source: Ipv4Addr,
 }
 
 impl Container {
@@ -85,6 +87,7 @@ impl Container {
             network,
             slot: number.into(),
             flags,
+            source: Ipv4Addr::UNSPECIFIED,
             generation: 1,
         }
     }
@@ -111,7 +114,8 @@ impl Container {
             addr6: v6(self.addr),
             gateway6: v6(self.gateway),
             generation: self.generation,
-            pad2: 0,
+            source4: v4(self.source),
+            source6: v6(self.source),
         }
     }
 
