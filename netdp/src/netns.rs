@@ -163,6 +163,11 @@ impl Namespace {
         &self.path
     }
 
+    /// Whether its path still leads to this namespace.
+    pub fn is_at_its_path(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
+    }
+
     /// The inode number that `/proc/PID/ns/net` shows. It is given to another
     /// namespace once this one is gone; see [`cookie`](Self::cookie).
     pub fn inode(&self) -> u64 {

@@ -5,6 +5,7 @@ mod cli_world;
 use std::{collections::BTreeSet, thread};
 
 use cli_world::World;
+use netdp::netns::Namespace;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[test]
@@ -216,6 +217,25 @@ fn a_namespace_that_goes_takes_its_sandbox_with_it() {
             .is_empty()
     });
     assert_eq!(world.host_ends(), Vec::<String>::new());
+}
+
+#[test]
+fn a_namespace_in_anothers_place_takes_over_its_sandbox() {
+    let Some(world) = World::new() else { return };
+    let attached = |inside: &Namespace| {
+        let links = world.ip_in(inside, "-o link show");
+        links.contains("eth0")
+    };
+    let inside = world.namespace("inside");
+    let path = inside.path().to_str().unwrap().to_owned();
+    world.ok(&["attach", "--netns", &path, "--name", "db"]);
+    assert!(attached(&inside));
+    drop(inside);
+    let inside = world.namespace("inside");
+    world.wait_until("the sandbox is gone or in the new namespace", || {
+        let sandboxes = world.json(&["ps", "--format", "json"]);
+        sandboxes.as_array().unwrap().is_empty() || attached(&inside)
+    });
 }
 
 #[test]

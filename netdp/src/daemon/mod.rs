@@ -66,7 +66,9 @@ pub fn run(options: Options) -> Result<()> {
         owner.start().await?;
         let keeper = tokio::spawn(keep(Arc::clone(&owner), netlink, changes));
         let names = Arc::clone(&owner);
-        let resolver = tokio::spawn(async move { names.resolver().keep().await });
+        let resolver = tokio::spawn(async move {
+            names.resolver().keep(|| names.look_again()).await;
+        });
         let files = Arc::clone(&owner);
         let hosts = tokio::spawn(async move { files.hosts().keep().await });
 

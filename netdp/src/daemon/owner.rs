@@ -160,6 +160,11 @@ impl Owner {
         Ok(repaired?)
     }
 
+    /// Something may have to be repaired.
+    pub fn look_again(&self) {
+        self.dirty.notify_one();
+    }
+
     /// Waits until something may have to be repaired.
     pub async fn dirty(&self) {
         self.dirty.notified().await;
@@ -350,7 +355,7 @@ impl Owner {
                 Ok(()) | Err(OwnerError::Refused(_)) => {}
                 Err(error) => {
                     tracing::warn!("sandbox {}: {error}", id.short());
-                    owner.dirty.notify_one();
+                    owner.look_again();
                 }
             }
         });

@@ -25,12 +25,15 @@ use std::{
 use tokio::{
     sync::{Mutex, watch},
     task::spawn_blocking,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
     bpf::Loopback,
-    model::{SandboxId, State, names::Names},
+    model::{
+        SandboxId, State,
+        names::{Names, View},
+    },
     netns::Namespace,
 };
 
@@ -39,6 +42,9 @@ pub use upstream::Upstreams;
 
 /// How often a sandbox in which the resolver can't listen is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether namespaces are still where they were.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The resolver of all sandboxes.
 pub struct Resolver {
@@ -131,18 +137,51 @@ impl Resolver {
         opened.serve(&asked).map_err(|error| error.to_string())
     }
 
-    /// Follows every change, and tries again what failed.
-    pub async fn keep(&self) {
+    /// Follows every change, and tries again what failed. `gone` is called
+    /// where a namespace is no longer at its path.
+    pub async fn keep(&self, gone: impl Fn()) {
         let mut names = self.names.subscribe();
+        let mut tried = Instant::now();
         loop {
-            if self.problems().is_empty() {
-                // The sender is this very value.
-                let _ = names.changed().await;
-            } else {
-                let _ = timeout(RETRY, names.changed()).await;
+            if timeout(LOOK, names.changed()).await.is_err() {
+                if self.let_go().await {
+                    gone();
+                    continue;
+                }
+                let again = !self.problems().is_empty() && tried.elapsed() >= RETRY;
+                if !again && !self.is_behind() {
+                    continue;
+                }
             }
+            tried = Instant::now();
             self.follow().await;
         }
+    }
+
+    /// Leaves the namespaces whose path is gone or leads to another one. The
+    /// sockets in them would keep them, and nothing else tells of a path.
+    async fn let_go(&self) -> bool {
+        let mut listening = self.listening.lock().await;
+        let names = Arc::clone(&self.names.borrow());
+        let is_missing = |view: &Arc<View>| !view.netns.exists();
+        let mut gone = names.views().values().any(is_missing);
+        listening.retain(|id, left| {
+            let stays = left.namespace.is_at_its_path();
+            if !stays {
+                gone = true;
+                self.detach(&left.namespace);
+                self.status().remove(id);
+            }
+            stays
+        });
+        gone
+    }
+
+    /// Whether there is a sandbox in which it has not tried to listen.
+    fn is_behind(&self) -> bool {
+        let names = self.names.borrow();
+        let status = self.status();
+        names.views().keys().any(|id| !status.contains_key(id))
     }
 
     /// Takes its program off the loopback interface of a namespace.
