@@ -151,6 +151,12 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
     /// The unspecified address: 0.0.0.0 or ::.
     const ANY: Self;
 
+    /// The same, as a value for a field.
+    #[inline(always)]
+    fn any() -> Self {
+        Self::ANY
+    }
+
     /// 127.0.0.0/8 or ::1.
     fn is_loopback(self) -> bool;
 
@@ -211,6 +217,19 @@ impl Address for V6Addr {
     const FILL: [u32; 1] = [0];
 
     const ANY: Self = Self([0; 4]);
+
+    /// Word by word: of 16 zeros in a row the compiler makes a call of memset
+    /// in programs, which goes byte by byte and has a stack frame.
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    fn any() -> Self {
+        let zero: u64;
+        // SAFETY: arithmetic.
+        unsafe {
+            core::arch::asm!("{0} = 0", out(reg) zero, options(pure, nomem, nostack));
+        }
+        Self([zero as u32; 4])
+    }
 
     #[inline(always)]
     fn is_loopback(self) -> bool {

@@ -64,13 +64,13 @@ impl<A: Address> FlowKey<A> {
     /// host's address.
     #[inline(always)]
     pub fn masquerade(remote: A, remote_port: Be16, local_port: Be16, proto: u8) -> Self {
-        Self::full(remote, remote_port, A::ANY, local_port, proto)
+        Self::full(remote, remote_port, A::any(), local_port, proto)
     }
 
     /// The key of a mapping: its port outside, whoever the peer is.
     #[inline(always)]
     pub fn mapping(port: Be16, proto: u8) -> Self {
-        Self::permit(A::ANY, port, proto)
+        Self::permit(A::any(), port, proto)
     }
 
     /// The key of the container's side of a mapping whose port was changed.

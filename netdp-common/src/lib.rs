@@ -4,6 +4,7 @@
 //! Nothing here calls a BPF helper or the operating system: the same code runs
 //! in the programs, in unit and property tests, and in userspace.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod addr;
 pub mod arp;

@@ -124,7 +124,7 @@ fn mapping<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const Pub
     if let Some(published) = F::ports().get_ptr(PortKey::new(addr, port, proto)) {
         return Some(published);
     }
-    let published = F::ports().get_ptr(PortKey::new(F::Addr::ANY, port, proto))?;
+    let published = F::ports().get_ptr(PortKey::new(F::Addr::any(), port, proto))?;
     // Linux takes 0.0.0.0 and :: as destination for loopback.
     if addr.is_loopback() || addr == F::Addr::ANY || F::locals().get_ptr(addr).is_some() {
         return Some(published);

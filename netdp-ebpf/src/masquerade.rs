@@ -421,7 +421,7 @@ const fn has_ports(proto: u8) -> bool {
 #[inline(always)]
 fn is_published<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> bool {
     F::ports()
-        .get_ptr(PortKey::new(F::Addr::ANY, port, proto))
+        .get_ptr(PortKey::new(F::Addr::any(), port, proto))
         .is_some()
         || F::ports()
             .get_ptr(PortKey::new(addr, port, proto))
@@ -441,7 +441,7 @@ pub fn is_hosts<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> b
 fn is_served<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> bool {
     // A peer that no socket can be connected to.
     let anybody = Tuple {
-        saddr: F::Addr::ANY,
+        saddr: F::Addr::any(),
         daddr: addr,
         sport: Be16::default(),
         dport: port,

@@ -48,7 +48,7 @@ pub fn mapping_of<F: Family>(
 /// Null where there is none. Its stack is for its keys alone.
 #[inline(never)]
 fn look_up<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
-    let mut key = PortKey::new(F::Addr::ANY, port, proto);
+    let mut key = PortKey::new(F::Addr::any(), port, proto);
     if let Some(found) = F::ports().get_ptr(&key) {
         return found;
     }
