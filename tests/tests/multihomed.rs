@@ -230,3 +230,32 @@ fn a_masqueraded_conversation_stays_on_its_uplink_and_ends_with_it() {
     });
     assert_eq!(set.topology.dropped("uplink-gone"), gone + 1);
 }
+
+#[test]
+fn a_rule_by_source_decides_about_a_containers_own_conversations_alone() {
+    let Some(set) = Set::start("two-rule", "") else {
+        return;
+    };
+    set.join_routers();
+    set.topology.ip(
+        &set.topology.world.host,
+        &format!(
+            "route add default via 198.18.200.1 dev eth1 table 200\n\
+             rule add from {} lookup 200\n",
+            set.web.address
+        ),
+    );
+    let outside = listen(&set.far, ANY, 80);
+    set.topology.wait_until("by the rule's table", || {
+        let near = connect(&set.web, (FAR_ADDRESS, 80));
+        let (far, seen) = outside.accept();
+        talk(&near, &far);
+        seen.ip() == SECOND_ADDRESS
+    });
+    // Answers leave by the uplink that was asked, whatever the rule.
+    for _ in 0..2 {
+        let client = &set.topology.world.client;
+        let near = connect(client, (HOST_ADDRESS, 8080));
+        talk(&near, &set.server.accept().0);
+    }
+}

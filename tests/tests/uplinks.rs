@@ -21,7 +21,16 @@ struct Set {
 
 impl Set {
     fn start(name: &str) -> Option<Self> {
-        let topology = Topology::start(name)?;
+        Self::start_with(name, &[])
+    }
+
+    /// With further arguments for the daemon.
+    fn start_with(name: &str, args: &[&str]) -> Option<Self> {
+        let mut topology = Topology::without_daemon(name)?;
+        topology
+            .world
+            .start_daemon(args)
+            .unwrap_or_else(|error| panic!("{error}"));
         // Otherwise an interface's first address takes the others with it.
         set_sysctls(
             &topology.world.host,
@@ -264,4 +273,81 @@ fn a_port_on_one_of_two_addresses_is_on_that_alone() {
     let second = listen(&two, ANY, 80);
     talk(&connect(client, (HOST_ADDRESS, 8081)), &second.accept().0);
     talk(&connect(client, (OTHER_ADDRESS, 8081)), &server.accept().0);
+}
+
+/// A second wire between client and host, whose ends have 198.18.99.1 and .2.
+fn second_wire(set: &Set) {
+    let client = &set.topology.world.client;
+    set.topology.ip(
+        client,
+        &format!(
+            "link add wire9 type veth peer name eth1 netns {}\n\
+             link set wire9 up\naddr add 198.18.99.1/24 dev wire9\n",
+            set.host().path().display()
+        ),
+    );
+    set.topology.ip(
+        set.host(),
+        "link set eth1 up\naddr add 198.18.99.2/24 dev eth1\n",
+    );
+}
+
+#[test]
+fn an_uplink_that_appears_takes_what_is_new() {
+    let Some(set) = Set::start_with("upl-appears", &["--uplink", "eth1"]) else {
+        return;
+    };
+    let running = connect(&set.web, (OUTSIDE_ADDRESS, 80));
+    let running_far = set.outside.accept().0;
+    second_wire(&set);
+    // The old way stays, as the worse one.
+    set.topology.ip(
+        set.host(),
+        &format!(
+            "route add default via {CLIENT_ADDRESS} metric 200\n\
+             route replace default via 198.18.99.1 dev eth1\n"
+        ),
+    );
+    let second = Ipv4Addr::new(198, 18, 99, 2);
+    set.topology.wait_until("by the new uplink", || {
+        set.goes_out().is_ok_and(|seen| seen == second)
+    });
+    talk(&running, &running_far);
+    // Published ports are on it as well.
+    let client = &set.topology.world.client;
+    let near = connect(client, (second, 8080));
+    talk(&near, &set.server.accept().0);
+
+    set.topology.ip(set.host(), "link del eth1\n");
+    set.both_ways(HOST_ADDRESS);
+    talk(&running, &running_far);
+}
+
+#[test]
+fn an_uplink_that_goes_down_or_gets_another_name_comes_back() {
+    let Some(set) = Set::start_with("upl-renamed", &["--uplink", "wan0"]) else {
+        return;
+    };
+    let speaker = udp(&set.web, ANY, 42_000);
+    let ear = udp(&set.topology.world.outside, ANY, 42_000);
+    let speaks = || {
+        speaker
+            .send_to(b"words", (OUTSIDE_ADDRESS, 42_000))
+            .unwrap();
+        assert_eq!(hears(&ear, b"words"), (HOST_ADDRESS, 42_000).into());
+    };
+    speaks();
+    for name in ["eth0", "wan0"] {
+        set.topology.ip(set.host(), "link set eth0 down\n");
+        assert!(set.goes_out().is_err());
+        set.topology.ip(
+            set.host(),
+            &format!(
+                "link set eth0 name {name}\nlink set {name} up\n\
+                 route add default via {CLIENT_ADDRESS}\n"
+            ),
+        );
+        set.both_ways(HOST_ADDRESS);
+        speaks();
+    }
 }
