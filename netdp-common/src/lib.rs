@@ -20,6 +20,7 @@ pub mod own;
 pub mod packet;
 pub mod port;
 pub mod resolver;
+pub mod share;
 pub mod tcp;
 
 #[cfg(test)]

@@ -12,7 +12,10 @@ use core::{
     ffi::{c_long, c_void},
 };
 
-use netdp_common::maps::{Flow, Share, Usage, flow_kind};
+use netdp_common::{
+    maps::{Flow, Share, Usage, flow_kind},
+    share::drift,
+};
 
 use crate::{flows, maps::USAGE};
 
@@ -190,9 +193,7 @@ pub extern "C" fn begin_count(
     0
 }
 
-/// The same once what isn't answered has been swept, in one go: adds what was
-/// found and takes off what was believed, so that what came and went meanwhile
-/// stays counted.
+/// The same once what isn't answered has been swept, in one go.
 pub extern "C" fn end_count_pending(
     _map: *mut c_void,
     _key: *mut c_void,
@@ -202,7 +203,11 @@ pub extern "C" fn end_count_pending(
     // SAFETY: as above.
     unsafe {
         let (found, before) = ((*usage).found.pending, (*usage).before.pending);
-        change(&raw mut (*usage).now.pending, found.wrapping_sub(before));
+        let pending = &raw mut (*usage).now.pending;
+        let now = pending.read_volatile();
+        // What left meanwhile isn't counted by itself.
+        let gone = (before as i64).wrapping_sub(now as i64).max(0) as u64;
+        change(pending, drift(before, now, found, gone));
     }
     0
 }
@@ -218,29 +223,21 @@ pub extern "C" fn end_count(
     unsafe {
         let (found, before, gone) = ((*usage).found, (*usage).before, (*usage).gone);
         let now = &raw mut (*usage).now;
+        let flows = &raw mut (*now).flows;
         change(
-            &raw mut (*now).flows,
-            drift(before.flows, found.flows, gone.flows),
+            flows,
+            drift(before.flows, flows.read_volatile(), found.flows, gone.flows),
         );
+        let published = &raw mut (*now).published;
         change(
-            &raw mut (*now).published,
-            drift(before.published, found.published, gone.published),
+            published,
+            drift(
+                before.published,
+                published.read_volatile(),
+                found.published,
+                gone.published,
+            ),
         );
     }
     0
-}
-
-/// What is to be added to a counter. Of those that were there `before`, the
-/// sweep has not `found` what had gone until it came by, and perhaps some that
-/// went later: only what lies beyond both is an error.
-#[inline(always)]
-fn drift(before: u64, found: u64, gone: u64) -> u64 {
-    let missing = before.wrapping_sub(found) as i64;
-    if missing < 0 {
-        missing.wrapping_neg() as u64
-    } else if missing as u64 > gone {
-        gone.wrapping_sub(missing as u64)
-    } else {
-        0
-    }
 }
