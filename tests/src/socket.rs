@@ -5,7 +5,8 @@ use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
 };
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -65,6 +66,22 @@ fn open(place: &impl Place, kind: SockType, address: IpAddr) -> OwnedFd {
     socket
 }
 
+/// Binds, also where a socket that was there before isn't gone yet: a child that
+/// another test has just forked holds it until it executes its program.
+#[track_caller]
+fn bind_patiently(socket: &OwnedFd, address: SocketAddr) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match bind(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Ok(()) => return,
+            Err(Errno::EADDRINUSE) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => panic!("bind {address}: {error}"),
+        }
+    }
+}
+
 /// Listens at an address of `place`; port 0 lets the kernel choose.
 #[track_caller]
 pub fn listen(place: &impl Place, address: impl Into<IpAddr>, port: u16) -> Listener {
@@ -72,8 +89,7 @@ pub fn listen(place: &impl Place, address: impl Into<IpAddr>, port: u16) -> List
     let socket = open(place, SockType::Stream, address.ip());
     setsockopt(&socket, sockopt::ReuseAddr, &true).expect("reuse the address");
     set_receive_timeout(&socket, PATIENCE);
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
-        .unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    bind_patiently(&socket, address);
     listen_on(&socket, Backlog::MAXCONN).expect("listen");
     Listener(socket.into())
 }
@@ -155,8 +171,7 @@ pub fn connect_bound(
 pub fn udp(place: &impl Place, address: impl Into<IpAddr>, port: u16) -> UdpSocket {
     let address = SocketAddr::new(address.into(), port);
     let socket = open(place, SockType::Datagram, address.ip());
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
-        .unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    bind_patiently(&socket, address);
     set_receive_timeout(&socket, PATIENCE);
     socket.into()
 }
