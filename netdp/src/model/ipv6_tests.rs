@@ -273,7 +273,10 @@ fn ports_are_published_in_the_families_that_there_are() {
     ] {
         let spec = spec.parse().unwrap();
         let refused = state.publish(name, &[spec], &host).unwrap_err();
-        assert!(refused.contains(why), "{refused:?} has no {why:?}");
+        assert!(
+            refused.to_string().contains(why),
+            "{refused:?} has no {why:?}"
+        );
     }
     state
         .unpublish("both", &["8080:80".parse().unwrap()])
