@@ -79,6 +79,8 @@ reasons! {
     FragmentOverlap = 23, "fragment-overlap";
     /// A container's answer to a client of a port that is no longer published.
     Unpublished = 24, "unpublished";
+    /// For a published port, from an address that it is not published to.
+    NotAllowed = 25, "not-allowed";
     /// The endpoint has its share of the flow tables already.
     EndpointLimit = 26, "endpoint-limit";
     /// The uplink of a masqueraded flow leads nowhere any more: the flow has

@@ -19,6 +19,7 @@ pub mod nd;
 pub mod own;
 pub mod packet;
 pub mod port;
+pub mod range;
 pub mod resolver;
 pub mod share;
 pub mod tcp;

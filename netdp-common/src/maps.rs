@@ -7,7 +7,10 @@
 //! order. `docs/maps.md` says who writes what. Maps whose names end in 4 are
 //! described below; those of IPv6, which end in 6, are the same.
 
-use crate::addr::{Address, Be16, Mac, V4Addr, V6Addr};
+use crate::{
+    addr::{Address, Be16, Mac, V4Addr, V6Addr},
+    range::{AllowPlace, RangePlace, shifted},
+};
 
 /// Names under which maps are pinned; at most 15 bytes, as the kernel keeps.
 pub mod name {
@@ -25,6 +28,9 @@ pub mod name {
     pub const SOCKS4: &str = "socks4";
     pub const PATHS4: &str = "paths4";
     pub const LINKS4: &str = "links4";
+    pub const RANGES4: &str = "ranges4";
+    pub const BACK_RANGES4: &str = "back_ranges4";
+    pub const ALLOW4: &str = "allow4";
     pub const ADDRS6: &str = "addrs6";
     pub const PORTS6: &str = "ports6";
     pub const BACK6: &str = "back6";
@@ -36,6 +42,9 @@ pub mod name {
     pub const SOCKS6: &str = "socks6";
     pub const PATHS6: &str = "paths6";
     pub const LINKS6: &str = "links6";
+    pub const RANGES6: &str = "ranges6";
+    pub const BACK_RANGES6: &str = "back_ranges6";
+    pub const ALLOW6: &str = "allow6";
     pub const DROPS: &str = "drops";
     pub const STATS: &str = "stats";
     pub const SWEEPER: &str = "sweeper";
@@ -50,6 +59,10 @@ pub const MAX_ENDPOINTS: u32 = 4096;
 /// Entries of `ports4` and of `back4`, and of those of IPv6 each: so it is with
 /// the numbers below, too.
 pub const MAX_PORTS: u32 = 131_072;
+/// Entries of `ranges4` and of `back_ranges4`.
+pub const MAX_RANGES: u32 = 16_384;
+/// Entries of `allow4`.
+pub const MAX_ALLOWED: u32 = 65_536;
 /// Entries of `flows4` unless the daemon is told otherwise.
 pub const DEFAULT_FLOWS: u32 = 262_144;
 /// `order4` has so many places for each entry of `flows4`: what has left the
@@ -94,6 +107,14 @@ pub struct Config {
     pub pending_per_endpoint: u32,
     /// How many uplinks there are.
     pub uplinks: u32,
+    /// [`config_flags`].
+    pub flags: u32,
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flags {
+    /// A range of ports is published, of either family.
+    pub const RANGES: u32 = 1;
 }
 
 impl Default for Config {
@@ -110,6 +131,7 @@ impl Default for Config {
             flows_per_endpoint: DEFAULT_FLOWS / ENDPOINT_SHARE,
             pending_per_endpoint: MAX_PENDING / ENDPOINT_SHARE,
             uplinks: 0,
+            flags: 0,
         }
     }
 }
@@ -235,40 +257,98 @@ pub struct Published<A> {
     pub addr: A,
     /// Port in the container.
     pub port: Be16,
-    pub pad: u16,
+    /// Port of the host that leads there. Of a range, the first: those that
+    /// follow it lead to those that follow `port`.
+    pub host_port: Be16,
     pub to: Delivery,
     /// The host address that `back4` names for this container port if this
     /// very mapping is the way back, otherwise 0. A client that used this
     /// address needs no entry: the way back follows from the tables alone.
     pub back_addr: A,
+    /// Number of the set of addresses that may use it, or 0 for all.
+    pub allow: u32,
+    /// [`port_flags`].
+    pub flags: u32,
+}
+
+impl<A> Published<A> {
+    /// The container's port behind one of the host's.
+    #[inline(always)]
+    pub const fn container_port(&self, host_port: Be16) -> Be16 {
+        shifted(host_port, self.host_port, self.port)
+    }
+}
+
+/// Bits of [`Published::flags`] and [`Back::flags`].
+pub mod port_flags {
+    /// A masqueraded flow may have the port: such flows come first.
+    pub const SHARED: u32 = 1;
+}
+
+/// Value of `ranges4`: the container behind published ports that follow each
+/// other.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PublishedRange<A> {
+    pub published: Published<A>,
+    /// How many ports there are besides the first.
+    pub span: u16,
+    /// [`TrieKey::prefix`](crate::range::TrieKey::prefix) of its key.
+    pub prefix: u16,
+    pub pad: u32,
 }
 
 /// Value of `back4`: source address and port that answers of a container port
 /// get when no flow says otherwise.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Back<A: Address> {
     /// Address of the host, never 0.
     pub addr: A,
     /// Published port of the host.
     pub port: Be16,
-    pub pad: u16,
+    /// Port of the container that answers by it. Of a range, the first: those
+    /// that follow it answer by those that follow `port`.
+    pub own_port: Be16,
     /// 0 while the port is published. Afterwards the second of
     /// `CLOCK_MONOTONIC` until which answers are dropped: nothing but this
     /// tells them from a conversation that the container begins.
     pub until: u32,
+    /// [`port_flags`].
+    pub flags: u32,
+    pub fill: A::Fill,
 }
 
 impl<A: Address> Back<A> {
     #[inline(always)]
-    pub const fn new(addr: A, port: Be16) -> Self {
+    pub const fn new(addr: A, port: Be16, own_port: Be16) -> Self {
         Self {
             addr,
             port,
-            pad: 0,
+            own_port,
             until: 0,
+            flags: 0,
+            fill: A::FILL,
         }
     }
+
+    /// The host's port by which one of the container's answers.
+    #[inline(always)]
+    pub const fn host_port(&self, container_port: Be16) -> Be16 {
+        shifted(container_port, self.own_port, self.port)
+    }
+}
+
+/// Value of `back_ranges4`: how container ports that follow each other answer.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BackRange<A: Address> {
+    pub back: Back<A>,
+    /// How many ports there are besides the first.
+    pub span: u16,
+    /// [`TrieKey::prefix`](crate::range::TrieKey::prefix) of its key.
+    pub prefix: u16,
+    pub pad: u32,
 }
 
 /// Key of `links4`: a port of a container that another one may use although
@@ -646,16 +726,24 @@ macro_rules! assert_layout {
 }
 
 assert_layout! {
-    Config: 36 = 4 * 4, 2 * 2, 4, 4 * 3;
+    Config: 40 = 4 * 4, 2 * 2, 4, 4 * 3, 4;
     Endpoint: 88 = 8, 8, 8, 8, 32, 8, 16;
     Delivery: 20 = 8, 12;
     Owner: 28 = 20, 8;
     PortKey<V4Addr>: 8 = 4, 2, 1, 1;
     PortKey<V6Addr>: 24 = 16, 2, 1, 1, 4;
-    Published<V4Addr>: 32 = 4, 4, 20, 4;
-    Published<V6Addr>: 56 = 16, 4, 20, 16;
-    Back<V4Addr>: 12 = 4, 4, 4;
-    Back<V6Addr>: 24 = 16, 4, 4;
+    Published<V4Addr>: 40 = 4, 4, 20, 4, 8;
+    Published<V6Addr>: 64 = 16, 4, 20, 16, 8;
+    PublishedRange<V4Addr>: 48 = 40, 4, 4;
+    PublishedRange<V6Addr>: 72 = 64, 4, 4;
+    Back<V4Addr>: 16 = 4, 4, 4, 4;
+    Back<V6Addr>: 32 = 16, 4, 4, 4, 4;
+    BackRange<V4Addr>: 24 = 16, 4, 4;
+    BackRange<V6Addr>: 40 = 32, 4, 4;
+    RangePlace<V4Addr>: 16 = 4, 4, 4, 2, 2;
+    RangePlace<V6Addr>: 32 = 4, 4, 16, 2, 2, 4;
+    AllowPlace<V4Addr>: 16 = 4, 4, 4, 4;
+    AllowPlace<V6Addr>: 32 = 4, 4, 16, 4, 4;
     LinkKey<V4Addr>: 16 = 8, 4, 4;
     LinkKey<V6Addr>: 40 = 32, 4, 4;
     Local: 8 = 4, 4;
@@ -686,10 +774,13 @@ assert_layout! {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, Owner, Path,
-        PortKey, Published, SockKey, Stats, TimedSweep, Uplink, Usage,
+        Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local,
+        Owner, Path, PortKey, Published, PublishedRange, SockKey, Stats, TimedSweep, Uplink, Usage,
     };
-    use crate::addr::{Address, V4Addr, V6Addr};
+    use crate::{
+        addr::{Address, V4Addr, V6Addr},
+        range::{AllowPlace, RangePlace},
+    };
 
     macro_rules! pod {
         ($($type:ty),* $(,)?) => {
@@ -710,6 +801,19 @@ mod pod {
         Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, TimedSweep, V4Addr, V6Addr,
     );
     family_pod!(
-        PortKey, Published, Back, FlowKey, Flow, FragKey, SockKey, Asked, Path, LinkKey,
+        PortKey,
+        Published,
+        Back,
+        FlowKey,
+        Flow,
+        FragKey,
+        SockKey,
+        Asked,
+        Path,
+        LinkKey,
+        PublishedRange,
+        BackRange,
+        RangePlace,
+        AllowPlace,
     );
 }

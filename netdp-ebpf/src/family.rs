@@ -18,9 +18,10 @@ use netdp_common::{
 
 use crate::{
     maps::{
-        ADDRS4, ADDRS6, Addrs, BACK4, BACK6, Backs, FLOWS4, FLOWS6, FRAGS4, FRAGS6, Flows, Frags,
-        LINKS4, LINKS6, LOCAL4, LOCAL6, Links, Locals, ORDER4, ORDER6, Order, PATHS4, PATHS6,
-        PENDING4, PENDING6, PORTS4, PORTS6, Paths, Pending, Ports, SCRATCH4, SCRATCH6, SOCKS4,
+        ADDRS4, ADDRS6, ALLOW4, ALLOW6, Addrs, Allowed, BACK_RANGES4, BACK_RANGES6, BACK4, BACK6,
+        BackRanges, Backs, FLOWS4, FLOWS6, FRAGS4, FRAGS6, Flows, Frags, LINKS4, LINKS6, LOCAL4,
+        LOCAL6, Links, Locals, ORDER4, ORDER6, Order, PATHS4, PATHS6, PENDING4, PENDING6, PORTS4,
+        PORTS6, Paths, Pending, Ports, RANGES4, RANGES6, Ranges, SCRATCH4, SCRATCH6, SOCKS4,
         SOCKS6, Scratch, Socks,
     },
     skb::{Copied, Skb},
@@ -62,6 +63,9 @@ pub trait Family: Quoting {
     fn backs() -> &'static Backs<Self::Addr>;
     fn locals() -> &'static Locals<Self::Addr>;
     fn links() -> &'static Links<Self::Addr>;
+    fn ranges() -> &'static Ranges<Self::Addr>;
+    fn back_ranges() -> &'static BackRanges<Self::Addr>;
+    fn allowed() -> &'static Allowed<Self::Addr>;
     fn flows() -> &'static Flows<Self::Addr>;
     fn pending() -> &'static Pending<Self::Addr>;
     fn order() -> &'static Order<Self::Addr>;
@@ -158,6 +162,18 @@ impl Family for V4 {
     #[inline(always)]
     fn links() -> &'static Links<V4Addr> {
         &LINKS4
+    }
+    #[inline(always)]
+    fn ranges() -> &'static Ranges<V4Addr> {
+        &RANGES4
+    }
+    #[inline(always)]
+    fn back_ranges() -> &'static BackRanges<V4Addr> {
+        &BACK_RANGES4
+    }
+    #[inline(always)]
+    fn allowed() -> &'static Allowed<V4Addr> {
+        &ALLOW4
     }
     #[inline(always)]
     fn flows() -> &'static Flows<V4Addr> {
@@ -316,6 +332,18 @@ impl Family for V6 {
     #[inline(always)]
     fn locals() -> &'static Locals<V6Addr> {
         &LOCAL6
+    }
+    #[inline(always)]
+    fn ranges() -> &'static Ranges<V6Addr> {
+        &RANGES6
+    }
+    #[inline(always)]
+    fn back_ranges() -> &'static BackRanges<V6Addr> {
+        &BACK_RANGES6
+    }
+    #[inline(always)]
+    fn allowed() -> &'static Allowed<V6Addr> {
+        &ALLOW6
     }
     #[inline(always)]
     fn flows() -> &'static Flows<V6Addr> {

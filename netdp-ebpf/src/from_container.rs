@@ -278,7 +278,7 @@ fn host<F: Family>(
             return reply;
         }
     }
-    match published::mapping::<F>(packet.tuple.daddr, packet) {
+    match published::mapping::<F>(&packet.tuple.daddr, packet) {
         Some(_) if endpoint.flags & endpoint_flags::INTERNAL != 0 => {
             Found::refused(DropReason::Internal)
         }

@@ -3,13 +3,14 @@
 use netdp_common::{
     drop::DropReason,
     fragment,
+    maps::port_flags,
     packet::{Fragment, Transport, V4, V6, ethertype},
 };
 
 use crate::{
     early,
     family::{Family, is_any, translate},
-    flows, icmp, mapped, masquerade, published, routed,
+    flows, icmp, mapped, masquerade, published, ranges, routed,
     skb::Skb,
     source,
     verdict::{self, Verdict},
@@ -71,7 +72,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     let fragment = packet.fragment;
     let now = work.now;
     let daddr = packet.tuple.daddr;
-    let mapping = published::mapping::<F>(daddr, packet);
+    let mapping = published::mapping::<F>(&packet.tuple.daddr, packet);
     // SAFETY: a map value stays readable while the program runs.
     let mapping = mapping.map(|mapping| unsafe { &*mapping });
     // An address that is the way back of a mapping is one of the host.
@@ -87,9 +88,21 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         F::apart(|| routed::inbound::<F>(skb, work, owner))?;
         return enter::<F>(skb, work, fragment, now);
     }
+    // What was begun before the port was published goes on.
+    let mapping = match mapping {
+        Some(mapping)
+            if mapping.flags & port_flags::SHARED != 0 && masquerade::is_answer::<F>(packet) =>
+        {
+            None
+        }
+        mapping => mapping,
+    };
     match mapping {
         Some(mapping) => {
             source::check::<F>(packet.tuple.saddr)?;
+            if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
+                return Err(DropReason::NotAllowed);
+            }
             F::apart(|| published::inbound::<F>(skb, packet, mapping, decision))?;
         }
         None if packet.transport == Transport::IcmpError => {

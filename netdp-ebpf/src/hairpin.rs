@@ -7,7 +7,7 @@ use netdp_common::{
     packet::Packet,
 };
 
-use crate::{family::Family, published::remember, skb::Skb, work::Decision};
+use crate::{family::Family, published::remember, ranges, skb::Skb, work::Decision};
 
 /// To the container behind the port. The way back always needs an entry: the
 /// answer is for a container, and might be one to a direct connection.
@@ -21,6 +21,10 @@ pub fn hairpin<F: Family>(
 ) -> Result<(), DropReason> {
     let from = &packet.tuple;
     let itself = published.addr == from.saddr;
+    // It may always reach itself.
+    if !itself && !ranges::is_allowed::<F>(published.allow, &from.saddr) {
+        return Err(DropReason::NotAllowed);
+    }
     // Made where they are to be: the stack has no room for them, and would have
     // the second misaligned.
     let Decision {
@@ -34,7 +38,7 @@ pub fn hairpin<F: Family>(
         to.saddr = F::gateway(endpoint);
     }
     to.daddr = published.addr;
-    to.dport = published.port;
+    to.dport = published.container_port(from.dport);
     client.ifindex = skb.ifindex();
     client.slot = endpoint.slot;
     client.mac = endpoint.mac;

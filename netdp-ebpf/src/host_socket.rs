@@ -13,7 +13,7 @@ use netdp_common::{
     packet::{V4, V6},
 };
 
-use crate::family::Family;
+use crate::{family::Family, ranges};
 
 /// A cgroup program's verdict: go on.
 pub const ALLOW: i32 = 1;
@@ -93,7 +93,7 @@ fn redirect<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F:
         return;
     };
     // SAFETY: a map value stays readable while the program runs.
-    let (to, to_port) = unsafe { ((*published).addr, (*published).port) };
+    let (to, to_port) = unsafe { ((*published).addr, (*published).container_port(port)) };
     let asked = Asked {
         addr,
         port,
@@ -121,15 +121,29 @@ fn restore<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::
 /// each address of the host.
 #[inline(always)]
 fn mapping<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const Published<F::Addr>> {
-    if let Some(published) = F::ports().get_ptr(PortKey::new(addr, port, proto)) {
+    let mut key = PortKey::new(addr, port, proto);
+    if let Some(published) = on::<F>(&key) {
         return Some(published);
     }
-    let published = F::ports().get_ptr(PortKey::new(F::Addr::any(), port, proto))?;
     // Linux takes 0.0.0.0 and :: as destination for loopback.
     if addr.is_loopback() || addr == F::Addr::ANY || F::locals().get_ptr(addr).is_some() {
-        return Some(published);
+        key.addr = F::Addr::any();
+        return on::<F>(&key);
     }
     None
+}
+
+/// A port, or the range that it is part of.
+#[inline(always)]
+fn on<F: Family>(key: &PortKey<F::Addr>) -> Option<*const Published<F::Addr>> {
+    if let Some(published) = F::ports().get_ptr(key) {
+        return Some(published);
+    }
+    if !ranges::are_there() {
+        return None;
+    }
+    let range = ranges::published::<F>(&key.addr, false, key.port, key.proto);
+    if range.is_null() { None } else { Some(range) }
 }
 
 #[inline(always)]

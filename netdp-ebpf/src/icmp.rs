@@ -8,7 +8,7 @@ use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
     icmp,
-    maps::{Endpoint, FlowKey, Owner, PortKey, flow_kind},
+    maps::{Endpoint, FlowKey, Owner, flow_kind},
     nat::L4Change,
     packet::{Bytes, Fragment},
 };
@@ -27,7 +27,8 @@ pub fn received<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, 
     if !read::<F>(skb, work) {
         return Ok(false);
     }
-    if !published_sender::<F>(work, F::Addr::ANY) && !masqueraded_sender::<F>(work) {
+    // A flow may be older than the publication of its port.
+    if !masqueraded_sender::<F>(work) && !published_sender::<F>(work, F::Addr::ANY) {
         return Ok(false);
     }
     rewrite::<F>(skb, work)?;
@@ -152,11 +153,12 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
         ..
     } = work;
     let from = &quote.tuple;
-    let Some(published) = published::mapping_of::<F>(from.saddr, from.sport, quote.proto) else {
+    let Some(published) = published::mapping_of::<F>(&from.saddr, from.sport, quote.proto) else {
         return false;
     };
     // SAFETY: a map value stays readable while the program runs.
     let published = unsafe { &*published };
+    let port = published.container_port(from.sport);
     let is_local = !is_any(gateway);
     // A container that is its own client sees the gateway in its place.
     let remote = if is_local && published.addr == from.daddr {
@@ -166,13 +168,7 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
     };
     // A local client always has an entry.
     if is_local || published.back_addr != from.saddr {
-        let key = FlowKey::full(
-            remote,
-            from.dport,
-            published.addr,
-            published.port,
-            quote.proto,
-        );
+        let key = FlowKey::full(remote, from.dport, published.addr, port, quote.proto);
         let Some(entry) = masquerade::find_either::<F>(&key) else {
             return false;
         };
@@ -183,7 +179,7 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
         }
     }
     quoted_to.saddr = published.addr;
-    quoted_to.sport = published.port;
+    quoted_to.sport = port;
     decision.to.daddr = published.addr;
     if is_local {
         quoted_to.daddr = remote;
@@ -306,15 +302,16 @@ fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
 #[inline(never)]
 fn to_stateless_client<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
-    let key = PortKey::new(from.daddr, from.dport, work.quote.proto);
-    let Some(back) = F::backs().get_ptr(&key) else {
-        return false;
-    };
-    // SAFETY: a map value stays readable while the program runs.
-    let (addr, port, until) = unsafe { ((*back).addr, (*back).port, (*back).until) };
-    if until != 0 {
+    let back = published::back_of::<F>(&from.daddr, from.dport, work.quote.proto);
+    if back.is_null() {
         return false;
     }
+    // SAFETY: a map value stays readable while the program runs.
+    let back = unsafe { &*back };
+    if back.until != 0 {
+        return false;
+    }
+    let (addr, port) = (back.addr, back.host_port(from.dport));
     leave::<F>(work, addr, port);
     true
 }

@@ -23,6 +23,7 @@ mod masquerade;
 mod nd;
 mod path;
 mod published;
+mod ranges;
 mod refuse;
 mod routed;
 mod share;

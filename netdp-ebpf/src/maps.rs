@@ -2,18 +2,20 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_timer},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
     macros::btf_map,
 };
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
-        Asked, Back, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early, EarlyGroup,
-        Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ENDPOINTS, MAX_LINKS,
-        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, ORDER_PER_FLOW, Owner, Path, PortKey,
-        Published, Refusals, SockKey, Stats, Sweep, Uplink, Usage,
+        Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
+        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ALLOWED,
+        MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_UPLINKS,
+        ORDER_PER_FLOW, Owner, Path, PortKey, Published, PublishedRange, Refusals, SockKey, Stats,
+        Sweep, Uplink, Usage,
     },
     own,
+    range::{AllowPlace, RangePlace},
 };
 
 /// Entries of `drops`: more than there are reasons.
@@ -32,6 +34,9 @@ pub type Locals<A> = HashMap<A, Local, { MAX_LOCAL as usize }>;
 /// Few hosts have any, so entries take memory only when they are made.
 pub type Links<A> =
     HashMap<LinkKey<A>, u32, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub type Ranges<A> = LpmTrie<RangePlace<A>, PublishedRange<A>, { MAX_RANGES as usize }>;
+pub type BackRanges<A> = LpmTrie<RangePlace<A>, BackRange<A>, { MAX_RANGES as usize }>;
+pub type Allowed<A> = LpmTrie<AllowPlace<A>, u32, { MAX_ALLOWED as usize }>;
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { DEFAULT_FLOWS as usize }>;
 pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
 /// Places of flows in the order in which the sweep looks at them, see
@@ -107,6 +112,12 @@ pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 pub static PATHS4: Paths<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "links4")]
 pub static LINKS4: Links<V4Addr> = HashMap::new();
+#[btf_map(name = "ranges4")]
+pub static RANGES4: Ranges<V4Addr> = LpmTrie::new();
+#[btf_map(name = "back_ranges4")]
+pub static BACK_RANGES4: BackRanges<V4Addr> = LpmTrie::new();
+#[btf_map(name = "allow4")]
+pub static ALLOW4: Allowed<V4Addr> = LpmTrie::new();
 
 #[btf_map(name = "addrs6")]
 pub static ADDRS6: Addrs<V6Addr> = HashMap::new();
@@ -132,6 +143,12 @@ pub static SCRATCH6: Scratch<V6Addr> = PerCpuArray::new();
 pub static PATHS6: Paths<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "links6")]
 pub static LINKS6: Links<V6Addr> = HashMap::new();
+#[btf_map(name = "ranges6")]
+pub static RANGES6: Ranges<V6Addr> = LpmTrie::new();
+#[btf_map(name = "back_ranges6")]
+pub static BACK_RANGES6: BackRanges<V6Addr> = LpmTrie::new();
+#[btf_map(name = "allow6")]
+pub static ALLOW6: Allowed<V6Addr> = LpmTrie::new();
 
 /// The timer that expires flows, a
 /// [`TimedSweep`](netdp_common::maps::TimedSweep) as the kernel has to see it.

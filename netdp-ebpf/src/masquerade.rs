@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
 use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
-    maps::{Endpoint, Flow, FlowKey, PortKey, endpoint_flags, flow_kind, local_flags},
+    maps::{Endpoint, Flow, FlowKey, endpoint_flags, flow_kind, local_flags},
     packet::{Packet, Transport, Tuple, tcp_flags},
     port,
     tcp::{self, Direction},
@@ -21,7 +21,7 @@ use crate::{
     family::{Family, is_any, preferred_source},
     flows, mapped,
     maps::UPLINKS,
-    share,
+    published, share,
     skb::Skb,
     work::{Decision, Exit, Work},
 };
@@ -420,12 +420,7 @@ const fn has_ports(proto: u8) -> bool {
 
 #[inline(always)]
 fn is_published<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> bool {
-    F::ports()
-        .get_ptr(PortKey::new(F::Addr::any(), port, proto))
-        .is_some()
-        || F::ports()
-            .get_ptr(PortKey::new(addr, port, proto))
-            .is_some()
+    published::mapping_of::<F>(&addr, port, proto).is_some()
 }
 
 /// Whether the host serves a port itself: it is published, or
@@ -533,6 +528,35 @@ pub fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), Drop
         note_at_sender::<F>(packet, key)?;
     }
     Ok(())
+}
+
+/// Whether a packet from outside is an answer to such a flow.
+#[inline(never)]
+pub fn is_answer<F: Family>(packet: &Packet<F::Addr>) -> bool {
+    let from = &packet.tuple;
+    let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
+    match find_either::<F>(&key) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(entry) => unsafe { (*entry).external == from.daddr },
+        None => false,
+    }
+}
+
+/// Whether the sender has opened the flow of its packet itself.
+#[inline(never)]
+pub fn is_own<F: Family>(packet: &Packet<F::Addr>) -> bool {
+    let from = &packet.tuple;
+    let mut key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
+    if let Some(entry) = find_either::<F>(&key)
+        && is_owner::<F>(entry, from)
+    {
+        return true;
+    }
+    key.local = from.saddr;
+    match find_either::<F>(&key) {
+        Some(entry) => flows::kind(entry) == flow_kind::MASQUERADE_OUT,
+        None => false,
+    }
 }
 
 /// Notes an answer at the sender's side of a flow whose port was changed, too,

@@ -7,7 +7,7 @@ use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
     flow::{self, ANSWERED},
-    maps::{Delivery, Endpoint, FlowKey, PortKey, Published, flow_kind},
+    maps::{Back, Delivery, Endpoint, FlowKey, PortKey, Published, flow_kind, port_flags},
     packet::{Packet, Transport, Tuple, tcp_flags},
     tcp::{self, Direction},
 };
@@ -17,7 +17,7 @@ use crate::{
     family::Family,
     flows,
     found::Found,
-    path, share,
+    masquerade, path, ranges, share,
     skb::Skb,
     work::{Decision, Exit},
 };
@@ -25,7 +25,7 @@ use crate::{
 /// The mapping of a port of the host, on this address or on all.
 #[inline(always)]
 pub fn mapping<F: Family>(
-    addr: F::Addr,
+    addr: &F::Addr,
     packet: &Packet<F::Addr>,
 ) -> Option<*const Published<F::Addr>> {
     mapping_of::<F>(addr, packet.tuple.dport, packet.proto)
@@ -34,14 +34,20 @@ pub fn mapping<F: Family>(
 /// The same by its parts.
 #[inline(always)]
 pub fn mapping_of<F: Family>(
-    addr: F::Addr,
+    addr: &F::Addr,
     port: Be16,
     proto: u8,
 ) -> Option<*const Published<F::Addr>> {
     if proto != proto::TCP && proto != proto::UDP {
         return None;
     }
-    let found = look_up::<F>(&addr, port, proto);
+    let mut found = look_up::<F>(addr, port, proto);
+    if found.is_null() && ranges::are_there() {
+        found = ranges::published::<F>(addr, true, port, proto);
+        if found.is_null() {
+            found = ranges::published::<F>(addr, false, port, proto);
+        }
+    }
     if found.is_null() { None } else { Some(found) }
 }
 
@@ -62,7 +68,10 @@ pub fn exact<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const P
     if proto != proto::TCP && proto != proto::UDP {
         return None;
     }
-    let found = look_up_exact::<F>(&addr, port, proto);
+    let mut found = look_up_exact::<F>(&addr, port, proto);
+    if found.is_null() && ranges::are_there() {
+        found = ranges::published::<F>(&addr, false, port, proto);
+    }
     if found.is_null() { None } else { Some(found) }
 }
 
@@ -71,6 +80,20 @@ pub fn exact<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const P
 fn look_up_exact<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
     let key = PortKey::new(*addr, port, proto);
     F::ports().get_ptr(&key).unwrap_or(ptr::null())
+}
+
+/// How a container port answers when no flow says otherwise. Null where it is
+/// not published.
+#[inline(never)]
+pub fn back_of<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Back<F::Addr> {
+    let key = PortKey::new(*addr, port, proto);
+    if let Some(found) = F::backs().get_ptr(&key) {
+        return found;
+    }
+    if !ranges::are_there() {
+        return ptr::null();
+    }
+    ranges::back::<F>(&key.addr, port, proto)
 }
 
 /// A packet from outside for a published port: to the container.
@@ -85,7 +108,7 @@ pub fn inbound<F: Family>(
     // Made where it is to be: the stack has no room for it.
     let to = &mut decision.to;
     to.daddr = published.addr;
-    to.dport = published.port;
+    to.dport = published.container_port(from.dport);
     // The tables alone give the way back to who used this very address.
     let mut stateless = published.back_addr == from.daddr;
     let by_uplink = has_several_uplinks() && opens(packet);
@@ -263,13 +286,14 @@ fn is_published<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>)
     let mapping = if flow.addr == key.local {
         exact::<F>(flow.addr, flow.port, key.proto)
     } else {
-        mapping_of::<F>(flow.addr, flow.port, key.proto)
+        mapping_of::<F>(&flow.addr, flow.port, key.proto)
     };
     let Some(mapping) = mapping else {
         return false;
     };
     // SAFETY: as above.
-    unsafe { (*mapping).addr == key.local && (*mapping).port == key.local_port }
+    let mapping = unsafe { &*mapping };
+    mapping.addr == key.local && mapping.container_port(flow.port) == key.local_port
 }
 
 /// Whether a flow's port is still published, as it was when the flow was made.
@@ -356,13 +380,13 @@ fn is_stateless<F: Family>(key: &FlowKey<F::Addr>, decision: &Decision<F::Addr>)
     if decision.exit != Exit::Uplink || decision.uplink != 0 {
         return false;
     }
-    match F::backs().get_ptr(PortKey::new(key.local, key.local_port, key.proto)) {
-        // SAFETY: a map value stays readable while the program runs.
-        Some(back) => unsafe {
-            (*back).addr == decision.to.saddr && (*back).port == decision.to.sport
-        },
-        None => false,
+    let back = back_of::<F>(&key.local, key.local_port, key.proto);
+    if back.is_null() {
+        return false;
     }
+    // SAFETY: a map value stays readable while the program runs.
+    let back = unsafe { &*back };
+    back.addr == decision.to.saddr && back.host_port(key.local_port) == decision.to.sport
 }
 
 /// A packet of the container that has no entry in the main table: the answer
@@ -402,13 +426,18 @@ pub fn first_reply<F: Family>(
         return Found::NO;
     }
     let from = &packet.tuple;
-    let Some(back) = F::backs().get_ptr(PortKey::new(from.saddr, from.sport, packet.proto)) else {
+    let back = back_of::<F>(&from.saddr, from.sport, packet.proto);
+    if back.is_null() {
         return Found::NO;
-    };
+    }
     // SAFETY: a map value stays readable while the program runs.
-    let (addr, port, until) = unsafe { ((*back).addr, (*back).port, (*back).until) };
-    if until != 0 {
-        return if flow::is_past(until, flows::now()) {
+    let back = unsafe { &*back };
+    if back.flags & port_flags::SHARED != 0 && masquerade::is_own::<F>(packet) {
+        return Found::NO;
+    }
+    let (addr, port) = (back.addr, back.host_port(from.sport));
+    if back.until != 0 {
+        return if flow::is_past(back.until, flows::now()) {
             Found::NO
         } else {
             Found::CLOSED

@@ -15,7 +15,7 @@ use netdp_common::{
 
 use crate::{
     family::Family,
-    flows, icmp, masquerade, published, share,
+    flows, icmp, masquerade, published, ranges, share,
     skb::Skb,
     source,
     work::{Exit, Work},
@@ -111,7 +111,11 @@ pub fn inbound<F: Family>(
     } = &mut *work;
     if let Some(mapping) = mapping::<F>(&packet.tuple, packet.proto) {
         // SAFETY: a map value stays readable while the program runs.
-        return published::inbound::<F>(skb, packet, unsafe { &*mapping }, decision);
+        let mapping = unsafe { &*mapping };
+        if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
+            return Err(DropReason::NotAllowed);
+        }
+        return published::inbound::<F>(skb, packet, mapping, decision);
     }
     answer::<F>(work)
 }

@@ -103,9 +103,11 @@ fn port() -> (Key, Entry) {
     let value = Published {
         addr: V4Addr::new([172, 17, 0, 2]),
         port: Be16::new(80),
-        pad: 0,
+        host_port: Be16::new(8080),
         to: Delivery::default(),
         back_addr: V4Addr::new([192, 0, 2, 1]),
+        allow: 0,
+        flags: 0,
     };
     (Key::Port4(key), Entry::Port4(value))
 }

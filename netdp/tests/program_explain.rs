@@ -357,3 +357,24 @@ fn also_where_a_flow_has_another_uplink_than_the_route() {
         );
     });
 }
+
+/// Two ranges, of which one lies where the other is looked for first, and ports
+/// for some alone.
+#[test]
+fn also_of_ranges_and_of_ports_for_some_sources() {
+    world(|world| {
+        let web = world.web;
+        world.publish_range((9000, 9999), &web, 39_910, proto::UDP, Some(HOST));
+        world.publish_range((40_000, 40_001), &web, 52, proto::TCP, Some(HOST));
+        world.publish_range((39_000, 39_999), &web, 7080, proto::TCP, Some(HOST));
+        equal_over(world, 0x7261_6e67);
+        world.restrict(8080, proto::TCP, 7);
+        world.restrict(5353, proto::UDP, 8);
+        world.allow(7, CLIENT, 32);
+        world.allow(8, Ipv4Addr::new(172, 16, 0, 0), 12);
+        let reasons = compared(world, 0x616c_6c6f);
+        assert!(reasons.contains(&"not-allowed"), "{reasons:?}");
+        world.forget_range((9000, 9999), 39_910, proto::UDP);
+        equal_over(world, 0x676f_6e65);
+    });
+}

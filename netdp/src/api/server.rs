@@ -186,7 +186,7 @@ async fn publish(
     Json(request): Json<Ports>,
 ) -> Answer<Sandbox> {
     whole(async move {
-        owner.publish(&name, &request.ports).await?;
+        owner.publish(&name, &request.ports, &request.allow).await?;
         shown(&owner, &name).await
     })
     .await

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     path::PathBuf,
 };
 
@@ -109,14 +110,20 @@ pub struct Endpoint {
     pub ports: Vec<Port>,
 }
 
-/// A published port.
+/// A published port, or a range of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Port {
+    /// The first of a range.
     pub container_port: u16,
     pub protocol: Proto,
     /// Of the host; of a container on a routed network its own.
     pub host_ip: IpAddr,
+    /// The first of a range.
     pub host_port: u16,
+    /// How many ports there are.
+    pub count: NonZeroU16,
+    /// Sources that may use it; empty: all.
+    pub allow: Vec<IpNet>,
     /// False when another program took the port while no daemon ran.
     pub held: bool,
 }
@@ -136,6 +143,10 @@ pub struct Connect {
 #[serde(deny_unknown_fields)]
 pub struct Ports {
     pub ports: Vec<PortSpec>,
+    /// Of what is published: sources that may use it; empty: those that the
+    /// sandbox was given, or all.
+    #[serde(default)]
+    pub allow: Vec<IpNet>,
 }
 
 /// Query of `DELETE /v1/sandboxes/NAME`.

@@ -143,7 +143,9 @@ fn endpoint(core: &Core, endpoint: &model::Endpoint) -> Endpoint {
                 protocol: port.proto,
                 host_ip: port.host_ip,
                 host_port: port.host_port,
-                held: endpoint.is_at_itself(port) || holds.is_held(&Hold::from(*port)),
+                count: port.count,
+                allow: port.allow.clone(),
+                held: endpoint.is_at_itself(port) || holds.is_held(&Hold::from(port)),
             })
             .collect(),
     }

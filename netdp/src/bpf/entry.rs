@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use netdp_common::{
     addr::{V4Addr, V6Addr},
-    maps::{Back, Endpoint, LinkKey, Local, Owner, PortKey, Published, Uplink},
+    maps::{
+        Back, BackRange, Endpoint, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
+        Uplink,
+    },
+    range::{AllowKey, RangeKey},
 };
 
 /// Names one entry of one configuration map.
@@ -34,6 +38,19 @@ pub enum Key {
     Link6(LinkKey<V6Addr>),
     /// `uplinks`, by ifindex.
     Uplink(u32),
+    /// `ranges4`, by host address (0: every address) and what its ports begin
+    /// with.
+    Range4(RangeKey<V4Addr>),
+    /// `back_ranges4`, by container address and what its ports begin with.
+    BackRange4(RangeKey<V4Addr>),
+    /// `allow4`, by set and what addresses begin with.
+    Allow4(AllowKey<V4Addr>),
+    /// `ranges6`, as [`Key::Range4`].
+    Range6(RangeKey<V6Addr>),
+    /// `back_ranges6`, as [`Key::BackRange4`].
+    BackRange6(RangeKey<V6Addr>),
+    /// `allow6`, as [`Key::Allow4`].
+    Allow6(AllowKey<V6Addr>),
 }
 
 /// The value of such an entry; its kind is that of its [`Key`].
@@ -51,6 +68,12 @@ pub enum Entry {
     /// The number of the network.
     Link(u32),
     Uplink(Uplink),
+    Range4(PublishedRange<V4Addr>),
+    BackRange4(BackRange<V4Addr>),
+    Range6(PublishedRange<V6Addr>),
+    BackRange6(BackRange<V6Addr>),
+    /// Always 1.
+    Allow(u32),
 }
 
 /// Everything that the configuration maps hold, or should hold.

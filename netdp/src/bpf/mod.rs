@@ -20,6 +20,7 @@ mod link;
 mod loopback;
 mod own;
 mod pin;
+pub mod socket_filter;
 mod syscall;
 mod tables;
 mod test_run;

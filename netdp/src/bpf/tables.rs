@@ -1,19 +1,20 @@
 //! Reading and writing the maps.
 
-use std::borrow::BorrowMut;
+use std::{borrow::BorrowMut, collections::BTreeSet};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie},
 };
 use netdp_common::{
     addr::{Address, V4Addr, V6Addr},
     drop::DropReason,
     maps::{
-        Back, Config, Endpoint, LinkKey, Local, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS,
-        MAX_UPLINKS, Owner, PortKey, Published, Share, Stats, Sweep, TimedSweep, Uplink, Usage,
-        name,
+        Back, BackRange, Config, Endpoint, LinkKey, Local, MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS,
+        MAX_LOCAL, MAX_PORTS, MAX_RANGES, MAX_UPLINKS, Owner, PortKey, Published, PublishedRange,
+        Share, Stats, Sweep, TimedSweep, Uplink, Usage, config_flags, name,
     },
+    range::{AllowPlace, RangePlace, TrieKey},
 };
 
 use super::{
@@ -32,6 +33,8 @@ pub struct Maps {
     usage: Array<MapData, Usage>,
     sweeper: Array<MapData, TimedSweep>,
     own: Filter,
+    /// The ranges that there are: without any the programs don't ask for them.
+    ranged: BTreeSet<Key>,
 }
 
 /// Those of one address family.
@@ -41,6 +44,9 @@ pub struct FamilyMaps<A: Address> {
     back: HashMap<MapData, PortKey<A>, Back<A>>,
     local: HashMap<MapData, A, Local>,
     links: HashMap<MapData, LinkKey<A>, u32>,
+    ranges: LpmTrie<MapData, RangePlace<A>, PublishedRange<A>>,
+    back_ranges: LpmTrie<MapData, RangePlace<A>, BackRange<A>>,
+    allowed: LpmTrie<MapData, AllowPlace<A>, u32>,
     flows: FlowTables<A>,
 }
 
@@ -51,6 +57,9 @@ struct Names {
     back: &'static str,
     local: &'static str,
     links: &'static str,
+    ranges: &'static str,
+    back_ranges: &'static str,
+    allowed: &'static str,
     flows: &'static str,
     pending: &'static str,
 }
@@ -61,6 +70,9 @@ const NAMES4: Names = Names {
     back: name::BACK4,
     local: name::LOCAL4,
     links: name::LINKS4,
+    ranges: name::RANGES4,
+    back_ranges: name::BACK_RANGES4,
+    allowed: name::ALLOW4,
     flows: name::FLOWS4,
     pending: name::PENDING4,
 };
@@ -71,6 +83,9 @@ const NAMES6: Names = Names {
     back: name::BACK6,
     local: name::LOCAL6,
     links: name::LINKS6,
+    ranges: name::RANGES6,
+    back_ranges: name::BACK_RANGES6,
+    allowed: name::ALLOW6,
     flows: name::FLOWS6,
     pending: name::PENDING6,
 };
@@ -117,6 +132,9 @@ impl Maps {
                     back: open!($names.back),
                     local: open!($names.local),
                     links: open!($names.links),
+                    ranges: open!($names.ranges),
+                    back_ranges: open!($names.back_ranges),
+                    allowed: open!($names.allowed),
                     flows: FlowTables::take(ebpf, $names.flows, $names.pending)?,
                 }
             };
@@ -132,6 +150,7 @@ impl Maps {
             usage: open!(name::USAGE),
             sweeper: open!(name::SWEEPER),
             own: Filter::new(open!(name::OWN)),
+            ranged: BTreeSet::new(),
         })
     }
 
@@ -144,6 +163,38 @@ impl Maps {
             .set(0, config, 0)
             .map_err(BpfError::map(name::CONFIG))
     }
+
+    /// Before a range is written.
+    fn range_comes(&mut self, key: &Key) -> Result<(), BpfError> {
+        if is_range(key) && self.ranged.insert(*key) && self.ranged.len() == 1 {
+            return self.tell_of_ranges();
+        }
+        Ok(())
+    }
+
+    /// After a range was removed.
+    fn range_goes(&mut self, key: &Key) -> Result<(), BpfError> {
+        if self.ranged.remove(key) && self.ranged.is_empty() {
+            return self.tell_of_ranges();
+        }
+        Ok(())
+    }
+
+    fn tell_of_ranges(&mut self) -> Result<(), BpfError> {
+        let mut config = self.config()?;
+        config.flags &= !config_flags::RANGES;
+        if !self.ranged.is_empty() {
+            config.flags |= config_flags::RANGES;
+        }
+        self.set_config(&config)
+    }
+}
+
+fn is_range(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::Range4(_) | Key::Range6(_) | Key::BackRange4(_) | Key::BackRange6(_)
+    )
 }
 
 impl Datapath {
@@ -195,6 +246,24 @@ impl Datapath {
         dump(&maps.v6.links, name::LINKS6, |key, value| {
             add(Key::Link6(key), Entry::Link(value));
         })?;
+        dump_trie(&maps.v4.ranges, name::RANGES4, |key, value| {
+            add(Key::Range4(key), Entry::Range4(value));
+        })?;
+        dump_trie(&maps.v4.back_ranges, name::BACK_RANGES4, |key, value| {
+            add(Key::BackRange4(key), Entry::BackRange4(value));
+        })?;
+        dump_trie(&maps.v4.allowed, name::ALLOW4, |key, value| {
+            add(Key::Allow4(key), Entry::Allow(value));
+        })?;
+        dump_trie(&maps.v6.ranges, name::RANGES6, |key, value| {
+            add(Key::Range6(key), Entry::Range6(value));
+        })?;
+        dump_trie(&maps.v6.back_ranges, name::BACK_RANGES6, |key, value| {
+            add(Key::BackRange6(key), Entry::BackRange6(value));
+        })?;
+        dump_trie(&maps.v6.allowed, name::ALLOW6, |key, value| {
+            add(Key::Allow6(key), Entry::Allow(value));
+        })?;
         Ok(tables)
     }
 
@@ -211,6 +280,7 @@ impl Datapath {
         }
         let maps = &mut self.maps;
         maps.own.add(key)?;
+        maps.range_comes(key)?;
         match (key, entry) {
             (Key::Endpoint(key), Entry::Endpoint(value)) => insert(
                 &mut maps.endpoints,
@@ -252,6 +322,32 @@ impl Datapath {
             (Key::Uplink(key), Entry::Uplink(value)) => {
                 insert(&mut maps.uplinks, key, value, name::UPLINKS, MAX_UPLINKS)
             }
+            (Key::Range4(key), Entry::Range4(value)) => {
+                put_prefix(&mut maps.v4.ranges, key, value, name::RANGES4, MAX_RANGES)
+            }
+            (Key::BackRange4(key), Entry::BackRange4(value)) => put_prefix(
+                &mut maps.v4.back_ranges,
+                key,
+                value,
+                name::BACK_RANGES4,
+                MAX_RANGES,
+            ),
+            (Key::Allow4(key), Entry::Allow(value)) => {
+                put_prefix(&mut maps.v4.allowed, key, value, name::ALLOW4, MAX_ALLOWED)
+            }
+            (Key::Range6(key), Entry::Range6(value)) => {
+                put_prefix(&mut maps.v6.ranges, key, value, name::RANGES6, MAX_RANGES)
+            }
+            (Key::BackRange6(key), Entry::BackRange6(value)) => put_prefix(
+                &mut maps.v6.back_ranges,
+                key,
+                value,
+                name::BACK_RANGES6,
+                MAX_RANGES,
+            ),
+            (Key::Allow6(key), Entry::Allow(value)) => {
+                put_prefix(&mut maps.v6.allowed, key, value, name::ALLOW6, MAX_ALLOWED)
+            }
             (key, entry) => unreachable!("{entry:?} is no value for {key:?}"),
         }
     }
@@ -264,6 +360,7 @@ impl Datapath {
             self.uplinks.remove(ifindex);
             self.count_uplinks()?;
         }
+        self.maps.range_goes(key)?;
         self.maps.own.remove(key)
     }
 
@@ -284,6 +381,8 @@ impl Datapath {
             })
             .collect();
         self.count_uplinks()?;
+        self.maps.ranged = tables.keys().filter(|key| is_range(key)).copied().collect();
+        self.maps.tell_of_ranges()?;
         self.maps.own.fill(&tables)
     }
 
@@ -308,6 +407,16 @@ impl Datapath {
             Key::Link4(key) => delete(&mut maps.v4.links, key, name::LINKS4),
             Key::Link6(key) => delete(&mut maps.v6.links, key, name::LINKS6),
             Key::Uplink(key) => delete(&mut maps.uplinks, key, name::UPLINKS),
+            Key::Range4(key) => delete_prefix(&mut maps.v4.ranges, key, name::RANGES4),
+            Key::BackRange4(key) => {
+                delete_prefix(&mut maps.v4.back_ranges, key, name::BACK_RANGES4)
+            }
+            Key::Allow4(key) => delete_prefix(&mut maps.v4.allowed, key, name::ALLOW4),
+            Key::Range6(key) => delete_prefix(&mut maps.v6.ranges, key, name::RANGES6),
+            Key::BackRange6(key) => {
+                delete_prefix(&mut maps.v6.back_ranges, key, name::BACK_RANGES6)
+            }
+            Key::Allow6(key) => delete_prefix(&mut maps.v6.allowed, key, name::ALLOW6),
         }
     }
 
@@ -421,6 +530,57 @@ fn dump<K: Pod, V: Pod>(
     Ok(())
 }
 
+/// The same of a trie.
+fn dump_trie<K: Pod, V: Pod>(
+    map: &LpmTrie<MapData, K, V>,
+    name: &'static str,
+    mut each: impl FnMut(TrieKey<K>, V),
+) -> Result<(), BpfError> {
+    for entry in map.iter() {
+        match entry {
+            Ok((key, value)) => {
+                let key = TrieKey {
+                    pad: 0,
+                    prefix: key.prefix_len(),
+                    place: key.data(),
+                };
+                each(key, value);
+            }
+            Err(MapError::KeyNotFound) => {}
+            Err(source) => return Err(BpfError::map(name)(source)),
+        }
+    }
+    Ok(())
+}
+
+fn put_prefix<K: Pod, V: Pod>(
+    map: &mut LpmTrie<MapData, K, V>,
+    key: &TrieKey<K>,
+    value: &V,
+    name: &'static str,
+    limit: u32,
+) -> Result<(), BpfError> {
+    let key = lpm_trie::Key::new(key.prefix, key.place);
+    map.insert(&key, value, 0).map_err(|source| match source {
+        // `trie_update_elem` says so where hash tables say E2BIG.
+        MapError::SyscallError(ref error)
+            if error.io_error.raw_os_error() == Some(libc::ENOSPC) =>
+        {
+            BpfError::Full { name, limit }
+        }
+        source => BpfError::map(name)(source),
+    })
+}
+
+fn delete_prefix<K: Pod, V: Pod>(
+    map: &mut LpmTrie<MapData, K, V>,
+    key: &TrieKey<K>,
+    name: &'static str,
+) -> Result<(), BpfError> {
+    let key = lpm_trie::Key::new(key.prefix, key.place);
+    gone(map.remove(&key), name)
+}
+
 fn insert<T: BorrowMut<MapData>, K: Pod, V: Pod>(
     map: &mut HashMap<T, K, V>,
     key: &K,
@@ -441,7 +601,12 @@ fn delete<T: BorrowMut<MapData>, K: Pod, V: Pod>(
     key: &K,
     name: &'static str,
 ) -> Result<(), BpfError> {
-    match map.remove(key) {
+    gone(map.remove(key), name)
+}
+
+/// What was gone already is no error.
+fn gone(removed: Result<(), MapError>, name: &'static str) -> Result<(), BpfError> {
+    match removed {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(libc::ENOENT) =>

@@ -302,7 +302,8 @@ pub struct SandboxArgs {
     /// MAC address.
     #[arg(long, alias = "mac-address", value_name = "MAC")]
     pub mac: Option<MacAddr>,
-    /// Source that may reach published ports.
+    /// Source that may reach the published ports; may be repeated. Containers
+    /// of other sandboxes are sources like others, the host itself always may.
     #[arg(long, value_name = "CIDR")]
     pub allow: Vec<IpNet>,
 }
@@ -369,6 +370,10 @@ pub struct PublishArgs {
     /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
     #[arg(required = true, value_name = "SPEC")]
     pub ports: Vec<PortSpec>,
+    /// Source that may reach these ports; may be repeated. Without it, the
+    /// sources that the sandbox was given, or all.
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Vec<IpNet>,
     /// How to print where they are published.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -22,17 +22,12 @@ use crate::api::{
     client::Client,
     types::{Connect, Port, Ports, Removal, Sandbox},
 };
-use crate::model::{
-    EndpointRequest, Exposed, PortRequest, PortSpec, Proto, Publication, SandboxRequest,
-};
+use crate::model::{EndpointRequest, Exposed, Proto, Publication, SandboxRequest};
 
 /// What `run` and `attach` ask of the daemon alike.
 ///
 /// Refuses what isn't available yet.
 pub fn request(args: SandboxArgs) -> Result<SandboxRequest> {
-    if !args.allow.is_empty() {
-        bail!("--allow is not available yet: publish at one address of the host instead");
-    }
     Ok(SandboxRequest {
         name: args.name,
         networks: args.network.into_iter().collect(),
@@ -43,6 +38,7 @@ pub fn request(args: SandboxArgs) -> Result<SandboxRequest> {
         expose: args.expose,
         publish_all: args.publish_all,
         aliases: args.aliases,
+        allow: args.allow,
         links: args.links,
         ..SandboxRequest::default()
     })
@@ -81,15 +77,19 @@ pub fn disconnect(run_dir: &Path, args: DisconnectArgs) -> Result<()> {
 }
 
 pub fn publish(run_dir: &Path, args: PublishArgs) -> Result<()> {
-    let request = Ports { ports: args.ports };
+    let request = Ports {
+        ports: args.ports,
+        allow: args.allow,
+    };
     let sandbox = runtime()?.block_on(Client::new(run_dir).publish(&args.name, &request))?;
-    let asked: Vec<PortRequest> = request.ports.iter().flat_map(PortSpec::requests).collect();
     let published: Vec<&Port> = ports(&sandbox)
         .filter(|port| {
+            let published = publication(port);
             let own = is_at_itself(&sandbox, port);
-            asked
+            request
+                .ports
                 .iter()
-                .any(|asked| asked.fits(&publication(port), own))
+                .any(|asked| asked.fits(&published, own))
         })
         .collect();
     if args.format == Format::Json {
@@ -105,7 +105,10 @@ fn is_at_itself(sandbox: &Sandbox, port: &Port) -> bool {
 }
 
 pub fn unpublish(run_dir: &Path, args: UnpublishArgs) -> Result<()> {
-    let ports = Ports { ports: args.ports };
+    let ports = Ports {
+        ports: args.ports,
+        allow: Vec::new(),
+    };
     runtime()?.block_on(Client::new(run_dir).unpublish(&args.name, &ports))?;
     Ok(())
 }
@@ -131,7 +134,12 @@ pub fn list(run_dir: &Path, args: ListArgs) -> Result<()> {
             networks(sandbox),
             addresses.join(", "),
             output::join(&ports, |port| {
-                format!("{}->{}", host_side(port), container_side(port))
+                format!(
+                    "{}->{}{}",
+                    host_side(port),
+                    container_side(port),
+                    allowed(port)
+                )
             }),
             shell_words(&sandbox.command),
         ]
@@ -209,7 +217,12 @@ fn rows(sandbox: &Sandbox) -> Vec<Vec<String>> {
         };
         rows.push(row(
             "port",
-            format!("{} -> {}{lost}", container_side(port), host_side(port)),
+            format!(
+                "{} -> {}{}{lost}",
+                container_side(port),
+                host_side(port),
+                allowed(port)
+            ),
         ));
     }
     rows
@@ -221,7 +234,7 @@ pub fn port(run_dir: &Path, args: PortArgs) -> Result<()> {
     let found: Vec<&Port> = ports(&sandbox)
         .filter(|port| {
             wanted.as_ref().is_none_or(|(number, protocol)| {
-                port.container_port == *number && port.protocol == *protocol
+                publication(port).container_ports().holds(*number) && port.protocol == *protocol
             })
         })
         .collect();
@@ -237,8 +250,9 @@ pub fn port(run_dir: &Path, args: PortArgs) -> Result<()> {
         return output::json(&found);
     }
     for port in found {
-        if wanted.is_some() {
-            output::line(&host_side(port))?;
+        if let Some((number, _)) = &wanted {
+            let host_port = port.host_port + (number - port.container_port);
+            output::line(&SocketAddr::new(port.host_ip, host_port).to_string())?;
         } else {
             port_line(port)?;
         }
@@ -283,7 +297,12 @@ fn ports(sandbox: &Sandbox) -> impl Iterator<Item = &Port> {
 }
 
 fn port_line(port: &Port) -> Result<()> {
-    output::line(&format!("{} -> {}", container_side(port), host_side(port)))
+    output::line(&format!(
+        "{} -> {}{}",
+        container_side(port),
+        host_side(port),
+        allowed(port)
+    ))
 }
 
 fn publication(port: &Port) -> Publication {
@@ -292,6 +311,8 @@ fn publication(port: &Port) -> Publication {
         host_port: port.host_port,
         container_port: port.container_port,
         proto: port.protocol,
+        count: port.count,
+        allow: port.allow.clone(),
     }
 }
 
@@ -305,11 +326,19 @@ fn networks(sandbox: &Sandbox) -> String {
 }
 
 fn host_side(port: &Port) -> String {
-    SocketAddr::new(port.host_ip, port.host_port).to_string()
+    publication(port).host_side()
+}
+
+/// To whom it is published, where not to all.
+fn allowed(port: &Port) -> String {
+    if port.allow.is_empty() {
+        return String::new();
+    }
+    format!(" from {}", output::join(&port.allow, ToString::to_string))
 }
 
 fn container_side(port: &Port) -> String {
-    format!("{}/{}", port.container_port, port.protocol)
+    format!("{}/{}", publication(port).container_ports(), port.protocol)
 }
 
 /// The command as one would type it, shortened.

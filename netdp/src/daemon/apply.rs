@@ -3,6 +3,7 @@
 use std::io;
 
 use ipnet::IpNet;
+use nix::libc;
 use thiserror::Error;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    hold::Holds,
+    hold::{Holds, NotHeld},
     port_owner::{self, PortOwner},
 };
 
@@ -35,6 +36,11 @@ pub enum ApplyError {
         port: Hold,
         owner: Option<PortOwner>,
     },
+    #[error(
+        "cannot hold port {port}: the daemon has no file descriptor left for it; \
+         raise its limit of open files (LimitNOFILE of systemd), or publish fewer ports"
+    )]
+    TooManyFiles { port: Hold },
     #[error("cannot hold port {port}: {source}")]
     Hold { port: Hold, source: io::Error },
 }
@@ -188,10 +194,12 @@ impl Target {
     }
 
     fn hold(&mut self, port: Hold) -> Result<(), ApplyError> {
-        self.holds.hold(port).map_err(|source| {
+        self.holds.hold(port).map_err(|NotHeld { port, source }| {
             if source.kind() == io::ErrorKind::AddrInUse {
                 let owner = port_owner::find(&port);
                 ApplyError::PortTaken { port, owner }
+            } else if source.raw_os_error() == Some(libc::EMFILE) {
+                ApplyError::TooManyFiles { port }
             } else {
                 ApplyError::Hold { port, source }
             }

@@ -127,6 +127,7 @@ impl Engine {
 
     async fn converge(&mut self, state: &State, failure: Failure) -> Result<(), EngineError> {
         let desired = Desired::of(state, &self.facts);
+        self.target.holds.release_parts(&desired.holds);
         let mut planned = BTreeSet::new();
         let links = plan::links(&desired, &self.observed);
         self.execute(links, failure, &mut planned).await?;

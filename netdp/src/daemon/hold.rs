@@ -2,52 +2,114 @@
 //! can take them.
 
 use std::{
-    collections::BTreeMap,
-    io,
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
+    sync::OnceLock,
 };
 
 use nix::{
     errno::Errno,
     libc,
+    sys::resource::{Resource, getrlimit, setrlimit},
     sys::socket::{
         AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen,
         setsockopt, shutdown, socket, sockopt,
     },
 };
 
-use crate::{model::Proto, plan::Hold};
+use crate::{bpf::socket_filter, model::Proto, plan::Hold};
 
 /// The sockets that hold the published ports.
 #[derive(Debug, Default)]
 pub struct Holds {
-    held: BTreeMap<Hold, OwnedFd>,
+    /// Of a range, one for each port that could be had.
+    held: BTreeMap<Hold, BTreeMap<u16, OwnedFd>>,
+}
+
+/// A port that can't be held.
+#[derive(Debug)]
+pub struct NotHeld {
+    pub port: Hold,
+    pub source: io::Error,
 }
 
 impl Holds {
-    /// Binds the port. Idempotent.
-    pub fn hold(&mut self, port: Hold) -> io::Result<()> {
-        if self.held.contains_key(&port) {
-            return Ok(());
+    /// Binds the ports. Idempotent.
+    ///
+    /// # Errors
+    /// The first that could not be had. Where others have some of a range, the
+    /// rest is held.
+    pub fn hold(&mut self, ports: Hold) -> Result<(), NotHeld> {
+        let held = self.held.entry(ports).or_default();
+        let mut failed = None;
+        for (number, port) in ports.singles() {
+            if held.contains_key(&number) {
+                continue;
+            }
+            match hold(port) {
+                Ok(socket) => {
+                    held.insert(number, socket);
+                }
+                Err(source) => {
+                    let taken = source.kind() == io::ErrorKind::AddrInUse;
+                    failed.get_or_insert(NotHeld { port, source });
+                    if !taken {
+                        break;
+                    }
+                }
+            }
         }
-        let socket = hold(port)?;
-        self.held.insert(port, socket);
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Lets go of the port. Idempotent.
-    pub fn release(&mut self, port: Hold) {
-        self.held.remove(&port);
+    /// Lets go of the ports. Idempotent.
+    pub fn release(&mut self, ports: Hold) {
+        self.held.remove(&ports);
     }
 
-    pub fn is_held(&self, port: &Hold) -> bool {
-        self.held.contains_key(port)
+    /// Lets go of what could be had of ranges that are not asked for any more.
+    pub fn release_parts(&mut self, wanted: &BTreeSet<Hold>) {
+        self.held.retain(|ports, held| {
+            held.len() == ports.ports.count() as usize || wanted.contains(ports)
+        });
     }
 
+    pub fn is_held(&self, ports: &Hold) -> bool {
+        self.is_whole(ports) || ports.of_both().is_some_and(|both| self.is_whole(&both))
+    }
+
+    fn is_whole(&self, ports: &Hold) -> bool {
+        let held = self.held.get(ports);
+        held.is_some_and(|held| held.len() == ports.ports.count() as usize)
+    }
+
+    /// Those that are held whole.
     pub fn held(&self) -> impl Iterator<Item = &Hold> {
-        self.held.keys()
+        self.held.keys().filter(|ports| self.is_whole(ports))
     }
+}
+
+/// Each held port takes a descriptor: as many as the system allows.
+pub fn raise_limit() {
+    let result = most_files().and_then(|most| {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        // More than the hard limit needs CAP_SYS_RESOURCE.
+        let most = most.max(hard);
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)
+            .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))?;
+        Ok(())
+    });
+    if let Err(error) = result {
+        tracing::warn!("cannot raise the limit of open files (RLIMIT_NOFILE): {error}");
+    }
+}
+
+/// The highest limit that a process can have.
+fn most_files() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/sys/fs/nr_open")?;
+    text.trim().parse().map_err(io::Error::other)
 }
 
 /// Tries whether the port could be held.
@@ -72,10 +134,10 @@ fn hold(port: Hold) -> io::Result<OwnedFd> {
     };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if port.address.is_ipv6() {
-        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+        setsockopt(&fd, sockopt::Ipv6V6Only, &!port.both)?;
     }
     drop_everything(&fd)?;
-    let addr = SockaddrStorage::from(SocketAddr::new(port.address, port.port));
+    let addr = SockaddrStorage::from(SocketAddr::new(port.address, port.ports.first()));
     if port.proto != Proto::Tcp {
         bind(fd.as_raw_fd(), &addr)?;
         return Ok(fd);
@@ -97,6 +159,15 @@ fn hold(port: Hold) -> io::Result<OwnedFd> {
 
 /// Makes the kernel drop whatever comes for the socket.
 fn drop_everything(fd: &OwnedFd) -> io::Result<()> {
+    static FILTER: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    match FILTER.get_or_init(|| socket_filter::drop_everything().ok()) {
+        Some(filter) => set_option(fd, libc::SO_ATTACH_BPF, &filter.as_raw_fd()),
+        None => drop_by_itself(fd),
+    }
+}
+
+/// The same without the privileges for a program that is loaded.
+fn drop_by_itself(fd: &OwnedFd) -> io::Result<()> {
     let mut program = [libc::sock_filter {
         code: (libc::BPF_RET | libc::BPF_K) as u16,
         jt: 0,
@@ -107,15 +178,19 @@ fn drop_everything(fd: &OwnedFd) -> io::Result<()> {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: the kernel copies the filter, of the length given with it,
-    // before the call returns; fd is open.
+    set_option(fd, libc::SO_ATTACH_FILTER, &filter)
+}
+
+fn set_option<T>(fd: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the kernel copies the value, of the size given with it, and what
+    // it points to before the call returns; fd is open.
     let done = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
+            option,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     Errno::result(done)?;
@@ -130,12 +205,14 @@ mod tests {
     };
 
     use super::*;
+    use crate::model::PortRange;
 
     fn port(port: u16, proto: Proto) -> Hold {
         Hold {
             address: Ipv4Addr::LOCALHOST.into(),
-            port,
+            ports: PortRange::single(port).unwrap(),
             proto,
+            both: false,
         }
     }
 
@@ -151,12 +228,12 @@ mod tests {
         holds.hold(held).unwrap();
         // std sets SO_REUSEADDR, as most servers do.
         for addr in ["127.0.0.1", "0.0.0.0"] {
-            let taken = TcpListener::bind((addr, held.port)).unwrap_err();
+            let taken = TcpListener::bind((addr, held.ports.first())).unwrap_err();
             assert_eq!(taken.kind(), io::ErrorKind::AddrInUse, "{addr}");
         }
         assert!(!is_free(held).unwrap());
         holds.release(held);
-        TcpListener::bind(("127.0.0.1", held.port)).unwrap();
+        TcpListener::bind(("127.0.0.1", held.ports.first())).unwrap();
     }
 
     #[test]
@@ -164,7 +241,7 @@ mod tests {
         let held = port(free_tcp_port(), Proto::Tcp);
         let mut holds = Holds::default();
         holds.hold(held).unwrap();
-        let refused = TcpStream::connect(("127.0.0.1", held.port)).unwrap_err();
+        let refused = TcpStream::connect(("127.0.0.1", held.ports.first())).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
@@ -198,9 +275,37 @@ mod tests {
     fn an_address_of_another_host_is_an_error() {
         let elsewhere = Hold {
             address: "192.0.2.1".parse().unwrap(),
-            port: 8080,
+            ports: PortRange::single(8080).unwrap(),
             proto: Proto::Tcp,
+            both: false,
         };
         assert!(is_free(elsewhere).is_err());
+    }
+
+    #[test]
+    fn of_a_range_others_keep_what_they_have() {
+        let first = (20_000..60_000)
+            .step_by(16)
+            .find(|first| (*first..first + 8).all(|n| is_free(port(n, Proto::Tcp)).unwrap()))
+            .unwrap();
+        let range = Hold {
+            ports: PortRange::new(first, first + 7).unwrap(),
+            ..port(first, Proto::Tcp)
+        };
+        let other = TcpListener::bind(("127.0.0.1", first + 3)).unwrap();
+        let mut holds = Holds::default();
+        let failed = holds.hold(range).unwrap_err();
+        assert_eq!(failed.port.ports.first(), first + 3);
+        assert!(!holds.is_held(&range));
+        assert_eq!(holds.held().count(), 0);
+        for number in [first, first + 7] {
+            TcpListener::bind(("127.0.0.1", number)).unwrap_err();
+        }
+        drop(other);
+        holds.hold(range).unwrap();
+        assert!(holds.is_held(&range));
+        TcpListener::bind(("127.0.0.1", first + 3)).unwrap_err();
+        holds.release(range);
+        TcpListener::bind(("127.0.0.1", first + 7)).unwrap();
     }
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::{
     bpf::Tables,
-    model::{HostPorts, HostView, PortTaken, Proto},
+    model::{HostPorts, HostView, PortRange, PortTaken, Proto},
     netlink::{self, AddressState, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
     plan::{
         Clock, Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Reach, Role,
@@ -297,10 +297,14 @@ pub struct SocketProbe;
 
 impl HostPorts for SocketProbe {
     fn probe(&self, address: IpAddr, port: u16, proto: Proto) -> Result<(), PortTaken> {
+        let Some(ports) = PortRange::single(port) else {
+            return Ok(());
+        };
         let port = Hold {
             address,
-            port,
+            ports,
             proto,
+            both: false,
         };
         match hold::is_free(port) {
             Ok(true) => Ok(()),

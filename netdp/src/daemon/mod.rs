@@ -55,6 +55,7 @@ pub fn run(options: Options) -> Result<()> {
     environment::check_privileges()?;
     // Before anything is made, so that a refusal leaves nothing.
     environment::check_cgroup(options.cgroup.as_deref())?;
+    hold::raise_limit();
     runtime()?.block_on(async {
         // First of all, so that a second daemon changes nothing.
         let socket = Socket::bind(&options.run_dir)?;

@@ -315,9 +315,14 @@ impl Owner {
             .await
     }
 
-    pub async fn publish(&self, name: &str, ports: &[PortSpec]) -> Result<(), OwnerError> {
+    pub async fn publish(
+        &self,
+        name: &str,
+        ports: &[PortSpec],
+        allow: &[IpNet],
+    ) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;
-        core.change(|state, host| state.publish(name, ports, host))
+        core.change(|state, host| state.publish_to(name, ports, allow, host))
             .await
             .map(drop)
     }

@@ -72,10 +72,10 @@ impl Socket {
         let family = match (self.addr, port.address) {
             // A dual-stack socket has the port in both families.
             (IpAddr::V6(own), IpAddr::V4(_)) => own.is_unspecified(),
-            (own, wanted) => own.is_ipv4() == wanted.is_ipv4(),
+            (own, wanted) => own.is_ipv4() == wanted.is_ipv4() || port.both,
         };
         family
-            && self.port == port.port
+            && port.ports.holds(self.port)
             && (self.addr == port.address
                 || self.addr.is_unspecified()
                 || port.address.is_unspecified())
@@ -123,6 +123,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;
+    use crate::model::PortRange;
 
     #[test]
     fn lines_of_both_families_are_read() {
@@ -156,8 +157,9 @@ mod tests {
             let address = Ipv4Addr::LOCALHOST.into();
             let owner = find(&Hold {
                 address,
-                port,
+                ports: PortRange::single(port).unwrap(),
                 proto,
+                both: false,
             })
             .unwrap();
             assert_eq!(owner.pid, std::process::id());
@@ -168,8 +170,9 @@ mod tests {
         assert_eq!(
             find(&Hold {
                 address,
-                port,
-                proto
+                ports: PortRange::single(port).unwrap(),
+                proto,
+                both: false,
             }),
             None
         );

@@ -10,7 +10,7 @@ use netdp_common::{
 
 use super::{
     Explanation, KnownFlow, Mapping, Outcome, Protocol, Question, Snapshot, WayBack, mapped,
-    outside::{TAKEN, is_link_local, taken},
+    outside::{NOT_ALLOWED, TAKEN, is_link_local, taken},
 };
 
 /// Flags of an opening segment.
@@ -146,12 +146,16 @@ fn hairpin(
     mapping: &Mapping,
     told: &mut Explanation,
 ) {
-    told.say("mapping", format!("published by {}", mapping.container));
+    told.say("mapping", mapping.to_string());
     if endpoint.flags & endpoint_flags::INTERNAL != 0 {
         told.drop("policy", DropReason::Internal, "the network is internal");
         return;
     }
     let from = question.source;
+    if mapping.container.ip() != from.ip() && !snapshot.allows(mapping, from.ip()) {
+        told.drop("policy", DropReason::NotAllowed, NOT_ALLOWED);
+        return;
+    }
     // A container that reaches itself sees its gateway as the client.
     let client = if mapping.container.ip() == from.ip() {
         SocketAddr::new(gateway(endpoint, question), from.port())

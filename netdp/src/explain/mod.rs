@@ -148,7 +148,7 @@ fn host(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
         .mapping(unspecified(to.ip()), to.port(), question.protocol)
         .filter(|_| here);
     if let Some(mapping) = exact.or(any) {
-        told.say("mapping", format!("published by {}", mapping.container));
+        told.say("mapping", mapping.to_string());
         told.destination = mapping.container;
         told.outcome = Outcome::Container(mapping.ifindex);
     } else if let Some(owner) = snapshot.owner(to.ip()) {

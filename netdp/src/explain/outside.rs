@@ -41,6 +41,7 @@ pub(super) fn is_link_local(addr: IpAddr) -> bool {
         IpAddr::V6(addr) => addr.is_unicast_link_local(),
     }
 }
+pub(super) const NOT_ALLOWED: &str = "the port is published to other sources alone (--allow)";
 
 /// To a published port.
 fn published(
@@ -49,8 +50,13 @@ fn published(
     mapping: &Mapping,
     told: &mut Explanation,
 ) {
-    told.say("mapping", format!("published by {}", mapping.container));
-    if is_refused(question.source.ip(), told) {
+    told.say("mapping", mapping.to_string());
+    let from = question.source.ip();
+    if is_refused(from, told) {
+        return;
+    }
+    if !snapshot.allows(mapping, from) {
+        told.drop("policy", DropReason::NotAllowed, NOT_ALLOWED);
         return;
     }
     if taken(snapshot, question, mapping, question.source) {

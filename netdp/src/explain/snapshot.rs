@@ -1,14 +1,18 @@
 //! The tables as they were when the question was asked.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
     flow::is_past,
     maps::{
-        ALL_ON_LINK, Endpoint, FlowKey, LinkKey, Owner, PortKey, Published, local_flags,
+        ALL_ON_LINK, Back, Endpoint, FlowKey, LinkKey, Owner, PortKey, Published, PublishedRange,
+        local_flags,
         uplink_flags::{BY_ROUTE4, BY_ROUTE6},
     },
+    range::{RangeKey, contains},
 };
 
 use ipnet::IpNet;
@@ -35,6 +39,20 @@ pub struct Mapping {
     pub ifindex: u32,
     /// The host's address whose users need no flow, or unspecified.
     pub back: IpAddr,
+    /// First and last port of the host, where it is one of a range.
+    pub range: Option<(u16, u16)>,
+    /// Number of the set of sources that may use it, or 0 for all.
+    allow: u32,
+}
+
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "published by {}", self.container)?;
+        match self.range {
+            Some((first, last)) => write!(f, ", as one of {first}-{last}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An entry of the flow tables.
@@ -102,17 +120,45 @@ impl Snapshot<'_> {
         self.tables.contains_key(&local_key(address))
     }
 
-    /// The mapping of exactly this address and port.
+    /// The mapping of exactly this address and port, or of a range with it.
     pub fn mapping(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<Mapping> {
         let key = match address {
             IpAddr::V4(address) => Key::Port4(port_key(address.into(), port, protocol)),
             IpAddr::V6(address) => Key::Port6(port_key(address.into(), port, protocol)),
         };
-        match self.tables.get(&key)? {
-            Entry::Port4(published) => Some(mapping(published)),
-            Entry::Port6(published) => Some(mapping(published)),
-            _ => None,
+        let port = Be16::new(port);
+        match self.tables.get(&key) {
+            Some(Entry::Port4(published)) => return Some(mapping(published, port, None)),
+            Some(Entry::Port6(published)) => return Some(mapping(published, port, None)),
+            _ => {}
         }
+        self.tables
+            .iter()
+            .find_map(|(key, entry)| match (key, entry) {
+                (Key::Range4(key), Entry::Range4(range)) if is_of(key, address, protocol) => {
+                    in_range(range, port)
+                }
+                (Key::Range6(key), Entry::Range6(range)) if is_of(key, address, protocol) => {
+                    in_range(range, port)
+                }
+                _ => None,
+            })
+    }
+
+    /// Whether a source may use a published port.
+    pub fn allows(&self, mapping: &Mapping, source: IpAddr) -> bool {
+        mapping.allow == 0
+            || self.tables.keys().any(|key| match (key, source) {
+                (Key::Allow4(key), IpAddr::V4(source)) => {
+                    let net = Ipv4Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
+                    key.place.set == mapping.allow && net.is_ok_and(|net| net.contains(&source))
+                }
+                (Key::Allow6(key), IpAddr::V6(source)) => {
+                    let net = Ipv6Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
+                    key.place.set == mapping.allow && net.is_ok_and(|net| net.contains(&source))
+                }
+                _ => false,
+            })
     }
 
     /// The mapping of a port on all addresses or, where there is none, on this.
@@ -143,17 +189,36 @@ impl Snapshot<'_> {
             IpAddr::V4(address) => Key::Back4(port_key(address.into(), port, protocol)),
             IpAddr::V6(address) => Key::Back6(port_key(address.into(), port, protocol)),
         };
-        match self.tables.get(&key)? {
-            Entry::Back4(back) => self.way_back(socket(back.addr, back.port), back.until),
-            Entry::Back6(back) => self.way_back(socket(back.addr, back.port), back.until),
-            _ => None,
+        let port = Be16::new(port);
+        match self.tables.get(&key) {
+            Some(Entry::Back4(back)) => return self.way_back(back, port),
+            Some(Entry::Back6(back)) => return self.way_back(back, port),
+            _ => {}
         }
+        let address = container.ip();
+        self.tables
+            .iter()
+            .find_map(|(key, entry)| match (key, entry) {
+                (Key::BackRange4(key), Entry::BackRange4(range))
+                    if is_of(key, address, protocol)
+                        && contains(range.back.own_port, range.span, port) =>
+                {
+                    self.way_back(&range.back, port)
+                }
+                (Key::BackRange6(key), Entry::BackRange6(range))
+                    if is_of(key, address, protocol)
+                        && contains(range.back.own_port, range.span, port) =>
+                {
+                    self.way_back(&range.back, port)
+                }
+                _ => None,
+            })
     }
 
-    fn way_back(&self, from: SocketAddr, until: u32) -> Option<WayBack> {
-        match until {
-            0 => Some(WayBack::By(from)),
-            _ if is_past(until, self.now) => None,
+    fn way_back<A: Address + Into<IpAddr>>(&self, back: &Back<A>, port: Be16) -> Option<WayBack> {
+        match back.until {
+            0 => Some(WayBack::By(socket(back.addr, back.host_port(port)))),
+            until if is_past(until, self.now) => None,
             _ => Some(WayBack::Closed),
         }
     }
@@ -326,11 +391,17 @@ fn socket(addr: impl Into<IpAddr>, port: Be16) -> SocketAddr {
     SocketAddr::new(addr.into(), port.get())
 }
 
-fn mapping<A: Address + Into<IpAddr>>(published: &Published<A>) -> Mapping {
+fn mapping<A: Address + Into<IpAddr>>(
+    published: &Published<A>,
+    port: Be16,
+    range: Option<(u16, u16)>,
+) -> Mapping {
     Mapping {
-        container: socket(published.addr, published.port),
+        container: socket(published.addr, published.container_port(port)),
         ifindex: published.to.ifindex,
         back: published.back_addr.into(),
+        range,
+        allow: published.allow,
     }
 }
 
@@ -339,4 +410,17 @@ fn local_key(address: IpAddr) -> Key {
         IpAddr::V4(address) => Key::Local4(address.into()),
         IpAddr::V6(address) => Key::Local6(address.into()),
     }
+}
+
+fn in_range<A: Address + Into<IpAddr>>(range: &PublishedRange<A>, port: Be16) -> Option<Mapping> {
+    let first = range.published.host_port;
+    contains(first, range.span, port).then(|| {
+        let ends = (first.get(), first.get() + range.span);
+        mapping(&range.published, port, Some(ends))
+    })
+}
+
+/// Whether a range is one of this address.
+fn is_of<A: Address + Into<IpAddr>>(key: &RangeKey<A>, addr: IpAddr, protocol: Protocol) -> bool {
+    key.place.addr.into() == addr && key.place.proto == u32::from(protocol.number())
 }

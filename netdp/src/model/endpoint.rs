@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU16,
     str::FromStr,
 };
 
@@ -12,8 +13,8 @@ use netdp_common::maps::MAX_ENDPOINTS;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BadName, Driver, EndpointId, MacAddr, Mode, Name, Network, NetworkId, Proto, Refusal,
-    SandboxId, State, ipam::NoAddress, state::next_number, subnets::Family,
+    BadName, Driver, EndpointId, MacAddr, Mode, Name, Network, NetworkId, PortRange, Proto,
+    Refusal, SandboxId, State, ipam::NoAddress, state::next_number, subnets::Family,
 };
 
 /// How names of host ends begin; digits of the endpoint's id follow.
@@ -35,22 +36,71 @@ pub struct Address {
     pub gateway: IpAddr,
 }
 
-/// A published port. The unspecified host address stands for every address of
-/// the host.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+/// A published port, or several that follow each other. The unspecified host
+/// address stands for every address of the host.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Publication {
     pub host_ip: IpAddr,
+    /// The first.
     pub host_port: u16,
+    /// The one that the first leads to.
     pub container_port: u16,
     pub proto: Proto,
+    /// How many there are.
+    #[serde(default = "one")]
+    pub count: NonZeroU16,
+    /// Sources that may use it; empty: all.
+    #[serde(default)]
+    pub allow: Vec<IpNet>,
+}
+
+fn one() -> NonZeroU16 {
+    NonZeroU16::MIN
+}
+
+impl Publication {
+    pub fn host_ports(&self) -> PortRange {
+        PortRange::following(self.host_port, self.count)
+    }
+
+    pub fn container_ports(&self) -> PortRange {
+        PortRange::following(self.container_port, self.count)
+    }
+
+    pub fn is_range(&self) -> bool {
+        self.count.get() > 1
+    }
+
+    /// `0.0.0.0:8080`, `[::]:20000-29999`
+    pub fn host_side(&self) -> String {
+        host_side(self.host_ip, self.host_ports())
+    }
+}
+
+/// Ports of an address as they are written.
+pub fn host_side(address: IpAddr, ports: PortRange) -> String {
+    match address {
+        IpAddr::V4(address) => format!("{address}:{ports}"),
+        IpAddr::V6(address) => format!("[{address}]:{ports}"),
+    }
 }
 
 impl fmt::Display for Publication {
     /// `0.0.0.0:8080->80/tcp`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = std::net::SocketAddr::new(self.host_ip, self.host_port);
-        write!(f, "{host}->{}/{}", self.container_port, self.proto)
+        let (host, container) = (self.host_side(), self.container_ports());
+        write!(f, "{host}->{container}/{}", self.proto)
     }
+}
+
+/// Sources in order, each once, without those that others hold.
+pub(super) fn normal(allow: &[IpNet]) -> Vec<IpNet> {
+    let mut nets: Vec<IpNet> = allow.iter().map(IpNet::trunc).collect();
+    nets.sort_unstable();
+    nets.dedup();
+    let all = nets.clone();
+    nets.retain(|net| !all.iter().any(|wider| wider != net && wider.contains(net)));
+    nets
 }
 
 /// Another sandbox that is known by a name of one's own: `NAME[:ALIAS]`.
@@ -287,10 +337,10 @@ impl State {
             (true, Some(address)) => Publication {
                 host_ip: address,
                 host_port: publication.container_port,
-                ..*publication
+                ..publication.clone()
             },
             _ if gone.is_at_itself(publication) => return,
-            _ => *publication,
+            _ => publication.clone(),
         };
         if let Some(heir) = self.endpoints.get_mut(&id)
             && !heir.published.contains(&moved)
@@ -357,7 +407,7 @@ impl State {
             slot,
             aliases: request.aliases.clone(),
             links,
-            allow: request.allow.clone(),
+            allow: normal(&request.allow),
         };
         self.counters.slot = slot;
         self.endpoints.insert(id, endpoint.clone());
@@ -403,11 +453,6 @@ impl State {
             )));
         }
         check_families(network, request)?;
-        if !request.allow.is_empty() {
-            return Err(Refusal::unavailable(
-                "--allow is not available yet: leave it out, or publish at one host address",
-            ));
-        }
         if let Some(mac) = request.mac
             && let Some(other) = self.endpoints_in(network.id).find(|e| e.mac == mac)
         {

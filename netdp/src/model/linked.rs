@@ -50,7 +50,10 @@ impl State {
             .endpoints_of(sandbox.id)
             .into_iter()
             .flat_map(|endpoint| &endpoint.published)
-            .map(|published| (published.container_port, published.proto));
+            .flat_map(|published| {
+                let ports = published.container_ports().ports();
+                ports.map(|port| (port, published.proto))
+            });
         exposed.chain(published).collect()
     }
 

@@ -22,7 +22,7 @@ pub mod spec;
 mod state;
 pub mod subnets;
 
-pub use endpoint::{Address, Endpoint, EndpointRequest, Link, Publication};
+pub use endpoint::{Address, Endpoint, EndpointRequest, Link, Publication, host_side};
 pub use host::{HostPorts, HostView, PortTaken};
 pub use hosts::HostsEntry;
 pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId};

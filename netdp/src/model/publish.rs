@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU16,
 };
 
-use netdp_common::maps::MAX_PORTS;
+use ipnet::IpNet;
+use netdp_common::maps::{MAX_PORTS, MAX_RANGES};
 
 use super::{
     EndpointId, HostView, Mode, PortRange, PortRequest, PortSpec, Proto, Publication, Refusal,
-    SandboxId, State, spec::EPHEMERAL, subnets::Family,
+    SandboxId, State, endpoint::normal, host_side, spec::EPHEMERAL, subnets::Family,
 };
 
 /// The single ports that `specs` ask for.
@@ -33,21 +35,33 @@ pub(super) fn requests(specs: &[PortSpec]) -> Result<Vec<PortRequest>, Refusal> 
     Ok(specs.iter().flat_map(PortSpec::requests).collect())
 }
 
-/// Whose the published ports of the host are.
-#[derive(Default)]
+/// Whose the published ports of the host are, by protocol and first port.
 struct Ports {
-    of_host: BTreeMap<(u16, Proto), Vec<(IpAddr, EndpointId)>>,
+    taken: BTreeMap<(Proto, u16), Vec<Taken>>,
+    /// As many ports as the longest range has.
+    longest: u16,
     /// Those at containers' own addresses, which nobody else can have.
     of_containers: BTreeSet<Publication>,
 }
 
+/// Ports of one address that are published.
+struct Taken {
+    address: IpAddr,
+    ports: PortRange,
+    endpoint: EndpointId,
+}
+
 impl Ports {
     fn of(state: &State) -> Self {
-        let mut ports = Self::default();
+        let mut ports = Self {
+            taken: BTreeMap::new(),
+            longest: 1,
+            of_containers: BTreeSet::new(),
+        };
         for endpoint in state.endpoints.values() {
             for publication in &endpoint.published {
                 if endpoint.is_at_itself(publication) {
-                    ports.of_containers.insert(*publication);
+                    ports.of_containers.insert(publication.clone());
                 } else {
                     ports.add(publication, endpoint.id);
                 }
@@ -57,30 +71,50 @@ impl Ports {
     }
 
     fn add(&mut self, publication: &Publication, endpoint: EndpointId) {
-        self.of_host
-            .entry((publication.host_port, publication.proto))
+        self.longest = self.longest.max(publication.count.get());
+        self.taken
+            .entry((publication.proto, publication.host_port))
             .or_default()
-            .push((publication.host_ip, endpoint));
+            .push(Taken {
+                address: publication.host_ip,
+                ports: publication.host_ports(),
+                endpoint,
+            });
     }
 
-    /// Who publishes a port that shares an address with this one.
-    fn owner(&self, address: IpAddr, port: u16, proto: Proto) -> Option<(IpAddr, EndpointId)> {
-        self.of_host
-            .get(&(port, proto))?
-            .iter()
-            .find(|(other, _)| {
-                *other == address
-                    || Family::of(*other) == Family::of(address)
-                        && (other.is_unspecified() || address.is_unspecified())
+    /// Who publishes ports that share an address with these.
+    fn owner(&self, address: IpAddr, ports: PortRange, proto: Proto) -> Option<&Taken> {
+        let first = ports.first().saturating_sub(self.longest - 1);
+        self.taken
+            .range((proto, first)..=(proto, ports.last()))
+            .flat_map(|(_, taken)| taken)
+            .find(|taken| {
+                let other = taken.address;
+                taken.ports.meets(ports)
+                    && (other == address
+                        || Family::of(other) == Family::of(address)
+                            && (other.is_unspecified() || address.is_unspecified()))
             })
-            .copied()
     }
 
-    fn count(&self, family: Family) -> usize {
-        let of_host = self.of_host.values().flatten().map(|(address, _)| *address);
-        let of_containers = self.of_containers.iter().map(|port| port.host_ip);
-        let addresses = of_host.chain(of_containers);
-        addresses.filter(|address| family.has(*address)).count()
+    /// Whether some of its ports are published at the container's own address.
+    fn is_of_container(&self, publication: &Publication) -> bool {
+        self.of_containers.iter().any(|other| {
+            (other.host_ip, other.proto) == (publication.host_ip, publication.proto)
+                && other.host_ports().meets(publication.host_ports())
+        })
+    }
+
+    /// How many entries those of a family take: of single ports, or of ranges.
+    fn count(&self, family: Family, ranges: bool) -> usize {
+        let taken = self.taken.values().flatten();
+        let of_host = taken.map(|taken| (taken.address, taken.ports.count() > 1));
+        let of_containers = self.of_containers.iter();
+        let of_containers = of_containers.map(|port| (port.host_ip, port.is_range()));
+        of_host
+            .chain(of_containers)
+            .filter(|(address, range)| family.has(*address) && *range == ranges)
+            .count()
     }
 }
 
@@ -96,9 +130,24 @@ impl State {
         specs: &[PortSpec],
         host: &HostView<'_>,
     ) -> Result<Vec<Publication>, Refusal> {
+        self.publish_to(sandbox, specs, &[], host)
+    }
+
+    /// The same for some sources alone. Where none are given, those count that
+    /// were given to the sandbox.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn publish_to(
+        &mut self,
+        sandbox: &str,
+        specs: &[PortSpec],
+        allow: &[IpNet],
+        host: &HostView<'_>,
+    ) -> Result<Vec<Publication>, Refusal> {
         let id = self.sandbox(sandbox)?.id;
         let requests = requests(specs)?;
-        self.whole(|state| state.publish_requests(id, &requests, host))
+        self.whole(|state| state.publish_requests(id, &requests, allow, host))
     }
 
     /// Takes published ports back. What a spec leaves out fits every value.
@@ -116,19 +165,25 @@ impl State {
         self.whole(|state| {
             let mut gone = Vec::new();
             for spec in specs {
-                let requests = spec.requests();
                 let before = gone.len();
                 for endpoint in state.endpoints.values_mut().filter(|e| e.sandbox == id) {
                     let at_itself = endpoint.clone();
                     let taken = endpoint.published.extract_if(.., |publication| {
                         let own = at_itself.is_at_itself(publication);
-                        requests
-                            .iter()
-                            .any(|request| request.fits(publication, own))
+                        spec.fits(publication, own)
                     });
                     gone.extend(taken);
                 }
                 if gone.len() == before {
+                    let mut all = state.endpoints.values().filter(|e| e.sandbox == id);
+                    if let Some(whole) =
+                        all.find_map(|e| e.published.iter().find(|it| spec.meets(it)))
+                    {
+                        return Err(Refusal::invalid(format!(
+                            "{spec} is a part of {whole}, which {name} publishes as a whole: \
+                             unpublish that"
+                        )));
+                    }
                     return Err(Refusal::not_found(format!(
                         "{name} doesn't publish {spec}: see `netdp port {name}`"
                     )));
@@ -142,6 +197,7 @@ impl State {
         &mut self,
         sandbox: SandboxId,
         requests: &[PortRequest],
+        allow: &[IpNet],
         host: &HostView<'_>,
     ) -> Result<Vec<Publication>, Refusal> {
         if requests.is_empty() {
@@ -157,11 +213,16 @@ impl State {
                 .filter(|place| !place.routed)
                 .map(|place| place.address)
                 .collect();
+            let own_port = request.container_ports.first();
             let host_port = if of_host.is_empty() {
-                request.container_port
+                own_port
             } else {
                 self.choose_port(&of_host, request, &ports, host)?
             };
+            let count = u16::try_from(request.container_ports.count())
+                .ok()
+                .and_then(NonZeroU16::new)
+                .unwrap_or(NonZeroU16::MIN);
             let before = published.len();
             for Place {
                 address,
@@ -169,26 +230,30 @@ impl State {
                 routed,
             } in places
             {
+                let allow = match self.endpoints.get(&endpoint) {
+                    Some(endpoint) if allow.is_empty() => endpoint.allow.clone(),
+                    _ => normal(allow),
+                };
                 let publication = Publication {
                     host_ip: address,
-                    host_port: if routed {
-                        request.container_port
-                    } else {
-                        host_port
-                    },
-                    container_port: request.container_port,
+                    host_port: if routed { own_port } else { host_port },
+                    container_port: own_port,
                     proto: request.proto,
+                    count,
+                    allow,
                 };
                 if !routed {
                     ports.add(&publication, endpoint);
-                } else if !ports.of_containers.insert(publication) {
+                } else if ports.is_of_container(&publication) {
                     // By another port of the host, in the other family.
                     continue;
+                } else {
+                    ports.of_containers.insert(publication.clone());
                 }
                 published.push((endpoint, publication));
             }
             if published.len() == before {
-                let (port, proto) = (request.container_port, request.proto);
+                let (port, proto) = (request.container_ports, request.proto);
                 return Err(Refusal::conflict(format!(
                     "{} publishes {port}/{proto} already: a routed network takes no port of the \
                      host",
@@ -197,18 +262,23 @@ impl State {
             }
         }
         for family in [Family::V4, Family::V6] {
-            let count = ports.count(family);
-            if count > MAX_PORTS as usize {
-                return Err(Refusal::in_use(format!(
-                    "{} more ports can't be published: {count} would be over {family}, and \
-                     {MAX_PORTS} can; unpublish some",
-                    requests.len(),
-                )));
+            for (what, ranges, limit) in [
+                ("ports", false, MAX_PORTS),
+                ("ranges of ports", true, MAX_RANGES),
+            ] {
+                let count = ports.count(family, ranges);
+                if count > limit as usize {
+                    return Err(Refusal::in_use(format!(
+                        "{} more {what} can't be published: {count} would be over {family}, and \
+                         {limit} can; unpublish some",
+                        requests.len(),
+                    )));
+                }
             }
         }
-        for &(endpoint, publication) in &published {
-            if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
-                endpoint.publish(publication);
+        for (endpoint, publication) in &published {
+            if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+                endpoint.publish(publication.clone());
             }
         }
         Ok(published
@@ -333,7 +403,8 @@ impl State {
         let proto = request.proto;
         let free = |&port: &u16| {
             addresses.iter().all(|&address| {
-                ports.owner(address, port, proto).is_none()
+                PortRange::single(port)
+                    .is_some_and(|port| ports.owner(address, port, proto).is_none())
                     && host.ports.probe(address, port, proto).is_ok()
             })
         };
@@ -345,45 +416,54 @@ impl State {
             self.counters.port = port.unwrap_or(last);
             return port.ok_or_else(|| no_port(addresses, EPHEMERAL, proto));
         };
-        if range.count() > 1 {
+        if range.count() > request.container_ports.count() {
             return range
                 .ports()
                 .find(free)
                 .ok_or_else(|| no_port(addresses, range, proto));
         }
-        let port = range.first();
         for &address in addresses {
-            self.check_port(address, port, proto, ports, host)?;
+            self.check_ports(address, range, proto, ports, host)?;
         }
-        Ok(port)
+        Ok(range.first())
     }
 
-    fn check_port(
+    fn check_ports(
         &self,
         address: IpAddr,
-        port: u16,
+        range: PortRange,
         proto: Proto,
         ports: &Ports,
         host: &HostView<'_>,
     ) -> Result<(), Refusal> {
-        if let Some((other, endpoint)) = ports.owner(address, port, proto) {
-            let owner = match self.endpoints.get(&endpoint) {
+        if let Some(taken) = ports.owner(address, range, proto) {
+            let owner = match self.endpoints.get(&taken.endpoint) {
                 Some(endpoint) => self.owner_name(endpoint),
-                None => endpoint.short(),
+                None => taken.endpoint.short(),
             };
-            return Err(Refusal::in_use(format!(
-                "address already in use: {}/{proto} is published by {owner}; \
-                 give another host port",
-                SocketAddr::new(other, port)
-            )));
+            let other = host_side(taken.address, taken.ports);
+            return Err(Refusal::in_use(if taken.ports == range {
+                format!(
+                    "address already in use: {other}/{proto} is published by {owner}; \
+                     give another host port"
+                )
+            } else {
+                format!(
+                    "address already in use: {}/{proto} overlaps {other}/{proto}, which is \
+                     published by {owner}; give other host ports",
+                    host_side(address, range)
+                )
+            }));
         }
-        host.ports.probe(address, port, proto).map_err(|taken| {
-            Refusal::in_use(format!(
-                "address already in use: {}/{proto} is used by {}; \
-                 give another host port or stop it",
-                SocketAddr::new(address, port),
-                taken.by.as_deref().unwrap_or("a program of the host")
-            ))
+        range.ports().try_for_each(|port| {
+            host.ports.probe(address, port, proto).map_err(|taken| {
+                Refusal::in_use(format!(
+                    "address already in use: {}/{proto} is used by {}; \
+                     give another host port or stop it",
+                    SocketAddr::new(address, port),
+                    taken.by.as_deref().unwrap_or("a program of the host")
+                ))
+            })
         })
     }
 }
@@ -394,33 +474,6 @@ struct Place {
     address: IpAddr,
     endpoint: EndpointId,
     routed: bool,
-}
-
-impl PortRequest {
-    /// Whether a published port is one that is asked for. What the request
-    /// leaves out fits every value. One at the container's own address
-    /// (`at_itself`) was asked for in the same words as one of the host.
-    pub fn fits(&self, publication: &Publication, at_itself: bool) -> bool {
-        let Publication {
-            host_ip,
-            host_port,
-            container_port,
-            proto,
-        } = *publication;
-        if self.container_port != container_port || self.proto != proto {
-            return false;
-        }
-        if at_itself {
-            return self.host_ip.is_none_or(|address| {
-                address == host_ip
-                    || address.is_unspecified() && Family::of(address) == Family::of(host_ip)
-            });
-        }
-        self.host_ip.is_none_or(|address| address == host_ip)
-            && self
-                .host_ports
-                .is_none_or(|range| (range.first()..=range.last()).contains(&host_port))
-    }
 }
 
 fn no_port(addresses: &[IpAddr], range: PortRange, proto: Proto) -> Refusal {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Driver, EndpointRequest, Exposed, FIRST_NETWORK, HostView, Link, MacAddr, Name, NetworkId,
-    PortRequest, PortSpec, Refusal, SandboxId, State,
+    PortRange, PortRequest, PortSpec, Refusal, SandboxId, State,
 };
 
 /// The program that a sandbox was made for.
@@ -121,7 +121,7 @@ impl State {
             state.sandboxes.insert(id, sandbox.clone());
             if let Choice::Networks(networks) = choice {
                 state.attach(id, request, &networks)?;
-                state.publish_requests(id, &request.ports()?, host)?;
+                state.publish_requests(id, &request.ports()?, &request.allow, host)?;
             }
             Ok(sandbox)
         })
@@ -278,13 +278,16 @@ impl SandboxRequest {
                 .flat_map(|exposed| exposed.ports.ports().map(|port| (port, exposed.proto)))
                 .collect();
             for (container_port, proto) in exposed {
+                let Some(container_ports) = PortRange::single(container_port) else {
+                    continue;
+                };
                 let known =
-                    |r: &PortRequest| (r.container_port, r.proto) == (container_port, proto);
+                    |r: &PortRequest| r.container_ports.covers(container_ports) && r.proto == proto;
                 if !requests.iter().any(known) {
                     requests.push(PortRequest {
                         host_ip: None,
                         host_ports: None,
-                        container_port,
+                        container_ports,
                         proto,
                     });
                 }

@@ -1,9 +1,11 @@
 //! Docker's notation for published ports:
 //! `[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp][,direct]`.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use super::Publication;
 
 /// Transport protocol of a port.
 #[derive(
@@ -68,6 +70,14 @@ impl PortRange {
         Some(Self { first, last })
     }
 
+    /// `count` ports from `first` on, as far as there are any.
+    pub fn following(first: u16, count: NonZeroU16) -> Self {
+        Self {
+            first,
+            last: first.saturating_add(count.get() - 1),
+        }
+    }
+
     pub const fn first(self) -> u16 {
         self.first
     }
@@ -83,6 +93,24 @@ impl PortRange {
 
     pub fn ports(self) -> impl DoubleEndedIterator<Item = u16> {
         self.first..=self.last
+    }
+
+    pub const fn single(port: u16) -> Option<Self> {
+        Self::new(port, port)
+    }
+
+    pub const fn holds(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// Whether each of the other's ports is one of these.
+    pub const fn covers(self, other: Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
+    /// Whether they have a port in common.
+    pub const fn meets(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
     }
 }
 
@@ -160,15 +188,16 @@ pub struct PortSpec {
     pub direct: bool,
 }
 
-/// One port to publish.
+/// One port to publish, or a range as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PortRequest {
     /// Address of the host, or none for the network's default.
     pub host_ip: Option<IpAddr>,
-    /// A port of the host, several to choose one from, or none for any from
+    /// As many ports of the host as of the container. For a single one of the
+    /// container also several to choose one from, or none for any from
     /// [`EPHEMERAL`].
     pub host_ports: Option<PortRange>,
-    pub container_port: u16,
+    pub container_ports: PortRange,
     pub proto: Proto,
 }
 
@@ -179,23 +208,61 @@ pub const EPHEMERAL: PortRange = PortRange {
 };
 
 impl PortSpec {
-    /// The single ports that are meant: pairs of a range, or one container
-    /// port with a range of host ports to choose from.
+    /// What is meant: a range of as many ports, or single container ports with
+    /// host ports to choose from.
     pub fn requests(&self) -> Vec<PortRequest> {
-        let request = |container_port, host_ports| PortRequest {
+        let request = |container_ports| PortRequest {
             host_ip: self.host_ip,
-            host_ports,
-            container_port,
+            host_ports: self.host_ports,
+            container_ports,
             proto: self.proto,
         };
-        let container = self.container_ports.ports();
-        match self.host_ports {
-            Some(host) if self.container_ports.count() == host.count() => container
-                .zip(host.ports())
-                .map(|(port, host)| request(port, PortRange::new(host, host)))
-                .collect(),
-            host => container.map(|port| request(port, host)).collect(),
+        if self.is_paired() {
+            return vec![request(self.container_ports)];
         }
+        let ports = self.container_ports.ports();
+        ports.filter_map(PortRange::single).map(request).collect()
+    }
+
+    /// Whether each container port has a host port of its own.
+    fn is_paired(&self) -> bool {
+        self.host_ports
+            .is_some_and(|host| host.count() == self.container_ports.count())
+    }
+
+    /// Whether a published port or range is one that is meant, as a whole. What
+    /// is left out fits every value. One at the container's own address
+    /// (`at_itself`) was asked for in the same words as one of the host.
+    pub fn fits(&self, publication: &Publication, at_itself: bool) -> bool {
+        if at_itself {
+            return self.proto == publication.proto
+                && self.container_ports.covers(publication.container_ports())
+                && self.host_ip.is_none_or(|address| {
+                    let ip = publication.host_ip;
+                    address == ip || address.is_unspecified() && address.is_ipv4() == ip.is_ipv4()
+                });
+        }
+        let (host, container) = (publication.host_ports(), publication.container_ports());
+        let from_first = |range: PortRange, first: u16| first.wrapping_sub(range.first());
+        self.proto == publication.proto
+            && self.host_ip.is_none_or(|ip| ip == publication.host_ip)
+            && self.container_ports.covers(container)
+            && self.host_ports.is_none_or(|ports| {
+                ports.covers(host)
+                    && (!self.is_paired()
+                        || from_first(ports, host.first())
+                            == from_first(self.container_ports, container.first()))
+            })
+    }
+
+    /// Whether some of the ports that are meant are published as part of this.
+    pub fn meets(&self, publication: &Publication) -> bool {
+        self.proto == publication.proto
+            && self.host_ip.is_none_or(|ip| ip == publication.host_ip)
+            && self.container_ports.meets(publication.container_ports())
+            && self
+                .host_ports
+                .is_none_or(|ports| ports.meets(publication.host_ports()))
     }
 }
 

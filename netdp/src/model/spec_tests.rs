@@ -110,21 +110,52 @@ fn what_is_refused() {
 }
 
 #[test]
-fn ranges_become_single_ports() {
-    let pairs: Vec<_> = spec("127.0.0.1:8000-8002:80-82/udp").requests();
-    assert_eq!(pairs.len(), 3);
-    for (n, request) in (0..).zip(pairs) {
-        assert_eq!(request.host_ip, Some(Ipv4Addr::LOCALHOST.into()));
-        assert_eq!(request.host_ports, Some(range(8000 + n, 8000 + n)));
-        assert_eq!(request.container_port, 80 + n);
-        assert_eq!(request.proto, Proto::Udp);
-    }
+fn ranges_stay_whole_and_choices_are_made_port_by_port() {
+    let whole = spec("127.0.0.1:8000-8002:80-82/udp").requests();
+    let request = PortRequest {
+        host_ip: Some(Ipv4Addr::LOCALHOST.into()),
+        host_ports: Some(range(8000, 8002)),
+        container_ports: range(80, 82),
+        proto: Proto::Udp,
+    };
+    assert_eq!(whole, [request]);
     let choose = spec("8000-8010:80").requests();
     assert_eq!(choose.len(), 1);
     assert_eq!(choose[0].host_ports, Some(range(8000, 8010)));
     let any = spec("80-81").requests();
     assert_eq!(any.len(), 2);
     assert!(any.iter().all(|request| request.host_ports.is_none()));
+}
+
+#[test]
+fn what_is_published_fits_as_a_whole() {
+    let of = |host_port, container_port, count| Publication {
+        host_ip: Ipv4Addr::UNSPECIFIED.into(),
+        host_port,
+        container_port,
+        proto: Proto::Tcp,
+        count: NonZeroU16::new(count).unwrap(),
+        allow: Vec::new(),
+    };
+    let whole = of(8000, 80, 3);
+    for fits in ["8000-8002:80-82", "80-82", "79-90", "7999-8003:79-83"] {
+        assert!(spec(fits).fits(&whole, false), "{fits}");
+    }
+    for other in [
+        "8000:80",
+        "80",
+        "8001-8003:80-82",
+        "8000-8002:80-82/udp",
+        "83-90",
+    ] {
+        assert!(!spec(other).fits(&whole, false), "{other}");
+    }
+    assert!(spec("8001:81").meets(&whole));
+    assert!(!spec("8003:81").meets(&whole));
+    assert!(spec("8000-8002:80-82").fits(&of(8001, 81, 1), false));
+    assert!(!spec("8000-8002:80-82").fits(&of(8001, 82, 1), false));
+    assert!(spec("8000-8010:80").fits(&of(8005, 80, 1), false));
+    assert_eq!(whole.to_string(), "0.0.0.0:8000-8002->80-82/tcp");
 }
 
 #[test]
@@ -175,7 +206,8 @@ proptest! {
 
     #[test]
     fn each_container_port_is_asked_for_once(spec in any_spec()) {
-        let ports: Vec<u16> = spec.requests().iter().map(|r| r.container_port).collect();
+        let requests = spec.requests();
+        let ports: Vec<u16> = requests.iter().flat_map(|r| r.container_ports.ports()).collect();
         prop_assert_eq!(ports, spec.container_ports.ports().collect::<Vec<_>>());
     }
 

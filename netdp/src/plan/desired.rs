@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
 use ipnet::IpNet;
 
-use crate::model::{Address, Endpoint, Nat, Network, Opening, Proto, Publication, State};
+use crate::model::{
+    Address, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State, host_side,
+};
 
 /// How the names of host ends begin.
 pub const HOST_END: &str = "vn";
@@ -87,27 +89,56 @@ impl fmt::Display for Neighbour {
     }
 }
 
-/// A port of the host that is held by a bound socket while it is published.
+/// A port of the host that is held by a bound socket while it is published, or
+/// a range, each of which is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Hold {
     /// The unspecified address for every address of the host.
     pub address: IpAddr,
-    pub port: u16,
+    pub ports: PortRange,
     pub proto: Proto,
+    /// Of ::, that the same sockets have the ports of 0.0.0.0 as well.
+    pub both: bool,
+}
+
+impl Hold {
+    /// Ports of every address of both families, if these are of one.
+    pub fn of_both(self) -> Option<Self> {
+        self.address.is_unspecified().then_some(Self {
+            address: Ipv6Addr::UNSPECIFIED.into(),
+            both: true,
+            ..self
+        })
+    }
+
+    /// Each of the ports by itself.
+    pub fn singles(self) -> impl Iterator<Item = (u16, Self)> {
+        let ports = self.ports.ports();
+        ports.filter_map(move |port| {
+            Some((
+                port,
+                Self {
+                    ports: PortRange::single(port)?,
+                    ..self
+                },
+            ))
+        })
+    }
 }
 
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let socket = std::net::SocketAddr::new(self.address, self.port);
-        write!(f, "{socket}/{}", self.proto)
+        let ports = host_side(self.address, self.ports);
+        write!(f, "{ports}/{}", self.proto)
     }
 }
 
-impl From<Publication> for Hold {
-    fn from(publication: Publication) -> Self {
+impl From<&Publication> for Hold {
+    fn from(publication: &Publication) -> Self {
         Self {
             address: publication.host_ip,
-            port: publication.host_port,
+            ports: publication.host_ports(),
+            both: false,
             proto: publication.proto,
         }
     }
@@ -219,7 +250,25 @@ impl Desired {
         for endpoint in state.endpoints.values() {
             desired.add(state, endpoint, &linked);
         }
+        desired.join_holds();
         desired
+    }
+
+    /// A range of many ports takes one socket each, not one a family.
+    fn join_holds(&mut self) {
+        let v4 = self.holds.iter().filter(|hold| {
+            hold.ports.count() > 1 && hold.address == IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        });
+        for v4 in v4.copied().collect::<Vec<_>>() {
+            let v6 = Hold {
+                address: Ipv6Addr::UNSPECIFIED.into(),
+                ..v4
+            };
+            if self.holds.remove(&v6) {
+                self.holds.remove(&v4);
+                self.holds.extend(v4.of_both());
+            }
+        }
     }
 
     /// `linked` are the addresses of those that a link names.
@@ -251,7 +300,7 @@ impl Desired {
         }
         let of_host = carried.published.iter();
         let of_host = of_host.filter(|publication| !carried.is_at_itself(publication));
-        self.holds.extend(of_host.map(|p| Hold::from(*p)));
+        self.holds.extend(of_host.map(Hold::from));
         self.veths.insert(
             ifname.clone(),
             DesiredVeth {

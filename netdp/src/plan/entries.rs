@@ -7,13 +7,20 @@ use std::{
 
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
-    maps::{self, Back, Delivery, LinkKey, Local, Owner, PortKey, Published, local_flags},
+    maps::{
+        self, Back, BackRange, Delivery, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
+        local_flags,
+    },
+    range::RangeKey,
 };
 
-use super::{Desired, Observed, Reach, Uplink, desired::DesiredEndpoint, generation::generation};
+use super::{
+    Desired, Observed, Reach, Uplink, allowed::Sets, desired::DesiredEndpoint,
+    generation::generation,
+};
 use crate::{
     bpf::{Entry, Key, Tables},
-    model::{Endpoint, Opening, Proto, Publication},
+    model::{Endpoint, Opening, PortRange, Proto, Publication},
 };
 
 /// The tables for `desired`, as far as its links are among `live` (index by
@@ -44,9 +51,12 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
             }
         }
     }
+    let sets = Sets::of(desired.endpoints.iter().map(|it| &it.endpoint));
+    sets.add_to(&mut tables);
     let outside = Outside {
         v4: main_of_uplinks(desired),
         v6: main_of_uplinks(desired),
+        sets: &sets,
     };
     for endpoint in &desired.endpoints {
         if let Some(&ifindex) = live.get(endpoint.host_ifname.as_str()) {
@@ -59,10 +69,12 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
     tables
 }
 
-/// The addresses that the outside knows the host by.
-struct Outside {
+/// The addresses that the outside knows the host by, and who of it may use
+/// what.
+struct Outside<'a> {
     v4: Option<V4Addr>,
     v6: Option<V6Addr>,
+    sets: &'a Sets<'a>,
 }
 
 fn link(tables: &mut Tables, opening: &Opening) {
@@ -99,6 +111,8 @@ trait Family: Address {
     fn owner(self, owner: Owner) -> (Key, Entry);
     fn port(key: PortKey<Self>, published: Published<Self>) -> (Key, Entry);
     fn back(key: PortKey<Self>, back: Back<Self>) -> (Key, Entry);
+    fn range(key: RangeKey<Self>, range: PublishedRange<Self>) -> (Key, Entry);
+    fn back_range(key: RangeKey<Self>, range: BackRange<Self>) -> (Key, Entry);
 }
 
 impl Family for V4Addr {
@@ -120,6 +134,14 @@ impl Family for V4Addr {
     fn back(key: PortKey<Self>, back: Back<Self>) -> (Key, Entry) {
         (Key::Back4(key), Entry::Back4(back))
     }
+
+    fn range(key: RangeKey<Self>, range: PublishedRange<Self>) -> (Key, Entry) {
+        (Key::Range4(key), Entry::Range4(range))
+    }
+
+    fn back_range(key: RangeKey<Self>, range: BackRange<Self>) -> (Key, Entry) {
+        (Key::BackRange4(key), Entry::BackRange4(range))
+    }
 }
 
 impl Family for V6Addr {
@@ -140,6 +162,14 @@ impl Family for V6Addr {
 
     fn back(key: PortKey<Self>, back: Back<Self>) -> (Key, Entry) {
         (Key::Back6(key), Entry::Back6(back))
+    }
+
+    fn range(key: RangeKey<Self>, range: PublishedRange<Self>) -> (Key, Entry) {
+        (Key::Range6(key), Entry::Range6(range))
+    }
+
+    fn back_range(key: RangeKey<Self>, range: BackRange<Self>) -> (Key, Entry) {
+        (Key::BackRange6(key), Entry::BackRange6(range))
     }
 }
 
@@ -185,7 +215,12 @@ fn local(tables: &mut Tables, address: IpAddr, ifindex: u32, flags: u32) {
     tables.entry(key).or_insert(entry);
 }
 
-fn add_endpoint(tables: &mut Tables, desired: &DesiredEndpoint, ifindex: u32, outside: &Outside) {
+fn add_endpoint(
+    tables: &mut Tables,
+    desired: &DesiredEndpoint,
+    ifindex: u32,
+    outside: &Outside<'_>,
+) {
     let endpoint = &desired.endpoint;
     let to = Delivery {
         ifindex,
@@ -217,10 +252,10 @@ fn add_endpoint(tables: &mut Tables, desired: &DesiredEndpoint, ifindex: u32, ou
         flags: desired.flags.into(),
     };
     if let Some(address) = addr4 {
-        add_address(tables, endpoint, address, owner, outside.v4);
+        add_address(tables, endpoint, address, owner, outside.v4, outside.sets);
     }
     if let Some(address) = addr6 {
-        add_address(tables, endpoint, address, owner, outside.v6);
+        add_address(tables, endpoint, address, owner, outside.v6, outside.sets);
     }
 }
 
@@ -231,6 +266,7 @@ fn add_address<A: Family>(
     address: A,
     owner: Owner,
     outside: Option<A>,
+    sets: &Sets<'_>,
 ) {
     tables.extend([address.owner(owner)]);
     let ways_back = ways_back(endpoint, outside);
@@ -245,26 +281,58 @@ fn add_address<A: Family>(
         let published = Published {
             addr: address,
             port,
-            pad: 0,
+            host_port,
             to: owner.to,
             back_addr: back.unwrap_or(A::ANY),
+            allow: sets.number(&publication.allow),
+            flags: 0,
         };
-        tables.extend([A::port(
-            PortKey::new(host_addr, host_port, proto),
-            published,
-        )]);
-        if let Some(addr) = back {
-            let key = PortKey::new(address, port, proto);
-            tables.extend([A::back(key, Back::new(addr, host_port))]);
+        if publication.is_range() {
+            let (key, span, prefix) = range_of(host_addr, proto, publication.host_ports());
+            let range = PublishedRange {
+                published,
+                span,
+                prefix,
+                pad: 0,
+            };
+            tables.extend([A::range(key, range)]);
+        } else {
+            let key = PortKey::new(host_addr, host_port, proto);
+            tables.extend([A::port(key, published)]);
+        }
+        let Some(back) = back.map(|addr| Back::new(addr, host_port, port)) else {
+            continue;
+        };
+        if publication.is_range() {
+            let (key, span, prefix) = range_of(address, proto, publication.container_ports());
+            let range = BackRange {
+                back,
+                span,
+                prefix,
+                pad: 0,
+            };
+            tables.extend([A::back_range(key, range)]);
+        } else {
+            tables.extend([A::back(PortKey::new(address, port, proto), back)]);
         }
     }
+}
+
+/// The key of a range, and what its value says of the key.
+fn range_of<A: Address>(addr: A, proto: u8, ports: PortRange) -> (RangeKey<A>, u16, u16) {
+    let key = RangeKey::of_range(addr, proto, ports.first(), ports.last());
+    (key, ports.last() - ports.first(), key.prefix as u16)
 }
 
 /// For each published container port the mapping that answers go back by when
 /// no flow says otherwise, and the host address of it. Never a loopback
 /// address: nobody outside uses it.
-fn ways_back<A: Family>(endpoint: &Endpoint, outside: Option<A>) -> BTreeMap<Publication, A> {
-    let mut chosen: BTreeSet<(u16, Proto)> = BTreeSet::new();
+///
+/// Where one container port is published more than once, the first counts; a
+/// range counts as a whole, or not at all.
+fn ways_back<A: Family>(endpoint: &Endpoint, outside: Option<A>) -> BTreeMap<&Publication, A> {
+    let mut singles: BTreeSet<(Proto, u16)> = BTreeSet::new();
+    let mut ranges: Vec<(Proto, PortRange)> = Vec::new();
     let mut ways = BTreeMap::new();
     for publication in &endpoint.published {
         let address = match A::of(publication.host_ip) {
@@ -272,11 +340,22 @@ fn ways_back<A: Family>(endpoint: &Endpoint, outside: Option<A>) -> BTreeMap<Pub
             Some(address) if !address.is_loopback() => Some(address),
             _ => None,
         };
-        if let Some(address) = address
-            && chosen.insert((publication.container_port, publication.proto))
+        let Some(address) = address else { continue };
+        let (proto, ports) = (publication.proto, publication.container_ports());
+        let mut chosen = singles.range((proto, ports.first())..=(proto, ports.last()));
+        if chosen.next().is_some()
+            || ranges
+                .iter()
+                .any(|(other, range)| *other == proto && range.meets(ports))
         {
-            ways.insert(*publication, address);
+            continue;
         }
+        if publication.is_range() {
+            ranges.push((proto, ports));
+        } else {
+            singles.insert((proto, ports.first()));
+        }
+        ways.insert(publication, address);
     }
     ways
 }

@@ -11,7 +11,7 @@ use crate::model::Endpoint;
 /// found to be published under a number is published whenever the endpoint has
 /// that number again.
 pub(super) fn generation(endpoint: &Endpoint) -> u32 {
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut hash = Fnv::default();
     endpoint.id.hash(&mut hash);
     endpoint.published.hash(&mut hash);
     let folded = (hash.0 >> 32) as u32 ^ hash.0 as u32;
@@ -20,7 +20,13 @@ pub(super) fn generation(endpoint: &Endpoint) -> u32 {
 
 /// FNV-1a of 64 bits (draft-eastlake-fnv, section 2): the hashers of the
 /// standard library promise nothing from one release to the next.
-struct Fnv(u64);
+pub(super) struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
 
 impl Hasher for Fnv {
     fn finish(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! Applying happens in two rounds, because the tables name interfaces by
 //! numbers that exist only after the first: [`links`], observe, [`tables`].
 
+mod allowed;
 mod desired;
 pub mod diff;
 mod entries;

@@ -1,11 +1,14 @@
 //! What goes: the other way round than it came, ports first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use netdp_common::{
     addr::Address,
     flow::is_past,
-    maps::{Back, Published},
+    maps::{Back, BackRange, Published, PublishedRange},
 };
 
 use super::{
@@ -37,9 +40,9 @@ pub(super) fn retract(
             .map(|key| Op::Remove(*key))
     };
     ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
-    ops.extend(of(|key| matches!(key, Key::Port4(_) | Key::Port6(_))));
+    ops.extend(of(is_port));
     ops.extend(quiet);
-    ops.extend(of(|key| matches!(key, Key::Back4(_) | Key::Back6(_))));
+    ops.extend(of(is_back));
     ops.extend(
         observed
             .holds
@@ -53,6 +56,35 @@ pub(super) fn retract(
     programs(desired, observed, live, &mut ops);
     ops.extend(of(|key| matches!(key, Key::Uplink(_))));
     ops
+}
+
+/// Sets of sources go last of all, when no port names them any more.
+pub(super) fn retract_sets(desired: &Desired, observed: &Observed) -> Vec<Op> {
+    let is_set = |key: &&Key| matches!(key, Key::Allow4(_) | Key::Allow6(_));
+    let mut have = observed.tables.keys().filter(is_set).peekable();
+    if have.peek().is_none() {
+        return Vec::new();
+    }
+    let wanted = entries(desired, &BTreeMap::new());
+    have.filter(|key| !wanted.contains_key(key))
+        .map(|key| Op::Remove(*key))
+        .collect()
+}
+
+/// The way in: a published port, or a range of them.
+pub(super) fn is_port(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::Port4(_) | Key::Port6(_) | Key::Range4(_) | Key::Range6(_)
+    )
+}
+
+/// The way back.
+pub(super) fn is_back(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::Back4(_) | Key::Back6(_) | Key::BackRange4(_) | Key::BackRange6(_)
+    )
 }
 
 /// What is there and not wanted.
@@ -82,15 +114,27 @@ fn surplus(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>) -
     } = &mut surplus;
     let have = observed.tables.iter().map(|(key, entry)| (*key, *entry));
     let wanted = entries(desired, live);
+    // A port that is asked for in a range must not be silent by an older entry.
+    let again: Vec<Answering> = wanted
+        .iter()
+        .filter(|(key, _)| matches!(key, Key::BackRange4(_) | Key::BackRange6(_)))
+        .filter_map(|(key, entry)| Answering::of(key, entry))
+        .collect();
     for change in diff(have, wanted.clone()) {
         match change {
             Change::Remove { key, have } => {
                 let owner = match key {
                     Key::Back4(port) => Key::Owner4(port.addr),
                     Key::Back6(port) => Key::Owner6(port.addr),
+                    Key::BackRange4(range) => Key::Owner4(range.place.addr),
+                    Key::BackRange6(range) => Key::Owner6(range.place.addr),
                     key => key,
                 };
-                match silence(have, observed.clock).filter(|_| wanted.contains_key(&owner)) {
+                let stays = |_: &Entry| {
+                    wanted.contains_key(&owner)
+                        && !again.iter().any(|range| range.meets(&key, &have))
+                };
+                match silence(have, observed.clock).filter(stays) {
                     None => gone.push(key),
                     Some(silent) if silent != have => quiet.push(Op::Put(key, silent)),
                     Some(_) => {}
@@ -107,6 +151,26 @@ fn surplus(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>) -
                     Moved::Back(want) => before.push(Op::Put(key, Entry::Port6(want))),
                     Moved::Not => {}
                 },
+                (Entry::Range4(have), Entry::Range4(want)) => {
+                    match moved(&have.published, want.published) {
+                        Moved::Away => gone.push(key),
+                        Moved::Back(published) => {
+                            let range = PublishedRange { published, ..want };
+                            before.push(Op::Put(key, Entry::Range4(range)));
+                        }
+                        Moved::Not => {}
+                    }
+                }
+                (Entry::Range6(have), Entry::Range6(want)) => {
+                    match moved(&have.published, want.published) {
+                        Moved::Away => gone.push(key),
+                        Moved::Back(published) => {
+                            let range = PublishedRange { published, ..want };
+                            before.push(Op::Put(key, Entry::Range6(range)));
+                        }
+                        Moved::Not => {}
+                    }
+                }
                 _ => {}
             },
             Change::Insert { .. } => {}
@@ -120,7 +184,59 @@ fn silence(entry: Entry, clock: Clock) -> Option<Entry> {
     match entry {
         Entry::Back4(back) => silent(back, clock).map(Entry::Back4),
         Entry::Back6(back) => silent(back, clock).map(Entry::Back6),
+        Entry::BackRange4(range) => {
+            let back = silent(range.back, clock)?;
+            Some(Entry::BackRange4(BackRange { back, ..range }))
+        }
+        Entry::BackRange6(range) => {
+            let back = silent(range.back, clock)?;
+            Some(Entry::BackRange6(BackRange { back, ..range }))
+        }
         _ => None,
+    }
+}
+
+/// Container ports that have a way back.
+struct Answering {
+    addr: IpAddr,
+    proto: u32,
+    first: u16,
+    last: u16,
+}
+
+impl Answering {
+    fn of(key: &Key, entry: &Entry) -> Option<Self> {
+        match (key, entry) {
+            (Key::Back4(key), Entry::Back4(back)) => Some(Self::new(key.addr, key.proto, back, 0)),
+            (Key::Back6(key), Entry::Back6(back)) => Some(Self::new(key.addr, key.proto, back, 0)),
+            (Key::BackRange4(key), Entry::BackRange4(range)) => {
+                let proto = key.place.proto as u8;
+                Some(Self::new(key.place.addr, proto, &range.back, range.span))
+            }
+            (Key::BackRange6(key), Entry::BackRange6(range)) => {
+                let proto = key.place.proto as u8;
+                Some(Self::new(key.place.addr, proto, &range.back, range.span))
+            }
+            _ => None,
+        }
+    }
+
+    fn new<A: Address + Into<IpAddr>>(addr: A, proto: u8, back: &Back<A>, span: u16) -> Self {
+        let first = back.own_port.get();
+        Self {
+            addr: addr.into(),
+            proto: proto.into(),
+            first,
+            last: first.saturating_add(span),
+        }
+    }
+
+    fn meets(&self, key: &Key, entry: &Entry) -> bool {
+        Self::of(key, entry).is_some_and(|other| {
+            (self.addr, self.proto) == (other.addr, other.proto)
+                && self.first <= other.last
+                && other.first <= self.last
+        })
     }
 }
 

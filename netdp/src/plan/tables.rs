@@ -7,7 +7,7 @@ use super::{
     Desired, Observed, Op, Role,
     diff::{Change, diff},
     entries::{entries, live},
-    retract::retract,
+    retract::{is_back, is_port, retract, retract_sets},
 };
 use crate::{
     bpf::{Entry, Key},
@@ -39,8 +39,10 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
             .map(|hold| Op::HoldPort(*hold)),
     );
     // The way back before the way in.
-    ops.extend(of(|key| matches!(key, Key::Back4(_) | Key::Back6(_))));
-    ops.extend(of(|key| matches!(key, Key::Port4(_) | Key::Port6(_))));
+    ops.extend(of(is_back));
+    ops.extend(of(|key| matches!(key, Key::Allow4(_) | Key::Allow6(_))));
+    ops.extend(of(is_port));
+    ops.extend(retract_sets(desired, observed));
     ops
 }
 

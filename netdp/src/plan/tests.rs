@@ -161,7 +161,7 @@ impl Port {
         match (key, entry) {
             (Key::Port4(port), Entry::Port4(published)) => {
                 let key = PortKey::new(published.addr, published.port, port.proto);
-                let back = Back::new(published.back_addr, port.port);
+                let back = Back::new(published.back_addr, port.port, published.port);
                 Some(Self {
                     at: (
                         Ipv4Addr::from(port.addr).into(),
@@ -176,7 +176,7 @@ impl Port {
             }
             (Key::Port6(port), Entry::Port6(published)) => {
                 let key = PortKey::new(published.addr, published.port, port.proto);
-                let back = Back::new(published.back_addr, port.port);
+                let back = Back::new(published.back_addr, port.port, published.port);
                 Some(Self {
                     at: (
                         Ipv6Addr::from(port.addr).into(),
@@ -214,7 +214,7 @@ fn never_half_made(observed: &Observed, op: &Op) {
                 "{op}: {port:?} without {key:?}"
             );
         }
-        let held = |h: &Hold| (h.address, h.port, h.proto.number()) == port.at;
+        let held = |h: &Hold| (h.address, h.ports.first(), h.proto.number()) == port.at;
         assert!(observed.holds.iter().any(held), "{op}: {port:?} isn't held");
         if let Some((key, back)) = port.back {
             let found = observed.tables.get(&key);
@@ -664,7 +664,7 @@ fn entries_of_a_port_of_ipv6() {
     assert!(tables.contains_key(&port4([0; 4], 8080)));
     assert_eq!(
         tables[&Key::Back6(key("fd00:6::2", 80))],
-        Entry::Back6(Back::new(outside, Be16::new(8080)))
+        Entry::Back6(Back::new(outside, Be16::new(8080), Be16::new(80)))
     );
     let veth = desired.veths.keys().next().unwrap();
     let ifindex = host.observed.links[veth].ifindex;

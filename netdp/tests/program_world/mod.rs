@@ -19,9 +19,10 @@ use netdp::{
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
     maps::{
-        Back, Config, Delivery, Endpoint, Local, Owner, PortKey, Published, Uplink, endpoint_flags,
-        local_flags,
+        Back, BackRange, Config, Delivery, Endpoint, Local, Owner, PortKey, Published,
+        PublishedRange, Uplink, endpoint_flags, local_flags,
     },
+    range::{AllowKey, RangeKey},
 };
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -391,15 +392,17 @@ impl World {
                 let published = Published {
                     addr: $addr(container.addr),
                     port,
-                    pad: 0,
+                    host_port,
                     to: container.delivery(),
                     back_addr: $addr(back),
+                    allow: 0,
+                    flags: 0,
                 };
                 let key = PortKey::new($addr(on), host_port, proto);
                 self.put(Key::$port(key), Entry::$port(published));
                 if !back.is_unspecified() {
                     let key = PortKey::new($addr(container.addr), port, proto);
-                    let back = Back::new($addr(back), host_port);
+                    let back = Back::new($addr(back), host_port, port);
                     self.put(Key::$back(key), Entry::$back(back));
                 }
             }};
@@ -408,6 +411,157 @@ impl World {
             Family::V4 => publish!(v4, Port4, Back4),
             Family::V6 => publish!(v6, Port6, Back6),
         }
+    }
+
+    /// Publishes a range on all addresses of the host.
+    pub fn publish_range(
+        &mut self,
+        host: (u16, u16),
+        container: &Container,
+        first: u16,
+        proto: u8,
+        back: Option<Ipv4Addr>,
+    ) {
+        self.publish_range_on(None, host, container, first, proto, back);
+    }
+
+    /// The same on one of them.
+    pub fn publish_range_on(
+        &mut self,
+        on: Option<Ipv4Addr>,
+        host: (u16, u16),
+        container: &Container,
+        first: u16,
+        proto: u8,
+        back: Option<Ipv4Addr>,
+    ) {
+        let on = on.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let addr = back.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let span = host.1 - host.0;
+        let (host_port, port) = (Be16::new(host.0), Be16::new(first));
+        macro_rules! publish {
+            ($addr:ident, $range:ident, $back_range:ident) => {{
+                let key = RangeKey::of_range($addr(on), proto, host.0, host.1);
+                let published = Published {
+                    addr: $addr(container.addr),
+                    port,
+                    host_port,
+                    to: container.delivery(),
+                    back_addr: $addr(addr),
+                    allow: 0,
+                    flags: 0,
+                };
+                let prefix = key.prefix as u16;
+                let range = PublishedRange {
+                    published,
+                    span,
+                    prefix,
+                    pad: 0,
+                };
+                self.put(Key::$range(key), Entry::$range(range));
+                if !addr.is_unspecified() {
+                    let own = $addr(container.addr);
+                    let key = RangeKey::of_range(own, proto, first, first + span);
+                    let back = Back::new($addr(addr), host_port, port);
+                    let prefix = key.prefix as u16;
+                    let range = BackRange {
+                        back,
+                        span,
+                        prefix,
+                        pad: 0,
+                    };
+                    self.put(Key::$back_range(key), Entry::$back_range(range));
+                }
+            }};
+        }
+        match Family::of_world() {
+            Family::V4 => publish!(v4, Range4, BackRange4),
+            Family::V6 => publish!(v6, Range6, BackRange6),
+        }
+    }
+
+    /// Takes a range on all addresses, of WEB, back at once.
+    pub fn forget_range(&mut self, host: (u16, u16), first: u16, proto: u8) {
+        let last = first + (host.1 - host.0);
+        macro_rules! forget {
+            ($addr:ident, $range:ident, $back_range:ident) => {{
+                let any = $addr(Ipv4Addr::UNSPECIFIED);
+                let key = RangeKey::of_range(any, proto, host.0, host.1);
+                self.datapath.remove(&Key::$range(key)).unwrap();
+                let key = RangeKey::of_range($addr(WEB), proto, first, last);
+                self.datapath.remove(&Key::$back_range(key)).unwrap();
+            }};
+        }
+        match Family::of_world() {
+            Family::V4 => forget!(v4, Range4, BackRange4),
+            Family::V6 => forget!(v6, Range6, BackRange6),
+        }
+    }
+
+    /// The same as a daemon does it, see [`unpublish`](Self::unpublish).
+    pub fn unpublish_range(
+        &mut self,
+        host: (u16, u16),
+        container: &mut Container,
+        first: u16,
+        proto: u8,
+        quiet: u32,
+    ) {
+        self.forget_range(host, first, proto);
+        let (span, until) = (host.1 - host.0, clock::now() + quiet);
+        macro_rules! silence {
+            ($addr:ident, $back_range:ident) => {{
+                let own = $addr(container.addr);
+                let key = RangeKey::of_range(own, proto, first, first + span);
+                let back = Back {
+                    until,
+                    ..Back::new($addr(HOST), Be16::new(host.0), Be16::new(first))
+                };
+                let prefix = key.prefix as u16;
+                let range = BackRange {
+                    back,
+                    span,
+                    prefix,
+                    pad: 0,
+                };
+                self.put(Key::$back_range(key), Entry::$back_range(range));
+            }};
+        }
+        match Family::of_world() {
+            Family::V4 => silence!(v4, BackRange4),
+            Family::V6 => silence!(v6, BackRange6),
+        }
+        container.generation += 1;
+        self.connect(container);
+    }
+
+    /// Lets a port on all addresses be used by the sources of a set alone.
+    pub fn restrict(&mut self, host_port: u16, proto: u8, set: u32) {
+        let tables = self.datapath.tables().unwrap();
+        let of_port = |key: &Key| match key {
+            Key::Port4(key) => (key.port.get(), key.proto) == (host_port, proto),
+            Key::Port6(key) => (key.port.get(), key.proto) == (host_port, proto),
+            _ => false,
+        };
+        for (key, entry) in tables.iter().filter(|(key, _)| of_port(key)) {
+            let entry = match *entry {
+                Entry::Port4(port) => Entry::Port4(Published { allow: set, ..port }),
+                Entry::Port6(port) => Entry::Port6(Published { allow: set, ..port }),
+                entry => entry,
+            };
+            self.put(*key, entry);
+        }
+    }
+
+    /// Puts addresses into a set.
+    pub fn allow(&mut self, set: u32, addr: Ipv4Addr, bits: u32) {
+        let key = match Family::of_world() {
+            Family::V4 => Key::Allow4(AllowKey::new(set, v4(addr), bits)),
+            // Those of all IPv4 are those of all IPv6.
+            Family::V6 if bits == 0 => Key::Allow6(AllowKey::new(set, v6(addr), 0)),
+            Family::V6 => Key::Allow6(AllowKey::new(set, v6(addr), 96 + bits)),
+        };
+        self.put(key, Entry::Allow(1));
     }
 
     /// Takes a port on all addresses back, as a daemon does; `quiet` is for how
@@ -429,7 +583,7 @@ impl World {
                 let key = PortKey::new($addr(container.addr), port, proto);
                 let back = Back {
                     until,
-                    ..Back::new($addr(HOST), host_port)
+                    ..Back::new($addr(HOST), host_port, port)
                 };
                 self.put(Key::$back(key), Entry::$back(back));
             }};
