@@ -32,10 +32,12 @@ fn question(name: &str, kind: RecordType) -> Message {
     message
 }
 
-/// Asks as a program of the sandbox does, by UDP.
+/// Asks as a program of the sandbox does, by UDP: twice where no answer comes
+/// (resolv.conf(5), `attempts`).
 #[track_caller]
 fn ask(place: &impl Place, name: &str, kind: RecordType) -> Message {
     ask_at(place, RESOLVER, name, kind)
+        .or_else(|_| ask_at(place, RESOLVER, name, kind))
         .unwrap_or_else(|error| panic!("no answer about {name}: {error}"))
 }
 
