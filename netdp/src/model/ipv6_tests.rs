@@ -66,7 +66,11 @@ fn a_unique_local_subnet_is_chosen() {
     assert_eq!(first.prefix_len(), 64);
     assert!(first.to_string().starts_with("fd"), "{first}");
     assert_ne!(first, second);
-    let global = |subnet: ipnet::IpNet| subnet.to_string()[..14].to_owned();
+    // The first 48 bits (RFC 4193, section 3.1).
+    let global = |subnet: ipnet::IpNet| match subnet.addr() {
+        IpAddr::V6(address) => address.segments()[..3].to_vec(),
+        IpAddr::V4(_) => panic!("{subnet}"),
+    };
     assert_eq!(global(first), global(second), "one global id an instance");
     assert_eq!(
         one.pools[1].gateway.to_string(),
