@@ -267,8 +267,7 @@ pub struct Published<A> {
     pub back_addr: A,
     /// Number of the set of addresses that may use it, or 0 for all.
     pub allow: u32,
-    /// [`port_flags`].
-    pub flags: u32,
+    pub pad: u32,
 }
 
 impl<A> Published<A> {
@@ -277,12 +276,6 @@ impl<A> Published<A> {
     pub const fn container_port(&self, host_port: Be16) -> Be16 {
         shifted(host_port, self.host_port, self.port)
     }
-}
-
-/// Bits of [`Published::flags`] and [`Back::flags`].
-pub mod port_flags {
-    /// A masqueraded flow may have the port: such flows come first.
-    pub const SHARED: u32 = 1;
 }
 
 /// Value of `ranges4`: the container behind published ports that follow each
@@ -314,8 +307,7 @@ pub struct Back<A: Address> {
     /// `CLOCK_MONOTONIC` until which answers are dropped: nothing but this
     /// tells them from a conversation that the container begins.
     pub until: u32,
-    /// [`port_flags`].
-    pub flags: u32,
+    pub pad: u32,
     pub fill: A::Fill,
 }
 
@@ -327,7 +319,7 @@ impl<A: Address> Back<A> {
             port,
             own_port,
             until: 0,
-            flags: 0,
+            pad: 0,
             fill: A::FILL,
         }
     }

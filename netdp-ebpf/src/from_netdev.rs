@@ -3,7 +3,6 @@
 use netdp_common::{
     drop::DropReason,
     fragment,
-    maps::port_flags,
     packet::{Fragment, Transport, V4, V6, ethertype},
 };
 
@@ -88,15 +87,6 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         F::apart(|| routed::inbound::<F>(skb, work, owner))?;
         return enter::<F>(skb, work, fragment, now);
     }
-    // What was begun before the port was published goes on.
-    let mapping = match mapping {
-        Some(mapping)
-            if mapping.flags & port_flags::SHARED != 0 && masquerade::is_answer::<F>(packet) =>
-        {
-            None
-        }
-        mapping => mapping,
-    };
     match mapping {
         Some(mapping) => {
             source::check::<F>(packet.tuple.saddr)?;

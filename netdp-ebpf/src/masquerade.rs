@@ -530,35 +530,6 @@ pub fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), Drop
     Ok(())
 }
 
-/// Whether a packet from outside is an answer to such a flow.
-#[inline(never)]
-pub fn is_answer<F: Family>(packet: &Packet<F::Addr>) -> bool {
-    let from = &packet.tuple;
-    let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
-    match find_either::<F>(&key) {
-        // SAFETY: a map value stays readable while the program runs.
-        Some(entry) => unsafe { (*entry).external == from.daddr },
-        None => false,
-    }
-}
-
-/// Whether the sender has opened the flow of its packet itself.
-#[inline(never)]
-pub fn is_own<F: Family>(packet: &Packet<F::Addr>) -> bool {
-    let from = &packet.tuple;
-    let mut key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
-    if let Some(entry) = find_either::<F>(&key)
-        && is_owner::<F>(entry, from)
-    {
-        return true;
-    }
-    key.local = from.saddr;
-    match find_either::<F>(&key) {
-        Some(entry) => flows::kind(entry) == flow_kind::MASQUERADE_OUT,
-        None => false,
-    }
-}
-
 /// Notes an answer at the sender's side of a flow whose port was changed, too,
 /// and moves it to the main table along with the outside's.
 #[inline(always)]

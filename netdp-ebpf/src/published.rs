@@ -7,7 +7,7 @@ use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
     flow::{self, ANSWERED},
-    maps::{Back, Delivery, Endpoint, FlowKey, PortKey, Published, flow_kind, port_flags},
+    maps::{Back, Delivery, Endpoint, FlowKey, PortKey, Published, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
     tcp::{self, Direction},
 };
@@ -432,9 +432,6 @@ pub fn first_reply<F: Family>(
     }
     // SAFETY: a map value stays readable while the program runs.
     let back = unsafe { &*back };
-    if back.flags & port_flags::SHARED != 0 && masquerade::is_own::<F>(packet) {
-        return Found::NO;
-    }
     let (addr, port) = (back.addr, back.host_port(from.sport));
     if back.until != 0 {
         return if flow::is_past(back.until, flows::now()) {

@@ -191,6 +191,9 @@ fn v6(address: IpAddr) -> Option<Ipv6Addr> {
 impl Drop for Topology {
     fn drop(&mut self) {
         if thread::panicking() {
+            if let Ok(counters) = self.world.netdp_ok(&["stats"]) {
+                eprintln!("it counted:\n{counters}");
+            }
             eprintln!("the daemon said:\n{}", self.world.daemon_log());
         }
     }

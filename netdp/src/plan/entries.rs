@@ -285,7 +285,7 @@ fn add_address<A: Family>(
             to: owner.to,
             back_addr: back.unwrap_or(A::ANY),
             allow: sets.number(&publication.allow),
-            flags: 0,
+            pad: 0,
         };
         if publication.is_range() {
             let (key, span, prefix) = range_of(host_addr, proto, publication.host_ports());

@@ -396,7 +396,7 @@ impl World {
                     to: container.delivery(),
                     back_addr: $addr(back),
                     allow: 0,
-                    flags: 0,
+                    pad: 0,
                 };
                 let key = PortKey::new($addr(on), host_port, proto);
                 self.put(Key::$port(key), Entry::$port(published));
@@ -449,7 +449,7 @@ impl World {
                     to: container.delivery(),
                     back_addr: $addr(addr),
                     allow: 0,
-                    flags: 0,
+                    pad: 0,
                 };
                 let prefix = key.prefix as u16;
                 let range = PublishedRange {
