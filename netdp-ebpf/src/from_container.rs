@@ -58,6 +58,11 @@ fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> i32 {
         Ok(_) => return verdict::part(Err(DropReason::SpoofedSource)),
         Err(reason) => return verdict::part(Err(reason)),
     }
+    // The kernel takes a tag off before any program sees the frame, and puts it
+    // on again where the frame leaves.
+    if skb.is_tagged() {
+        return verdict::part(Err(DropReason::UnknownEthertype));
+    }
     verdict::part(match skb.ethertype() {
         ethertype::IPV4 if !is_any(endpoint.addr4) => return ipv4(skb, endpoint),
         ethertype::ARP if !is_any(endpoint.addr4) => arp::answer(skb, endpoint),

@@ -23,6 +23,8 @@ pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
     match skb.ethertype() {
         ethertype::IPV4 if skb.is_for_interface() => Ok(Verdict::Part(ipv4(skb))),
         ethertype::IPV6 if skb.is_for_interface() => Ok(Verdict::Part(ipv6(skb))),
+        ethertype::IPV4 if skb.is_for_many() => Ok(Verdict::Part(for_many::<V4>(skb))),
+        ethertype::IPV6 if skb.is_for_many() => Ok(Verdict::Part(for_many::<V6>(skb))),
         _ => Ok(Verdict::Pass),
     }
 }
@@ -37,6 +39,17 @@ fn ipv4(skb: &Skb) -> i32 {
 #[inline(never)]
 fn ipv6(skb: &Skb) -> i32 {
     verdict::action(by_destination::<V6>(skb))
+}
+
+/// What the stack hears along with others: no container has anything to do with
+/// it, not as its sender either.
+#[inline(never)]
+fn for_many<F: Family>(skb: &Skb) -> i32 {
+    let Ok(work) = work::begin::<F>(skb) else {
+        return verdict::action(Ok(Verdict::Pass));
+    };
+    let checked = source::check_for_host::<F>(work.packet.tuple.saddr);
+    verdict::action(checked.map(|()| Verdict::Pass))
 }
 
 #[inline(always)]
@@ -82,6 +95,10 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         let Some(owner) = F::addrs().get_ptr(daddr) else {
             return Ok(Verdict::Pass);
         };
+        // Without ports it would look like an echo of identifier 0.
+        if packet.transport == Transport::IcmpOther {
+            return Err(DropReason::NotPublished);
+        }
         // SAFETY: a map value stays readable while the program runs.
         let owner = unsafe { &*owner };
         F::apart(|| routed::inbound::<F>(skb, work, owner))?;

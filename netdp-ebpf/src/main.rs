@@ -1,6 +1,10 @@
 //! netdp's programs: entry points by direction. Each counts, and turns a
 //! [`Verdict`](verdict::Verdict) into an action; everything else returns
 //! `Result<Verdict, DropReason>`.
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "given by value, a key or a value lies on the stack a second time"
+)]
 #![no_std]
 #![feature(asm_experimental_arch)]
 #![no_main]

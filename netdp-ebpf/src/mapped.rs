@@ -100,10 +100,10 @@ pub fn outbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpo
     if is_there::<F>(&work.key) {
         return Found::NO;
     }
-    if endpoint.flags & endpoint_flags::OPEN == 0 {
-        if let Err(reason) = permit::<F>(work) {
-            return Found::refused(reason);
-        }
+    if endpoint.flags & endpoint_flags::OPEN == 0
+        && let Err(reason) = permit::<F>(work)
+    {
+        return Found::refused(reason);
     }
     work.decision.exit = Exit::Uplink;
     Found::YES

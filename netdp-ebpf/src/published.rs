@@ -17,7 +17,7 @@ use crate::{
     family::Family,
     flows,
     found::Found,
-    masquerade, path, ranges, share,
+    path, ranges, share,
     skb::Skb,
     work::{Decision, Exit},
 };

@@ -37,6 +37,10 @@ pub fn outbound<F: Family>(work: &mut Work<F::Addr>) -> bool {
         key,
         ..
     } = work;
+    // Without ports it would look like an echo of identifier 0.
+    if packet.transport == Transport::IcmpOther {
+        return false;
+    }
     *key = packet.tuple.sent(packet.proto);
     let Some(entry) = masquerade::find_either::<F>(key) else {
         return false;

@@ -140,7 +140,34 @@ impl Skb {
         /// `PACKET_HOST` of `include/uapi/linux/if_packet.h`.
         const HOST: u32 = 0;
         // SAFETY: as above.
-        unsafe { (*self.skb).pkt_type == HOST && (*self.skb).vlan_present == 0 }
+        unsafe { (*self.skb).pkt_type == HOST && !self.is_of_vlan() }
+    }
+
+    /// Whether a frame is for all or some on its link, this interface included.
+    #[inline(always)]
+    pub fn is_for_many(&self) -> bool {
+        /// `PACKET_BROADCAST` and `PACKET_MULTICAST`.
+        const BROADCAST: u32 = 1;
+        const MULTICAST: u32 = 2;
+        // SAFETY: as above.
+        let kind = unsafe { (*self.skb).pkt_type };
+        (kind == BROADCAST || kind == MULTICAST) && !self.is_of_vlan()
+    }
+
+    /// Whether a frame came with a VLAN tag.
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    /// Whether a frame is another interface's, that of a VLAN. A tag of VLAN 0
+    /// says no more than a priority (IEEE 802.1Q, section 6.9).
+    #[inline(always)]
+    fn is_of_vlan(&self) -> bool {
+        const VID: u32 = 0xfff;
+        // SAFETY: as above.
+        self.is_tagged() && unsafe { (*self.skb).vlan_tci & VID != 0 }
     }
 
     /// Makes a packet that was sent to many one for a single host.

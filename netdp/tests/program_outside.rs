@@ -105,8 +105,13 @@ fn the_host_itself_hears_nothing_from_outside_in_a_containers_name() {
                 Frame::udp(at(source, PORT), at(GATEWAY, 53)),
                 Frame::echo_request(source, HOST, 7),
             ] {
-                let packet = arriving(frame).bytes();
+                let mut packet = arriving(frame).bytes();
                 assert_eq!(world.is_kept_out(&packet), DropReason::SpoofedSource);
+                // To all or some on the link, of which the host is one.
+                for group in [[0xff; 6], [0x33, 0x33, 0, 0, 0, 1]] {
+                    packet[..6].copy_from_slice(&group);
+                    assert_eq!(world.is_kept_out(&packet), DropReason::SpoofedSource);
+                }
             }
         }
         // For the kernel to judge.

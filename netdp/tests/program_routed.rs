@@ -12,11 +12,12 @@ use netdp_common::{
     maps::{endpoint_flags, flow_kind},
 };
 use program_world::{
-    CLIENT, Container, DB, GATEWAY, LONER, NEXT, REDIRECT, REMOTE, WEB, World, arriving,
+    CLIENT, CLIENT_MAC, Container, DB, GATEWAY, HOST_MAC, LONER, NEXT, REDIRECT, REMOTE, WEB,
+    World, arriving,
     error::{Error, Kind},
     family::Family,
-    frame::{ACK, Body, Frame, RST, SYN, at},
-    worlds,
+    frame::{ACK, Body, Frame, RST, SYN, at, between, raw},
+    world, worlds,
 };
 
 /// Lets the outside know this container by its address, and publishes port 80
@@ -247,9 +248,7 @@ fn errors_pass_as_they_are_where_they_are_about_a_flow() {
 }
 
 fn arriving_error(error: &Error) -> Error {
-    error
-        .clone()
-        .between(program_world::CLIENT_MAC, program_world::HOST_MAC)
+    error.clone().between(CLIENT_MAC, HOST_MAC)
 }
 
 #[test]
@@ -262,5 +261,31 @@ fn the_uplink_lets_it_out() {
         let packet = TestPacket::sent(&bytes, world.uplink);
         let run = world.datapath.test_run("to_netdev", &packet).unwrap();
         assert_eq!(run.action, NEXT);
+    });
+}
+
+#[test]
+fn what_is_no_echo_is_not_taken_for_one() {
+    world(|world| {
+        let web = route(world, &world.web.clone());
+        let left = world.leaves(&web, &web.frame(Frame::echo_request(WEB, REMOTE, 0)));
+        let mut timestamp = [0; 20];
+        (timestamp[0], timestamp[2], timestamp[3]) = (13, !13, !0);
+        let sent = between(
+            raw(proto::ICMP, WEB, REMOTE, &timestamp),
+            web.mac,
+            web.host_mac,
+        );
+        let came = between(
+            raw(proto::ICMP, REMOTE, WEB, &timestamp),
+            CLIENT_MAC,
+            HOST_MAC,
+        );
+        // Before the echo is answered, and after.
+        for _ in 0..2 {
+            assert_eq!(world.is_refused(&web, &sent), DropReason::IcmpUnrelated);
+            assert_eq!(world.is_kept_out(&came), DropReason::NotPublished);
+            world.enters(&arriving(left.answer(0)), &web);
+        }
     });
 }

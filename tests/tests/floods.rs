@@ -2,13 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use netdp::demo::world::{HOST_ADDRESS, OUTSIDE_ADDRESS};
 use netdp_tests::{
-    Container, Flood, Listener, Macs, Place, Topology, Varied, connect, connect_within, datagram,
-    listen, syn,
+    Container, Flood, Listener, Macs, Place, Topology, Varied, connect_from, connect_within,
+    datagram, listen, syn,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -57,9 +58,17 @@ fn serve(listener: Listener) {
     });
 }
 
+/// A source port that nobody here has had. Left to choose, the kernel may give
+/// one to two connections, to either address of the host, which are one and the
+/// same to the container (`tuple-taken`).
+fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// One new connection, a word and its answer.
 fn ask(place: &impl Place, to: SocketAddr) -> io::Result<()> {
-    let mut stream = connect_within(place, None, to, ANSWER)?;
+    let mut stream = connect_within(place, Some((ANY, fresh_port())), to, ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(b"question")?;
     let mut bytes = [0; 8];
@@ -75,7 +84,7 @@ impl Held {
     fn open(number: usize, place: &impl Place, to: &[SocketAddr], listener: &Listener) -> Self {
         let mut held = Vec::with_capacity(number);
         for number in 0..number {
-            let near = connect(place, to[number % to.len()]);
+            let near = connect_from(place, (ANY, fresh_port()), to[number % to.len()]);
             let (far, _) = listener.accept();
             held.push((near, far));
         }

@@ -65,6 +65,24 @@ fn a_neighbour_that_routes_to_the_containers_reaches_none() {
     hears(&server, b"good day");
 }
 
+/// A tag that names no VLAN (IEEE 802.1Q, section 6.9).
+#[test]
+fn a_frame_with_a_priority_is_like_any_other() {
+    let Some(topology) = Topology::start("out-priority") else {
+        return;
+    };
+    let web = topology.container("web", "-p 5353:53/udp");
+    let server = udp(&web, ANY, 53);
+    let frame = datagram(WIRE, (CLIENT_ADDRESS, PORT), (HOST_ADDRESS, 5353), b"soon");
+    let [head, rest] = [&frame[..12], &frame[12..]];
+    let frames = frames(&topology);
+    frames.send(&[head, &[0x81, 0, 0xe0, 0], rest].concat());
+    hears(&server, b"soon");
+    // Another interface's, which there is not.
+    frames.send(&[head, &[0x81, 0, 0xe0, 5], rest].concat());
+    says_nothing(&server);
+}
+
 #[test]
 fn a_port_on_loopback_is_not_reached_by_crafted_packets() {
     let Some(topology) = Topology::start("out-loopback") else {

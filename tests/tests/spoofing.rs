@@ -92,6 +92,40 @@ fn only_its_own_addresses_leave_a_container() {
     assert_eq!(of_endpoint(), refused + 11);
 }
 
+/// A frame behind a tag of this kind, with this priority and VLAN.
+fn tagged(frame: &[u8], kind: [u8; 2], tag: [u8; 2]) -> Vec<u8> {
+    [&frame[..12], &kind, &tag, &frame[12..]].concat()
+}
+
+#[test]
+fn no_tag_of_a_vlan_leaves_a_container() {
+    let Some(topology) = Topology::start("spoof-vlan") else {
+        return;
+    };
+    let (one, other) = (
+        topology.container("one", ""),
+        topology.container("other", ""),
+    );
+    let outside = udp(&topology.world.outside, ANY, 53);
+    let neighbour = udp(&other, ANY, 53);
+    let macs = (one.mac, host_mac(&one));
+    let frames = Frames::open(&one.namespace, "eth0");
+    let refused = topology.dropped("unknown-ethertype");
+    for to in [OUTSIDE_ADDRESS, other.address] {
+        let frame = datagram(macs, (one.address, 40_000), (to, 53), b"words");
+        for (kind, tag) in [
+            ([0x81, 0], [0, 5]),
+            ([0x88, 0xa8], [0, 5]),
+            ([0x81, 0], [0xe0, 0]),
+        ] {
+            frames.send(&tagged(&frame, kind, tag));
+        }
+    }
+    says_nothing(&outside);
+    says_nothing(&neighbour);
+    assert_eq!(topology.dropped("unknown-ethertype"), refused + 6);
+}
+
 #[test]
 fn what_is_not_ipv4_or_is_malformed_ends_at_the_container() {
     let Some(topology) = Topology::start("spoof-malformed") else {
