@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod cli;
 pub mod daemon;
 pub mod demo;
+pub mod docker;
 pub mod explain;
 pub mod load;
 pub mod model;

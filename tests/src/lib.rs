@@ -5,6 +5,7 @@
 //! A socket belongs to the namespace it was opened in, whoever uses it: so the
 //! test's own thread speaks for every side, one step after another.
 
+mod dockerd;
 mod flood;
 mod frame;
 mod offload;
@@ -14,6 +15,7 @@ mod side;
 mod socket;
 mod topology;
 
+pub use dockerd::{Dockerd, Moves};
 pub use flood::{Flood, Varied};
 pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
 pub use offload::{Offload, set_offload};

@@ -22,11 +22,11 @@ const MODE: u32 = 0o660;
 #[derive(Debug, Error)]
 pub enum ListenError {
     #[error(
-        "another daemon answers at {}: stop it, or give this one a --run-dir of its own", path.display()
+        "another daemon answers at {}: stop it, or give this one a {flag} of its own", path.display()
     )]
-    InUse { path: PathBuf },
-    #[error("{} is not a socket: move it away, or choose another --run-dir", path.display())]
-    NotASocket { path: PathBuf },
+    InUse { path: PathBuf, flag: &'static str },
+    #[error("{} is not a socket: move it away, or choose another {flag}", path.display())]
+    NotASocket { path: PathBuf, flag: &'static str },
     #[error("{what} {}: {source}", path.display())]
     Io {
         what: &'static str,
@@ -60,13 +60,18 @@ impl Socket {
     ///
     /// Must be called inside a tokio runtime.
     pub fn bind(run_dir: &Path) -> Result<Self, ListenError> {
-        let path = run_dir.join(SOCKET);
-        fs::create_dir_all(run_dir).map_err(|source| ListenError::Io {
-            what: "cannot make the run folder",
-            path: run_dir.to_owned(),
+        Self::bind_at(run_dir.join(SOCKET), "--run-dir")
+    }
+
+    /// The same at another path, which `flag` gives.
+    pub fn bind_at(path: PathBuf, flag: &'static str) -> Result<Self, ListenError> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).map_err(|source| ListenError::Io {
+            what: "cannot make the folder",
+            path: folder.to_owned(),
             source,
         })?;
-        clear(&path)?;
+        clear(&path, flag)?;
 
         // Between bind and chmod nobody else may connect.
         let before = umask(Mode::from_bits_truncate(0o177));
@@ -99,7 +104,7 @@ impl Socket {
 }
 
 /// Removes what a dead daemon left at `path`.
-fn clear(path: &Path) -> Result<(), ListenError> {
+fn clear(path: &Path, flag: &'static str) -> Result<(), ListenError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -114,12 +119,14 @@ fn clear(path: &Path) -> Result<(), ListenError> {
     if !found.file_type().is_socket() {
         return Err(ListenError::NotASocket {
             path: path.to_owned(),
+            flag,
         });
     }
     // A connection is answer enough: a busy daemon is alive too.
     if UnixStream::connect(path).is_ok() {
         return Err(ListenError::InUse {
             path: path.to_owned(),
+            flag,
         });
     }
     fs::remove_file(path).map_err(|source| ListenError::Io {

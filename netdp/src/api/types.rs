@@ -82,6 +82,9 @@ pub struct Sandbox {
     /// `host`, `none`, `container:NAME`, or `networks`: those of its endpoints.
     pub mode: String,
     pub log: Option<PathBuf>,
+    /// The engine whose container it is.
+    #[serde(default)]
+    pub owner: Option<String>,
     pub expose: Vec<Exposed>,
     pub endpoints: Vec<Endpoint>,
     /// Names that the sandbox knows besides its own.

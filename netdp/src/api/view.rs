@@ -89,6 +89,7 @@ pub fn sandbox(core: &Core, sandbox: &model::Sandbox) -> Sandbox {
         command: sandbox.command.clone(),
         mode: mode(state, sandbox),
         log: sandbox.log.clone(),
+        owner: sandbox.owner.clone(),
         expose: sandbox.expose.clone(),
         hosts: state.hosts(sandbox),
         environment: state.environment(sandbox),

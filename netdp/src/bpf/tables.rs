@@ -365,8 +365,8 @@ impl Datapath {
     }
 
     fn count_uplinks(&mut self) -> Result<(), BpfError> {
-        self.config.uplinks = self.uplinks.len() as u32;
-        self.config.flags = self.maps.config()?.flags;
+        let uplinks = self.uplinks.len() as u32;
+        self.config.uplinks = uplinks;
         self.maps.set_config(&self.config)
     }
 

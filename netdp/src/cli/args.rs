@@ -157,6 +157,10 @@ pub struct DaemonArgs {
     /// host's own addresses [default: where cgroup2 is mounted].
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Socket at which Docker finds the driver netdp, or off [default:
+    /// /run/docker/plugins/netdp.sock with the usual --run-dir, else off].
+    #[arg(long, value_name = "PATH|off")]
+    pub docker_plugin: Option<PathBuf>,
     /// Settings in TOML; flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -180,6 +184,7 @@ impl DaemonArgs {
             state_dir: self.state_dir,
             bpffs: self.bpffs,
             cgroup: self.cgroup,
+            docker_plugin: self.docker_plugin,
             xdp: self.xdp,
             ..Settings::default()
         };

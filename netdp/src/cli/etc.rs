@@ -123,6 +123,7 @@ mod tests {
             command: Vec::new(),
             mode: "networks".to_owned(),
             log: None,
+            owner: None,
             expose: Vec::new(),
             endpoints: Vec::new(),
             hosts,

@@ -161,7 +161,10 @@ impl Target {
 
     async fn create_endpoint(&self, veth: &DesiredVeth) -> Result<u32, ApplyError> {
         let name = &veth.host_ifname;
-        let namespace = Namespace::open(&veth.netns)?;
+        let namespace = match &veth.netns {
+            Some(netns) => Namespace::open(netns)?,
+            None => Namespace::current()?,
+        };
         let index = self
             .netlink
             .create_veth(&VethPair {
@@ -176,7 +179,9 @@ impl Target {
             .await?;
         let finished = async {
             configure_host_end(veth)?;
-            configure_sandbox(&namespace, &sandbox_interface(veth)).await?;
+            if veth.netns.is_some() {
+                configure_sandbox(&namespace, &sandbox_interface(veth)).await?;
+            }
             Ok(())
         };
         if let Err(error) = finished.await {

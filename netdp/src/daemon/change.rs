@@ -1,18 +1,18 @@
 //! The state, its store and the host that follows it: what one request at a
 //! time may touch, and how a change is done whole or undone.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    model::{HostView, Refusal, Sandbox, SandboxId, State},
-    netlink::NetlinkError,
+    model::{End, Endpoint, EndpointId, HostView, Refusal, Sandbox, SandboxId, State},
+    netns::Namespace,
     resolver::Resolver,
     store::{Store, StoreError},
 };
 
 use super::{
     engine::Engine,
-    host::SocketProbe,
+    host::{Host, SocketProbe},
     hosts::HostsFiles,
     owner::{OwnerError, now},
     watch::identity,
@@ -26,6 +26,8 @@ pub struct Core {
     /// Told of every change.
     resolver: Arc<Resolver>,
     hosts: Arc<HostsFiles>,
+    /// Endpoints of engines whose sandbox was seen at its path.
+    seen: BTreeSet<EndpointId>,
     /// A repair or an undoing has not come to its end.
     pub(super) unfinished: bool,
 }
@@ -44,6 +46,7 @@ impl Core {
             engine,
             resolver,
             hosts,
+            seen: BTreeSet::new(),
             unfinished: false,
         }
     }
@@ -70,9 +73,13 @@ impl Core {
         self.hosts.publish(&self.state);
     }
 
-    pub(super) async fn repair(&mut self) -> Result<(), NetlinkError> {
+    pub(super) async fn repair(&mut self) -> Result<(), OwnerError> {
         // As it stays when this fails, or is given up.
         self.unfinished = true;
+        if self.state.has_handed_over() {
+            let host = self.engine.look(&self.state).await?;
+            self.follow_ends(&host)?;
+        }
         self.publish();
         self.engine.repair(&self.state).await?;
         self.unfinished = false;
@@ -89,7 +96,11 @@ impl Core {
         if !self.collect()?.is_empty() {
             self.repair().await?;
         }
-        let host = self.engine.look(&self.state).await?;
+        let mut host = self.engine.look(&self.state).await?;
+        if self.follow_ends(&host)? {
+            self.repair().await?;
+            host = self.engine.look(&self.state).await?;
+        }
         let mut next = self.state.clone();
         let answer = request(&mut next, &host.view(&SocketProbe, now()))?;
         self.store.commit(&self.state, &next)?;
@@ -111,7 +122,7 @@ impl Core {
         self.unfinished = true;
         self.store.commit(&self.state, &previous)?;
         self.state = previous;
-        Ok(self.repair().await?)
+        self.repair().await
     }
 
     /// Forgets sandboxes whose program or namespace is gone.
@@ -120,7 +131,7 @@ impl Core {
             .state
             .sandboxes
             .values()
-            .filter(|sandbox| !is_there(sandbox))
+            .filter(|sandbox| !self.state.is_handed_over(sandbox.id) && !is_there(sandbox))
             .collect();
         if gone.is_empty() {
             return Ok(Vec::new());
@@ -137,6 +148,37 @@ impl Core {
         self.store.commit(&self.state, &next)?;
         self.state = next;
         Ok(ids)
+    }
+
+    /// Follows what engines have done with the ends that they were offered.
+    /// True if endpoints are gone.
+    fn follow_ends(&mut self, host: &Host) -> Result<bool, StoreError> {
+        if !self.state.has_handed_over() {
+            return Ok(false);
+        }
+        let mut next = self.state.clone();
+        let mut seen = BTreeSet::new();
+        for endpoint in next.endpoints.values().filter(|e| e.handover.is_some()) {
+            let sandbox = next.sandboxes.get(&endpoint.sandbox);
+            if sandbox.is_some_and(|sandbox| Namespace::open(&sandbox.netns).is_ok()) {
+                seen.insert(endpoint.id);
+            }
+        }
+        // A namespace that has been at its path and isn't any more is done
+        // with, though the kernel may take a while to end it and all in it.
+        let left =
+            |endpoint: &Endpoint| self.seen.contains(&endpoint.id) && !seen.contains(&endpoint.id);
+        let gone = next.follow_ends(|endpoint| match host.far_end(endpoint) {
+            End::Away if left(endpoint) => End::Gone,
+            end => end,
+        });
+        self.seen = seen;
+        for id in &gone {
+            tracing::info!("endpoint {} is gone", id.short());
+        }
+        self.store.commit(&self.state, &next)?;
+        self.state = next;
+        Ok(!gone.is_empty())
     }
 }
 

@@ -19,10 +19,18 @@ use crate::{model::PortRange, netlink::check_interface_name, resolver::Upstreams
 /// Most entries that the flow table may be given: some 1.3 GB of memory.
 const MOST_FLOWS: u32 = 1 << 24;
 
+/// The run folder unless another one is given.
+pub const RUN_DIR: &str = "/run/netdp";
+
+/// Where Docker looks for the driver `netdp`.
+pub const DOCKER_PLUGIN: &str = "/run/docker/plugins/netdp.sock";
+
 /// Everything the daemon is told.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub run_dir: PathBuf,
+    /// Socket at which Docker finds its driver; none: nowhere.
+    pub docker_plugin: Option<PathBuf>,
     pub state_dir: PathBuf,
     pub bpffs: PathBuf,
     /// None: where cgroup2 is mounted.
@@ -76,6 +84,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     pub bpffs: Option<PathBuf>,
     pub cgroup: Option<PathBuf>,
+    /// `off`, or the path of a socket.
+    pub docker_plugin: Option<PathBuf>,
     pub xdp: Option<Xdp>,
     /// Subnets for networks that are made without one, in this order.
     pub pools: Vec<IpNet>,
@@ -125,6 +135,7 @@ impl Settings {
             state_dir: self.state_dir.or(other.state_dir),
             bpffs: self.bpffs.or(other.bpffs),
             cgroup: self.cgroup.or(other.cgroup),
+            docker_plugin: self.docker_plugin.or(other.docker_plugin),
             xdp: self.xdp.or(other.xdp),
             pools: first(self.pools, other.pools),
             max_flows: self.max_flows.or(other.max_flows),
@@ -177,8 +188,21 @@ impl Settings {
                  max-flows"
             )));
         }
+        let docker_plugin = match self.docker_plugin {
+            // A second daemon must not take the first one's place.
+            None => (run_dir == Path::new(RUN_DIR)).then(|| DOCKER_PLUGIN.into()),
+            Some(path) if path == Path::new("off") => None,
+            Some(path) if path.is_absolute() => Some(path),
+            Some(path) => {
+                return Err(ConfigError::value(format!(
+                    "docker-plugin {} is no socket's path: give one that begins with /, or off",
+                    path.display()
+                )));
+            }
+        };
         Ok(Options {
             run_dir,
+            docker_plugin,
             state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/netdp".into()),
             bpffs: self
                 .bpffs
@@ -303,6 +327,7 @@ mod tests {
             state-dir = "/tmp/state"
             bpffs = "/tmp/bpf"
             cgroup = "/tmp/cgroup"
+            docker-plugin = "/tmp/netdp.sock"
             xdp = "off"
             pools = ["10.9.0.0/16"]
             max-flows = 4096
@@ -316,6 +341,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(options.uplinks, ["eth0", "eth1"]);
+        assert_eq!(options.docker_plugin, Some("/tmp/netdp.sock".into()));
         assert_eq!(options.max_flows, 4096);
         assert_eq!(options.datapath.flows_per_endpoint, 512);
         assert_eq!(options.datapath.pending_per_endpoint, MAX_PENDING / 8);
@@ -327,6 +353,19 @@ mod tests {
         assert_eq!(options.pools.len(), 1);
         let dns = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|it| it.parse().unwrap());
         assert_eq!(options.upstreams, Upstreams::Fixed(dns.to_vec()));
+    }
+
+    #[test]
+    fn docker_finds_the_first_daemon_alone() {
+        let plugin = |text: &str, run_dir: &str| {
+            let settings: Settings = toml::from_str(text).unwrap();
+            settings.resolve(run_dir.into()).unwrap().docker_plugin
+        };
+        assert_eq!(plugin("", RUN_DIR), Some(DOCKER_PLUGIN.into()));
+        assert_eq!(plugin("", "/tmp/run"), None);
+        assert_eq!(plugin("docker-plugin = \"off\"", RUN_DIR), None);
+        let given = "docker-plugin = \"/tmp/netdp.sock\"";
+        assert_eq!(plugin(given, "/tmp/run"), Some("/tmp/netdp.sock".into()));
     }
 
     #[test]
@@ -367,6 +406,7 @@ mod tests {
             ("masquerade-ports = \"9-5\"", "masquerade-ports"),
             ("masquerade-ports = \"5000\"", "single port"),
             ("dns = [\"localhost\"]", "no resolver"),
+            ("docker-plugin = \"on\"", "no socket's path"),
             ("[timeouts]\nudp = 0", "out of range"),
         ] {
             let refused = resolve(text).unwrap_err();

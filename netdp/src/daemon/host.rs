@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::{
     bpf::Tables,
-    model::{HostPorts, HostView, PortRange, PortTaken, Proto},
+    model::{End, Endpoint, HostPorts, HostView, PortRange, PortTaken, Proto},
     netlink::{self, AddressState, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
     plan::{
         Clock, Facts, HOST_END, Hold, HostAddress, Neighbour, Observed, ObservedLink, Reach, Role,
@@ -49,7 +49,7 @@ impl Host {
             let own = link.alias.as_deref();
             !link.loopback && !own.is_some_and(|own| own.starts_with(alias))
         };
-        let wanted: Vec<&Link> = if asked.is_empty() {
+        let uplinks: Vec<&Link> = if asked.is_empty() {
             self.default_route_links().filter(foreign).collect()
         } else {
             asked
@@ -58,14 +58,8 @@ impl Host {
                 .filter(foreign)
                 .collect()
         };
-        let (uplinks, headerless): (Vec<&Link>, Vec<&Link>) =
-            wanted.into_iter().partition(|link| link.ethernet);
         Facts {
             uplinks: uplinks.into_iter().map(|link| self.uplink(link)).collect(),
-            headerless: headerless
-                .into_iter()
-                .map(|link| link.name.clone())
-                .collect(),
             addresses: self
                 .addresses
                 .iter()
@@ -221,6 +215,22 @@ impl Host {
         }
     }
 
+    /// Where the other end of an endpoint's veth pair is.
+    pub fn far_end(&self, endpoint: &Endpoint) -> End {
+        let id = endpoint.id.to_string();
+        let own = |link: &&Link| {
+            let alias = link.alias.as_deref();
+            link.name == endpoint.host_ifname
+                && (alias.is_some_and(|alias| alias.ends_with(&id))
+                    || link.mac == endpoint.host_mac.bytes())
+        };
+        match self.links.iter().find(own) {
+            None => End::Gone,
+            Some(link) if link.peer_netnsid.is_some() => End::Away,
+            Some(_) => End::Here,
+        }
+    }
+
     /// What the planner compares with, `attached` and `tables` being what the
     /// datapath holds.
     pub fn observed<'a>(
@@ -333,7 +343,6 @@ mod tests {
         Link {
             index,
             name: name.to_owned(),
-            ethernet: true,
             mac: [2, 0, 0, 0, 0, index as u8],
             alias: alias.map(str::to_owned),
             loopback: name == "lo",
@@ -484,17 +493,6 @@ mod tests {
     fn uplinks_that_were_asked_for_are_taken_when_they_are_there() {
         let asked = ["eth9".to_owned(), "eth0".to_owned()];
         assert_eq!(names(&host().facts(&asked, "netdp:1:")), ["eth0"]);
-    }
-
-    #[test]
-    fn an_uplink_without_an_ethernet_header_is_told_apart() {
-        let mut host = host();
-        host.links[2].ethernet = false;
-        for asked in [vec![], vec!["eth1".to_owned(), "eth0".to_owned()]] {
-            let facts = host.facts(&asked, "netdp:1:");
-            assert_eq!(names(&facts), ["eth0"]);
-            assert_eq!(facts.headerless, ["eth1"]);
-        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ use tokio::{
 use crate::{
     api::{listen::Socket, server},
     bpf::{self, Datapath},
+    docker,
     netlink::{Change, Netlink},
     netns::Namespace,
     resolver::Resolver,
@@ -60,6 +61,10 @@ pub fn run(options: Options) -> Result<()> {
         // First of all, so that a second daemon changes nothing.
         let socket = Socket::bind(&options.run_dir)?;
         let _bpffs = environment::claim_bpffs(&options.bpffs)?;
+        let docker = match &options.docker_plugin {
+            Some(path) => Some(Socket::bind_at(path.clone(), "--docker-plugin")?),
+            None => None,
+        };
         let owner = open(&options).await?;
         let netlink = Netlink::open()?;
         // Before the first look, so that nothing falls between.
@@ -74,8 +79,19 @@ pub fn run(options: Options) -> Result<()> {
         let hosts = tokio::spawn(async move { files.hosts().keep().await });
 
         tracing::info!("listening at {}", socket.path().display());
+        let driver = match docker {
+            Some(socket) => {
+                tracing::info!("Docker's driver is at {}", socket.path().display());
+                let served = docker::serve(socket, Arc::clone(&owner), until_told_to_end()?);
+                Some(tokio::spawn(served))
+            }
+            None => None,
+        };
         notify::ready();
         let served = server::serve(socket, Arc::clone(&owner), until_told_to_end()?).await;
+        if let Some(driver) = driver {
+            driver.await?.context("cannot serve Docker's driver")?;
+        }
         keeper.abort();
         resolver.abort();
         hosts.abort();

@@ -157,7 +157,7 @@ impl Owner {
         for id in gone {
             self.watches.end(id);
         }
-        Ok(repaired?)
+        repaired
     }
 
     /// Something may have to be repaired.
@@ -168,6 +168,14 @@ impl Owner {
     /// Waits until something may have to be repaired.
     pub async fn dirty(&self) {
         self.dirty.notified().await;
+    }
+
+    /// Changes the state as `request` says, whole or not at all.
+    pub async fn change<T>(
+        &self,
+        request: impl FnOnce(&mut State, &HostView<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, OwnerError> {
+        self.core.lock().await.change(request).await
     }
 
     pub async fn create_network(&self, mut request: NetworkRequest) -> Result<Network, OwnerError> {
@@ -259,7 +267,17 @@ impl Owner {
     /// Removes a sandbox. One whose program runs is refused unless `force`
     /// says that the program is to be ended.
     pub async fn remove_sandbox(&self, name: &str, force: bool) -> Result<(), OwnerError> {
-        let sandbox = self.core.lock().await.state.sandbox(name)?.clone();
+        let core = self.core.lock().await;
+        let sandbox = core.state.sandbox(name)?.clone();
+        if core.state.is_handed_over(sandbox.id) {
+            let engine = sandbox.owner.as_deref().unwrap_or("an engine");
+            return Err(Refusal::conflict(format!(
+                "sandbox {} is a container of {engine}: remove it there",
+                sandbox.name
+            ))
+            .into());
+        }
+        drop(core);
         if let Some(process) = sandbox.process {
             let process = identity(process);
             if process.alive() {

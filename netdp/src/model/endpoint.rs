@@ -13,13 +13,16 @@ use netdp_common::maps::MAX_ENDPOINTS;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BadName, Driver, EndpointId, MacAddr, Mode, Name, Network, NetworkId, PortRange, Proto,
-    Refusal, SandboxId, State, ipam::NoAddress, state::next_number, subnets::Family,
+    BadName, Driver, EndpointId, Handover, MacAddr, Mode, Name, Network, NetworkId, PortRange,
+    Proto, Refusal, SandboxId, State, ipam::NoAddress, state::next_number, subnets::Family,
 };
 
 /// How names of host ends begin; digits of the endpoint's id follow.
 const HOST_IFNAME: &str = "vn";
 const HOST_IFNAME_DIGITS: usize = 10;
+
+/// How names of ends begin that are left for an engine to take.
+const OFFERED_IFNAME: &str = "vc";
 
 /// Whether a host end may have this name.
 pub(super) fn is_host_ifname(text: &str) -> bool {
@@ -176,9 +179,19 @@ pub struct Endpoint {
     pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
+    /// How far an engine is with the container's end, where it puts that into
+    /// the sandbox; none: netdp does.
+    #[serde(default)]
+    pub handover: Option<Handover>,
 }
 
 impl Endpoint {
+    /// Name of the container's end while it lies in the host's namespace for
+    /// an engine to take.
+    pub fn offered_ifname(&self) -> String {
+        format!("{OFFERED_IFNAME}{}", &self.id.short()[..HOST_IFNAME_DIGITS])
+    }
+
     pub(super) fn publish(&mut self, publication: Publication) {
         self.has_published = true;
         self.published.push(publication);
@@ -265,6 +278,13 @@ fn check_families(network: &Network, request: &EndpointRequest) -> Result<(), Re
     Ok(())
 }
 
+/// The lowest number that no interface of these has.
+pub(super) fn free_index(siblings: &[&Endpoint]) -> u32 {
+    (0..)
+        .find(|index| siblings.iter().all(|sibling| sibling.index != *index))
+        .unwrap_or_default()
+}
+
 impl From<NoAddress> for Refusal {
     fn from(reason: NoAddress) -> Self {
         match reason {
@@ -314,6 +334,14 @@ impl State {
                 sandbox.name, network.name, sandbox.name
             )));
         };
+        if endpoint.handover.is_some() {
+            return Err(Refusal::conflict(format!(
+                "{} was put into network {} by {engine}: let {engine} take it out",
+                sandbox.name,
+                network.name,
+                engine = sandbox.owner.as_deref().unwrap_or("its engine")
+            )));
+        }
         let gone = endpoint.id;
         if let Some(gone) = self.endpoints.remove(&gone) {
             for publication in &gone.published {
@@ -371,6 +399,17 @@ impl State {
         sandbox: SandboxId,
         request: &EndpointRequest,
     ) -> Result<Endpoint, Refusal> {
+        self.new_endpoint(EndpointId::random(), network, sandbox, request)
+    }
+
+    /// The same with an id that was given elsewhere.
+    pub(super) fn new_endpoint(
+        &mut self,
+        id: EndpointId,
+        network: NetworkId,
+        sandbox: SandboxId,
+        request: &EndpointRequest,
+    ) -> Result<Endpoint, Refusal> {
         self.check_connection(network, sandbox, request)?;
         let addresses = self.give_addresses(network, request)?;
         let links = self.links_by_name(request)?;
@@ -386,11 +425,8 @@ impl State {
             ))
         })?;
         let siblings = self.endpoints_of(sandbox);
-        let index = (0..)
-            .find(|index| siblings.iter().all(|sibling| sibling.index != *index))
-            .unwrap_or_default();
+        let index = free_index(&siblings);
         let highest = siblings.iter().filter_map(|sibling| sibling.metric).max();
-        let id = EndpointId::random();
         let endpoint = Endpoint {
             id,
             network: network.id,
@@ -408,6 +444,7 @@ impl State {
             aliases: request.aliases.clone(),
             links,
             allow: normal(&request.allow),
+            handover: None,
         };
         self.counters.slot = slot;
         self.endpoints.insert(id, endpoint.clone());

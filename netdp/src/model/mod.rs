@@ -5,11 +5,13 @@
 //! anything; what it must know of the host comes in a [`HostView`].
 
 mod endpoint;
+mod engine;
 mod environment;
 mod host;
 pub mod hosts;
 mod id;
 pub mod ipam;
+pub mod lent;
 mod linked;
 pub mod names;
 mod network;
@@ -23,9 +25,11 @@ mod state;
 pub mod subnets;
 
 pub use endpoint::{Address, Endpoint, EndpointRequest, Link, Publication, host_side};
+pub use engine::{End, Handover};
 pub use host::{HostPorts, HostView, PortTaken};
 pub use hosts::HostsEntry;
 pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId};
+pub use lent::LentPool;
 pub use linked::Opening;
 pub use network::{Bridge, Driver, FIRST_NETWORK, Nat, Network, NetworkRequest};
 pub use refusal::{Kind, Refusal};

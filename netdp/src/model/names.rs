@@ -64,6 +64,8 @@ impl Names {
             .sandboxes
             .values()
             .filter(|sandbox| sandbox.mode == Mode::Networks)
+            // An engine has a resolver of its own in its containers.
+            .filter(|sandbox| !state.is_handed_over(sandbox.id))
             .map(|sandbox| (sandbox.id, Arc::new(View::of(state, sandbox, &zones))))
             .collect();
         Self { views }

@@ -148,6 +148,9 @@ pub struct Network {
     pub options: BTreeMap<String, String>,
     /// None for `host` and `none`.
     pub bridge: Option<Bridge>,
+    /// The engine that made it, and gives addresses on it; none: a user.
+    #[serde(default)]
+    pub engine: Option<String>,
     /// Seconds since the Unix epoch.
     pub created: u64,
 }
@@ -252,6 +255,7 @@ impl Network {
             sources: Vec::new(),
             options: BTreeMap::new(),
             bridge: None,
+            engine: None,
             created: now,
         }
     }
@@ -266,6 +270,17 @@ impl State {
     /// option makes no sense. Nothing is changed then.
     pub fn create_network(
         &mut self,
+        request: &NetworkRequest,
+        host: &HostView<'_>,
+    ) -> Result<Network, Refusal> {
+        self.new_network(NetworkId::random(), None, request, host)
+    }
+
+    /// The same with an id that was given elsewhere, for an engine.
+    pub(super) fn new_network(
+        &mut self,
+        id: NetworkId,
+        engine: Option<&str>,
         request: &NetworkRequest,
         host: &HostView<'_>,
     ) -> Result<Network, Refusal> {
@@ -289,9 +304,11 @@ impl State {
         let numbers: Vec<u32> = self.networks.values().map(|n| n.number).collect();
         let number = next_number(self.counters.network, u32::MAX, |n| numbers.contains(&n))
             .ok_or_else(|| Refusal::in_use("there are as many networks as can be: remove one"))?;
-        let id = NetworkId::random();
+        // What an engine calls its network is not known: its name is an id's
+        // beginning, and says nothing as that of an interface.
+        let name = engine.is_none().then_some(&request.name);
         let bridge = Bridge {
-            ifname: self.bridge_name(&request.name, id, options.bridge.take(), host)?,
+            ifname: self.bridge_name(name, id, options.bridge.take(), host)?,
             mac: MacAddr::random(),
         };
         let network = Network {
@@ -311,6 +328,7 @@ impl State {
             sources: options.sources,
             options: request.options.clone(),
             bridge: Some(bridge),
+            engine: engine.map(str::to_owned),
             created: host.now,
         };
         self.counters.network = number;
@@ -367,7 +385,7 @@ impl State {
     /// may get it.
     fn bridge_name(
         &self,
-        name: &Name,
+        name: Option<&Name>,
         id: NetworkId,
         asked: Option<String>,
         host: &HostView<'_>,
@@ -385,13 +403,11 @@ impl State {
                 "interface {ifname} exists already: give another {BRIDGE_NAME}"
             ))),
             Some(ifname) => Ok(ifname),
-            None if is_ifname(name.as_str())
-                && !is_host_ifname(name.as_str())
-                && !used(name.as_str()) =>
-            {
-                Ok(name.to_string())
+            None => {
+                let free = |name: &&str| is_ifname(name) && !is_host_ifname(name) && !used(name);
+                let name = name.map(Name::as_str).filter(free);
+                Ok(name.map_or_else(|| format!("nb{}", &id.short()[..10]), str::to_owned))
             }
-            None => Ok(format!("nb{}", &id.short()[..10])),
         }
     }
 }

@@ -102,9 +102,14 @@ impl State {
             .flat_map(|network| network.pools.iter().map(move |pool| (network, pool.subnet)))
     }
 
-    fn free_subnet(&self, family: Family, host: &HostView<'_>) -> Result<IpNet, Refusal> {
+    pub(super) fn free_subnet(
+        &self,
+        family: Family,
+        host: &HostView<'_>,
+    ) -> Result<IpNet, Refusal> {
         let own = self.subnets().map(|(_, subnet)| subnet);
-        let used: Vec<IpNet> = own.chain(host.used_subnets()).collect();
+        let lent = self.lent.keys().copied();
+        let used: Vec<IpNet> = own.chain(lent).chain(host.used_subnets()).collect();
         let free = match family {
             Family::V4 => subnets::first_free(&used),
             Family::V6 => subnets::first_free_local(self.global_id(), &used),
@@ -123,7 +128,7 @@ impl State {
         u64::from_str_radix(&self.instance, 16).unwrap_or_else(|_| rand::random())
     }
 
-    fn check_overlap(&self, subnet: IpNet, host: &HostView<'_>) -> Result<(), Refusal> {
+    pub(super) fn check_overlap(&self, subnet: IpNet, host: &HostView<'_>) -> Result<(), Refusal> {
         for (network, other) in self.subnets() {
             if subnets::first_overlap(subnet, &[other]).is_some() {
                 return Err(Refusal::conflict(format!(
@@ -131,6 +136,13 @@ impl State {
                     network.name
                 )));
             }
+        }
+        let lent: Vec<IpNet> = self.lent.keys().copied().collect();
+        if let Some(other) = subnets::first_overlap(subnet, &lent) {
+            return Err(Refusal::conflict(format!(
+                "subnet {subnet} overlaps {other}, which an engine gives addresses from: give \
+                 another one"
+            )));
         }
         let used: Vec<IpNet> = host.used_subnets().collect();
         match subnets::first_overlap(subnet, &used) {

@@ -204,10 +204,22 @@ impl State {
             return Ok(Vec::new());
         }
         let endpoints = self.publishing_endpoints(sandbox, host)?;
+        self.publish_at(sandbox, &endpoints, requests, allow, host)
+    }
+
+    /// Publishes ports of a sandbox at these endpoints of it.
+    pub(super) fn publish_at(
+        &mut self,
+        sandbox: SandboxId,
+        endpoints: &[(Family, EndpointId)],
+        requests: &[PortRequest],
+        allow: &[IpNet],
+        host: &HostView<'_>,
+    ) -> Result<Vec<Publication>, Refusal> {
         let mut ports = Ports::of(self);
         let mut published = Vec::new();
         for request in requests {
-            let places = self.places(sandbox, &endpoints, request, host)?;
+            let places = self.places(sandbox, endpoints, request, host)?;
             let of_host: Vec<IpAddr> = places
                 .iter()
                 .filter(|place| !place.routed)
@@ -442,27 +454,29 @@ impl State {
                 None => taken.endpoint.short(),
             };
             let other = host_side(taken.address, taken.ports);
-            return Err(Refusal::in_use(if taken.ports == range {
+            let asked = host_side(address, range);
+            let text = if taken.ports == range {
                 format!(
                     "address already in use: {other}/{proto} is published by {owner}; \
                      give another host port"
                 )
             } else {
                 format!(
-                    "address already in use: {}/{proto} overlaps {other}/{proto}, which is \
-                     published by {owner}; give other host ports",
-                    host_side(address, range)
+                    "address already in use: {asked}/{proto} overlaps {other}/{proto}, which is \
+                     published by {owner}; give other host ports"
                 )
-            }));
+            };
+            return Err(Refusal::port_taken(asked, text));
         }
         range.ports().try_for_each(|port| {
             host.ports.probe(address, port, proto).map_err(|taken| {
-                Refusal::in_use(format!(
-                    "address already in use: {}/{proto} is used by {}; \
-                     give another host port or stop it",
-                    SocketAddr::new(address, port),
-                    taken.by.as_deref().unwrap_or("a program of the host")
-                ))
+                let at = SocketAddr::new(address, port).to_string();
+                let by = taken.by.as_deref().unwrap_or("a program of the host");
+                let text = format!(
+                    "address already in use: {at}/{proto} is used by {by}; \
+                     give another host port or stop it"
+                );
+                Refusal::port_taken(at, text)
             })
         })
     }

@@ -26,6 +26,7 @@ pub enum Kind {
 pub struct Refusal {
     pub kind: Kind,
     text: String,
+    taken: Option<String>,
 }
 
 impl Refusal {
@@ -49,10 +50,26 @@ impl Refusal {
         Self::of(Kind::InUse, text)
     }
 
+    /// A port of the host that another has: `at` as [`host_side`] writes it.
+    ///
+    /// [`host_side`]: super::host_side
+    pub(super) fn port_taken(at: String, text: impl fmt::Display) -> Self {
+        Self {
+            taken: Some(at),
+            ..Self::in_use(text)
+        }
+    }
+
+    /// The port of the host that another has, where that is the reason.
+    pub fn taken(&self) -> Option<&str> {
+        self.taken.as_deref()
+    }
+
     fn of(kind: Kind, text: impl fmt::Display) -> Self {
         Self {
             kind,
             text: text.to_string(),
+            taken: None,
         }
     }
 }

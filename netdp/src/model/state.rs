@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Driver, Endpoint, EndpointId, Mode, Network, NetworkId, Refusal, Sandbox, SandboxId};
+use super::{
+    Driver, Endpoint, EndpointId, LentPool, Mode, Network, NetworkId, Refusal, Sandbox, SandboxId,
+};
 
 /// Numbers that were given last, so that a freed one isn't given again at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -26,6 +29,9 @@ pub struct State {
     pub networks: BTreeMap<NetworkId, Network>,
     pub sandboxes: BTreeMap<SandboxId, Sandbox>,
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Subnets from which engines ask for addresses.
+    #[serde(default)]
+    pub lent: BTreeMap<IpNet, LentPool>,
     pub counters: Counters,
 }
 
@@ -40,6 +46,7 @@ impl State {
             networks: networks.into_iter().map(|n| (n.id, n)).collect(),
             sandboxes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            lent: BTreeMap::new(),
             counters: Counters {
                 network: 2,
                 ..Counters::default()

@@ -52,8 +52,6 @@ pub struct HostAddress {
 pub struct Facts {
     /// In the order of preference.
     pub uplinks: Vec<Uplink>,
-    /// Interfaces that would be uplinks if their frames had an Ethernet header.
-    pub headerless: Vec<String>,
     /// All addresses of the host; those on loopback addresses and on netdp's
     /// own bridges may be among them.
     pub addresses: Vec<HostAddress>,
@@ -166,8 +164,9 @@ pub struct DesiredVeth {
     pub host_mac: [u8; 6],
     /// Bytes, of both ends.
     pub mtu: u32,
-    /// Path of the sandbox.
-    pub netns: PathBuf,
+    /// Path of the sandbox; none where the sandbox's end is left in the host's
+    /// namespace, for an engine to take.
+    pub netns: Option<PathBuf>,
     /// Name of the sandbox's end.
     pub ifname: String,
     pub mac: [u8; 6],
@@ -282,6 +281,10 @@ impl Desired {
             return;
         };
         let ifname = &endpoint.host_ifname;
+        let (netns, inside) = match endpoint.handover {
+            None => (Some(sandbox.netns.clone()), endpoint.ifname.clone()),
+            Some(_) => (None, endpoint.offered_ifname()),
+        };
         let mut carried = endpoint.clone();
         if self.no_ipv6 {
             let addresses = &mut carried.addresses;
@@ -310,8 +313,8 @@ impl Desired {
                 alias: format!("{}{}", self.alias, endpoint.id),
                 host_mac: endpoint.host_mac.bytes(),
                 mtu: network.mtu,
-                netns: sandbox.netns.clone(),
-                ifname: endpoint.ifname.clone(),
+                netns,
+                ifname: inside,
                 mac: endpoint.mac.bytes(),
                 addresses: endpoint.addresses.clone(),
                 ipv6: carried.v6().is_some(),

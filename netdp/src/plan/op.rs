@@ -21,6 +21,7 @@ pub enum Op {
     /// and default route and brings it up; gives the host end its MAC address,
     /// MTU, alias and sysctls. The host end stays down until its programs are
     /// attached: one that is down without programs is taken for half-made.
+    /// Where an engine takes the sandbox's end, that is left as it was made.
     CreateEndpoint(Box<DesiredVeth>),
     DeleteLink {
         ifname: String,
@@ -72,13 +73,13 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateBridge(bridge) => write!(f, "create bridge {}", bridge.ifname),
-            Self::CreateEndpoint(veth) => write!(
-                f,
-                "create {} with {} in {}",
-                veth.host_ifname,
-                veth.ifname,
-                veth.netns.display()
-            ),
+            Self::CreateEndpoint(veth) => {
+                write!(f, "create {} with {}", veth.host_ifname, veth.ifname)?;
+                match &veth.netns {
+                    Some(netns) => write!(f, " in {}", netns.display()),
+                    None => Ok(()),
+                }
+            }
             Self::DeleteLink { ifname } => write!(f, "delete {ifname}"),
             Self::SetLink { ifname, .. } => write!(f, "configure {ifname}"),
             Self::SetLinkUp { ifname } => write!(f, "bring {ifname} up"),

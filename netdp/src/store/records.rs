@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -24,6 +25,7 @@ const META: Table = Table::new("meta");
 const NETWORKS: Table = Table::new("networks");
 const SANDBOXES: Table = Table::new("sandboxes");
 const ENDPOINTS: Table = Table::new("endpoints");
+const LENT: Table = Table::new("lent");
 
 const META_FORMAT: &str = "format";
 const META_INSTANCE: &str = "instance";
@@ -51,6 +53,7 @@ pub(super) fn read(database: &Database) -> Result<State, Unreadable> {
         networks: read_all(&transaction, NETWORKS)?,
         sandboxes: read_all(&transaction, SANDBOXES)?,
         endpoints: read_all(&transaction, ENDPOINTS)?,
+        lent: read_all(&transaction, LENT)?,
         counters,
     };
     state.check().map_err(Unreadable::Damaged)?;
@@ -84,7 +87,11 @@ where
     Id: FromStr<Err: std::fmt::Display> + Ord,
     T: DeserializeOwned,
 {
-    let table = transaction.open_table(table)?;
+    let table = match transaction.open_table(table) {
+        // Made by a netdp that had no such records.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+        table => table?,
+    };
     let mut records = BTreeMap::new();
     for record in table.iter()? {
         let (key, value) = record?;
@@ -132,6 +139,7 @@ pub(super) fn write(
         old.map(|s| &s.endpoints),
         &new.endpoints,
     )?;
+    write_changed(&transaction, LENT, old.map(|s| &s.lent), &new.lent)?;
     transaction.commit().map_err(StoreError::database)
 }
 

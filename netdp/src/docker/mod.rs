@@ -1,0 +1,174 @@
+//! Docker's network driver `netdp`: the remote driver and remote IPAM driver
+//! protocols of libnetwork (`docs/remote.md` and `docs/ipam.md` of moby's
+//! libnetwork), HTTP with JSON on a unix socket.
+//!
+//! Each request becomes a change of the state as a user's is. dockerd sends
+//! some of them again, when it heard no answer, and leaves others out, when it
+//! was killed: so what is there already, or gone already, is no error.
+
+mod endpoint;
+mod ipam;
+mod network;
+mod ports;
+mod refused;
+mod wire;
+
+use std::{io, sync::Arc};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
+    http::{StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    api::listen::Socket,
+    daemon::owner::{Owner, OwnerError},
+};
+
+use refused::Refused;
+use wire::{Capabilities, Implements, Nothing};
+
+/// What the sandboxes and networks of this engine have as their owner.
+const ENGINE: &str = "docker";
+
+/// Largest body of a request, in bytes: some 130 for each of 65,535 ports, and
+/// as much again.
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
+
+const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+
+type Shared = State<Arc<Owner>>;
+type Answer<T> = Result<Json<T>, Refused>;
+
+/// Answers dockerd at `socket` until `end`, and then what is being answered.
+pub async fn serve(
+    socket: Socket,
+    owner: Arc<Owner>,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    // The name goes when this returns.
+    let (listener, _name) = socket.into_parts();
+    axum::serve(listener, router(owner))
+        .with_graceful_shutdown(end)
+        .await
+}
+
+fn router(owner: Arc<Owner>) -> Router {
+    let driver = |method: &str| format!("/NetworkDriver.{method}");
+    let ipam = |method: &str| format!("/IpamDriver.{method}");
+    Router::new()
+        .route("/Plugin.Activate", post(activate))
+        .route(&driver("GetCapabilities"), post(capabilities))
+        .route(&driver("CreateNetwork"), post(network::create))
+        .route(&driver("DeleteNetwork"), post(network::delete))
+        .route(&driver("AllocateNetwork"), post(network::allocate))
+        .route(&driver("FreeNetwork"), post(accept))
+        .route(&driver("CreateEndpoint"), post(endpoint::create))
+        .route(&driver("EndpointOperInfo"), post(endpoint::info))
+        .route(&driver("DeleteEndpoint"), post(endpoint::delete))
+        .route(&driver("Join"), post(endpoint::join))
+        .route(&driver("Leave"), post(endpoint::leave))
+        .route(
+            &driver("ProgramExternalConnectivity"),
+            post(endpoint::program),
+        )
+        .route(&driver("RevokeExternalConnectivity"), post(endpoint::leave))
+        .route(&driver("DiscoverNew"), post(accept))
+        .route(&driver("DiscoverDelete"), post(accept))
+        .route(&ipam("GetCapabilities"), post(ipam::capabilities))
+        .route(&ipam("GetDefaultAddressSpaces"), post(ipam::spaces))
+        .route(&ipam("RequestPool"), post(ipam::request_pool))
+        .route(&ipam("ReleasePool"), post(ipam::release_pool))
+        .route(&ipam("RequestAddress"), post(ipam::request_address))
+        .route(&ipam("ReleaseAddress"), post(ipam::release_address))
+        .fallback(unknown)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(owner)
+}
+
+/// A dockerd that begins: what another one asked for and didn't take before it
+/// was killed is nobody's.
+async fn activate(State(owner): Shared) -> Answer<Implements> {
+    done(async move {
+        owner
+            .change(|state, _| {
+                state.withdraw_offers();
+                Ok(())
+            })
+            .await?;
+        Ok(Implements::default())
+    })
+    .await
+}
+
+async fn capabilities() -> Json<Capabilities> {
+    Json(Capabilities::default())
+}
+
+/// What asks for nothing of this driver.
+async fn accept() -> Json<Nothing> {
+    Json(Nothing {})
+}
+
+async fn unknown(uri: Uri) -> Refused {
+    let text = format!("there is no method {}", uri.path());
+    Refused::new(StatusCode::NOT_FOUND, text)
+}
+
+async fn not_allowed(request: Request) -> Refused {
+    let text = format!("{} is asked for by POST", request.uri().path());
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, text)
+}
+
+/// Carries a change through even if dockerd goes away meanwhile.
+async fn done<T: Send + 'static>(
+    change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
+) -> Answer<T> {
+    match tokio::spawn(change).await {
+        Ok(done) => Ok(Json(done?)),
+        Err(error) => Err(Refused::internal(error)),
+    }
+}
+
+/// JSON both ways, whatever the request's content type is.
+struct Json<T>(T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response(),
+            Err(error) => Refused::internal(error).into_response(),
+        }
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let body = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| {
+                let status = rejection.status();
+                let why = match status {
+                    StatusCode::PAYLOAD_TOO_LARGE => {
+                        format!("the request is larger than {LARGEST_BODY} bytes")
+                    }
+                    _ => format!("the request can't be read: {rejection}"),
+                };
+                Refused::new(status, why)
+            })?;
+        // As dockerd does where there is nothing to say.
+        let body = if body.is_empty() { &b"{}"[..] } else { &body };
+        serde_json::from_slice(body).map(Self).map_err(|error| {
+            let text = format!("the request makes no sense: {error}");
+            Refused::new(StatusCode::BAD_REQUEST, text)
+        })
+    }
+}

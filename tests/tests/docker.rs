@@ -1,0 +1,592 @@
+//! Docker's driver: what dockerd was heard to send, answered, and the effect.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use netdp::api::types::{Network, Sandbox};
+use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
+use netdp_tests::{Dockerd, Moves, Topology, bind_port, connect, hears, listen, talk, udp};
+use serde_json::{Value, json};
+
+const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+const NETWORK: &str = "e808a2f1e7a49f077b0539a9ae816be251587c9fa467f4dd750147a28f0ce956";
+const OTHER_NETWORK: &str = "c0e524585396c1969aba38ee5febb482e6ff44b889e6587cecf5016b85b27523";
+const DRIVER: &str = "/NetworkDriver.";
+const IPAM: &str = "/IpamDriver.";
+
+/// Requests of a recording.
+fn recording(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/docker/{name}.jsonl"));
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn driver(method: &str) -> String {
+    format!("{DRIVER}{method}")
+}
+
+/// Ids of endpoints for a person to read: the first digits count.
+fn endpoint_id(number: u8) -> String {
+    format!("{number:02x}").repeat(32)
+}
+
+fn sandboxes(topology: &Topology) -> Vec<Sandbox> {
+    serde_json::from_str(&topology.netdp("ps --format json")).unwrap()
+}
+
+fn networks(topology: &Topology) -> Vec<Network> {
+    serde_json::from_str(&topology.netdp("network ls --format json")).unwrap()
+}
+
+/// Interfaces of the host that an endpoint would have.
+fn interfaces(topology: &Topology) -> Vec<String> {
+    let output = topology
+        .world
+        .host
+        .command("ip")
+        .args(["-j", "link"])
+        .output();
+    let links: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let names = links.as_array().unwrap().iter();
+    names
+        .filter_map(|link| link["ifname"].as_str())
+        .filter(|name| name.starts_with("vn") || name.starts_with("vc"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Neither networks nor anything of endpoints is left.
+#[track_caller]
+fn nothing_is_left(topology: &Topology) {
+    assert_eq!(sandboxes(topology), []);
+    assert_eq!(interfaces(topology), [""; 0]);
+    let left = networks(topology);
+    let names: Vec<&str> = left.iter().map(|network| network.name.as_str()).collect();
+    assert_eq!(names, ["host", "netdp0", "none"]);
+}
+
+fn create_network(dockerd: &Dockerd, id: &str, subnet: &str, generic: Value) -> Result<(), String> {
+    let gateway = subnet.replace(".0/", ".1/");
+    let body = json!({
+        "NetworkID": id,
+        "Options": {"com.docker.network.enable_ipv6": false, "com.docker.network.generic": generic},
+        "IPv4Data": [{"AddressSpace": "LocalDefault", "Gateway": gateway, "Pool": subnet}],
+        "IPv6Data": [],
+    });
+    dockerd.ask(&driver("CreateNetwork"), &body).map(drop)
+}
+
+fn ports(ports: &[(u8, &str, u16, u16)]) -> Value {
+    let portmap: Vec<Value> = ports
+        .iter()
+        .map(|(proto, ip, host, container)| {
+            json!({"Proto": proto, "IP": "", "Port": container, "HostIP": ip, "HostPort": host,
+                   "HostPortEnd": host})
+        })
+        .collect();
+    json!({"com.docker.network.endpoint.exposedports": [], "com.docker.network.portmap": portmap})
+}
+
+/// `docker run -p ...` up to where the container starts.
+fn start(
+    dockerd: &mut Dockerd,
+    network: &str,
+    number: u8,
+    address: &str,
+    ports: &Value,
+) -> Result<(), String> {
+    let id = endpoint_id(number);
+    let interface = json!({"Address": address, "AddressIPv6": "", "MacAddress": ""});
+    let (network, sandbox) = (json!(network), json!(format!("b853af6282{number:02x}")));
+    let created = json!({"NetworkID": network, "EndpointID": id, "Interface": interface,
+                         "Options": ports});
+    dockerd.play(&driver("CreateEndpoint"), &created)?;
+    let joined = json!({"NetworkID": network, "EndpointID": id, "SandboxKey": sandbox,
+                        "Options": ports});
+    dockerd.play(&driver("Join"), &joined)?;
+    let programmed = json!({"NetworkID": network, "EndpointID": id, "Options": ports});
+    dockerd.play(&driver("ProgramExternalConnectivity"), &programmed)?;
+    dockerd.play(
+        &driver("EndpointOperInfo"),
+        &json!({"NetworkID": network, "EndpointID": id}),
+    )?;
+    Ok(())
+}
+
+fn end(dockerd: &mut Dockerd, network: &str, number: u8) {
+    let body = json!({"NetworkID": network, "EndpointID": endpoint_id(number)});
+    for method in ["RevokeExternalConnectivity", "Leave", "DeleteEndpoint"] {
+        dockerd.play(&driver(method), &body).unwrap();
+    }
+}
+
+fn sandbox_name(number: u8) -> String {
+    format!("b853af6282{number:02x}")
+}
+
+/// What recordings of these versions ask for is done, step by step, and
+/// nothing is left.
+fn replay(name: &str, moves: Moves) {
+    let Some((topology, mut dockerd)) = Topology::with_dockerd("docker-replay", moves) else {
+        return;
+    };
+    let mut published = Value::Null;
+    for line in recording(name) {
+        if let Some(note) = line["note"].as_str() {
+            if note.starts_with("SIGKILL") {
+                dockerd.forget();
+            }
+            continue;
+        }
+        let (path, body) = (line["path"].as_str().unwrap(), &line["body"]);
+        let answer = dockerd.play(path, body);
+        answer.unwrap_or_else(|error| panic!("{name}: {path} {body}: {error}"));
+        let method = path.strip_prefix(DRIVER).unwrap_or(path);
+        match method {
+            "ProgramExternalConnectivity" => {
+                published = body["Options"]["com.docker.network.portmap"].clone();
+                are_published(&topology, &published);
+            }
+            "RevokeExternalConnectivity" => {
+                let ports = sandboxes(&topology)
+                    .iter()
+                    .map(|sandbox| topology.netdp(&format!("port {}", sandbox.name)))
+                    .collect::<String>();
+                assert_eq!(ports, "", "{name}");
+            }
+            _ => {}
+        }
+    }
+    nothing_is_left(&topology);
+    for binding in published.as_array().unwrap() {
+        let port = binding["HostPort"].as_u64().unwrap() as u16;
+        if binding["Proto"] == 6 && port != 0 {
+            bind_port(&topology.world.host, ANY, port).unwrap();
+        }
+    }
+}
+
+#[track_caller]
+fn are_published(topology: &Topology, portmap: &Value) {
+    let sandboxes = sandboxes(topology);
+    let ports: Vec<_> = sandboxes
+        .iter()
+        .flat_map(|sandbox| &sandbox.endpoints)
+        .flat_map(|endpoint| &endpoint.ports)
+        .collect();
+    for binding in portmap.as_array().unwrap() {
+        let number = |key: &str| binding[key].as_u64().unwrap() as u16;
+        let (host, end) = (number("HostPort"), number("HostPortEnd"));
+        let found = ports.iter().find(|port| {
+            let chosen = if host == 0 { 49153..=65535 } else { host..=end };
+            let address = binding["HostIP"].as_str().unwrap();
+            port.container_port == number("Port")
+                && u16::from(port.protocol.number()) == number("Proto")
+                && chosen.contains(&port.host_port)
+                && port.held
+                && (address.is_empty() || port.host_ip.to_string() == address)
+        });
+        assert!(found.is_some(), "{binding} is not among {ports:?}");
+    }
+}
+
+#[test]
+fn docker_20_is_answered() {
+    replay("20.10-basic", Moves::Late);
+}
+
+#[test]
+fn several_networks_of_docker_20_have_one_way_out() {
+    replay("20.10-multi", Moves::Late);
+}
+
+#[test]
+fn several_networks_of_docker_28_have_one_way_out() {
+    replay("28.5-multi", Moves::AtOnce);
+}
+
+#[test]
+fn docker_26_may_be_killed() {
+    replay("26.1-restart", Moves::Late);
+}
+
+#[test]
+fn docker_28_may_be_killed() {
+    replay("28.5-restart", Moves::AtOnce);
+}
+
+#[test]
+fn docker_28_has_both_families() {
+    replay("28.5-v6", Moves::AtOnce);
+}
+
+#[test]
+fn containers_outlive_dockerd() {
+    replay("20.10-liverestore", Moves::Late);
+}
+
+#[test]
+fn a_container_of_docker_is_reached_and_reaches() {
+    for moves in [Moves::AtOnce, Moves::Late] {
+        let Some((topology, mut dockerd)) = Topology::with_dockerd("docker-run", moves) else {
+            return;
+        };
+        let world = &topology.world;
+        create_network(&dockerd, NETWORK, "10.50.0.0/24", json!({})).unwrap();
+        let published = ports(&[
+            (6, "", 8080, 80),
+            (17, "", 5353, 53),
+            (6, "127.0.0.1", 8082, 80),
+        ]);
+        start(&mut dockerd, NETWORK, 2, "10.50.0.2/24", &published).unwrap();
+        start(&mut dockerd, NETWORK, 3, "10.50.0.3/24", &ports(&[])).unwrap();
+        let (web, other) = (sandbox_name(2), sandbox_name(3));
+        let (web, other) = (dockerd.sandbox(&web), dockerd.sandbox(&other));
+        let (listener, dns) = (listen(web, ANY, 80), udp(web, ANY, 53));
+        // Each by its own address.
+        let near = connect(&world.client, (HOST_ADDRESS, 8080));
+        let (far, seen) = listener.accept();
+        assert_eq!(seen, near.local_addr().unwrap());
+        talk(&near, &far);
+        let client = udp(&world.client, ANY, 0);
+        client.send_to(b"question", (HOST_ADDRESS, 5353)).unwrap();
+        assert_eq!(hears(&dns, b"question").ip(), CLIENT_ADDRESS);
+        for near in [
+            connect(&topology.host_program(), (Ipv4Addr::LOCALHOST, 8082)),
+            connect(other, (HOST_ADDRESS, 8080)),
+            connect(other, (Ipv4Addr::new(10, 50, 0, 2), 80)),
+        ] {
+            talk(&near, &listener.accept().0);
+        }
+        let outside = listen(&world.outside, ANY, 80);
+        let near = connect(web, (OUTSIDE_ADDRESS, 80));
+        let (far, seen) = outside.accept();
+        assert_eq!(seen.ip(), HOST_ADDRESS);
+        talk(&near, &far);
+
+        let shown = topology.netdp(&format!("port {}", sandbox_name(2)));
+        assert!(shown.contains("80/tcp -> 127.0.0.1:8082"), "{shown}");
+        end(&mut dockerd, NETWORK, 2);
+        end(&mut dockerd, NETWORK, 3);
+        dockerd
+            .ask(&driver("DeleteNetwork"), &json!({"NetworkID": NETWORK}))
+            .unwrap();
+        nothing_is_left(&topology);
+    }
+}
+
+#[test]
+fn addresses_can_be_netdps_to_give() {
+    let Some((topology, mut dockerd)) = Topology::with_dockerd("docker-ipam", Moves::AtOnce) else {
+        return;
+    };
+    let ask = |dockerd: &Dockerd, method: &str, body: Value| {
+        dockerd.ask(&format!("{IPAM}{method}"), &body)
+    };
+    let spaces = ask(&dockerd, "GetDefaultAddressSpaces", Value::Null).unwrap();
+    let space = spaces["LocalDefaultAddressSpace"].clone();
+    let replayed = ask(&dockerd, "GetCapabilities", Value::Null).unwrap();
+    assert_eq!(replayed["RequiresRequestReplay"], false);
+    let pool = |pool: &str, part: &str| json!({"AddressSpace": space, "Pool": pool, "SubPool": part, "Options": {}, "V6": false});
+    let made = ask(
+        &dockerd,
+        "RequestPool",
+        pool("10.60.0.0/24", "10.60.0.128/25"),
+    )
+    .unwrap();
+    assert_eq!(made["Pool"], "10.60.0.0/24");
+    let taken = ask(&dockerd, "RequestPool", pool("10.60.0.0/16", "")).unwrap_err();
+    assert!(taken.contains("overlaps"), "{taken}");
+    let address = |address: &str, kind: Value| json!({"PoolID": made["PoolID"], "Address": address, "Options": kind});
+    let kind = json!({"RequestAddressType": "com.docker.network.gateway"});
+    let gateway = ask(&dockerd, "RequestAddress", address("", kind)).unwrap();
+    assert_eq!(gateway["Address"], "10.60.0.1/24");
+    let body = json!({
+        "NetworkID": NETWORK,
+        "Options": {"com.docker.network.generic": {}},
+        "IPv4Data": [{"AddressSpace": space, "Gateway": gateway["Address"], "Pool": made["Pool"]}],
+        "IPv6Data": [],
+    });
+    dockerd.ask(&driver("CreateNetwork"), &body).unwrap();
+    let given = ask(&dockerd, "RequestAddress", address("", json!({}))).unwrap();
+    assert_eq!(given["Address"], "10.60.0.128/24");
+    start(
+        &mut dockerd,
+        NETWORK,
+        2,
+        "10.60.0.128/24",
+        &ports(&[(6, "", 8080, 80)]),
+    )
+    .unwrap();
+    let web = sandbox_name(2);
+    let listener = listen(dockerd.sandbox(&web), ANY, 80);
+    let near = connect(&topology.world.client, (HOST_ADDRESS, 8080));
+    talk(&near, &listener.accept().0);
+
+    end(&mut dockerd, NETWORK, 2);
+    let back = json!({"PoolID": made["PoolID"], "Address": "10.60.0.128"});
+    ask(&dockerd, "ReleaseAddress", back).unwrap();
+    dockerd
+        .ask(&driver("DeleteNetwork"), &json!({"NetworkID": NETWORK}))
+        .unwrap();
+    ask(&dockerd, "ReleasePool", json!({"PoolID": made["PoolID"]})).unwrap();
+    nothing_is_left(&topology);
+    topology.netdp("network create free --subnet 10.60.0.0/24");
+}
+
+#[test]
+fn nonsense_is_refused_and_leaves_nothing() {
+    let Some((topology, mut dockerd)) = Topology::with_dockerd("docker-bad", Moves::AtOnce) else {
+        return;
+    };
+    let create = driver("CreateEndpoint");
+    for (head, body, status) in [
+        ("POST /NetworkDriver.Nothing", &b"{}"[..], 404),
+        ("POST /", b"", 404),
+        ("GET /Plugin.Activate", b"", 405),
+        ("POST /NetworkDriver.CreateNetwork", b"{\"NetworkID\":", 400),
+        ("POST /NetworkDriver.CreateNetwork", b"{}", 400),
+        ("POST /NetworkDriver.CreateNetwork", b"\xff", 400),
+        (
+            "POST /NetworkDriver.CreateNetwork",
+            b"{\"NetworkID\":\"12\"}",
+            400,
+        ),
+        ("POST /NetworkDriver.Join", b"[]", 400),
+        (
+            "POST /NetworkDriver.CreateNetwork",
+            &vec![b' '; 17 << 20],
+            413,
+        ),
+    ] {
+        let (got, answer) = dockerd.raw(head, body);
+        assert_eq!(got, status, "{head}: {answer}");
+        assert!(
+            answer["Err"].as_str().is_some_and(|text| !text.is_empty()),
+            "{head}"
+        );
+    }
+    for (subnet, generic, why) in [
+        (
+            "10.50.0.0/24",
+            json!({"com.example.foo": "bar"}),
+            "com.example.foo",
+        ),
+        ("10.50.0.0/24", json!({"isolation": "strict"}), "isolation"),
+        ("10.50.0.0/24", json!({"icc": "perhaps"}), "icc=perhaps"),
+        ("10.50.0.0/24", json!({"mtu": "12"}), "MTU of 12"),
+        (
+            "172.17.0.0/16",
+            json!({}),
+            "overlaps 172.17.0.0/16 of network netdp0",
+        ),
+        ("0.0.0.0/0", json!({}), "0.0.0.0/0"),
+    ] {
+        let refused = create_network(&dockerd, NETWORK, subnet, generic).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+    let refused = start(&mut dockerd, NETWORK, 2, "10.50.0.2/24", &ports(&[])).unwrap_err();
+    assert!(refused.contains("no network e808a2f1e7a4"), "{refused}");
+    nothing_is_left(&topology);
+
+    create_network(&dockerd, NETWORK, "10.50.0.0/24", json!({})).unwrap();
+    create_network(&dockerd, NETWORK, "10.50.0.0/24", json!({})).unwrap();
+    let refused = create_network(&dockerd, NETWORK, "10.51.0.0/24", json!({})).unwrap_err();
+    assert!(refused.contains("exists already"), "{refused}");
+    let refused = create_network(&dockerd, OTHER_NETWORK, "10.50.0.0/25", json!({})).unwrap_err();
+    assert!(refused.contains("overlaps"), "{refused}");
+    for (address, why) in [
+        ("10.50.0.1/24", "gateway"),
+        ("10.51.0.2/24", "10.50.0.0/24"),
+    ] {
+        let refused = start(&mut dockerd, NETWORK, 2, address, &ports(&[])).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+    assert_eq!(sandboxes(&topology), []);
+
+    // Twice the same endpoint, as a dockerd that heard no answer asks.
+    let body = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(2),
+                      "Interface": {"Address": "10.50.0.2/24"}, "Options": {}});
+    let first = dockerd.ask(&create, &body).unwrap();
+    assert_eq!(dockerd.ask(&create, &body), Ok(first));
+    let mut other = body.clone();
+    other["Interface"]["Address"] = json!("10.50.0.3/24");
+    let refused = dockerd.ask(&create, &other).unwrap_err();
+    assert!(refused.contains("exists already"), "{refused}");
+    let id = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(2)});
+    let programmed = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(2),
+                            "Options": ports(&[(6, "", 8080, 80)])});
+    let early = dockerd.ask(&driver("ProgramExternalConnectivity"), &programmed);
+    assert!(early.unwrap_err().contains("no sandbox yet"));
+    for method in ["Leave", "DeleteEndpoint", "DeleteEndpoint", "Leave"] {
+        dockerd.ask(&driver(method), &id).unwrap();
+    }
+    dockerd.ask(&driver("EndpointOperInfo"), &id).unwrap_err();
+    let delete = json!({"NetworkID": NETWORK});
+    dockerd.ask(&driver("DeleteNetwork"), &delete).unwrap();
+    dockerd.ask(&driver("DeleteNetwork"), &delete).unwrap();
+    nothing_is_left(&topology);
+}
+
+#[test]
+fn a_taken_port_is_refused_in_dockers_words() {
+    let Some((topology, mut dockerd)) = Topology::with_dockerd("docker-taken", Moves::AtOnce)
+    else {
+        return;
+    };
+    create_network(&dockerd, NETWORK, "10.50.0.0/24", json!({})).unwrap();
+    start(
+        &mut dockerd,
+        NETWORK,
+        2,
+        "10.50.0.2/24",
+        &ports(&[(6, "", 8080, 80)]),
+    )
+    .unwrap();
+    let _socket = bind_port(&topology.world.host, ANY, 8090).unwrap();
+    for (published, why) in [
+        (
+            ports(&[(6, "", 8080, 80)]),
+            "Bind for 0.0.0.0:8080 failed: port is already allocated: 0.0.0.0:8080/tcp is \
+             published by b853af628202",
+        ),
+        (
+            ports(&[(6, "127.0.0.1", 8080, 80)]),
+            "Bind for 127.0.0.1:8080 failed: port is already allocated",
+        ),
+        (
+            ports(&[(6, "", 8081, 80), (6, "", 8090, 80)]),
+            "Bind for 0.0.0.0:8090 failed: port is already allocated",
+        ),
+        (
+            ports(&[(132, "", 84, 84)]),
+            "port 84/sctp can't be published",
+        ),
+        (
+            ports(&[(6, "192.0.2.9", 84, 84)]),
+            "192.0.2.9 is not an address of the host",
+        ),
+    ] {
+        let refused = start(&mut dockerd, NETWORK, 3, "10.50.0.3/24", &published).unwrap_err();
+        assert!(refused.starts_with(why), "{refused}");
+        assert_eq!(topology.netdp(&format!("port {}", sandbox_name(3))), "");
+        // As dockerd does then.
+        let body = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(3)});
+        for method in ["Leave", "DeleteEndpoint"] {
+            dockerd.play(&driver(method), &body).unwrap();
+        }
+        assert_eq!(sandboxes(&topology).len(), 1);
+    }
+    bind_port(&topology.world.host, ANY, 8081).unwrap();
+}
+
+#[test]
+fn what_was_missed_is_made_up_for() {
+    let Some((mut topology, mut dockerd)) = Topology::with_dockerd("docker-missed", Moves::AtOnce)
+    else {
+        return;
+    };
+    create_network(&dockerd, NETWORK, "10.50.0.0/24", json!({})).unwrap();
+    for number in 2..=5 {
+        let port = ports(&[(6, "", 8080 + u16::from(number), 80)]);
+        start(
+            &mut dockerd,
+            NETWORK,
+            number,
+            &format!("10.50.0.{number}/24"),
+            &port,
+        )
+        .unwrap();
+    }
+    let stays = sandbox_name(2);
+    let listener = listen(dockerd.sandbox(&stays), ANY, 80);
+    let near = connect(&topology.world.client, (HOST_ADDRESS, 8082));
+    let (far, _) = listener.accept();
+    talk(&near, &far);
+
+    topology.world.kill_daemon();
+    // Stopped while nobody answered, as dockerd does it...
+    dockerd.move_out(&endpoint_id(3));
+    // ... and with all of its namespace.
+    dockerd.end_sandbox(&sandbox_name(4));
+    talk(&near, &far);
+    topology.start_driver();
+    talk(&near, &far);
+    topology.wait_until("two are left", || sandboxes(&topology).len() == 2);
+    bind_port(&topology.world.host, ANY, 8083).unwrap();
+    bind_port(&topology.world.host, ANY, 8084).unwrap();
+    bind_port(&topology.world.host, ANY, 8082).unwrap_err();
+
+    // dockerd itself is killed before a container has taken its end.
+    let body = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(9),
+                      "Interface": {"Address": "10.50.0.9/24"}, "Options": {}});
+    dockerd.ask(&driver("CreateEndpoint"), &body).unwrap();
+    assert_eq!(sandboxes(&topology).len(), 3);
+    let activated = dockerd.ask("/Plugin.Activate", &Value::Null).unwrap();
+    assert_eq!(
+        activated["Implements"],
+        json!(["NetworkDriver", "IpamDriver"])
+    );
+    assert_eq!(sandboxes(&topology).len(), 2);
+    talk(&near, &far);
+    // A new container has the address and the port of one that lingers.
+    start(
+        &mut dockerd,
+        NETWORK,
+        10,
+        "10.50.0.5/24",
+        &ports(&[(6, "", 8085, 80)]),
+    )
+    .unwrap();
+    assert_eq!(sandboxes(&topology).len(), 2);
+    talk(&near, &far);
+    end(&mut dockerd, NETWORK, 2);
+    end(&mut dockerd, NETWORK, 10);
+    assert_eq!(interfaces(&topology), [""; 0]);
+}
+
+#[test]
+fn users_see_dockers_containers_and_leave_them_to_docker() {
+    let Some((topology, mut dockerd)) = Topology::with_dockerd("docker-users", Moves::AtOnce)
+    else {
+        return;
+    };
+    create_network(&dockerd, NETWORK, "10.50.0.0/24", json!({})).unwrap();
+    start(
+        &mut dockerd,
+        NETWORK,
+        2,
+        "10.50.0.2/24",
+        &ports(&[(6, "", 8080, 80)]),
+    )
+    .unwrap();
+    let name = sandbox_name(2);
+    let sandbox = topology.inspect(&name);
+    assert_eq!(sandbox.owner.as_deref(), Some("docker"));
+    assert_eq!(sandbox.endpoints[0].network, &NETWORK[..12]);
+    for (words, why) in [
+        (format!("rm -f {name}"), "container of docker"),
+        (
+            format!("disconnect {} {name}", &NETWORK[..12]),
+            "put into network",
+        ),
+        (format!("network rm {}", &NETWORK[..12]), "endpoints"),
+    ] {
+        let refused = topology.refused(&words);
+        assert!(refused.contains(why), "{refused}");
+    }
+    // Further ports are the user's to publish.
+    topology.netdp(&format!("publish {name} 8081:80"));
+    let listener = listen(dockerd.sandbox(&name), ANY, 80);
+    let near = connect(
+        &topology.world.client,
+        SocketAddr::from((HOST_ADDRESS, 8081)),
+    );
+    talk(&near, &listener.accept().0);
+    topology.netdp(&format!("unpublish {name} 8081:80"));
+    // Names are Docker's.
+    assert_eq!(sandbox.resolver, None);
+}
