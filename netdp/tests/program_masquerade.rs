@@ -211,6 +211,34 @@ fn options_of_the_ip_header_stay() {
     });
 }
 
+/// RFC 7857, section 10, would have them changed.
+#[test]
+fn identifications_stay_as_the_container_chose_them() {
+    world(|world| {
+        // Two containers that choose the same.
+        for container in [world.db, world.web] {
+            for (number, id) in [(0, 0), (1, 7), (2, 0xffff)] {
+                let mut packet = segment(&container, SYN, 40_000 + number);
+                packet.id = id;
+                assert_eq!(world.leaves(&container, &packet).id, id);
+                let mut packet = container.frame(Frame::udp(
+                    at(container.addr, 41_000 + number),
+                    at(REMOTE, 53),
+                ));
+                (packet.id, packet.dont_fragment) = (id, false);
+                assert_eq!(world.leaves(&container, &packet).id, id);
+                // Of fragments as well, by which alone they are told apart.
+                packet.payload = vec![7; 64];
+                for piece in packet.fragments(32) {
+                    let left = world.run_from_container(&container, &piece);
+                    assert_eq!(left.action, REDIRECT);
+                    assert_eq!(left.packet[18..20], id.to_be_bytes());
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn what_cannot_be_masqueraded_is_refused() {
     worlds(|world| {

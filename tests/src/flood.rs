@@ -15,7 +15,9 @@ use crate::Frames;
 /// Frames given to the kernel at once.
 const BATCH: usize = 64;
 const IP: usize = 14;
-const TRANSPORT: usize = IP + 20;
+/// What a header is without options or extensions.
+const HEADER4: usize = 20;
+const HEADER6: usize = 40;
 const TCP: u8 = 6;
 
 /// Which address of a frame is another in each packet, in its last three bytes.
@@ -34,8 +36,8 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Sends TCP or UDP frames of IPv4 without options, in turn, by an
-    /// interface of a namespace.
+    /// Sends TCP or UDP frames without IP options or extension headers, in turn,
+    /// by an interface of a namespace.
     #[track_caller]
     pub fn start(
         namespace: &Namespace,
@@ -111,33 +113,45 @@ impl Random {
 /// A frame whose varied fields are 0, and its checksums so.
 struct Template {
     frame: Vec<u8>,
+    /// Where the last four bytes of the varied address are.
     address: usize,
+    transport: usize,
     /// Where the transport's checksum is.
     checksum: usize,
-    ip_sum: u32,
+    /// Of the header of IPv4; that of IPv6 has no checksum.
+    ip_sum: Option<u32>,
     transport_sum: u32,
 }
 
 impl Template {
     fn new(frame: &[u8], varied: Varied) -> Self {
         let mut frame = frame.to_vec();
-        let address = IP
+        let is_v4 = frame[IP] >> 4 == 4;
+        let (header, proto, source, length) = if is_v4 {
+            (HEADER4, frame[IP + 9], 12, 4)
+        } else {
+            (HEADER6, frame[IP + 6], 8, 16)
+        };
+        let (transport, addresses) = (IP + header, IP + source..IP + source + 2 * length);
+        let address = addresses.start - 4
             + match varied {
-                Varied::Source => 12,
-                Varied::Destination => 16,
+                Varied::Source => length,
+                Varied::Destination => 2 * length,
             };
-        let checksum = TRANSPORT + if frame[IP + 9] == TCP { 16 } else { 6 };
+        let checksum = transport + if proto == TCP { 16 } else { 6 };
         frame[address + 1..address + 4].fill(0);
-        frame[TRANSPORT..TRANSPORT + 2].fill(0);
-        frame[IP + 10..IP + 12].fill(0);
+        frame[transport..transport + 2].fill(0);
         frame[checksum..checksum + 2].fill(0);
-        let length = (frame.len() - TRANSPORT) as u32;
-        let pseudo = sum(&frame[IP + 12..IP + 20]) + u32::from(frame[IP + 9]) + length;
+        if is_v4 {
+            frame[IP + 10..IP + 12].fill(0);
+        }
+        let pseudo = sum(&frame[addresses]) + u32::from(proto) + (frame.len() - transport) as u32;
         Self {
-            ip_sum: sum(&frame[IP..TRANSPORT]),
-            transport_sum: pseudo + sum(&frame[TRANSPORT..]),
+            ip_sum: is_v4.then(|| sum(&frame[IP..transport])),
+            transport_sum: pseudo + sum(&frame[transport..]),
             frame,
             address,
+            transport,
             checksum,
         }
     }
@@ -145,11 +159,13 @@ impl Template {
     fn vary(&self, frame: &mut [u8], random: u64) {
         let bytes = random.to_be_bytes();
         frame[self.address + 1..self.address + 4].copy_from_slice(&bytes[..3]);
-        frame[TRANSPORT..TRANSPORT + 2].copy_from_slice(&bytes[4..6]);
+        frame[self.transport..self.transport + 2].copy_from_slice(&bytes[4..6]);
         let address = u32::from(bytes[0]) + u32::from(u16::from_be_bytes([bytes[1], bytes[2]]));
         let port = u32::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-        let ip = !fold(self.ip_sum + address);
-        frame[IP + 10..IP + 12].copy_from_slice(&ip.to_be_bytes());
+        if let Some(ip_sum) = self.ip_sum {
+            let ip = !fold(ip_sum + address);
+            frame[IP + 10..IP + 12].copy_from_slice(&ip.to_be_bytes());
+        }
         let transport = match !fold(self.transport_sum + address + port) {
             0 => 0xffff,
             other => other,
@@ -212,31 +228,55 @@ fn send_all(socket: &Frames, frames: &mut [Vec<u8>]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use etherparse::{PacketHeaders, TransportHeader};
 
     use super::*;
-    use crate::{datagram, syn};
+    use crate::{SIDES, datagram, syn};
 
     #[test]
     fn varied_frames_have_right_checksums() {
-        let (from, to) = (Ipv4Addr::new(11, 1, 2, 3), Ipv4Addr::new(198, 18, 0, 2));
         let macs = ([2; 6], [4; 6]);
-        for frame in [
-            syn(macs, (from, 7), (to, 80)),
-            datagram(macs, (from, 7), (to, 53), b"odd"),
-        ] {
-            for varied in [Varied::Source, Varied::Destination] {
-                let template = Template::new(&frame, varied);
-                let mut random = Random(7);
-                let mut out = template.frame.clone();
-                for _ in 0..1000 {
-                    template.vary(&mut out, random.next());
-                    assert_eq!(fold(sum(&out[IP..TRANSPORT])), 0xffff);
-                    let length = (out.len() - TRANSPORT) as u32;
-                    let pseudo = sum(&out[IP + 12..IP + 20]) + u32::from(out[IP + 9]) + length;
-                    assert_eq!(fold(pseudo + sum(&out[TRANSPORT..])), 0xffff);
+        for side in SIDES {
+            let (from, to) = ((side.outside, 7), (side.host, 80));
+            for frame in [syn(macs, from, to), datagram(macs, from, to, b"odd")] {
+                for varied in [Varied::Source, Varied::Destination] {
+                    let template = Template::new(&frame, varied);
+                    let mut random = Random(7);
+                    let mut out = template.frame.clone();
+                    for _ in 0..1000 {
+                        template.vary(&mut out, random.next());
+                        assert_checksums(&out);
+                    }
+                    assert_ne!(out, frame);
                 }
             }
         }
+    }
+
+    fn assert_checksums(frame: &[u8]) {
+        let headers = PacketHeaders::from_ethernet_slice(frame).unwrap();
+        let ip = headers.net.unwrap();
+        if let Some((ip, _)) = ip.ipv4_ref() {
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+        }
+        let payload = headers.payload.slice();
+        let (found, right) = match (headers.transport.unwrap(), ip.ipv4_ref(), ip.ipv6_ref()) {
+            (TransportHeader::Tcp(tcp), Some((ip, _)), _) => {
+                (tcp.checksum, tcp.calc_checksum_ipv4(ip, payload))
+            }
+            (TransportHeader::Tcp(tcp), _, Some((ip, _))) => {
+                (tcp.checksum, tcp.calc_checksum_ipv6(ip, payload))
+            }
+            (TransportHeader::Udp(udp), Some((ip, _)), _) => {
+                (udp.checksum, udp.calc_checksum_ipv4(ip, payload))
+            }
+            (TransportHeader::Udp(udp), _, Some((ip, _))) => {
+                (udp.checksum, udp.calc_checksum_ipv6(ip, payload))
+            }
+            other => panic!("{other:?}"),
+        };
+        // Both are zero (RFC 1071), and UDP has but the one (RFC 768).
+        let one_zero = |sum| if sum == 0 { 0xffff } else { sum };
+        assert_eq!(one_zero(found), one_zero(right.unwrap()));
     }
 }

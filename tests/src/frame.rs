@@ -1,10 +1,10 @@
 //! Frames as no stack of its own accord would send them.
 
 use std::ffi::CString;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use etherparse::{IpFragOffset, Ipv4Header, PacketBuilder};
+use etherparse::{IpFragOffset, IpHeaders, Ipv4Header, PacketBuilder, PacketBuilderStep};
 use netdp::netns::Namespace;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -57,16 +57,25 @@ impl AsRawFd for Frames {
     }
 }
 
+/// Headers up to the transport's, of the family of both addresses.
+fn headers((source, destination): Macs, from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {
+    let frame = PacketBuilder::ethernet2(source, destination);
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => frame.ipv4(from.octets(), to.octets(), TTL),
+        (IpAddr::V6(from), IpAddr::V6(to)) => frame.ipv6(from.octets(), to.octets(), TTL),
+        _ => panic!("{from} and {to} are of different families"),
+    }
+}
+
 /// A UDP datagram.
 pub fn datagram(
-    (source, destination): Macs,
-    from: (Ipv4Addr, u16),
-    to: (Ipv4Addr, u16),
+    macs: Macs,
+    from: (impl Into<IpAddr>, u16),
+    to: (impl Into<IpAddr>, u16),
     words: &[u8],
 ) -> Vec<u8> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(source, destination)
-        .ipv4(from.0.octets(), to.0.octets(), TTL)
+    headers(macs, from.0.into(), to.0.into())
         .udp(from.1, to.1)
         .write(&mut frame, words)
         .expect("a datagram");
@@ -74,10 +83,9 @@ pub fn datagram(
 }
 
 /// The first segment of a connection.
-pub fn syn((source, destination): Macs, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+pub fn syn(macs: Macs, from: (impl Into<IpAddr>, u16), to: (impl Into<IpAddr>, u16)) -> Vec<u8> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(source, destination)
-        .ipv4(from.0.octets(), to.0.octets(), TTL)
+    headers(macs, from.0.into(), to.0.into())
         .tcp(from.1, to.1, 1000, 4096)
         .syn()
         .write(&mut frame, &[])

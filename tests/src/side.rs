@@ -61,4 +61,39 @@ impl Side {
             container.gateway6.expect("an IPv6 gateway").into()
         }
     }
+
+    /// A line for iproute2 that gives an interface an address, in a subnet as
+    /// long as those of the world's wires.
+    pub fn add_address(self, address: IpAddr, interface: &str) -> String {
+        let how = if self.is_v4() { "" } else { " nodad" };
+        format!(
+            "addr add {address}/{} dev {interface}{how}\n",
+            self.length()
+        )
+    }
+
+    /// A line that takes it away again.
+    pub fn del_address(self, address: IpAddr, interface: &str) -> String {
+        format!("addr del {address}/{} dev {interface}\n", self.length())
+    }
+
+    /// A line that gives an interface a link-local address, without which the
+    /// kernel asks for no neighbour on behalf of others (`ndisc_solicit`); IPv4
+    /// needs none, and has none.
+    pub fn add_link_local(self, number: u8, interface: &str) -> String {
+        if self.is_v4() {
+            return String::new();
+        }
+        format!("addr add fe80::{number}/64 dev {interface} nodad\n")
+    }
+
+    /// Bits of the subnets of wires.
+    pub fn length(self) -> u8 {
+        if self.is_v4() { 24 } else { 64 }
+    }
+
+    /// One of two values, by the family.
+    pub fn of<T>(self, v4: T, v6: T) -> T {
+        if self.is_v4() { v4 } else { v6 }
+    }
 }

@@ -1,26 +1,35 @@
 //! Floods with real sockets: open connections go on, and new ones get through.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netdp::demo::world::{HOST_ADDRESS, OUTSIDE_ADDRESS};
 use netdp_tests::{
-    Container, Flood, Listener, Macs, Place, Topology, Varied, connect_from, connect_within,
-    datagram, listen, syn,
+    Container, Flood, Listener, Macs, Place, SIDES, Side, Topology, Varied, connect_bound,
+    connect_from, datagram, listen, syn,
 };
 
-const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// Those of the wire between the client and the host.
 const CLIENT_MAC: [u8; 6] = [2, 0x6e, 0x64, 0x70, 0, 1];
 const HOST_MAC: [u8; 6] = [2, 0x6e, 0x64, 0x70, 0, 2];
 const WIRE: Macs = (CLIENT_MAC, HOST_MAC);
 /// Of the host too; who uses it needs an entry from the first packet on.
-const SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 3);
-/// A network that is nowhere: 2^24 sources or destinations.
-const NOWHERE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 0);
+fn second_address(side: Side) -> IpAddr {
+    side.of(
+        IpAddr::from([198, 18, 0, 3]),
+        IpAddr::from([0x2001, 2, 0, 0x18, 0, 0, 0, 3]),
+    )
+}
+
+/// A network that is nowhere, and its length: 2^24 sources or destinations.
+fn nowhere(side: Side) -> (IpAddr, u8) {
+    side.of(
+        (IpAddr::from([11, 0, 0, 0]), 8),
+        (IpAddr::from([0x2001, 2, 0xffff, 0, 0, 0, 0, 0]), 104),
+    )
+}
 
 const CONNECTIONS: usize = 1000;
 const SHORT: Duration = Duration::from_secs(5);
@@ -66,9 +75,16 @@ fn fresh_port() -> u16 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// No address, of the family of another.
+fn unspecified(of: SocketAddr) -> IpAddr {
+    let [v4, v6] = SIDES.map(|side| side.any);
+    if of.is_ipv4() { v4 } else { v6 }
+}
+
 /// One new connection, a word and its answer.
 fn ask(place: &impl Place, to: SocketAddr) -> io::Result<()> {
-    let mut stream = connect_within(place, Some((ANY, fresh_port())), to, ANSWER)?;
+    let from = (unspecified(to), fresh_port()).into();
+    let mut stream = connect_bound(place, Some(from), to, ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(b"question")?;
     let mut bytes = [0; 8];
@@ -84,7 +100,8 @@ impl Held {
     fn open(number: usize, place: &impl Place, to: &[SocketAddr], listener: &Listener) -> Self {
         let mut held = Vec::with_capacity(number);
         for number in 0..number {
-            let near = connect_from(place, (ANY, fresh_port()), to[number % to.len()]);
+            let to = to[number % to.len()];
+            let near = connect_from(place, (unspecified(to), fresh_port()), to);
             let (far, _) = listener.accept();
             held.push((near, far));
         }
@@ -171,37 +188,36 @@ impl Met {
 
 /// SYNs and datagrams from everywhere to published ports, at an address that
 /// needs no entries and at one that does.
-fn from_outside(name: &str, lasting: Duration) {
-    let Some(topology) = Topology::start(name) else {
+fn from_outside(name: &str, lasting: Duration, side: Side) {
+    let Some(topology) = Topology::with_ipv6(name) else {
         return;
     };
     let world = &topology.world;
-    topology.ip(
-        &world.host,
-        &format!("address add {SECOND_ADDRESS}/24 dev eth0"),
-    );
+    let (second, (nowhere, length)) = (second_address(side), nowhere(side));
+    topology.ip(&world.host, &side.add_address(second, "eth0"));
     topology.ip(
         &world.client,
         &format!(
-            "route add blackhole {NOWHERE}/8\n\
-             neigh replace {SECOND_ADDRESS} lladdr 02:6e:64:70:00:02 dev wire0 nud permanent"
+            "route add blackhole {nowhere}/{length}\n\
+             neigh replace {second} lladdr 02:6e:64:70:00:02 dev wire0 nud permanent"
         ),
     );
-    let web = topology.container("web", "-p 8080:80 -p 8081:81 -p 5353:53/udp");
-    let addresses = |port| [HOST_ADDRESS, SECOND_ADDRESS].map(|host| (host, port).into());
-    let listener = listen(&web, ANY, 80);
-    serve(listen(&web, ANY, 81));
+    let options = "--network six -p 8080:80 -p 8081:81 -p 5353:53/udp";
+    let web = topology.container("web", options);
+    let addresses = |port| [side.host, second].map(|host| (host, port).into());
+    let listener = listen(&web, side.any, 80);
+    serve(listen(&web, side.any, 81));
     topology.wait_until("reached at the second address", || {
-        ask(&world.client, (SECOND_ADDRESS, 8081).into()).is_ok()
+        ask(&world.client, (second, 8081).into()).is_ok()
     });
     let held = Held::open(CONNECTIONS, &world.client, &addresses(8080), &listener);
-    let frames: Vec<_> = [HOST_ADDRESS, SECOND_ADDRESS]
+    let frames: Vec<_> = [side.host, second]
         .into_iter()
         .flat_map(|host| {
             [
-                syn(WIRE, (NOWHERE, 0), (host, 8080)),
-                syn(WIRE, (NOWHERE, 0), (host, 8081)),
-                datagram(WIRE, (NOWHERE, 0), (host, 5353), b"a question of any kind"),
+                syn(WIRE, (nowhere, 0), (host, 8080)),
+                syn(WIRE, (nowhere, 0), (host, 8081)),
+                datagram(WIRE, (nowhere, 0), (host, 5353), b"a question of any kind"),
             ]
         })
         .collect();
@@ -220,36 +236,43 @@ fn from_outside(name: &str, lasting: Duration) {
 
 #[test]
 fn a_flood_from_outside_breaks_nothing() {
-    from_outside("flood-outside", SHORT);
+    for side in SIDES {
+        from_outside("flood-outside", SHORT, side);
+    }
 }
 
 #[test]
 #[ignore = "takes long"]
 fn a_long_flood_from_outside_breaks_nothing() {
-    from_outside("flood-outside-long", LONG);
+    for side in SIDES {
+        from_outside("flood-outside-long", LONG, side);
+    }
 }
 
 /// A container that opens flows to everywhere.
-fn from_container(name: &str, lasting: Duration) {
-    let Some(topology) = Topology::start(name) else {
+fn from_container(name: &str, lasting: Duration, side: Side) {
+    let Some(topology) = Topology::with_ipv6(name) else {
         return;
     };
     let world = &topology.world;
-    topology.ip(&world.client, &format!("route add blackhole {NOWHERE}/8"));
+    let (nowhere, length) = nowhere(side);
+    let route = format!("route add blackhole {nowhere}/{length}");
+    topology.ip(&world.client, &route);
     let (bad, good) = (
-        topology.container("bad", ""),
-        topology.container("good", "-p 8081:81"),
+        topology.container("bad", "--network six"),
+        topology.container("good", "--network six -p 8081:81"),
     );
-    let listener = listen(&world.outside, ANY, 80);
-    serve(listen(&world.outside, ANY, 81));
-    serve(listen(&good, ANY, 81));
-    let outside: [SocketAddr; 2] = [80, 81].map(|port| (OUTSIDE_ADDRESS, port).into());
+    let listener = listen(&world.outside, side.any, 80);
+    serve(listen(&world.outside, side.any, 81));
+    serve(listen(&good, side.any, 81));
+    let outside: [SocketAddr; 2] = [80, 81].map(|port| (side.outside, port).into());
     let held = Held::open(CONNECTIONS / 2, &good, &outside[..1], &listener);
     let own = Held::open(CONNECTIONS / 2, &bad, &outside[..1], &listener);
-    let macs = (bad.mac, gateway_mac(&bad));
+    let macs = (bad.mac, gateway_mac(&bad, side));
+    let from = (side.address(&bad), 0);
     let frames = [
-        syn(macs, (bad.address, 0), (NOWHERE, 80)),
-        datagram(macs, (bad.address, 0), (NOWHERE, 53), b"a question"),
+        syn(macs, from, (nowhere, 80)),
+        datagram(macs, from, (nowhere, 53), b"a question"),
     ];
     let flood = Flood::start(
         &bad.namespace,
@@ -264,7 +287,7 @@ fn from_container(name: &str, lasting: Duration) {
     assert!(slowest < STALL, "an exchange took {slowest:?}");
     println!("{} packets in {lasting:?}", flood.end());
     met.is_well("a flood of another container");
-    ask(&world.client, (HOST_ADDRESS, 8081).into()).unwrap();
+    ask(&world.client, (side.host, 8081).into()).unwrap();
     held.exchange();
     assert!(topology.dropped("endpoint-limit") > 0);
     assert_eq!(topology.dropped("table-full"), 0);
@@ -275,11 +298,11 @@ fn from_container(name: &str, lasting: Duration) {
 }
 
 /// What the container has learnt for its gateway.
-fn gateway_mac(container: &Container) -> [u8; 6] {
+fn gateway_mac(container: &Container, side: Side) -> [u8; 6] {
     let output = container
         .namespace
         .command("ip")
-        .args(["-j", "neigh", "show", &container.gateway.to_string()])
+        .args(["-j", "neigh", "show", &side.gateway(container).to_string()])
         .output()
         .unwrap();
     let neighbours: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -293,11 +316,15 @@ fn gateway_mac(container: &Container) -> [u8; 6] {
 
 #[test]
 fn a_container_that_floods_takes_nothing_from_the_others() {
-    from_container("flood-container", SHORT);
+    for side in SIDES {
+        from_container("flood-container", SHORT, side);
+    }
 }
 
 #[test]
 #[ignore = "takes long"]
 fn a_container_that_floods_for_long_takes_nothing_from_the_others() {
-    from_container("flood-container-long", LONG);
+    for side in SIDES {
+        from_container("flood-container-long", LONG, side);
+    }
 }

@@ -7,8 +7,8 @@ use netdp::demo::world::{
     CLIENT_ADDRESS, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6, set_sysctls,
 };
 use netdp_tests::{
-    Container, Listener, Place, SILENCE, Topology, connect, connect_from, connect_within,
-    echo_socket6, hears, listen, ping_through, talk, transfer, udp,
+    Container, Listener, Place, SIDES, SILENCE, Side, Topology, connect, connect_from,
+    connect_within, echo_socket6, hears, listen, ping_through, says_nothing, talk, transfer, udp,
 };
 
 const ANY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
@@ -204,4 +204,155 @@ fn ipv4_may_be_routed_too_and_without_masquerade_ports_stay_the_hosts() {
     );
     unreachable(&world.client, (HOST_ADDRESS, 8080));
     unreachable(&world.client, (own.address, 80));
+}
+
+/// A network of both families, routed in both.
+fn start_both(name: &str) -> Option<Topology> {
+    let mut topology = Topology::without_daemon(name)?;
+    topology.world.add_ipv6().unwrap();
+    topology.ip(
+        &topology.world.client,
+        &format!(
+            "route add 10.77.0.0/24 via {HOST_ADDRESS}\nroute add {SUBNET} via {HOST_ADDRESS6}\n"
+        ),
+    );
+    topology.start_daemon();
+    let mode = "--opt com.docker.network.bridge.gateway_mode";
+    topology.netdp(&format!(
+        "network create both --subnet 10.77.0.0/24 --subnet {SUBNET} {mode}_ipv4=routed \
+         {mode}_ipv6=routed"
+    ));
+    topology.netdp("network create six --ipv6");
+    Some(topology)
+}
+
+/// A question and its answer by UDP.
+#[track_caller]
+fn asks(from: &impl Place, side: Side, to: SocketAddr, server: &Container) {
+    let server = udp(server, side.any, to.port());
+    let client = udp(from, side.any, 0);
+    client.send_to(b"question", to).unwrap();
+    server
+        .send_to(b"answer", hears(&server, b"question"))
+        .unwrap();
+    assert_eq!(hears(&client, b"answer"), to);
+}
+
+#[test]
+fn a_range_of_ports_is_reached_at_the_containers_own_address() {
+    let Some(mut topology) = start_both("routed-range") else {
+        return;
+    };
+    let options = "--network both -p 20000-20099:30000-30099 -p 20000-20099:30000-30099/udp";
+    let media = topology.container("media", options);
+    let other = topology.container("other", "--network six");
+    let listed = topology.netdp("port media");
+    for proto in ["tcp", "udp"] {
+        for side in SIDES {
+            let first = SocketAddr::new(side.address(&media), 30_000);
+            let line = format!("30000-30099/{proto} -> {first}-30099\n");
+            assert!(listed.contains(&line), "{listed}");
+        }
+    }
+    let works = |topology: &Topology| {
+        let world = &topology.world;
+        for side in SIDES {
+            let own = side.address(&media);
+            for port in [30_000, 30_042, 30_099] {
+                let to = SocketAddr::new(own, port);
+                let listener = listen(&media, side.any, port);
+                reaches(&world.outside, to, &listener, side.outside);
+                reaches(&other, to, &listener, side.address(&other));
+                talk(&connect(&topology.host_program(), to), &listener.accept().0);
+                asks(&world.outside, side, to, &media);
+                asks(&other, side, to, &media);
+            }
+            let beyond = [29_999, 30_100].map(|port| listen(&media, side.any, port));
+            for listener in &beyond {
+                unreachable(&world.outside, (own, listener.port()));
+                unreachable(&other, (own, listener.port()));
+            }
+            unreachable(&world.outside, (side.host, 20_000));
+            unreachable(&world.outside, (side.host, 30_000));
+        }
+    };
+    works(&topology);
+    topology.world.kill_daemon();
+    works(&topology);
+    topology.start_daemon();
+    works(&topology);
+
+    let listeners = SIDES.map(|side| listen(&media, side.any, 30_042));
+    topology.netdp("unpublish media 20000-20099:30000-30099");
+    for (side, listener) in SIDES.into_iter().zip(listeners) {
+        let to = SocketAddr::new(side.address(&media), 30_042);
+        unreachable(&topology.world.outside, to);
+        unreachable(&other, to);
+        listener.assert_nobody_came();
+        asks(&topology.world.outside, side, to, &media);
+    }
+}
+
+#[test]
+fn who_is_not_named_is_kept_out_of_a_routed_network_as_well() {
+    let Some(topology) = start_both("routed-allow") else {
+        return;
+    };
+    let world = &topology.world;
+    let allow = SIDES.map(|side| format!("--allow {}/{}", side.client, side.of(32, 128)));
+    let options = format!(
+        "--network both -p 8080:80 -p 20000-20009:30000-30009 -p 5353:53/udp {}",
+        allow.join(" ")
+    );
+    let web = topology.container("web", &options);
+    let other = topology.container("other", "--network six");
+    let beside = topology.container("beside", "--network both");
+    for side in SIDES {
+        println!("{:?}", side.family);
+        let own = side.address(&web);
+        for port in [80, 30_005] {
+            let (to, listener) = (SocketAddr::new(own, port), listen(&web, side.any, port));
+            reaches(&world.client, to, &listener, side.client);
+            let dropped = topology.dropped("not-allowed");
+            unreachable(&world.outside, to);
+            unreachable(&other, to);
+            assert!(topology.dropped("not-allowed") >= dropped + 2);
+            // Whom the list doesn't concern.
+            talk(&connect(&topology.host_program(), to), &listener.accept().0);
+            reaches(&beside, to, &listener, side.address(&beside));
+            listener.assert_nobody_came();
+            let explained = topology.netdp(&format!(
+                "explain tcp {} {to}",
+                SocketAddr::new(side.outside, 4000)
+            ));
+            assert!(explained.contains("not-allowed"), "{explained}");
+        }
+        let to = SocketAddr::new(own, 53);
+        asks(&world.client, side, to, &web);
+        let dns = udp(&web, side.any, 53);
+        for client in [udp(&world.outside, side.any, 0), udp(&other, side.any, 0)] {
+            client.send_to(b"question", to).unwrap();
+        }
+        says_nothing(&dns);
+    }
+
+    // For others, the open connection included, from the next packet on.
+    let mut open = Vec::new();
+    for side in SIDES {
+        let to = SocketAddr::new(side.address(&web), 80);
+        let listener = listen(&web, side.any, 80);
+        let near = connect(&world.client, to);
+        let far = listener.accept().0;
+        talk(&near, &far);
+        open.push((side, to, listener, near, far));
+    }
+    topology.netdp("unpublish web 8080:80");
+    let allow = SIDES.map(|side| format!("--allow {}/{}", side.outside, side.of(32, 128)));
+    topology.netdp(&format!("publish web 8080:80 {}", allow.join(" ")));
+    for (side, to, listener, near, _far) in &open {
+        let dropped = topology.dropped("not-allowed");
+        std::io::Write::write_all(&mut { near }, b"too late").unwrap();
+        topology.wait_until("dropped", || topology.dropped("not-allowed") > dropped);
+        reaches(&world.outside, *to, listener, side.outside);
+    }
 }

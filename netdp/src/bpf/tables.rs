@@ -365,8 +365,8 @@ impl Datapath {
     }
 
     fn count_uplinks(&mut self) -> Result<(), BpfError> {
-        let uplinks = self.uplinks.len() as u32;
-        self.config.uplinks = uplinks;
+        self.config.uplinks = self.uplinks.len() as u32;
+        self.config.flags = self.maps.config()?.flags;
         self.maps.set_config(&self.config)
     }
 

@@ -26,6 +26,12 @@ pub enum EngineError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Bpf(#[from] BpfError),
+    #[error(
+        "its frames have no Ethernet header, as those of tun, WireGuard and PPP, and netdp reads \
+         and writes one: name another interface by --uplink, such as a tap or a VXLAN through \
+         the same tunnel"
+    )]
+    NoEthernet,
 }
 
 /// What to do when an operation fails.
@@ -129,6 +135,12 @@ impl Engine {
         let desired = Desired::of(state, &self.facts);
         self.target.holds.release_parts(&desired.holds);
         let mut planned = BTreeSet::new();
+        for ifname in self.facts.headerless.clone() {
+            let what = format!("use {ifname} as an uplink");
+            planned.insert(what.clone());
+            // Whatever was requested can be done nevertheless.
+            self.failed(what, EngineError::NoEthernet, Failure::IsNoted)?;
+        }
         let links = plan::links(&desired, &self.observed);
         self.execute(links, failure, &mut planned).await?;
         let tables = Plan {

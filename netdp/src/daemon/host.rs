@@ -49,7 +49,7 @@ impl Host {
             let own = link.alias.as_deref();
             !link.loopback && !own.is_some_and(|own| own.starts_with(alias))
         };
-        let uplinks: Vec<&Link> = if asked.is_empty() {
+        let wanted: Vec<&Link> = if asked.is_empty() {
             self.default_route_links().filter(foreign).collect()
         } else {
             asked
@@ -58,8 +58,14 @@ impl Host {
                 .filter(foreign)
                 .collect()
         };
+        let (uplinks, headerless): (Vec<&Link>, Vec<&Link>) =
+            wanted.into_iter().partition(|link| link.ethernet);
         Facts {
             uplinks: uplinks.into_iter().map(|link| self.uplink(link)).collect(),
+            headerless: headerless
+                .into_iter()
+                .map(|link| link.name.clone())
+                .collect(),
             addresses: self
                 .addresses
                 .iter()
@@ -343,6 +349,7 @@ mod tests {
         Link {
             index,
             name: name.to_owned(),
+            ethernet: true,
             mac: [2, 0, 0, 0, 0, index as u8],
             alias: alias.map(str::to_owned),
             loopback: name == "lo",
@@ -493,6 +500,17 @@ mod tests {
     fn uplinks_that_were_asked_for_are_taken_when_they_are_there() {
         let asked = ["eth9".to_owned(), "eth0".to_owned()];
         assert_eq!(names(&host().facts(&asked, "netdp:1:")), ["eth0"]);
+    }
+
+    #[test]
+    fn an_uplink_without_an_ethernet_header_is_told_apart() {
+        let mut host = host();
+        host.links[2].ethernet = false;
+        for asked in [vec![], vec!["eth1".to_owned(), "eth0".to_owned()]] {
+            let facts = host.facts(&asked, "netdp:1:");
+            assert_eq!(names(&facts), ["eth0"]);
+            assert_eq!(facts.headerless, ["eth1"]);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    LinkLayerType, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::time::sleep;
@@ -29,6 +29,8 @@ pub struct Link {
     /// The driver of a virtual interface (`bridge`, `veth`, ...); none for
     /// `lo` and for hardware.
     pub kind: Option<String>,
+    /// Its frames have an Ethernet header (`ARPHRD_ETHER`).
+    pub ethernet: bool,
     /// The Ethernet address; zero for interfaces that have none.
     pub mac: [u8; 6],
     /// In bytes, without the Ethernet header.
@@ -331,6 +333,7 @@ impl From<&LinkMessage> for Link {
         let flags = message.header.flags;
         let mut link = Self {
             index: message.header.index,
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
             running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running),

@@ -52,6 +52,8 @@ pub struct HostAddress {
 pub struct Facts {
     /// In the order of preference.
     pub uplinks: Vec<Uplink>,
+    /// Interfaces that would be uplinks if their frames had an Ethernet header.
+    pub headerless: Vec<String>,
     /// All addresses of the host; those on loopback addresses and on netdp's
     /// own bridges may be among them.
     pub addresses: Vec<HostAddress>,

@@ -27,6 +27,7 @@ fn facts() -> Facts {
             reach4: Reach::default(),
             reach6: Reach::default(),
         }],
+        headerless: Vec::new(),
         addresses: vec![
             HostAddress {
                 address: "127.0.0.1".parse().unwrap(),
