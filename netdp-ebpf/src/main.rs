@@ -13,6 +13,7 @@ mod arp;
 mod count;
 mod early;
 mod family;
+mod fib;
 mod flows;
 mod found;
 mod from_container;

@@ -18,7 +18,8 @@ use netdp_common::{
 };
 
 use crate::{
-    family::{Family, is_any, preferred_source},
+    family::{Family, is_any},
+    fib::preferred_source,
     flows, mapped,
     maps::UPLINKS,
     published, share,

@@ -9,7 +9,8 @@ use netdp_common::{drop::DropReason, maps::Path, packet::Tuple};
 
 use crate::{
     count,
-    family::{Family, Unroutable, is_any, redirect_neigh, route},
+    family::{Family, is_any},
+    fib::{Unroutable, redirect_neigh, route},
     flows,
     maps::{MAX_PATHS, UPLINKS},
     masquerade,
