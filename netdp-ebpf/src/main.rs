@@ -9,6 +9,7 @@
 #![feature(asm_experimental_arch)]
 #![no_main]
 
+mod allocation;
 mod arp;
 mod count;
 mod early;

@@ -15,6 +15,7 @@ use netdp_common::{
 };
 
 use crate::{
+    allocation,
     family::Family,
     flows,
     found::Found,
@@ -88,7 +89,7 @@ pub fn outbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpo
     let proto = work.packet.proto;
     if mine == Mine::Due
         && (F::locals().get_ptr(external).is_none()
-            || masquerade::is_hosts::<F>(skb, external, port, proto))
+            || allocation::is_hosts::<F>(skb, external, port, proto))
     {
         work.key = FlowKey::mapped(from.saddr, from.sport, proto);
         flows::forget::<F>(&work.key);
@@ -222,8 +223,8 @@ pub fn inbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, D
     }
     let from = &work.packet.tuple;
     let proto = work.packet.proto;
-    if masquerade::is_of_socket::<F>(skb, &work.packet.tuple, work.packet.proto) {
-        if masquerade::is_hosts::<F>(skb, from.daddr, from.dport, proto) {
+    if allocation::is_of_socket::<F>(skb, &work.packet.tuple, work.packet.proto) {
+        if allocation::is_hosts::<F>(skb, from.daddr, from.dport, proto) {
             work.key = FlowKey::mapping(from.dport, proto);
             flows::forget::<F>(&work.key);
         }
@@ -340,7 +341,7 @@ pub fn meet<F: Family>(
         }
         return Ok(());
     }
-    if masquerade::is_of_socket::<F>(skb, &work.packet.tuple, work.packet.proto) {
+    if allocation::is_of_socket::<F>(skb, &work.packet.tuple, work.packet.proto) {
         return Ok(());
     }
     let known = is_mapped && outbound::<F>(skb, work, endpoint).result()?;

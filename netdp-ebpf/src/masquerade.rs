@@ -5,24 +5,21 @@
 //! the container's packets find the same entry, so one serves both directions;
 //! only a changed port needs a second.
 
-use core::ffi::{c_long, c_void};
-
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
 use netdp_common::{
-    addr::{Address, Be16, proto},
+    addr::{Address, Be16},
     drop::DropReason,
-    maps::{Endpoint, Flow, FlowKey, endpoint_flags, flow_kind, local_flags},
+    maps::{Endpoint, FlowKey, endpoint_flags, flow_kind, local_flags},
     packet::{Packet, Transport, Tuple, tcp_flags},
-    port,
     tcp::{self, Direction},
 };
 
 use crate::{
+    allocation::{allocate, is_served},
     family::{Family, is_any},
     fib::preferred_source,
     flows, mapped,
     maps::UPLINKS,
-    published, share,
+    share,
     skb::Skb,
     work::{Decision, Exit, Work},
 };
@@ -112,7 +109,7 @@ pub fn renumbered<F: Family>(
 
 /// The key under which the outside's side of an entry of this kind is found.
 #[inline(always)]
-fn outside_key<A: Address>(packet: &Packet<A>, port: Be16, kind: u8) -> FlowKey<A> {
+pub fn outside_key<A: Address>(packet: &Packet<A>, port: Be16, kind: u8) -> FlowKey<A> {
     if mapped::is_mapping(kind) {
         return FlowKey::mapping(port, packet.proto);
     }
@@ -121,7 +118,7 @@ fn outside_key<A: Address>(packet: &Packet<A>, port: Be16, kind: u8) -> FlowKey<
 
 /// The same of the sender's side, where its port was changed.
 #[inline(always)]
-fn sender_key<A: Address>(packet: &Packet<A>, kind: u8) -> FlowKey<A> {
+pub fn sender_key<A: Address>(packet: &Packet<A>, kind: u8) -> FlowKey<A> {
     if mapped::is_mapping(kind) {
         return FlowKey::mapped(packet.tuple.saddr, packet.tuple.sport, packet.proto);
     }
@@ -290,161 +287,6 @@ pub fn may_open(transport: Transport) -> Result<(), DropReason> {
     }
 }
 
-/// What the attempts to find a port work with. The verifier follows pointers
-/// on the stack; numbers lie in `work`.
-struct Search<'a, A> {
-    skb: &'a Skb,
-    work: &'a mut Work<A>,
-    flow: &'a mut Flow<A>,
-}
-
-/// Takes a port of the address that was decided on for a new flow of the
-/// container, and by the uplink, that were, and makes its pending entries of
-/// these kinds: what the outside sees, and the sender's side if the port is
-/// another than its own.
-///
-/// # Errors
-/// [`DropReason::PortExhausted`] where none of the ports tried is free.
-#[inline(always)]
-pub fn allocate<F: Family>(
-    skb: &Skb,
-    work: &mut Work<F::Addr>,
-    kinds: (u8, u8),
-) -> Result<(), DropReason> {
-    let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
-    let Work {
-        packet,
-        decision,
-        search,
-        ..
-    } = &mut *work;
-    let from = &packet.tuple;
-    flow.addr = from.saddr;
-    flow.external = decision.to.saddr;
-    flow.port = from.sport;
-    flow.kind = kinds.0;
-    flow.to = decision.container;
-    flow.ifindex = decision.uplink;
-    flow.generation = 0;
-    flows::begin::<F>(flow, packet, Direction::Original);
-    (search.first, search.last) = flows::config().map_or((1024, 65535), |config| {
-        (config.port_first, config.port_last)
-    });
-    search.found = 0;
-    let mut context = Search { skb, work, flow };
-    // SAFETY: the callback takes the context as it is given: a pointer to this
-    // stack.
-    unsafe {
-        bpf_loop(
-            port::TRIES,
-            attempt::<F> as *const () as *mut c_void,
-            (&raw mut context).cast(),
-            0,
-        );
-    }
-    let Search { work, flow, .. } = context;
-    if work.search.found == 0 {
-        return Err(DropReason::PortExhausted);
-    }
-    share::expected(flow);
-    if work.decision.to.sport != work.packet.tuple.sport {
-        flow.kind = kinds.1;
-        flow.port = work.decision.to.sport;
-        work.key = sender_key(&work.packet, kinds.0);
-        flow.tag = work.key.tag();
-        flows::expect::<F>(&work.key, flow)?;
-        share::expected(flow);
-    }
-    Ok(())
-}
-
-/// Tries one port: the callback of `bpf_loop`, which ends it by 1.
-extern "C" fn attempt<F: Family>(index: u32, context: *mut Search<'_, F::Addr>) -> c_long {
-    // SAFETY: the context that `allocate` gives.
-    let Search { skb, work, flow } = unsafe { &mut *context };
-    let Work {
-        packet,
-        decision,
-        search,
-        key,
-        ..
-    } = &mut **work;
-    let from = &packet.tuple;
-    // SAFETY: no arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    // The host's own flow can't keep its port: a container has it.
-    let index = index + u32::from(flow.kind == flow_kind::HOST);
-    let port = port::candidate(
-        from.sport,
-        packet.proto,
-        index,
-        random,
-        search.first,
-        search.last,
-    );
-    *key = outside_key(packet, port, flow.kind);
-    flow.tag = key.tag();
-    let answer = Tuple {
-        saddr: key.remote,
-        daddr: flow.external,
-        sport: key.remote_port,
-        dport: port,
-    };
-    if is_taken::<F>(skb, &answer, packet.proto) || !flows::claim::<F>(key, flow) {
-        return 0;
-    }
-    // Once more, now that `to_netdev` finds the entry: of a socket and a flow
-    // that begin at once one sees the other.
-    if flows::find::<F>(key).is_some() || is_of_socket::<F>(skb, &answer, packet.proto) {
-        let _ = F::pending().remove(&*key);
-        return 0;
-    }
-    decision.to.sport = port;
-    search.found = 1;
-    1
-}
-
-/// Whether somebody else would take the answers: the port is published, or a
-/// mapping's, or a socket of the host has the tuple or listens.
-#[inline(always)]
-fn is_taken<F: Family>(skb: &Skb, answer: &Tuple<F::Addr>, proto: u8) -> bool {
-    let (external, port) = (answer.daddr, answer.dport);
-    has_ports(proto) && is_published::<F>(external, port, proto)
-        || mapped::may_have(proto) && mapped::has::<F>(external, port, proto)
-        || is_of_socket::<F>(skb, answer, proto)
-}
-
-#[inline(always)]
-const fn has_ports(proto: u8) -> bool {
-    proto == proto::TCP || proto == proto::UDP
-}
-
-#[inline(always)]
-fn is_published<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> bool {
-    published::mapping_of::<F>(&addr, port, proto).is_some()
-}
-
-/// Whether the host serves a port itself: it is published, or
-/// [served](is_served).
-#[inline(never)]
-pub fn is_hosts<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> bool {
-    is_published::<F>(addr, port, proto) || is_served::<F>(skb, addr, port, proto)
-}
-
-/// Whether a socket of the host listens at a port or, of UDP, is bound to it
-/// and not connected.
-#[inline(never)]
-fn is_served<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> bool {
-    // A peer that no socket can be connected to.
-    let anybody = Tuple {
-        saddr: F::Addr::any(),
-        daddr: addr,
-        sport: Be16::default(),
-        dport: port,
-    };
-    F::host_has_socket(skb, &anybody, proto)
-}
-
 /// An answer from outside to a flow of a container, or of a host's socket that
 /// had to give way. The decision's exit stays where it belongs to neither.
 #[inline(never)]
@@ -472,12 +314,6 @@ fn may_be_for_a_service<A>(packet: &Packet<A>, state: u8) -> bool {
         Transport::Udp => packet.tuple.dport.get() < FIRST_EPHEMERAL,
         transport => transport.is_syn() && !tcp::is_established(state),
     }
-}
-
-/// Whether the host has a socket that such a packet from outside would reach.
-#[inline(never)]
-pub fn is_of_socket<F: Family>(skb: &Skb, inbound: &Tuple<F::Addr>, proto: u8) -> bool {
-    has_ports(proto) && F::host_has_socket(skb, inbound, proto)
 }
 
 /// The same of a packet that comes from the peer that the key has.

@@ -9,6 +9,7 @@ use netdp_common::{
 };
 
 use crate::{
+    allocation,
     family::{Family, translate},
     flows,
     maps::HOST_FLOWS,
@@ -88,7 +89,7 @@ fn yield_tuple<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<Verdict
         unsafe { seen.write_volatile(1) };
     }
     work.decision.container = Delivery::default();
-    masquerade::allocate::<F>(skb, work, kinds)?;
+    allocation::allocate::<F>(skb, work, kinds)?;
     translate::<F>(skb, &work.packet, &work.decision.to, false)?;
     Ok(Verdict::Pass)
 }
