@@ -22,8 +22,9 @@ use super::{
     attach::{self, Attachment},
     cgroup,
     layout::Layout,
-    link, pin,
-    tables::Maps,
+    link,
+    maps::Maps,
+    pin,
 };
 
 /// What the programs on an interface are for.

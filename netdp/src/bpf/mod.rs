@@ -10,6 +10,7 @@ mod attach;
 mod batch;
 mod cgroup;
 pub mod clock;
+mod counters;
 mod datapath;
 mod entry;
 mod error;
@@ -18,6 +19,8 @@ mod kernel;
 mod layout;
 mod link;
 mod loopback;
+mod map_entry;
+mod maps;
 mod own;
 mod pin;
 pub mod socket_filter;
@@ -31,7 +34,7 @@ pub use error::BpfError;
 pub use flow_tables::{FlowSeen, FlowTables};
 pub use kernel::tells_preferred_sources;
 pub use loopback::{Loopback, LoopbackLink};
-pub use tables::TableAddress;
+pub use maps::TableAddress;
 pub use test_run::{TestPacket, TestRun};
 
 /// The object with all programs and maps, as `netdp-ebpf` compiles to.

@@ -1,0 +1,194 @@
+//! The maps, as the object has them, opened.
+
+use std::collections::BTreeSet;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray},
+};
+use netdp_common::{
+    addr::{Address, V4Addr, V6Addr},
+    maps::{
+        Back, BackRange, Config, Endpoint, LinkKey, Local, Owner, PortKey, Published,
+        PublishedRange, Stats, TimedSweep, Uplink, Usage, config_flags, name,
+    },
+    range::{AllowPlace, RangePlace},
+};
+
+use super::{BpfError, FlowTables, Key, datapath::take, own::Filter};
+
+/// The maps that userspace reads or writes.
+pub struct Maps {
+    pub(super) config: Array<MapData, Config>,
+    pub(super) endpoints: HashMap<MapData, u32, Endpoint>,
+    pub(super) uplinks: HashMap<MapData, u32, Uplink>,
+    pub(super) v4: FamilyMaps<V4Addr>,
+    pub(super) v6: FamilyMaps<V6Addr>,
+    pub(super) drops: PerCpuArray<MapData, u64>,
+    pub(super) stats: PerCpuArray<MapData, Stats>,
+    pub(super) usage: Array<MapData, Usage>,
+    pub(super) sweeper: Array<MapData, TimedSweep>,
+    pub(super) own: Filter,
+    /// The ranges that there are: without any the programs don't ask for them.
+    pub(super) ranged: BTreeSet<Key>,
+}
+
+/// Those of one address family.
+pub struct FamilyMaps<A: Address> {
+    pub(super) addrs: HashMap<MapData, A, Owner>,
+    pub(super) ports: HashMap<MapData, PortKey<A>, Published<A>>,
+    pub(super) back: HashMap<MapData, PortKey<A>, Back<A>>,
+    pub(super) local: HashMap<MapData, A, Local>,
+    pub(super) links: HashMap<MapData, LinkKey<A>, u32>,
+    pub(super) ranges: LpmTrie<MapData, RangePlace<A>, PublishedRange<A>>,
+    pub(super) back_ranges: LpmTrie<MapData, RangePlace<A>, BackRange<A>>,
+    pub(super) allowed: LpmTrie<MapData, AllowPlace<A>, u32>,
+    pub(super) flows: FlowTables<A>,
+}
+
+/// The names of [`FamilyMaps`].
+struct Names {
+    addrs: &'static str,
+    ports: &'static str,
+    back: &'static str,
+    local: &'static str,
+    links: &'static str,
+    ranges: &'static str,
+    back_ranges: &'static str,
+    allowed: &'static str,
+    flows: &'static str,
+    pending: &'static str,
+}
+
+const NAMES4: Names = Names {
+    addrs: name::ADDRS4,
+    ports: name::PORTS4,
+    back: name::BACK4,
+    local: name::LOCAL4,
+    links: name::LINKS4,
+    ranges: name::RANGES4,
+    back_ranges: name::BACK_RANGES4,
+    allowed: name::ALLOW4,
+    flows: name::FLOWS4,
+    pending: name::PENDING4,
+};
+
+const NAMES6: Names = Names {
+    addrs: name::ADDRS6,
+    ports: name::PORTS6,
+    back: name::BACK6,
+    local: name::LOCAL6,
+    links: name::LINKS6,
+    ranges: name::RANGES6,
+    back_ranges: name::BACK_RANGES6,
+    allowed: name::ALLOW6,
+    flows: name::FLOWS6,
+    pending: name::PENDING6,
+};
+
+mod private {
+    use super::{Address, FamilyMaps, Maps, V4Addr, V6Addr};
+
+    pub trait Sealed: Address {
+        fn maps(maps: &Maps) -> &FamilyMaps<Self>;
+    }
+
+    impl Sealed for V4Addr {
+        fn maps(maps: &Maps) -> &FamilyMaps<Self> {
+            &maps.v4
+        }
+    }
+
+    impl Sealed for V6Addr {
+        fn maps(maps: &Maps) -> &FamilyMaps<Self> {
+            &maps.v6
+        }
+    }
+}
+
+/// An address whose family has tables: of IPv4 or IPv6.
+pub trait TableAddress: private::Sealed {}
+
+impl<A: private::Sealed> TableAddress for A {}
+
+impl Maps {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        macro_rules! open {
+            ($name:expr) => {
+                take(ebpf, $name)?
+                    .try_into()
+                    .map_err(BpfError::map($name))?
+            };
+        }
+        macro_rules! family {
+            ($names:ident) => {
+                FamilyMaps {
+                    addrs: open!($names.addrs),
+                    ports: open!($names.ports),
+                    back: open!($names.back),
+                    local: open!($names.local),
+                    links: open!($names.links),
+                    ranges: open!($names.ranges),
+                    back_ranges: open!($names.back_ranges),
+                    allowed: open!($names.allowed),
+                    flows: FlowTables::take(ebpf, $names.flows, $names.pending)?,
+                }
+            };
+        }
+        Ok(Self {
+            config: open!(name::CONFIG),
+            endpoints: open!(name::ENDPOINTS),
+            uplinks: open!(name::UPLINKS),
+            v4: family!(NAMES4),
+            v6: family!(NAMES6),
+            drops: open!(name::DROPS),
+            stats: open!(name::STATS),
+            usage: open!(name::USAGE),
+            sweeper: open!(name::SWEEPER),
+            own: Filter::new(open!(name::OWN)),
+            ranged: BTreeSet::new(),
+        })
+    }
+
+    pub fn config(&self) -> Result<Config, BpfError> {
+        self.config.get(&0, 0).map_err(BpfError::map(name::CONFIG))
+    }
+
+    pub fn set_config(&mut self, config: &Config) -> Result<(), BpfError> {
+        self.config
+            .set(0, config, 0)
+            .map_err(BpfError::map(name::CONFIG))
+    }
+
+    /// Before a range is written.
+    pub fn range_comes(&mut self, key: &Key) -> Result<(), BpfError> {
+        if is_range(key) && self.ranged.insert(*key) && self.ranged.len() == 1 {
+            return self.tell_of_ranges();
+        }
+        Ok(())
+    }
+
+    /// After a range was removed.
+    pub fn range_goes(&mut self, key: &Key) -> Result<(), BpfError> {
+        if self.ranged.remove(key) && self.ranged.is_empty() {
+            return self.tell_of_ranges();
+        }
+        Ok(())
+    }
+
+    pub fn tell_of_ranges(&mut self) -> Result<(), BpfError> {
+        let mut config = self.config()?;
+        config.flags &= !config_flags::RANGES;
+        if !self.ranged.is_empty() {
+            config.flags |= config_flags::RANGES;
+        }
+        self.set_config(&config)
+    }
+}
+
+pub fn is_range(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::Range4(_) | Key::Range6(_) | Key::BackRange4(_) | Key::BackRange6(_)
+    )
+}
