@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Endpoint, EndpointId, EndpointRequest, Exposed, HostView, LentPool, Mode, Name, Network,
     NetworkId, NetworkRequest, PortRequest, Publication, Refusal, Sandbox, SandboxId, State,
-    endpoint::free_index, subnets::Family,
+    connect::free_index, subnets::Family,
 };
 
 /// How far an engine is with the container's end of an endpoint.

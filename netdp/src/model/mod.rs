@@ -4,6 +4,7 @@
 //! A request is a method of [`State`] that checks everything before it changes
 //! anything; what it must know of the host comes in a [`HostView`].
 
+mod connect;
 mod endpoint;
 mod engine;
 mod environment;
@@ -12,26 +13,32 @@ pub mod hosts;
 mod id;
 pub mod ipam;
 pub mod lent;
+mod link;
 mod linked;
 pub mod names;
 mod network;
 mod options;
 mod pools;
+mod publication;
 mod publish;
 mod refusal;
 mod sandbox;
 pub mod spec;
 mod state;
 pub mod subnets;
+mod taken;
 
-pub use endpoint::{Address, Endpoint, EndpointRequest, Link, Publication, host_side};
+pub use connect::EndpointRequest;
+pub use endpoint::{Address, Endpoint};
 pub use engine::{End, Handover};
 pub use host::{HostPorts, HostView, PortTaken};
 pub use hosts::HostsEntry;
 pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId};
 pub use lent::LentPool;
+pub use link::Link;
 pub use linked::Opening;
 pub use network::{Bridge, Driver, FIRST_NETWORK, Nat, Network, NetworkRequest};
+pub use publication::{Publication, host_side};
 pub use refusal::{Kind, Refusal};
 pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};
 pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};
