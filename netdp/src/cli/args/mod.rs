@@ -1,19 +1,26 @@
 //! The command line, as `netdp --help` shows it.
 
+mod network;
+mod sandbox;
+
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
 
 use crate::{
     daemon::config::{ConfigError, Options as DaemonOptions, Settings, Xdp},
     demo::DemoArgs,
     explain::Protocol,
     load,
-    model::{Driver, Exposed, Link, MacAddr, Name, PortSpec},
+};
+
+pub use network::{NetworkCommand, NetworkCreateArgs};
+pub use sandbox::{
+    AttachArgs, ConnectArgs, DisconnectArgs, PublishArgs, RunArgs, SandboxArgs, UnpublishArgs,
+    Variable,
 };
 
 /// Networks of their own for programs and containers, carried by eBPF.
@@ -190,206 +197,6 @@ impl DaemonArgs {
         };
         flags.or(file).resolve(run_dir)
     }
-}
-
-#[derive(Debug, Subcommand)]
-pub enum NetworkCommand {
-    /// Make a network.
-    Create(Box<NetworkCreateArgs>),
-    /// List networks.
-    Ls(ListArgs),
-    /// Show networks in full, as JSON.
-    Inspect(InspectArgs),
-    /// Remove networks that nothing is on.
-    Rm {
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub struct NetworkCreateArgs {
-    pub name: Name,
-    /// bridge, host, null, overlay, macvlan or ipvlan.
-    #[arg(short, long, default_value = "bridge")]
-    pub driver: Driver,
-    /// Subnet, one of IPv4 and one of IPv6 at most; without it, one that no
-    /// route of the host overlaps.
-    #[arg(long = "subnet", value_name = "CIDR")]
-    pub subnets: Vec<IpNet>,
-    /// Address of the host in the subnet; without it, the first.
-    #[arg(long = "gateway", value_name = "IP")]
-    pub gateways: Vec<IpAddr>,
-    /// Part of the subnet from which addresses are given.
-    #[arg(long = "ip-range", value_name = "CIDR")]
-    pub ip_ranges: Vec<IpNet>,
-    /// Whether to give IPv4 addresses.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub ipv4: bool,
-    /// Give IPv6 addresses too. A subnet of IPv6 says so by itself.
-    #[arg(long)]
-    pub ipv6: bool,
-    /// Let nothing in or out but what stays in the network.
-    #[arg(long)]
-    pub internal: bool,
-    /// Whether sandboxes of the network reach each other.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub icc: bool,
-    /// Largest packet in bytes.
-    #[arg(long, value_name = "N")]
-    pub mtu: Option<u32>,
-    /// Option of the driver.
-    #[arg(long = "opt", short = 'o', value_name = "KEY=VALUE", value_parser = option)]
-    pub options: Vec<(String, String)>,
-}
-
-fn option(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write it as KEY=VALUE".to_owned()),
-    }
-}
-
-/// A variable for a program.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Variable {
-    pub name: String,
-    pub value: Option<String>,
-}
-
-fn variable(text: &str) -> Result<Variable, String> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value.to_owned())),
-        None => (text, None),
-    };
-    if name.is_empty() {
-        return Err("write it as NAME=VALUE".to_owned());
-    }
-    Ok(Variable {
-        name: name.to_owned(),
-        value,
-    })
-}
-
-/// What `run` and `attach` have in common.
-#[derive(Debug, Args)]
-pub struct SandboxArgs {
-    /// Name; without it, the first digits of the identifier.
-    #[arg(long)]
-    pub name: Option<Name>,
-    /// A network, host, none, or container:NAME [default: netdp0].
-    #[arg(long, alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
-    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp].
-    #[arg(short = 'p', long = "publish", value_name = "SPEC")]
-    pub publish: Vec<PortSpec>,
-    /// Publish every exposed port on a port that is chosen.
-    #[arg(short = 'P', long)]
-    pub publish_all: bool,
-    /// Name a port that the program serves: PORT[-END][/tcp|udp].
-    #[arg(long, value_name = "PORT")]
-    pub expose: Vec<Exposed>,
-    /// A further name on the network; those of several sandboxes who have it
-    /// are given in turn.
-    #[arg(long = "network-alias", alias = "net-alias", value_name = "NAME")]
-    pub aliases: Vec<Name>,
-    /// Know another sandbox by its name.
-    #[arg(long = "link", value_name = "NAME[:ALIAS]")]
-    pub links: Vec<Link>,
-    /// IPv4 address.
-    #[arg(long, value_name = "IP")]
-    pub ip: Option<Ipv4Addr>,
-    /// IPv6 address.
-    #[arg(long, value_name = "IP")]
-    pub ip6: Option<Ipv6Addr>,
-    /// MAC address.
-    #[arg(long, alias = "mac-address", value_name = "MAC")]
-    pub mac: Option<MacAddr>,
-    /// Source that may reach the published ports; may be repeated. Containers
-    /// of other sandboxes are sources like others, the host itself always may.
-    #[arg(long, value_name = "CIDR")]
-    pub allow: Vec<IpNet>,
-}
-
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub sandbox: SandboxArgs,
-    /// Host name [default: the sandbox's name].
-    #[arg(long)]
-    pub hostname: Option<String>,
-    /// Variable of the program, known to those that are linked to it as
-    /// ALIAS_ENV_NAME; without a value, the one it has here.
-    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
-    pub env: Vec<Variable>,
-    /// Leave the program running and print its identifier; its output is kept
-    /// for `netdp logs`.
-    #[arg(short, long)]
-    pub detach: bool,
-    /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct AttachArgs {
-    /// The namespace, such as /run/netns/NAME or /proc/PID/ns/net.
-    #[arg(long, value_name = "PATH")]
-    pub netns: PathBuf,
-    #[command(flatten)]
-    pub sandbox: SandboxArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct ConnectArgs {
-    pub network: String,
-    pub name: String,
-    /// IPv4 address.
-    #[arg(long, value_name = "IP")]
-    pub ip: Option<Ipv4Addr>,
-    /// IPv6 address.
-    #[arg(long, value_name = "IP")]
-    pub ip6: Option<Ipv6Addr>,
-    /// MAC address.
-    #[arg(long, value_name = "MAC")]
-    pub mac: Option<MacAddr>,
-    /// A further name on this network.
-    #[arg(long = "alias", value_name = "NAME")]
-    pub aliases: Vec<Name>,
-    /// Know another sandbox of this network by its name.
-    #[arg(long = "link", value_name = "NAME[:ALIAS]")]
-    pub links: Vec<Link>,
-}
-
-#[derive(Debug, Args)]
-pub struct DisconnectArgs {
-    pub network: String,
-    pub name: String,
-}
-
-#[derive(Debug, Args)]
-pub struct PublishArgs {
-    pub name: String,
-    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
-    #[arg(required = true, value_name = "SPEC")]
-    pub ports: Vec<PortSpec>,
-    /// Source that may reach these ports; may be repeated. Without it, the
-    /// sources that the sandbox was given, or all.
-    #[arg(long, value_name = "CIDR")]
-    pub allow: Vec<IpNet>,
-    /// How to print where they are published.
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
-}
-
-#[derive(Debug, Args)]
-pub struct UnpublishArgs {
-    pub name: String,
-    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
-    #[arg(required = true, value_name = "SPEC")]
-    pub ports: Vec<PortSpec>,
 }
 
 #[derive(Debug, Args)]
