@@ -14,6 +14,7 @@ use netdp_common::{
 use program_world::{
     CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
     REMOTE, ROUTER, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
+    dice::Dice,
     family::{Family, embed, ip},
     frame::{Frame, SYN},
     world, worlds,
@@ -37,18 +38,6 @@ const ADDRESSES: [Ipv4Addr; 12] = [
 /// Published, ports behind them, and others.
 const PORTS: [u16; 7] = [80, 53, 8080, 5353, 9090, 40_000, 40_001];
 const PACKETS: u32 = 1_500;
-
-/// The numbers that decide the packets: xorshift, Marsaglia 2003.
-struct Dice(u64);
-
-impl Dice {
-    fn of<T: Copy>(&mut self, choice: &[T]) -> T {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        choice[(self.0 >> 16) as usize % choice.len()]
-    }
-}
 
 fn socket(dice: &mut Dice) -> SocketAddrV4 {
     SocketAddrV4::new(dice.of(&ADDRESSES), dice.of(&PORTS))

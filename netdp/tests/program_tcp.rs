@@ -11,6 +11,7 @@ use netdp_common::{
 };
 use program_world::{
     Container, HOST, REMOTE, World, arriving,
+    dice::Dice,
     frame::{ACK, FIN, Frame, PSH, RST, SYN, at},
     worlds,
 };
@@ -24,162 +25,119 @@ const MINUTES: u32 = 4 * 60;
 type Segment = (Direction, u8);
 
 /// A row: what is sent, the state that this leaves, and how long that is kept.
-const TABLE: [(&str, &[Segment], u8, u32); 18] = [
-    ("SYN", &[(Out, SYN)], state::OPENING, MINUTES),
+type Row = (&'static str, &'static [&'static [Segment]], u8, u32);
+
+const OPEN: &[Segment] = &[(Out, SYN), (In, SYN | ACK), (Out, ACK)];
+const CLOSE: &[Segment] = &[(Out, FIN | ACK), (In, FIN | ACK), (Out, ACK)];
+
+const TABLE: [Row; 18] = [
+    ("SYN", &[&[(Out, SYN)]], state::OPENING, MINUTES),
     (
         "SYN, SYN-ACK",
-        &[(Out, SYN), (In, SYN | ACK)],
+        &[&[(Out, SYN), (In, SYN | ACK)]],
         state::OPENING,
         MINUTES,
     ),
-    ("established", &OPEN, state::ESTABLISHED, HOURS),
+    ("established", &[OPEN], state::ESTABLISHED, HOURS),
     (
         "simultaneous open",
-        &[
+        &[&[
             (Out, SYN),
             (In, SYN),
             (Out, SYN | ACK),
             (In, SYN | ACK),
             (Out, ACK),
-        ],
+        ]],
         state::ESTABLISHED,
         HOURS,
     ),
     (
         "a repeated SYN-ACK of an established connection",
-        &[(Out, SYN), (In, SYN | ACK), (Out, ACK), (In, SYN | ACK)],
+        &[OPEN, &[(In, SYN | ACK)]],
         state::ESTABLISHED,
         HOURS,
     ),
     (
         "a stray SYN into an established connection",
-        &[(Out, SYN), (In, SYN | ACK), (Out, ACK), (In, SYN)],
+        &[OPEN, &[(In, SYN)]],
         state::ESTABLISHED,
         HOURS,
     ),
     (
         "the container closes",
-        &[(Out, SYN), (In, SYN | ACK), (Out, ACK), (Out, FIN | ACK)],
+        &[OPEN, &[(Out, FIN | ACK)]],
         state::FIN_ORIGINAL,
         MINUTES,
     ),
     (
         "the other side closes",
-        &[(Out, SYN), (In, SYN | ACK), (Out, ACK), (In, FIN | ACK)],
+        &[OPEN, &[(In, FIN | ACK)]],
         state::FIN_REPLY,
         MINUTES,
     ),
     (
         "data into a half-closed connection",
-        &[
-            (Out, SYN),
-            (In, SYN | ACK),
-            (Out, ACK),
-            (Out, FIN | ACK),
-            (In, PSH | ACK),
-        ],
+        &[OPEN, &[(Out, FIN | ACK), (In, PSH | ACK)]],
         state::FIN_ORIGINAL,
         MINUTES,
     ),
     (
         "both close, the container first",
-        &[
-            (Out, SYN),
-            (In, SYN | ACK),
-            (Out, ACK),
-            (Out, FIN | ACK),
-            (In, FIN | ACK),
-            (Out, ACK),
-        ],
+        &[OPEN, CLOSE],
         state::CLOSED,
         MINUTES,
     ),
     (
         "both close, the other side first",
-        &[
-            (Out, SYN),
-            (In, SYN | ACK),
-            (Out, ACK),
-            (In, FIN | ACK),
-            (Out, FIN | ACK),
-            (In, ACK),
-        ],
+        &[OPEN, &[(In, FIN | ACK), (Out, FIN | ACK), (In, ACK)]],
         state::CLOSED,
         MINUTES,
     ),
     (
         "a FIN that is repeated",
-        &[
-            (Out, SYN),
-            (In, SYN | ACK),
-            (Out, ACK),
-            (In, FIN | ACK),
-            (In, FIN | ACK),
-        ],
+        &[OPEN, &[(In, FIN | ACK), (In, FIN | ACK)]],
         state::FIN_REPLY,
         MINUTES,
     ),
     // RFC 7857, section 2.2: the flow stays for its transitory time.
     (
         "a reset from outside",
-        &[(Out, SYN), (In, SYN | ACK), (Out, ACK), (In, RST)],
+        &[OPEN, &[(In, RST)]],
         state::RESET,
         MINUTES,
     ),
     (
         "a reset from inside",
-        &[(Out, SYN), (In, SYN | ACK), (Out, ACK), (Out, RST | ACK)],
+        &[OPEN, &[(Out, RST | ACK)]],
         state::RESET,
         MINUTES,
     ),
     (
         "refused",
-        &[(Out, SYN), (In, RST | ACK)],
+        &[&[(Out, SYN), (In, RST | ACK)]],
         state::RESET,
         MINUTES,
     ),
     (
         "data after a forged reset",
-        &[
-            (Out, SYN),
-            (In, SYN | ACK),
-            (Out, ACK),
-            (In, RST),
-            (In, PSH | ACK),
-        ],
+        &[OPEN, &[(In, RST), (In, PSH | ACK)]],
         state::ESTABLISHED,
         HOURS,
     ),
     // RFC 9293, section 3.6.1: TIME-WAIT ends with a new SYN.
     (
         "opened anew out of TIME-WAIT",
-        &[
-            (Out, SYN),
-            (In, SYN | ACK),
-            (Out, ACK),
-            (Out, FIN | ACK),
-            (In, FIN | ACK),
-            (Out, ACK),
-            (Out, SYN),
-        ],
+        &[OPEN, CLOSE, &[(Out, SYN)]],
         state::OPENING,
         MINUTES,
     ),
     (
         "established once more",
-        &[
-            (Out, SYN),
-            (In, RST | ACK),
-            (Out, SYN),
-            (In, SYN | ACK),
-            (Out, ACK),
-        ],
+        &[&[(Out, SYN), (In, RST | ACK)], OPEN],
         state::ESTABLISHED,
         HOURS,
     ),
 ];
-
-const OPEN: [Segment; 3] = [(Out, SYN), (In, SYN | ACK), (Out, ACK)];
 
 /// State and time that the tables have of each entry of the connection.
 fn entries(world: &World, outside: u16) -> Vec<(u8, u32)> {
@@ -229,7 +187,7 @@ fn each_sequence_leaves_its_state_and_its_time() {
             // The port is kept, and another container has it already.
             for (container, is_kept) in [(db, true), (web, false)] {
                 let port = 40_000 + row as u16;
-                let outside = run(world, &container, port, segments);
+                let outside = run(world, &container, port, &segments.concat());
                 assert_eq!(outside == port, is_kept, "{name}");
                 for entry in entries(world, outside) {
                     assert_eq!(entry, (state, timeout), "{name}");
@@ -237,14 +195,6 @@ fn each_sequence_leaves_its_state_and_its_time() {
             }
         }
     });
-}
-
-/// Numbers that decide the segments: xorshift, Marsaglia 2003.
-fn next(dice: &mut u64) -> usize {
-    *dice ^= *dice << 13;
-    *dice ^= *dice >> 7;
-    *dice ^= *dice << 17;
-    (*dice >> 16) as usize
 }
 
 #[test]
@@ -262,12 +212,11 @@ fn any_sequence_leaves_what_the_model_says() {
     ];
     worlds(|world| {
         let db = world.db;
-        let mut dice = 0x7463_7000;
+        let mut dice = Dice(0x7463_7000);
         for connection in 0..24 {
             let mut segments = vec![(Out, SYN)];
             for _ in 0..12 {
-                let direction = [Out, In][next(&mut dice) % 2];
-                segments.push((direction, FLAGS[next(&mut dice) % FLAGS.len()]));
+                segments.push((dice.of(&[Out, In]), dice.of(&FLAGS)));
             }
             run(world, &db, 41_000 + connection, &segments);
         }
