@@ -3,30 +3,32 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::Ipv4Addr,
 };
 
 use netdp::bpf::TestRun;
 use netdp_common::{
     addr::proto,
-    packet::{self, Fragment, Packet, Transport, V4, V6},
+    packet::{Fragment, Transport},
 };
 
-use super::generate::{ETHERNET, protocol, pseudo, sum, transport_sum};
+use super::{
+    read::{
+        Known, Read, Tuple, addresses, destination, ethertype, is_of_family, mac, parse, quoted,
+        source, ttl,
+    },
+    rules::{
+        LEAVES, Verdict, answered, dropped, is_refusal, is_transport, refused, require, unchanged,
+        whole,
+    },
+};
 use crate::program_world::{
     Container, DB, DROP, Family, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, LONER_GATEWAY, NEXT,
-    REDIRECT, WEB, World, family::embed, frame::Mac,
+    REDIRECT, WEB, World,
 };
 
 /// Source, destination, identification and protocol of a datagram.
 type Datagram = (Ipv4Addr, Ipv4Addr, u32, u8);
-
-/// The mark by which `to_netdev` knows what `from_container` sends.
-const LEAVES: u32 = 0x6e64_7001;
-
-/// Protocol, remote address and port, the address and port that it sees.
-type Known = (u8, Ipv4Addr, u16, Ipv4Addr, u16);
 
 /// What the packets so far allow.
 pub struct Judge {
@@ -48,227 +50,12 @@ pub struct Judge {
     pub ends: HashMap<&'static str, u32>,
 }
 
-/// Addresses and ports of a packet, or of a packet that is quoted.
-#[derive(Clone, Copy, Debug)]
-struct Tuple {
-    protocol: u8,
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    sport: u16,
-    dport: u16,
-}
-
-type Verdict = Result<&'static str, String>;
-
-fn require(holds: bool, what: &str) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(what.to_owned()) }
-}
-
-fn mac(bytes: &[u8], at: usize) -> Mac {
-    bytes[at..at + 6].try_into().unwrap()
-}
-
-/// A packet as netdp reads it.
-#[derive(Clone, Copy, Debug)]
-struct Read {
-    tuple: Tuple,
-    transport: Transport,
-    fragment: Fragment,
-    id: u32,
-    l4: usize,
-}
-
-fn parse(bytes: &[u8]) -> Result<Read, String> {
-    fn read<A: Into<IpAddr>>(packet: Packet<A>) -> Read {
-        Read {
-            tuple: Tuple {
-                protocol: packet.proto,
-                from: plain(packet.tuple.saddr.into()),
-                to: plain(packet.tuple.daddr.into()),
-                sport: packet.tuple.sport.get(),
-                dport: packet.tuple.dport.get(),
-            },
-            transport: packet.transport,
-            fragment: packet.fragment,
-            id: packet.id,
-            l4: packet.l4,
-        }
-    }
-    let parsed = match Family::of_world() {
-        Family::V4 => packet::parse::<V4>(bytes).map(read),
-        Family::V6 => packet::parse::<V6>(bytes).map(read),
-    };
-    parsed.map_err(|why| format!("passed though {why:?}"))
-}
-
-/// The address of IPv4 that stands for it; of those of nobody, one for each.
-fn plain(addr: IpAddr) -> Ipv4Addr {
-    match addr {
-        IpAddr::V4(addr) => addr,
-        IpAddr::V6(addr) => {
-            let low = if addr.is_loopback() {
-                Ipv4Addr::LOCALHOST
-            } else {
-                Ipv4Addr::from_bits(addr.to_bits() as u32)
-            };
-            if embed(low) == addr {
-                return low;
-            }
-            let mut hash = DefaultHasher::new();
-            addr.hash(&mut hash);
-            Ipv4Addr::from_bits(0xf000_0000 | hash.finish() as u32 >> 4)
-        }
-    }
-}
-
-/// One address of a packet, from this place of it on.
-fn address(bytes: &[u8], at: usize) -> Ipv4Addr {
-    match Family::of_world() {
-        Family::V4 => {
-            let octets: [u8; 4] = bytes[at..at + 4].try_into().unwrap();
-            octets.into()
-        }
-        Family::V6 => {
-            let octets: [u8; 16] = bytes[at..at + 16].try_into().unwrap();
-            plain(Ipv6Addr::from(octets).into())
-        }
-    }
-}
-
-/// Where a network header has its source, its end, and its hop limit.
-fn places() -> (usize, usize, usize) {
-    match Family::of_world() {
-        Family::V4 => (12, 20, 8),
-        Family::V6 => (8, 40, 7),
-    }
-}
-
-fn source(bytes: &[u8]) -> Ipv4Addr {
-    address(bytes, ETHERNET + places().0)
-}
-
-fn destination(bytes: &[u8]) -> Ipv4Addr {
-    let (first, end, _) = places();
-    address(bytes, ETHERNET + (first + end) / 2)
-}
-
-fn addresses(bytes: &[u8]) -> &[u8] {
-    let (first, end, _) = places();
-    &bytes[ETHERNET + first..ETHERNET + end]
-}
-
-fn ttl(bytes: &[u8]) -> u8 {
-    bytes[ETHERNET + places().2]
-}
-
-fn is_of_family(bytes: &[u8]) -> bool {
-    ethertype(bytes)
-        == if Family::is_v6_world() {
-            0x86dd
-        } else {
-            0x0800
-        }
-}
-
-fn ethertype(bytes: &[u8]) -> u16 {
-    u16::from_be_bytes([bytes[12], bytes[13]])
-}
-
 fn is_host(addr: Ipv4Addr) -> bool {
     [HOST, HOST_2, GATEWAY, LONER_GATEWAY].contains(&addr)
 }
 
 fn is_container(addr: Ipv4Addr) -> bool {
     [WEB, DB, LONER].contains(&addr)
-}
-
-/// Where the transport of a quoted packet begins, and which one it is.
-fn behind_extensions(quote: &[u8]) -> Option<(usize, u8)> {
-    let (mut at, mut kind) = (40, *quote.get(6)?);
-    loop {
-        let length = match kind {
-            0 | 43 | 60 => 8 + usize::from(*quote.get(at + 1)?) * 8,
-            44 => 8,
-            _ => return Some((at, kind)),
-        };
-        kind = *quote.get(at)?;
-        at += length;
-    }
-}
-
-/// The packet that an ICMP error quotes, where enough of it is there.
-fn quoted(bytes: &[u8], l4: usize) -> Option<Tuple> {
-    let quote = bytes.get(l4 + 8..)?;
-    let (first, end, _) = places();
-    let (header, protocol, request) = match Family::of_world() {
-        Family::V4 => (usize::from(quote.first()? & 15) * 4, *quote.get(9)?, 8),
-        Family::V6 => {
-            let (header, protocol) = behind_extensions(quote)?;
-            (header, protocol, 128)
-        }
-    };
-    let ports = quote.get(header..header + 8)?;
-    if header < end {
-        return None;
-    }
-    let (mut sport, mut dport) = (
-        u16::from_be_bytes([ports[0], ports[1]]),
-        u16::from_be_bytes([ports[2], ports[3]]),
-    );
-    if protocol == proto::ICMP || protocol == proto::ICMPV6 {
-        let identifier = u16::from_be_bytes([ports[4], ports[5]]);
-        (sport, dport) = if ports[0] == request {
-            (identifier, 0)
-        } else {
-            (0, identifier)
-        };
-    }
-    Some(Tuple {
-        protocol,
-        from: address(quote, first),
-        to: address(quote, (first + end) / 2),
-        sport,
-        dport,
-    })
-}
-
-/// Whether every checksum of a packet is right; nothing where it isn't all
-/// there.
-fn sums_are_right(bytes: &[u8]) -> Option<bool> {
-    let ip = &bytes[ETHERNET..];
-    let half = |at: usize| {
-        Some(usize::from(u16::from_be_bytes([
-            *ip.get(at)?,
-            *ip.get(at + 1)?,
-        ])))
-    };
-    let (header, total, right, fragment) = match Family::of_world() {
-        Family::V4 => {
-            let header = usize::from(ip.first()? & 15) * 4;
-            let total = half(2)?;
-            if header < 20 || total < header || ip.len() < total {
-                return None;
-            }
-            let right = sum(0, &ip[..header]) == 0xffff;
-            (header, total, right, half(6)? & 0x3fff != 0)
-        }
-        // Where other headers follow, nothing is said.
-        Family::V6 => (40, 40 + half(4)?, true, false),
-    };
-    let Some(at) = transport_sum(protocol(ip)) else {
-        return Some(right);
-    };
-    if fragment {
-        return Some(right);
-    }
-    if ip.len() < total || total < header + at + 2 {
-        return None;
-    }
-    let body = &ip[header..total];
-    if protocol(ip) == proto::UDP && body[6..8] == [0, 0] {
-        return Some(right);
-    }
-    Some(right && sum(pseudo(ip, body.len()), body) == 0xffff)
 }
 
 impl Judge {
@@ -446,18 +233,8 @@ impl Judge {
 
     /// Whether the outside may answer so, or quote so.
     fn is_asked(&self, tuple: &Tuple, sent: bool) -> bool {
-        let Tuple {
-            protocol,
-            from,
-            to,
-            sport,
-            dport,
-        } = *tuple;
-        self.asked.contains(&if sent {
-            (protocol, to, dport, from, sport)
-        } else {
-            (protocol, from, sport, to, dport)
-        })
+        self.asked
+            .contains(&if sent { tuple.sent() } else { tuple.received() })
     }
 
     /// The container and its port that a port of the host leads to.
@@ -481,30 +258,16 @@ impl Judge {
     /// Given back its port for a socket of the host.
     fn for_host_socket(&mut self, bytes: &[u8], run: &TestRun) -> Verdict {
         let (parsed, tuples) = self.read(bytes)?;
-        let known = |tuple: &Tuple| {
-            let Tuple {
-                protocol,
-                from,
-                to,
-                sport,
-                dport,
-            } = *tuple;
-            self.renumbered
-                .contains(&(protocol, from, sport, to, dport))
-        };
+        let known = |known: Known| self.renumbered.contains(&known);
         if parsed.transport == Transport::IcmpError {
             let quote = quoted(bytes, parsed.l4).ok_or("changed without a quote")?;
-            let answer = Tuple {
-                from: quote.to,
-                to: quote.from,
-                sport: quote.dport,
-                dport: quote.sport,
-                ..quote
-            };
-            require(known(&answer), "changed an error for the host")?;
+            require(known(quote.sent()), "changed an error for the host")?;
             return Ok("in: an error for the host");
         }
-        require(tuples.iter().any(known), "changed a packet for the host")?;
+        require(
+            tuples.iter().any(|tuple| known(tuple.received())),
+            "changed a packet for the host",
+        )?;
         whole(bytes, &run.packet, parsed.l4, parsed.transport)?;
         require(
             addresses(&run.packet) == addresses(bytes),
@@ -568,14 +331,7 @@ impl Judge {
                 return Ok("out: an error");
             }
             Transport::Tcp(_) | Transport::Udp | Transport::EchoRequest => {
-                let sent = parse(out)?.tuple;
-                let Tuple {
-                    protocol,
-                    sport,
-                    dport,
-                    ..
-                } = sent;
-                self.asked.insert((protocol, to, dport, from, sport));
+                self.asked.insert(parse(out)?.tuple.sent());
             }
             Transport::Later => require(!tuples.is_empty(), "left as a fragment of nothing")?,
             // With the identifier 0 it looks like a request of the same.
@@ -608,17 +364,12 @@ impl Judge {
         }
         if parsed.transport == Transport::IcmpError {
             let quote = quoted(bytes, parsed.l4).ok_or("reached a neighbour with no quote")?;
-            let Tuple {
-                protocol,
-                from,
-                to,
-                sport,
-                dport,
-            } = quote;
             // About a packet that came, or about an answer to one.
             require(
-                self.hairpins.contains(&(protocol, from, sport, to, dport))
-                    || self.mapping(from, protocol, sport).is_some(),
+                self.hairpins.contains(&quote.received())
+                    || self
+                        .mapping(quote.from, quote.protocol, quote.sport)
+                        .is_some(),
                 "reached a container about a packet that never came",
             )?;
             return Ok("out: an error to a container");
@@ -639,8 +390,7 @@ impl Judge {
                     .insert((protocol, client, sport, server.addr, port));
                 return Ok("out: hairpin");
             }
-            let answered = (protocol, asked, dport, sender.addr, sport);
-            if self.hairpins.contains(&answered) && is_host(client) {
+            if self.hairpins.contains(&tuple.sent()) && is_host(client) {
                 return Ok("out: hairpin's answer");
             }
         }
@@ -657,60 +407,14 @@ impl Judge {
         )?;
         for tuple in tuples {
             let port = u16::from_be_bytes([run.packet[parsed.l4], run.packet[parsed.l4 + 1]]);
-            let Tuple {
-                protocol,
-                from,
-                to,
-                dport,
-                ..
-            } = tuple;
-            self.renumbered.insert((protocol, to, dport, from, port));
+            let tuple = Tuple {
+                sport: port,
+                ..tuple
+            };
+            self.renumbered.insert(tuple.sent());
         }
         Ok("host: renumbered")
     }
-}
-
-/// As it came, but for a first fragment that others wait for: it is sent in
-/// again by another way, and what is left at the hook may be any of them. An
-/// error's quote is written before its source is known to be wrong.
-fn dropped(bytes: &[u8], run: &TestRun, end: &'static str) -> Verdict {
-    match parse(bytes) {
-        Ok(parsed)
-            if is_of_family(bytes)
-                && (parsed.fragment != Fragment::Whole
-                    || parsed.transport == Transport::IcmpError) =>
-        {
-            Ok(end)
-        }
-        _ => unchanged(bytes, run, end),
-    }
-}
-
-/// Whether a container hears that its packet was refused: an error that nobody
-/// but its gateway sends, and never about an error.
-fn is_refusal(sender: &Container, bytes: &[u8], run: &TestRun) -> bool {
-    let out = &run.packet;
-    let (kinds, l4) = refusal();
-    !is_transport(bytes, Transport::IcmpError)
-        && run.mark != LEAVES
-        && out.len() >= l4 + 8
-        && mac(out, 0) == sender.mac
-        && source(out) == sender.gateway
-        && is_transport(out, Transport::IcmpError)
-        && kinds.contains(&out[l4])
-}
-
-/// Destination unreachable; of IPv6 also too big and time exceeded, which the
-/// stack says of IPv4; and where that is said.
-fn refusal() -> (&'static [u8], usize) {
-    match Family::of_world() {
-        Family::V4 => (&[3], ETHERNET + 20),
-        Family::V6 => (&[1, 2, 3], ETHERNET + 40),
-    }
-}
-
-fn is_transport(bytes: &[u8], transport: Transport) -> bool {
-    is_of_family(bytes) && parse(bytes).is_ok_and(|read| read.transport == transport)
 }
 
 /// Which protocol of a datagram its fragments have in common: of IPv6, any
@@ -720,44 +424,4 @@ fn datagram_protocol(known: &Tuple) -> u8 {
         Family::V4 => known.protocol,
         Family::V6 => 0,
     }
-}
-
-/// Neighbour discovery is answered to who asked, and never sent on.
-fn answered(sender: &Container, run: &TestRun) -> Verdict {
-    require(run.mark != LEAVES, "a solicitation left")?;
-    require(mac(&run.packet, 0) == sender.mac, "another was answered")?;
-    Ok("out: answered to a neighbour")
-}
-
-/// What is refused is quoted as it was sent, and nothing else is said.
-fn refused(sender: &Container, bytes: &[u8], run: &TestRun) -> Verdict {
-    let out = &run.packet;
-    require(mac(out, 6) == sender.host_mac, "told with another's MAC")?;
-    require(destination(out) == sender.addr, "told to another's address")?;
-    require(sums_are_right(out) == Some(true), "told with wrong sums")?;
-    let quote = &out[refusal().1 + 8..];
-    require(bytes[ETHERNET..].starts_with(quote), "told another's bytes")?;
-    Ok("out: refused, and told")
-}
-
-fn unchanged(bytes: &[u8], run: &TestRun, end: &'static str) -> Verdict {
-    require(run.packet == bytes, "changed what it doesn't send on")?;
-    Ok(end)
-}
-
-/// What a translated packet still is: as long, with the same payload, and with
-/// right checksums if they were right.
-fn whole(bytes: &[u8], out: &[u8], l4: usize, transport: Transport) -> Result<(), String> {
-    require(out.len() == bytes.len(), "another length")?;
-    let end = match transport {
-        Transport::Tcp(_) => l4 + 20,
-        Transport::Later => l4,
-        Transport::IcmpError => bytes.len(),
-        _ => l4 + 8,
-    };
-    require(out.get(end..) == bytes.get(end..), "another payload")?;
-    if sums_are_right(bytes) == Some(true) {
-        require(sums_are_right(out) == Some(true), "a checksum is wrong now")?;
-    }
-    Ok(())
 }
