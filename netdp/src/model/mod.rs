@@ -45,6 +45,4 @@ pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};
 pub use state::{Counters, State};
 
 #[cfg(test)]
-mod ipv6_tests;
-#[cfg(test)]
 pub(crate) mod tests;

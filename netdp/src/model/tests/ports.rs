@@ -1,0 +1,225 @@
+//! Ports are chosen, published and taken back.
+
+use super::*;
+
+#[test]
+fn ports_in_use_name_their_owner() {
+    let nginx = Sockets(BTreeMap::from([(
+        (9000, Proto::Tcp),
+        "process nginx (pid 12)",
+    )]));
+    let host = host(&nginx);
+    let mut state = state();
+    state
+        .create_sandbox(&web("web1", &["8080:80", "192.0.2.1:8081:81"]), &host)
+        .unwrap();
+    for (spec, start) in [
+        (
+            "8080:80",
+            "address already in use: 0.0.0.0:8080/tcp is published by web1",
+        ),
+        (
+            "127.0.0.1:8080:80",
+            "address already in use: 0.0.0.0:8080/tcp is published by web1",
+        ),
+        (
+            "8081:80",
+            "address already in use: 192.0.2.1:8081/tcp is published by web1",
+        ),
+        (
+            "9000:80",
+            "address already in use: 0.0.0.0:9000/tcp is used by process nginx (pid 12)",
+        ),
+        (
+            "9000-9000:80",
+            "address already in use: 0.0.0.0:9000/tcp is used by process nginx",
+        ),
+    ] {
+        let request = web("web2", &[spec]);
+        let (kind, text) = refused(&mut state, |s| s.create_sandbox(&request, &host));
+        assert_eq!(kind, Kind::InUse);
+        assert!(text.starts_with(start), "{text}");
+    }
+    for free in ["8080:80/udp", "127.0.0.1:8081:80", "9000:80/udp"] {
+        state.create_sandbox(&web("web2", &[free]), &host).unwrap();
+        state.remove_sandbox("web2").unwrap();
+    }
+    let twice = web("web3", &["8090:80", "8090:81"]);
+    let (kind, _) = refused(&mut state, |s| s.create_sandbox(&twice, &host));
+    assert_eq!(kind, Kind::InUse);
+}
+
+#[test]
+fn ports_are_chosen() {
+    let nginx = Sockets(BTreeMap::from([
+        ((49154, Proto::Tcp), "nginx"),
+        ((8000, Proto::Tcp), "nginx"),
+    ]));
+    let host = host(&nginx);
+    let mut state = state();
+    state
+        .create_sandbox(&web("web1", &["80", "81", "8000-8002:82"]), &host)
+        .unwrap();
+    assert_eq!(
+        published(&state, "web1"),
+        [
+            "0.0.0.0:49153->80/tcp",
+            "0.0.0.0:49155->81/tcp",
+            "0.0.0.0:8001->82/tcp"
+        ]
+    );
+    state
+        .publish("web1", &["8000-8002:83".parse().unwrap()], &host)
+        .unwrap();
+    let none_left = ["8000-8002:84".parse().unwrap()];
+    let (kind, text) = refused(&mut state, |s| s.publish("web1", &none_left, &host));
+    assert_eq!(kind, Kind::InUse);
+    assert!(text.contains("8000-8002/tcp"), "{text}");
+    state.remove_sandbox("web1").unwrap();
+    let mut all = web("web2", &["8080:80"]);
+    all.publish_all = true;
+    all.expose = vec!["80-81".parse().unwrap(), "53/udp".parse().unwrap()];
+    state.create_sandbox(&all, &host).unwrap();
+    assert_eq!(
+        published(&state, "web2"),
+        [
+            "0.0.0.0:8080->80/tcp",
+            "0.0.0.0:49156->81/tcp",
+            "0.0.0.0:49157->53/udp"
+        ]
+    );
+}
+
+#[test]
+fn ports_come_and_go_while_it_runs() {
+    let sockets = Sockets::default();
+    let host = host(&sockets);
+    let mut state = state();
+    state
+        .create_sandbox(&web("web1", &["8080:80"]), &host)
+        .unwrap();
+    let more = ["8000-8002:90-92".parse().unwrap()];
+    let whole = state.publish("web1", &more, &host).unwrap();
+    assert_eq!(whole.len(), 1);
+    assert_eq!(whole[0].to_string(), "0.0.0.0:8000-8002->90-92/tcp");
+    let part = ["8001:91".parse().unwrap()];
+    let (kind, text) = refused(&mut state, |s| s.unpublish("web1", &part));
+    assert_eq!(kind, Kind::Invalid);
+    assert_eq!(
+        text,
+        "8001:91/tcp is a part of 0.0.0.0:8000-8002->90-92/tcp, which web1 publishes as a \
+         whole: unpublish that"
+    );
+    let wrong = ["8080:80".parse().unwrap(), "8005:95".parse().unwrap()];
+    let (kind, _) = refused(&mut state, |s| s.unpublish("web1", &wrong));
+    assert_eq!(kind, Kind::NotFound);
+    assert_eq!(state.unpublish("web1", &more).unwrap().len(), 1);
+    assert_eq!(
+        state
+            .unpublish("web1", &["80".parse().unwrap()])
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(published(&state, "web1").is_empty());
+}
+
+#[test]
+fn ports_that_overlap_are_refused() {
+    let nginx = Sockets(BTreeMap::from([((25_001, Proto::Tcp), "nginx")]));
+    let host = host(&nginx);
+    let mut state = state();
+    let specs = [
+        "20000-24999:20000-24999",
+        "25500:80",
+        "192.0.2.1:26000-26009:90-99",
+    ];
+    state.create_sandbox(&web("web1", &specs), &host).unwrap();
+    for (spec, words) in [
+        (
+            "24999:1",
+            "0.0.0.0:24999/tcp overlaps 0.0.0.0:20000-24999/tcp, which is published by web1",
+        ),
+        (
+            "127.0.0.1:20000:1",
+            "127.0.0.1:20000/tcp overlaps 0.0.0.0:20000-24999/tcp",
+        ),
+        (
+            "19000-20000:9000-10000",
+            "0.0.0.0:19000-20000/tcp overlaps 0.0.0.0:20000-24999/tcp",
+        ),
+        (
+            "25400-25600:1-201",
+            "0.0.0.0:25400-25600/tcp overlaps 0.0.0.0:25500/tcp",
+        ),
+        ("26009-26010:1-2", "overlaps 192.0.2.1:26000-26009/tcp"),
+        (
+            "20000-24999:1-5000",
+            "0.0.0.0:20000-24999/tcp is published by web1",
+        ),
+        ("25000-25002:1-3", "0.0.0.0:25001/tcp is used by nginx"),
+        ("27000-27009:1-10", ""),
+        ("127.0.0.1:26000-26009:1-10", ""),
+        ("20000-24999:1-5000/udp", ""),
+    ] {
+        let specs = [spec.parse().unwrap()];
+        if words.is_empty() {
+            state.publish("web1", &specs, &host).unwrap();
+            continue;
+        }
+        let (kind, text) = refused(&mut state, |s| s.publish("web1", &specs, &host));
+        assert_eq!(kind, Kind::InUse);
+        assert!(text.starts_with("address already in use: "), "{text}");
+        assert!(text.contains(words), "{text}");
+    }
+    // Chosen ones are none of them.
+    let one = ["24998-25003:7".parse().unwrap()];
+    let chosen = state.publish("web1", &one, &host).unwrap();
+    assert_eq!(chosen[0].host_port, 25_000);
+}
+
+#[test]
+fn ports_are_published_to_those_who_are_named() {
+    let sockets = Sockets::default();
+    let host = host(&sockets);
+    let mut state = state();
+    let nets = |texts: &[&str]| -> Vec<ipnet::IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    let mut request = web("web1", &["8080:80"]);
+    request.allow = nets(&["10.1.2.3/8", "10.0.0.0/16", "192.0.2.7/32", "10.1.2.3/8"]);
+    state.create_sandbox(&request, &host).unwrap();
+    let id = state.sandbox("web1").unwrap().id;
+    let given = nets(&["10.0.0.0/8", "192.0.2.7/32"]);
+    assert_eq!(state.endpoints_of(id)[0].published[0].allow, given);
+    // What is published later is for the same, unless others are named.
+    let later = state
+        .publish("web1", &["8081:81".parse().unwrap()], &host)
+        .unwrap();
+    assert_eq!(later[0].allow, given);
+    let others = nets(&["2001:db8::/32"]);
+    let spec = ["8082:82".parse().unwrap()];
+    let named = state.publish_to("web1", &spec, &others, &host).unwrap();
+    assert_eq!(named[0].allow, others);
+}
+
+#[test]
+fn what_is_not_available_yet_is_named() {
+    let sockets = Sockets::default();
+    let host = host(&sockets);
+    let mut state = state();
+    for (spec, word) in [("8080:80,direct", "'direct'"), ("8080:80/sctp", "sctp")] {
+        let request = web("web1", &[spec]);
+        let (kind, text) = refused(&mut state, |s| s.create_sandbox(&request, &host));
+        assert_eq!(kind, Kind::Unavailable);
+        assert!(
+            text.contains(word) && text.contains("not available yet"),
+            "{text}"
+        );
+    }
+    let (kind, text) = refused(&mut state, |s| {
+        s.create_sandbox(&web("web1", &["198.51.100.1:8080:80"]), &host)
+    });
+    assert_eq!(kind, Kind::Invalid);
+    assert!(text.contains("198.51.100.1 is not an address of the host"));
+}

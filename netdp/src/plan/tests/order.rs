@@ -1,0 +1,110 @@
+//! What comes before what, and what is left alone or made again.
+
+use super::*;
+
+#[test]
+fn the_way_back_passes_from_one_port_to_the_next() {
+    let (mut state, _, mut host) = running(&["8080:80", "8081:80"]);
+    for gone in ["8080:80", "8081:80"] {
+        state.unpublish("web1", &[gone.parse().unwrap()]).unwrap();
+        let desired = Desired::of(&state, &facts());
+        host.converge(&desired, never_half_made);
+        host.assert_converged(&desired);
+    }
+}
+
+#[test]
+fn ports_come_last_and_go_first() {
+    let (mut state, _, mut host) = running(&["8080:80"]);
+    let position = |host: &Host, wanted: fn(&Op) -> bool| {
+        let position = host.done.iter().position(wanted);
+        position.unwrap_or_else(|| panic!("not among {:?}", host.done))
+    };
+    let order = [
+        position(&host, |op| matches!(op, Op::CreateBridge(_))),
+        position(&host, |op| matches!(op, Op::CreateEndpoint(_))),
+        position(&host, |op| {
+            matches!(
+                op,
+                Op::Attach {
+                    role: Role::Endpoint,
+                    ..
+                }
+            )
+        }),
+        position(&host, |op| matches!(op, Op::AddRoute(_))),
+        position(&host, |op| matches!(op, Op::Put(Key::Owner4(_), _))),
+        position(&host, |op| matches!(op, Op::HoldPort(_))),
+        position(&host, |op| matches!(op, Op::Put(Key::Back4(_), _))),
+        position(&host, |op| matches!(op, Op::Put(Key::Port4(_), _))),
+        host.done.len() - 1,
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(order[7], order[8]);
+
+    host.done.clear();
+    state.remove_sandbox("web1").unwrap();
+    host.converge(&Desired::of(&state, &facts()), never_half_made);
+    let order = [
+        position(&host, |op| matches!(op, Op::Remove(Key::Port4(_)))),
+        position(&host, |op| matches!(op, Op::Remove(Key::Back4(_)))),
+        position(&host, |op| matches!(op, Op::ReleasePort(_))),
+        position(&host, |op| matches!(op, Op::Remove(Key::Owner4(_)))),
+        position(&host, |op| matches!(op, Op::Remove(Key::Endpoint(_)))),
+        position(&host, |op| matches!(op, Op::DeleteLink { .. })),
+        position(&host, |op| matches!(op, Op::Detach { .. })),
+    ];
+    assert_eq!(order, [0, 1, 2, 3, 4, 5, 6], "{:?}", host.done);
+}
+
+#[test]
+fn links_of_others_are_not_touched() {
+    let (_, desired, _) = running(&["8080:80"]);
+    let mut host = Host::new();
+    let veth = desired.veths.keys().next().unwrap();
+    host.add("netdp0", None);
+    host.add(veth, Some("netdp:another:1".into()));
+    let before = host.observed.links.clone();
+    let plan = links(&desired, &host.observed);
+    let names: Vec<_> = plan.conflicts.iter().map(|c| c.ifname.as_str()).collect();
+    assert_eq!(names, ["netdp0", veth]);
+    for op in plan.ops.into_iter().chain(tables(&desired, &host.observed)) {
+        host.apply(op);
+    }
+    assert_eq!(host.observed.links, before);
+    let ports = host
+        .observed
+        .tables
+        .keys()
+        .filter(|k| matches!(k, Key::Port4(_)));
+    assert_eq!(ports.count(), 0, "a port leads to a link of another");
+}
+
+#[test]
+fn half_made_links_are_made_again() {
+    let (_, desired, mut host) = running(&["8080:80"]);
+    let ifname = desired.veths.keys().next().unwrap().clone();
+    // Killed before the alias was set: the MAC address tells that it is ours.
+    host.observed.links.get_mut(&ifname).unwrap().alias = None;
+    host.done.clear();
+    host.converge(&desired, |_, _| {});
+    host.assert_converged(&desired);
+    assert!(
+        host.done
+            .iter()
+            .any(|op| matches!(op, Op::CreateEndpoint(_)))
+    );
+    // Killed before the sandbox's end was configured.
+    let link = host.observed.links.get_mut(&ifname).unwrap();
+    link.up = false;
+    let ifindex = link.ifindex;
+    host.observed.attached.remove(&ifindex);
+    host.done.clear();
+    host.converge(&desired, |_, _| {});
+    host.assert_converged(&desired);
+    assert!(
+        host.done
+            .iter()
+            .any(|op| matches!(op, Op::CreateEndpoint(_)))
+    );
+}
