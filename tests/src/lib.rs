@@ -5,6 +5,7 @@
 //! A socket belongs to the namespace it was opened in, whoever uses it: so the
 //! test's own thread speaks for every side, one step after another.
 
+pub mod dns;
 mod dockerd;
 mod flood;
 mod frame;

@@ -10,7 +10,7 @@ use netdp::demo::world::{World, WorldError, ip};
 use netdp::netns::Namespace;
 use nix::sys::socket::{AddressFamily, SockProtocol, SockType};
 
-use crate::{HostProgram, PATIENCE, Place};
+use crate::{HostProgram, PATIENCE, Place, udp};
 
 /// A world of namespaces around a host, on which the daemon runs.
 pub struct Topology {
@@ -38,6 +38,29 @@ impl Place for Container {
         protocol: Option<SockProtocol>,
     ) -> std::os::fd::OwnedFd {
         self.namespace.open_family(family, kind, protocol)
+    }
+}
+
+impl Container {
+    /// The MAC address that it has learnt for its gateway.
+    #[track_caller]
+    pub fn gateway_mac(&self) -> [u8; 6] {
+        // Something has to be sent before it is learnt.
+        let socket = udp(self, Ipv4Addr::UNSPECIFIED, 0);
+        socket.send_to(b"", (self.gateway, 9)).unwrap();
+        let output = self
+            .namespace
+            .command("ip")
+            .args(["-j", "neigh", "show", &self.gateway.to_string()])
+            .output()
+            .unwrap();
+        let neighbours: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = neighbours[0]["lladdr"].as_str().expect("the gateway's MAC");
+        let mut mac = [0; 6];
+        for (byte, hex) in mac.iter_mut().zip(text.split(':')) {
+            *byte = u8::from_str_radix(hex, 16).unwrap();
+        }
+        mac
     }
 }
 

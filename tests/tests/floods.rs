@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netdp_tests::{
-    Container, Flood, Listener, Macs, Place, SIDES, Side, Topology, Varied, connect_bound,
-    connect_from, datagram, listen, syn,
+    Flood, Listener, Macs, Place, SIDES, Side, Topology, Varied, connect_bound, connect_from,
+    datagram, listen, syn,
 };
 
 /// Those of the wire between the client and the host.
@@ -268,7 +268,7 @@ fn from_container(name: &str, lasting: Duration, side: Side) {
     let outside: [SocketAddr; 2] = [80, 81].map(|port| (side.outside, port).into());
     let held = Held::open(CONNECTIONS / 2, &good, &outside[..1], &listener);
     let own = Held::open(CONNECTIONS / 2, &bad, &outside[..1], &listener);
-    let macs = (bad.mac, gateway_mac(&bad, side));
+    let macs = (bad.mac, bad.gateway_mac());
     let from = (side.address(&bad), 0);
     let frames = [
         syn(macs, from, (nowhere, 80)),
@@ -295,23 +295,6 @@ fn from_container(name: &str, lasting: Duration, side: Side) {
         serde_json::from_str(&topology.netdp("flows --count --format json")).unwrap();
     println!("{count}");
     assert!(count["pending"].as_u64().unwrap() < 2 * 65_536 / 4);
-}
-
-/// What the container has learnt for its gateway.
-fn gateway_mac(container: &Container, side: Side) -> [u8; 6] {
-    let output = container
-        .namespace
-        .command("ip")
-        .args(["-j", "neigh", "show", &side.gateway(container).to_string()])
-        .output()
-        .unwrap();
-    let neighbours: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let text = neighbours[0]["lladdr"].as_str().expect("the gateway's MAC");
-    let mut mac = [0; 6];
-    for (byte, hex) in mac.iter_mut().zip(text.split(':')) {
-        *byte = u8::from_str_radix(hex, 16).unwrap();
-    }
-    mac
 }
 
 #[test]

@@ -2,181 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::A, rdata::TXT};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
 use netdp::demo::world::{OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6};
 use netdp::netns::Namespace;
-use netdp_tests::{
-    Container, Listener, PATIENCE, Place, Topology, connect, hears, listen, talk, udp,
+use netdp_tests::dns::{
+    ELSEWHERE, MANY, Outside, RESOLVER, addresses, ask, ask_at, ask_by_tcp, question, resolve,
+    with_resolver,
 };
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
+use netdp_tests::{Container, Topology, connect, hears, listen, talk, udp};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
-const RESOLVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
-/// What the resolver outside says of every name.
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
-
-fn question(name: &str, kind: RecordType) -> Message {
-    let mut message = Message::query();
-    message.metadata.recursion_desired = true;
-    let name = Name::from_ascii(format!("{name}.")).unwrap();
-    message.add_query(Query::query(name, kind));
-    message
-}
-
-/// Asks as a program of the sandbox does, by UDP: twice where no answer comes
-/// (resolv.conf(5), `attempts`).
-#[track_caller]
-fn ask(place: &impl Place, name: &str, kind: RecordType) -> Message {
-    ask_at(place, RESOLVER, name, kind)
-        .or_else(|_| ask_at(place, RESOLVER, name, kind))
-        .unwrap_or_else(|error| panic!("no answer about {name}: {error}"))
-}
-
-fn ask_at(
-    place: &impl Place,
-    resolver: (Ipv4Addr, u16),
-    name: &str,
-    kind: RecordType,
-) -> io::Result<Message> {
-    let socket = udp(place, ANY, 0);
-    // So that an answer counts only if it comes from where was asked.
-    socket.connect(resolver)?;
-    let question = question(name, kind);
-    socket.send(&question.to_vec().unwrap())?;
-    let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer)?;
-    let answer = Message::from_vec(&buffer[..length]).unwrap();
-    assert_eq!(answer.metadata.id, question.metadata.id);
-    Ok(answer)
-}
-
-#[track_caller]
-fn ask_by_tcp(place: &impl Place, name: &str, kind: RecordType) -> Message {
-    let mut stream = connect(place, RESOLVER);
-    let question = question(name, kind).to_vec().unwrap();
-    let length = question.len() as u16;
-    stream.write_all(&length.to_be_bytes()).unwrap();
-    stream.write_all(&question).unwrap();
-    let mut length = [0; 2];
-    stream.read_exact(&mut length).unwrap();
-    let mut answer = vec![0; u16::from_be_bytes(length).into()];
-    stream.read_exact(&mut answer).unwrap();
-    Message::from_vec(&answer).unwrap()
-}
-
-/// The addresses, or why there are none.
-#[track_caller]
-fn resolve(place: &impl Place, name: &str) -> Result<Vec<IpAddr>, ResponseCode> {
-    let answer = ask(place, name, RecordType::A);
-    match answer.metadata.response_code {
-        ResponseCode::NoError => Ok(addresses(&answer)),
-        code => Err(code),
-    }
-}
-
-fn addresses(answer: &Message) -> Vec<IpAddr> {
-    let records = answer.answers.iter();
-    records
-        .filter_map(|record| match record.data {
-            RData::A(address) => Some(address.0.into()),
-            _ => None,
-        })
-        .collect()
-}
-
-/// A resolver that knows an address for every name but those that begin with
-/// `unknown`; for those that begin with `long`, a text that needs TCP, and for
-/// `many`, so many addresses. It counts what it is asked.
-#[derive(Default)]
-struct Outside {
-    asked: AtomicU32,
-    /// It says of everything that it failed.
-    fails: bool,
-}
-
-/// How many addresses `many` has.
-const MANY: u8 = 60;
-
-impl Outside {
-    fn answer(&self, message: &[u8], by_tcp: bool) -> Vec<u8> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let request = Message::from_vec(message).unwrap();
-        let query = request.queries[0].clone();
-        let mut answer = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
-        // Without it the C library takes an answer without records for a referral.
-        answer.metadata.recursion_available = true;
-        answer.add_query(query.clone());
-        let name = query.name.clone();
-        let text = name.to_ascii();
-        let is_long = text.starts_with("long");
-        let is_many = text.starts_with("many") && query.query_type == RecordType::A;
-        let mut found = Vec::new();
-        if (is_long || is_many) && !by_tcp {
-            answer.metadata.truncation = true;
-        } else if is_long {
-            found = vec![RData::TXT(TXT::new(vec!["x".repeat(200)])); 20];
-        } else if is_many {
-            found = (0..MANY)
-                .map(|last| RData::A(A::new(192, 0, 2, last)))
-                .collect();
-        } else if self.fails {
-            answer.metadata.response_code = ResponseCode::ServFail;
-        } else if text.starts_with("unknown") {
-            answer.metadata.response_code = ResponseCode::NXDomain;
-        } else if query.query_type == RecordType::A {
-            found = vec![RData::A(A(ELSEWHERE))];
-        }
-        let record = |data| Record::from_rdata(name.clone(), 60, data);
-        answer.add_answers(found.into_iter().map(record));
-        answer.to_vec().unwrap()
-    }
-
-    fn count(&self) -> u32 {
-        self.asked.load(Ordering::SeqCst)
-    }
-
-    /// Answers until the sockets end, or nothing comes for long.
-    fn serve(&self, datagrams: &UdpSocket) {
-        let mut buffer = [0; 4096];
-        while let Ok((length, from)) = datagrams.recv_from(&mut buffer) {
-            // An empty datagram tells to end.
-            if length == 0 {
-                return;
-            }
-            let answer = self.answer(&buffer[..length], false);
-            let _ = datagrams.send_to(&answer, from);
-        }
-    }
-
-    /// Answers a connection after another until one says nothing.
-    fn serve_by_tcp(&self, listener: &Listener) {
-        while self.serve_one_by_tcp(listener) {}
-    }
-
-    fn serve_one_by_tcp(&self, listener: &Listener) -> bool {
-        let (mut stream, _) = listener.accept();
-        let mut length = [0; 2];
-        if stream.read_exact(&mut length).is_err() {
-            return false;
-        }
-        let mut message = vec![0; u16::from_be_bytes(length).into()];
-        stream.read_exact(&mut message).unwrap();
-        let answer = self.answer(&message, true);
-        let length = answer.len() as u16;
-        stream.write_all(&length.to_be_bytes()).unwrap();
-        stream.write_all(&answer).unwrap();
-        true
-    }
-}
 
 /// A topology whose daemon asks the resolver outside.
 fn topology(name: &str) -> Option<Topology> {
@@ -204,32 +45,6 @@ fn with_outside(topology: &Topology, test: impl FnOnce(&Outside)) {
     let outside = Outside::default();
     with_resolver(&topology.world.outside, OUTSIDE_ADDRESS, &outside, || {
         test(&outside);
-    });
-}
-
-/// While `outside` answers at an address of `place`, by UDP.
-fn with_resolver(
-    place: &impl Place,
-    address: impl Into<IpAddr>,
-    outside: &Outside,
-    test: impl FnOnce(),
-) {
-    let address = address.into();
-    let datagrams = udp(place, address, 53);
-    let end = udp(place, address, 0);
-    setsockopt(
-        &datagrams.as_fd(),
-        sockopt::ReceiveTimeout,
-        &TimeVal::seconds(4 * PATIENCE.as_secs() as i64),
-    )
-    .unwrap();
-    thread::scope(|scope| {
-        scope.spawn(|| outside.serve(&datagrams));
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test));
-        end.send_to(&[], (address, 53)).unwrap();
-        if let Err(panic) = done {
-            std::panic::resume_unwind(panic);
-        }
     });
 }
 
@@ -484,10 +299,7 @@ fn resolvers_on_the_hosts_loopback_are_asked_from_the_host() {
         assert!(mute.is_err(), "the host's loopback is not the sandbox's");
     });
     // One that fails is no better than none, while another knows.
-    let failing = Outside {
-        fails: true,
-        ..Outside::default()
-    };
+    let failing = Outside::that_fails();
     with_resolver(&topology.world.host, local, &failing, || {
         with_outside(&topology, |outside| {
             assert_eq!(resolve(&web, "www.example.net"), Ok(vec![ELSEWHERE.into()]));

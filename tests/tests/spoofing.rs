@@ -3,29 +3,10 @@
 use std::net::Ipv4Addr;
 
 use netdp::demo::world::OUTSIDE_ADDRESS;
-use netdp_tests::{Container, Frames, Topology, datagram, hears, says_nothing, udp};
+use netdp_tests::{Frames, Topology, datagram, hears, says_nothing, udp};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
-
-fn host_mac(container: &Container) -> [u8; 6] {
-    // What the container has learnt for its gateway.
-    let learnt = udp(container, ANY, 0);
-    learnt.send_to(b"", (container.gateway, 9)).unwrap();
-    let output = container
-        .namespace
-        .command("ip")
-        .args(["-j", "neigh", "show", &container.gateway.to_string()])
-        .output()
-        .unwrap();
-    let neighbours: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let text = neighbours[0]["lladdr"].as_str().expect("the gateway's MAC");
-    let mut mac = [0; 6];
-    for (byte, hex) in mac.iter_mut().zip(text.split(':')) {
-        *byte = u8::from_str_radix(hex, 16).unwrap();
-    }
-    mac
-}
 
 #[test]
 fn only_its_own_addresses_leave_a_container() {
@@ -38,7 +19,7 @@ fn only_its_own_addresses_leave_a_container() {
     );
     let outside = udp(&topology.world.outside, ANY, 53);
     let neighbour = udp(&other, ANY, 53);
-    let gateway = host_mac(&one);
+    let gateway = one.gateway_mac();
     let frames = Frames::open(&one.namespace, "eth0");
 
     // As it should be, so that the rest is refused for nothing but its source.
@@ -108,7 +89,7 @@ fn no_tag_of_a_vlan_leaves_a_container() {
     );
     let outside = udp(&topology.world.outside, ANY, 53);
     let neighbour = udp(&other, ANY, 53);
-    let macs = (one.mac, host_mac(&one));
+    let macs = (one.mac, one.gateway_mac());
     let frames = Frames::open(&one.namespace, "eth0");
     let refused = topology.dropped("unknown-ethertype");
     for to in [OUTSIDE_ADDRESS, other.address] {
@@ -133,7 +114,7 @@ fn what_is_not_ipv4_or_is_malformed_ends_at_the_container() {
     };
     let one = topology.container("one", "");
     let outside = udp(&topology.world.outside, ANY, 53);
-    let gateway = host_mac(&one);
+    let gateway = one.gateway_mac();
     let frames = Frames::open(&one.namespace, "eth0");
     let whole = datagram(
         (one.mac, gateway),
