@@ -13,6 +13,7 @@ pub mod docker;
 pub mod explain;
 pub mod load;
 pub mod model;
+mod mountinfo;
 pub mod netlink;
 pub mod netns;
 pub mod plan;

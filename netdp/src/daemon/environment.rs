@@ -12,6 +12,8 @@ use nix::{
 };
 use thiserror::Error;
 
+use crate::mountinfo::mounts;
+
 /// Where control groups and BPF pins usually are.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
@@ -212,31 +214,11 @@ pub fn cgroup_root() -> Result<Option<PathBuf>, EnvironmentError> {
     Ok(cgroup_mount(&mounts))
 }
 
-/// The first mount of the whole cgroup2 hierarchy (proc_pid_mountinfo(5)).
-fn cgroup_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        if filesystem.split(' ').next() != Some("cgroup2") {
-            return None;
-        }
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (root == "/").then(|| PathBuf::from(unescape(point)))
-    })
-}
-
-/// Blanks and backslashes in paths are written in octal.
-fn unescape(path: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(path.to_owned(), |path, (code, character)| {
-        path.replace(code, character)
-    })
+/// The first mount of the whole cgroup2 hierarchy.
+fn cgroup_mount(text: &str) -> Option<PathBuf> {
+    mounts(text)
+        .find(|mount| mount.filesystem == "cgroup2" && mount.root == "/")
+        .map(|mount| PathBuf::from(mount.point))
 }
 
 #[cfg(test)]

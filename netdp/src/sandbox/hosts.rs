@@ -22,6 +22,7 @@ use nix::{
 };
 
 use super::{ProcessId, files::source};
+use crate::mountinfo::{self, Mount};
 
 /// Name of the file in the tmpfs.
 const FILE: &str = "/hosts";
@@ -95,73 +96,36 @@ fn find(process: &ProcessId) -> io::Result<Option<File>> {
         return Ok(None);
     }
     let source = source(process.pid);
-    let mount = mounts
-        .lines()
-        .rev()
-        .find_map(|line| Mount::of(line, &source));
-    let Some(mount) = mount else {
+    let Some(bind) = bind(&mounts, &source) else {
         return Ok(None);
     };
-    mount.open(&root)
+    open_bind(&bind, &root)
 }
 
-/// A bind of netdp's file.
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    device: (u64, u64),
-    /// As the process sees it.
-    path: String,
+/// The bind of netdp's file, which comes from there.
+fn bind<'a>(mounts: &'a str, source: &str) -> Option<Mount<'a>> {
+    mountinfo::mounts(mounts)
+        .rev()
+        .find(|mount| (mount.filesystem, mount.source, mount.root) == ("tmpfs", source, FILE))
 }
 
-impl Mount {
-    /// From a line of mountinfo (proc_pid_mountinfo(5)), if it comes from
-    /// there.
-    fn of(line: &str, source: &str) -> Option<Self> {
-        let (place, kind) = line.split_once(" - ")?;
-        let mut place = place.split(' ').skip(2);
-        let (device, root, path) = (place.next()?, place.next()?, place.next()?);
-        let mut kind = kind.split(' ');
-        if (kind.next()?, kind.next()?, root) != ("tmpfs", source, FILE) {
-            return None;
-        }
-        let (major, minor) = device.split_once(':')?;
-        Some(Self {
-            device: (major.parse().ok()?, minor.parse().ok()?),
-            path: unescaped(path),
-        })
-    }
-
-    fn open(&self, root: &OwnedFd) -> io::Result<Option<File>> {
-        // A link would lead to where the program wants it.
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        let file = match openat2(root.as_fd(), self.path.as_str(), how) {
-            Ok(file) => File::from(file),
-            Err(nix::Error::ENOENT | nix::Error::ELOOP) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let device = file.metadata()?.dev();
-        let found = (
-            u64::from(libc::major(device)),
-            u64::from(libc::minor(device)),
-        );
-        Ok((found == self.device).then_some(file))
-    }
-}
-
-/// Space, tab, newline and backslash are written in octal there.
-fn unescaped(path: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(path.to_owned(), |path, (escaped, plain)| {
-        path.replace(escaped, plain)
-    })
+/// The file that is bound there, unless something else lies there now.
+fn open_bind(bind: &Mount<'_>, root: &OwnedFd) -> io::Result<Option<File>> {
+    // A link would lead to where the program wants it.
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let file = match openat2(root.as_fd(), bind.point.as_str(), how) {
+        Ok(file) => File::from(file),
+        Err(nix::Error::ENOENT | nix::Error::ELOOP) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let device = file.metadata()?.dev();
+    let found = (
+        u64::from(libc::major(device)),
+        u64::from(libc::minor(device)),
+    );
+    Ok((found == bind.device).then_some(file))
 }
 
 #[cfg(test)]
@@ -205,11 +169,8 @@ mod tests {
     fn a_mount_is_known_by_what_lies_there() {
         let line =
             "612 588 0:71 /hosts /etc/a\\040b rw,nosuid master:3 - tmpfs netdp-7 rw,mode=755";
-        let mount = Mount {
-            device: (0, 71),
-            path: "/etc/a b".into(),
-        };
-        assert_eq!(Mount::of(line, "netdp-7"), Some(mount));
+        let found = bind(line, "netdp-7").unwrap();
+        assert_eq!((found.device, found.point.as_str()), ((0, 71), "/etc/a b"));
         for other in [
             "612 588 0:71 /resolv.conf /etc/resolv.conf rw - tmpfs netdp-7 rw",
             "612 588 0:71 /hosts /etc/hosts rw - tmpfs tmpfs rw",
@@ -217,7 +178,7 @@ mod tests {
             "612 588 0:71 /hosts /etc/hosts rw - tmpfs netdp-71 rw",
             "nonsense",
         ] {
-            assert_eq!(Mount::of(other, "netdp-7"), None, "{other}");
+            assert_eq!(bind(other, "netdp-7"), None, "{other}");
         }
     }
 }

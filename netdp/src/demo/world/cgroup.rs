@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::WorldError;
+use crate::mountinfo::mounts;
 
 /// How long killed processes may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -169,14 +170,10 @@ fn mount_point() -> Result<PathBuf, WorldError> {
     cgroup2_mount(&mounts).ok_or(WorldError::NoCgroup2)
 }
 
-/// proc_pid_mountinfo(5): the mount point is the fifth field, the type of the
-/// file system the first after a lone hyphen.
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        (filesystem.split(' ').next()? == "cgroup2")
-            .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-    })
+fn cgroup2_mount(text: &str) -> Option<PathBuf> {
+    mounts(text)
+        .find(|mount| mount.filesystem == "cgroup2")
+        .map(|mount| PathBuf::from(mount.point))
 }
 
 #[cfg(test)]

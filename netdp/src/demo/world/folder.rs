@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
 use super::{WorldError, make_folder};
+use crate::mountinfo::mounts;
 
 pub(super) struct Folder {
     path: PathBuf,
@@ -71,9 +72,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         // Later mounts may lie on earlier ones.
-        for path in mounts_below(&mounts, &self.path).iter().rev() {
+        for path in mounts_below(&text, &self.path).iter().rev() {
             if let Err(errno) = umount2(path, MntFlags::MNT_DETACH) {
                 eprintln!("{} is left mounted: {errno}", path.display());
             }
@@ -84,13 +85,9 @@ impl Drop for Folder {
     }
 }
 
-/// proc_pid_mountinfo(5): the mount point is the fifth field, with a space in
-/// it written as `\040`.
-fn mounts_below(mounts: &str, dir: &Path) -> Vec<PathBuf> {
-    mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|point| PathBuf::from(point.replace("\\040", " ")))
+fn mounts_below(text: &str, dir: &Path) -> Vec<PathBuf> {
+    mounts(text)
+        .map(|mount| PathBuf::from(mount.point))
         .filter(|point| point.starts_with(dir))
         .collect()
 }
