@@ -7,7 +7,8 @@ use netdp_common::{
     addr::{Address, Be16, V4Addr, proto},
     arp,
     checksum::{self, Sum},
-    fragment, icmp,
+    fragment,
+    icmp::{self, Quoting},
     maps::Frag,
     nat,
     packet::{self, Bytes, ETH_LEN, Fragment, Packet, Transport, Tuple, V4},
@@ -316,23 +317,7 @@ fn quoted(bytes: &[u8], packet: &Packet<V4Addr>) {
     for (word, place) in words.iter().zip(out[at + 2..at + 10].chunks_mut(4)) {
         place.copy_from_slice(&word.to_ne_bytes());
     }
-    if quote.proto == proto::ICMP {
-        put(&mut out, quote.l4 + 4, to.sport);
-    } else {
-        put(&mut out, quote.l4, to.sport);
-        put(&mut out, quote.l4 + 2, to.dport);
-    }
-    let at = icmp::checksum_offset(&quote);
-    let (mut old, mut new) = (0, 0);
-    if at != 0 {
-        old = u16::from_ne_bytes(bytes.read(at).unwrap());
-        new = icmp::transport_checksum(&quote, old, &to);
-        out[at..at + 2].copy_from_slice(&new.to_ne_bytes());
-    }
-    let change = icmp::message_change::<V4>(&quote, &to, old, new);
-    let at = packet.l4 + 2;
-    let message = checksum::update(u16::from_ne_bytes([bytes[at], bytes[at + 1]]), change);
-    out[at..at + 2].copy_from_slice(&message.to_ne_bytes());
+    write_quote::<V4>(bytes, &mut out, packet, &quote, &to);
     let inner = |bytes: &[u8]| is_right(sum(0, &bytes[quote.l3..quote.l4]));
     assert_eq!(inner(bytes), inner(&out), "sum of the quoted header");
     // A header whose sum was wrong is changed by something else than its sum
@@ -341,6 +326,33 @@ fn quoted(bytes: &[u8], packet: &Packet<V4Addr>) {
         let outer = |bytes: &[u8]| is_right(sum(0, &bytes[packet.l4..total]));
         assert_eq!(outer(bytes), outer(&out), "sum of the message");
     }
+}
+
+/// Writes ports and checksums of a quote, and its message's, as the programs do.
+fn write_quote<Q: Quoting>(
+    bytes: &[u8],
+    out: &mut [u8],
+    packet: &Packet<Q::Addr>,
+    quote: &icmp::Quote<Q::Addr>,
+    to: &Tuple<Q::Addr>,
+) {
+    if quote.proto == Q::ICMP {
+        put(out, quote.l4 + 4, to.sport);
+    } else {
+        put(out, quote.l4, to.sport);
+        put(out, quote.l4 + 2, to.dport);
+    }
+    let at = icmp::checksum_offset(quote);
+    let (mut old, mut new) = (0, 0);
+    if at != 0 {
+        old = u16::from_ne_bytes(bytes.read(at).unwrap());
+        new = icmp::transport_checksum(quote, old, to);
+        out[at..at + 2].copy_from_slice(&new.to_ne_bytes());
+    }
+    let change = icmp::message_change::<Q>(quote, to, old, new);
+    let at = packet.l4 + 2;
+    let message = checksum::update(u16::from_ne_bytes([bytes[at], bytes[at + 1]]), change);
+    out[at..at + 2].copy_from_slice(&message.to_ne_bytes());
 }
 
 fn address_resolution(bytes: &[u8]) {

@@ -2,11 +2,11 @@
 
 use netdp_common::{
     addr::{Be16, V6Addr, proto},
-    checksum, icmp, nat,
+    icmp, nat,
     packet::{self, Bytes, ETH_LEN, Fragment, Packet, Transport, Tuple, V6},
 };
 
-use super::{chosen, half, is_right, put, same, sum, transport, write_transport};
+use super::{chosen, half, is_right, same, sum, transport, write_quote, write_transport};
 
 /// End of the IPv6 header.
 const HEADER: usize = ETH_LEN + 40;
@@ -133,31 +133,14 @@ fn quoted(bytes: &[u8], packet: &Packet<V6Addr>) {
         // What the last octet of an odd length counts is its own affair.
         return;
     }
-    let is_echo = quote.proto == proto::ICMPV6;
     let mut to = wide(bytes);
-    if is_echo {
+    if quote.proto == proto::ICMPV6 {
         to.dport = Be16::default();
     }
     let mut out = bytes.to_vec();
     out[quote.l3 + 8..][..16].copy_from_slice(&to.saddr.bytes());
     out[quote.l3 + 24..][..16].copy_from_slice(&to.daddr.bytes());
-    if is_echo {
-        put(&mut out, quote.l4 + 4, to.sport);
-    } else {
-        put(&mut out, quote.l4, to.sport);
-        put(&mut out, quote.l4 + 2, to.dport);
-    }
-    let at = icmp::checksum_offset(&quote);
-    let (mut old, mut new) = (0, 0);
-    if at != 0 {
-        old = u16::from_ne_bytes(bytes.read(at).unwrap());
-        new = icmp::transport_checksum(&quote, old, &to);
-        out[at..at + 2].copy_from_slice(&new.to_ne_bytes());
-    }
-    let change = icmp::message_change::<V6>(&quote, &to, old, new);
-    let at = packet.l4 + 2;
-    let message = checksum::update(u16::from_ne_bytes([bytes[at], bytes[at + 1]]), change);
-    out[at..at + 2].copy_from_slice(&message.to_ne_bytes());
+    write_quote::<V6>(bytes, &mut out, packet, &quote, &to);
     let right = |bytes: &[u8]| is_right(transport_sum(bytes, packet, total));
     // A quoted transport that is odd aligned within the message is not met: all
     // headers are of even length.
