@@ -68,6 +68,15 @@ pub fn find_pending<F: Family>(key: &FlowKey<F::Addr>) -> Option<Entry<F::Addr>>
     F::pending().get_ptr_mut(key)
 }
 
+/// An entry of the main table or, where there is none, a pending one.
+#[inline(always)]
+pub fn find_either<F: Family>(key: &FlowKey<F::Addr>) -> Option<Entry<F::Addr>> {
+    match find::<F>(key) {
+        Some(entry) => Some(entry),
+        None => find_pending::<F>(key),
+    }
+}
+
 /// Notes a packet: its state and the time. Writes only what changes, and the
 /// time once a second. Gives the state after the packet.
 #[inline(always)]

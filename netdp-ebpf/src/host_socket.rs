@@ -191,11 +191,13 @@ fn set_addr4(ctx: &SockAddrContext, addr: V4Addr) {
 
 /// Word by word, as the kernel lets the context be read: through a pointer
 /// that nothing was added to.
+///
+/// # Safety
+/// They may be read while the program runs.
 #[inline(always)]
-fn addr6(ctx: &SockAddrContext) -> V6Addr {
-    // SAFETY: as above; in network order.
+unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
+    // SAFETY: as said above; in network order.
     unsafe {
-        let words = &raw const (*ctx.sock_addr).user_ip6;
         V6Addr([
             (&raw const (*words)[0]).read_volatile(),
             (&raw const (*words)[1]).read_volatile(),
@@ -205,19 +207,19 @@ fn addr6(ctx: &SockAddrContext) -> V6Addr {
     }
 }
 
+#[inline(always)]
+fn addr6(ctx: &SockAddrContext) -> V6Addr {
+    // SAFETY: as above.
+    unsafe { words6(&raw const (*ctx.sock_addr).user_ip6) }
+}
+
 /// The socket's own address; `::` while it is not bound to one.
 #[inline(always)]
 fn bound6(ctx: &SockAddrContext) -> V6Addr {
     // SAFETY: as above; the socket stays while the program runs.
     unsafe {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
-        let words = &raw const (*socket).src_ip6;
-        V6Addr([
-            (&raw const (*words)[0]).read_volatile(),
-            (&raw const (*words)[1]).read_volatile(),
-            (&raw const (*words)[2]).read_volatile(),
-            (&raw const (*words)[3]).read_volatile(),
-        ])
+        words6(&raw const (*socket).src_ip6)
     }
 }
 

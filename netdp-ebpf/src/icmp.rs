@@ -15,7 +15,7 @@ use netdp_common::{
 
 use crate::{
     family::{Family, is_any},
-    flows, linked, mapped, masquerade, path, published,
+    flows, linked, mapped, path, published,
     skb::{Copied, Skb},
     work::{By, Exit, Work},
 };
@@ -50,7 +50,7 @@ pub fn routed<F: Family>(
         return Err(DropReason::NotPublished);
     }
     let (from, proto) = (&work.quote.tuple, work.quote.proto);
-    if masquerade::find_either::<F>(&from.sent(proto)).is_none()
+    if flows::find_either::<F>(&from.sent(proto)).is_none()
         && published::exact::<F>(from.saddr, from.sport, proto).is_none()
     {
         return Err(DropReason::NotPublished);
@@ -169,7 +169,7 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
     // A local client always has an entry.
     if is_local || published.back_addr != from.saddr {
         let key = FlowKey::full(remote, from.dport, published.addr, port, quote.proto);
-        let Some(entry) = masquerade::find_either::<F>(&key) else {
+        let Some(entry) = flows::find_either::<F>(&key) else {
             return false;
         };
         // SAFETY: as above.
@@ -201,10 +201,10 @@ fn masqueraded_sender<F: Family>(work: &mut Work<F::Addr>) -> bool {
     } = work;
     let from = &quote.tuple;
     let key = FlowKey::masquerade(from.daddr, from.dport, from.sport, quote.proto);
-    let Some(entry) = masquerade::find_either::<F>(&key).or_else(|| {
+    let Some(entry) = flows::find_either::<F>(&key).or_else(|| {
         let mapping = FlowKey::mapping(from.sport, quote.proto);
         mapped::may_have(quote.proto)
-            .then(|| masquerade::find_either::<F>(&mapping))
+            .then(|| flows::find_either::<F>(&mapping))
             .flatten()
     }) else {
         return false;
@@ -236,7 +236,7 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
         ..
     } = work;
     let key = quote.tuple.received(quote.proto);
-    let Some(entry) = masquerade::find_either::<F>(&key) else {
+    let Some(entry) = flows::find_either::<F>(&key) else {
         return false;
     };
     // SAFETY: a map value stays readable while the program runs.
@@ -275,7 +275,7 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
 fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
     let key = FlowKey::masquerade(from.saddr, from.sport, from.dport, work.quote.proto);
-    if let Some(entry) = masquerade::find_either::<F>(&key) {
+    if let Some(entry) = flows::find_either::<F>(&key) {
         // SAFETY: a map value stays readable while the program runs.
         let flow = unsafe { &*entry };
         if flow.kind == flow_kind::MASQUERADE && flow.addr == from.daddr && flow.port == from.dport

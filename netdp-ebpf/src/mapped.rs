@@ -17,11 +17,10 @@ use netdp_common::{
 use crate::{
     allocation,
     family::Family,
-    flows,
+    flows::{self, find_either},
     found::Found,
     maps::MAPPINGS,
-    masquerade::{self, find_either},
-    share,
+    masquerade, share,
     skb::Skb,
     work::{Exit, Work},
 };

@@ -82,7 +82,7 @@ pub fn renumbered<F: Family>(
 ) -> Option<flows::Entry<F::Addr>> {
     let from = &packet.tuple;
     *key = sender_key(packet, kinds.0);
-    let entry = find_either::<F>(key)?;
+    let entry = flows::find_either::<F>(key)?;
     if flows::kind(entry) != kinds.1 {
         return None;
     }
@@ -90,7 +90,7 @@ pub fn renumbered<F: Family>(
     let port = unsafe { (*entry).port };
     *key = outside_key(packet, port, kinds.0);
     // Another CPU may have promoted it between the two lookups.
-    if let Some(twin) = find_either::<F>(key).or_else(|| flows::find::<F>(key))
+    if let Some(twin) = flows::find_either::<F>(key).or_else(|| flows::find::<F>(key))
         // SAFETY: as above.
         && unsafe {
             (*twin).kind == kinds.0 && (*twin).addr == from.saddr && (*twin).port == from.sport
@@ -123,15 +123,6 @@ pub fn sender_key<A: Address>(packet: &Packet<A>, kind: u8) -> FlowKey<A> {
         return FlowKey::mapped(packet.tuple.saddr, packet.tuple.sport, packet.proto);
     }
     packet.tuple.sent(packet.proto)
-}
-
-/// An entry of the main table or, where there is none, a pending one.
-#[inline(always)]
-pub fn find_either<F: Family>(key: &FlowKey<F::Addr>) -> Option<flows::Entry<F::Addr>> {
-    match flows::find::<F>(key) {
-        Some(entry) => Some(entry),
-        None => flows::find_pending::<F>(key),
-    }
 }
 
 /// A packet of a known flow: under the address and port that it has.

@@ -42,7 +42,7 @@ pub fn outbound<F: Family>(work: &mut Work<F::Addr>) -> bool {
         return false;
     }
     *key = packet.tuple.sent(packet.proto);
-    let Some(entry) = masquerade::find_either::<F>(key) else {
+    let Some(entry) = flows::find_either::<F>(key) else {
         return false;
     };
     if flows::kind(entry) != flow_kind::ROUTED {

@@ -76,7 +76,7 @@ fn yield_tuple<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<Verdict
         return renumber::<F>(skb, packet, entry);
     }
     *key = FlowKey::masquerade(from.daddr, from.dport, from.sport, packet.proto);
-    let Some(entry) = masquerade::find_either::<F>(key) else {
+    let Some(entry) = flows::find_either::<F>(key) else {
         return Ok(Verdict::Pass);
     };
     // SAFETY: a map value stays readable while the program runs.
