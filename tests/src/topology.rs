@@ -73,15 +73,20 @@ impl Topology {
         Some(topology)
     }
 
-    /// As [`Topology::start`], with IPv6 on all hosts and a network `six` of
-    /// both families.
-    pub fn with_ipv6(name: &str) -> Option<Self> {
+    /// As [`Topology::start`], with IPv6 on all hosts.
+    pub fn start_with_ipv6(name: &str) -> Option<Self> {
         let mut topology = Self::without_daemon(name)?;
         topology
             .world
             .add_ipv6()
             .unwrap_or_else(|error| panic!("{error}"));
         topology.start_daemon();
+        Some(topology)
+    }
+
+    /// The same with a network `six` of both families.
+    pub fn with_ipv6(name: &str) -> Option<Self> {
+        let topology = Self::start_with_ipv6(name)?;
         topology.netdp("network create six --ipv6");
         Some(topology)
     }

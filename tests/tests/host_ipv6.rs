@@ -17,12 +17,7 @@ const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A host with IPv6, and a container of a network that has both families.
 fn start(name: &str, options: &str) -> Option<(Topology, Container)> {
-    let mut topology = Topology::without_daemon(name)?;
-    topology
-        .world
-        .add_ipv6()
-        .unwrap_or_else(|error| panic!("{error}"));
-    topology.start_daemon();
+    let topology = Topology::start_with_ipv6(name)?;
     topology.netdp("network create both --ipv6");
     let web = topology.container("web", &format!("--network both {options}"));
     Some((topology, web))

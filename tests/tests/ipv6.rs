@@ -19,12 +19,7 @@ const ANY4: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 /// A host with IPv6, and a network `six` made with these options.
 fn start(name: &str, options: &str) -> Option<Topology> {
-    let mut topology = Topology::without_daemon(name)?;
-    topology
-        .world
-        .add_ipv6()
-        .unwrap_or_else(|error| panic!("{error}"));
-    topology.start_daemon();
+    let topology = Topology::start_with_ipv6(name)?;
     topology.netdp(&format!("network create six --ipv6 {options}"));
     Some(topology)
 }
