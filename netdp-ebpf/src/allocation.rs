@@ -18,7 +18,7 @@ use crate::{
     masquerade::{outside_key, sender_key},
     published, share,
     skb::Skb,
-    work::Work,
+    work::{Work, copy},
 };
 
 /// What the attempts to find a port work with. The verifier follows pointers
@@ -50,11 +50,11 @@ pub fn allocate<F: Family>(
         ..
     } = &mut *work;
     let from = &packet.tuple;
-    flow.addr = from.saddr;
-    flow.external = decision.to.saddr;
+    copy(&mut flow.addr, &from.saddr);
+    copy(&mut flow.external, &decision.to.saddr);
     flow.port = from.sport;
     flow.kind = kinds.0;
-    flow.to = decision.container;
+    copy(&mut flow.to, &decision.container);
     flow.ifindex = decision.uplink;
     flow.generation = 0;
     flows::begin::<F>(flow, packet, Direction::Original);

@@ -22,7 +22,7 @@ use crate::{
     maps::MAPPINGS,
     masquerade, share,
     skb::Skb,
-    work::{Exit, Work},
+    work::{Exit, Work, copy},
 };
 
 /// Whether there may be mappings of this protocol at all.
@@ -131,8 +131,8 @@ fn of_sender<F: Family>(work: &mut Work<F::Addr>) -> Mine {
     decision.to.sport = key.local_port;
     // SAFETY: a map value stays readable while the program runs.
     unsafe {
-        decision.to.saddr = (*entry).external;
-        decision.container = (*entry).to;
+        copy(&mut decision.to.saddr, &(*entry).external);
+        copy(&mut decision.container, &(*entry).to);
         decision.uplink = (*entry).ifindex;
     }
     if due { Mine::Due } else { Mine::Mapping }
@@ -194,11 +194,11 @@ pub fn permit<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
         return Err(DropReason::EndpointLimit);
     }
     let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
-    flow.addr = packet.tuple.saddr;
-    flow.external = decision.to.saddr;
+    copy(&mut flow.addr, &packet.tuple.saddr);
+    copy(&mut flow.external, &decision.to.saddr);
     flow.port = packet.tuple.sport;
     flow.kind = flow_kind::PERMIT;
-    flow.to = decision.container;
+    copy(&mut flow.to, &decision.container);
     flow.ifindex = 0;
     flow.generation = 0;
     flow.tag = key.tag();
@@ -272,9 +272,9 @@ pub fn enter<F: Family>(work: &mut Work<F::Addr>, translated: bool) -> Result<bo
     let filters = flows::kind(entry) == flow_kind::MAPPING;
     // SAFETY: a map value stays readable while the program runs.
     unsafe {
-        decision.to.daddr = (*entry).addr;
+        copy(&mut decision.to.daddr, &(*entry).addr);
         decision.to.dport = (*entry).port;
-        decision.container = (*entry).to;
+        copy(&mut decision.container, &(*entry).to);
     }
     if filters {
         let peer = if translated {

@@ -21,7 +21,7 @@ use crate::{
     maps::UPLINKS,
     share,
     skb::Skb,
-    work::{Decision, Exit, Work},
+    work::{Decision, Exit, Work, copy},
 };
 
 /// A packet of a container for the outside that belongs to no published port:
@@ -135,7 +135,7 @@ pub fn seen<F: Family>(
     flows::touch::<F>(entry, packet, Direction::Original);
     // SAFETY: a map value stays readable while the program runs.
     unsafe {
-        decision.to.saddr = (*entry).external;
+        copy(&mut decision.to.saddr, &(*entry).external);
         decision.to.sport = (*entry).port;
         decision.uplink = (*entry).ifindex;
     }

@@ -19,7 +19,7 @@ use crate::{
     found::Found,
     path, ranges, share,
     skb::Skb,
-    work::{Decision, Exit},
+    work::{Decision, Exit, copy},
 };
 
 /// The mapping of a port of the host, on this address or on all.
@@ -250,7 +250,7 @@ fn note<F: Family>(
         flow.external = from.daddr;
         flow.port = from.dport;
         flow.kind = flow_kind::PUBLISHED;
-        flow.to = *client;
+        copy(&mut flow.to, client);
         flow.ifindex = skb.ifindex();
         flow.tag = key.tag();
         flow.generation = 0;
@@ -485,10 +485,10 @@ fn answer<F: Family>(
     // SAFETY: a map value stays readable while the program runs.
     let flow = unsafe { &*entry };
     decision.to = packet.tuple;
-    decision.to.saddr = flow.addr;
+    copy(&mut decision.to.saddr, &flow.addr);
     decision.to.sport = flow.port;
     if flow.kind == flow_kind::HAIRPIN {
-        decision.to.daddr = flow.external;
+        copy(&mut decision.to.daddr, &flow.external);
     }
     if flow.to.ifindex != 0 {
         decision.enter(&flow.to);

@@ -270,7 +270,7 @@ impl Skb {
     /// Writes both addresses of the Ethernet header.
     #[inline(always)]
     pub fn write_macs(&self, destination: Mac, source: Mac) -> Result<(), DropReason> {
-        self.write(0, [destination, source])
+        self.write(0, netdp_common::nd::ethernet(destination, source))
     }
 
     /// Updates the transport checksum, also one that hardware will complete
