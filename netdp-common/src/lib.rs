@@ -21,6 +21,7 @@ pub mod packet;
 pub mod port;
 pub mod range;
 pub mod resolver;
+pub mod rules;
 pub mod share;
 pub mod tcp;
 

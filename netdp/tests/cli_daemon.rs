@@ -254,6 +254,57 @@ fn a_second_daemon_leaves_the_datapath_of_the_first_alone() {
     assert!(ping.status.success(), "{ping:?}");
 }
 
+#[test]
+fn a_second_daemon_with_folders_of_its_own_is_refused_in_one_namespace() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let filters = |world: &World| world.ip("-details link show up0");
+    let before = filters(&world);
+    let pid = format!("pid {}", world.daemon_pid());
+    for args in [&[][..], &["--cleanup"]] {
+        let mut command = world.daemon_with("other-run", "other-state", "other-bpf", args);
+        let second = done(command.output().unwrap());
+        assert_eq!(second.status, Some(1), "{second:?}");
+        assert!(second.stderr.contains(&pid), "{second:?}");
+        assert!(second.stderr.contains("another namespace"), "{second:?}");
+        assert_eq!(filters(&world), before);
+    }
+    let mounted = world.path("other-bpf");
+    nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    // The claim ends with the process, however that ends.
+    world.kill_daemon();
+    world.start_daemon(&[]);
+    world.ok(&["ps"]);
+}
+
+#[test]
+fn doctor_names_the_bpf_file_system_in_use() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let found = |world: &World, args: &[&str]| {
+        let words = [&["doctor", "--format", "json"], args].concat();
+        let checks = world.json(&words);
+        let bpffs = checks.as_array().unwrap().iter();
+        let mut bpffs = bpffs.filter(|check| check["name"] == "bpffs");
+        bpffs.next().unwrap()["found"].as_str().unwrap().to_owned()
+    };
+    let own = world.path("bpf").display().to_string();
+    assert_eq!(
+        found(&world, &[]),
+        format!("mounted at {own}, in use by the daemon")
+    );
+    let asked = found(&world, &["--bpffs", "/nonexistent"]);
+    assert_eq!(asked, "not mounted: the daemon mounts it at /nonexistent");
+    world.stop_daemon();
+    assert!(!found(&world, &[]).contains(&own));
+    assert_eq!(
+        found(&world, &["--bpffs", &own]),
+        format!("mounted at {own}")
+    );
+}
+
 /// What is pinned, with inode numbers: what is made anew gets another one.
 fn pins(world: &World) -> Vec<(PathBuf, u64)> {
     let mut folders = vec![world.path("bpf")];

@@ -8,6 +8,7 @@ use netdp::bpf::{Entry, Key, TestPacket, clock, tells_preferred_sources};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
+    drop::DropReason,
     icmp::Refusal,
     maps::{LinkKey, Uplink, endpoint_flags, uplink_flags},
 };
@@ -16,12 +17,12 @@ use program_world::{
     REMOTE, ROUTER, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
     dice::Dice,
     family::{Family, embed, ip},
-    frame::{Frame, SYN},
+    frame::{ACK, Frame, SYN},
     world, worlds,
 };
 
 /// Addresses inside, of the host, outside, and of nobody.
-const ADDRESSES: [Ipv4Addr; 12] = [
+const ADDRESSES: [Ipv4Addr; 13] = [
     WEB,
     DB,
     LONER,
@@ -34,6 +35,7 @@ const ADDRESSES: [Ipv4Addr; 12] = [
     Ipv4Addr::new(172, 20, 0, 99),
     Ipv4Addr::new(224, 0, 0, 1),
     Ipv4Addr::new(169, 254, 0, 7),
+    Ipv4Addr::LOCALHOST,
 ];
 /// Published, ports behind them, and others.
 const PORTS: [u16; 7] = [80, 53, 8080, 5353, 9090, 40_000, 40_001];
@@ -62,6 +64,7 @@ fn told(world: &World, question: &Question, near: bool) -> Explanation {
                 source: Some(ip(if near { HOST } else { HOST_2 })),
             }),
             now: clock::now(),
+            subnets: &[],
         },
         question,
     )
@@ -97,14 +100,19 @@ fn done(world: &mut World, frame: &Frame, sender: Option<Container>) -> (Outcome
 
 /// Asks and does; the flows that packets leave behind are there for the next.
 fn compare(world: &mut World, dice: &mut Dice) -> Option<Outcome> {
-    let protocol = dice.of(&[Protocol::Tcp, Protocol::Udp]);
-    let (from, to) = (socket(dice), socket(dice));
+    use Protocol::{Icmp, Tcp, Udp};
+    let protocol = dice.of(&[Tcp, Udp, Tcp, Udp, Icmp]);
+    let (from, mut to) = (socket(dice), socket(dice));
+    if protocol == Icmp {
+        to.set_port(0);
+    }
     let containers = [world.web, world.db, world.loner];
     let sender = containers
         .into_iter()
         .find(|container| container.addr == *from.ip());
     // The host's own programs are met at other hooks.
-    let is_host = [GATEWAY, LONER_GATEWAY, HOST, HOST_2].contains(from.ip());
+    let hosts = [GATEWAY, LONER_GATEWAY, HOST, HOST_2, Ipv4Addr::LOCALHOST];
+    let is_host = hosts.contains(from.ip());
     if is_host || from.ip() == to.ip() && from.port() == to.port() {
         return None;
     }
@@ -116,8 +124,9 @@ fn compare(world: &mut World, dice: &mut Dice) -> Option<Outcome> {
     let near = to.ip().octets()[..3] == [192, 0, 2];
     let told = told(world, &question, near);
     let frame = match protocol {
-        Protocol::Tcp => Frame::tcp(SYN, from, to),
-        Protocol::Udp => Frame::udp(from, to),
+        Tcp => Frame::tcp(SYN, from, to),
+        Udp => Frame::udp(from, to),
+        Icmp => Frame::echo_request(*from.ip(), *to.ip(), from.port()),
     };
     let (outcome, seen) = done(world, &frame, sender);
     assert_eq!(told.outcome, outcome, "{question:?}: {told:#?}");
@@ -198,6 +207,65 @@ fn also_of_ports_that_are_published_no_longer() {
     });
 }
 
+/// A connection keeps others with its client port out of the container, until
+/// its port is unpublished.
+#[test]
+fn also_of_a_client_port_that_is_used_once_more() {
+    worlds(|world| {
+        let mut web = world.web;
+        world.publish(None, 9090, &web, 80, proto::TCP, None);
+        let client = SocketAddrV4::new(CLIENT, 40_000);
+        let first = SocketAddrV4::new(HOST, 9090);
+        for frame in [
+            Frame::tcp(SYN, client, first),
+            Frame::tcp(ACK, client, first),
+        ] {
+            world.enters(&arriving(frame), &web);
+            let answer = Frame::tcp(SYN | ACK, SocketAddrV4::new(WEB, 80), client);
+            world.leaves(&web, &web.frame(answer));
+        }
+        let answer = Frame::tcp(ACK, SocketAddrV4::new(WEB, 80), client);
+        world.leaves(&web, &web.frame(answer));
+        let again = |world: &mut World| {
+            let question = Question {
+                protocol: Protocol::Tcp,
+                source: of_world(client),
+                destination: of_world(SocketAddrV4::new(HOST, 8080)),
+            };
+            let told = told(world, &question, true);
+            let frame = Frame::tcp(SYN, client, SocketAddrV4::new(HOST, 8080));
+            let (outcome, _) = done(world, &frame, None);
+            assert_eq!(told.outcome, outcome, "{told:#?}");
+            outcome
+        };
+        assert_eq!(again(world), Outcome::Dropped(DropReason::TupleTaken));
+        world.unpublish(9090, &mut web, 80, proto::TCP, 300);
+        world.publish(None, 8080, &web, 80, proto::TCP, Some(HOST));
+        assert_eq!(again(world), Outcome::Container(web.ifindex));
+    });
+}
+
+/// No address of the host, whatever a mapping's way back is.
+#[test]
+fn also_of_what_is_for_the_unspecified_address() {
+    worlds(|world| {
+        let web = world.web;
+        world.publish(None, 9090, &web, 80, proto::TCP, None);
+        for port in [8080, 9090] {
+            let client = SocketAddrV4::new(CLIENT, 40_000);
+            let to = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+            let question = Question {
+                protocol: Protocol::Tcp,
+                source: of_world(client),
+                destination: of_world(to),
+            };
+            let told = told(world, &question, true);
+            let (outcome, _) = done(world, &Frame::tcp(SYN, client, to), None);
+            assert_eq!((told.outcome, outcome), (Outcome::Stack, Outcome::Stack));
+        }
+    });
+}
+
 #[test]
 fn also_with_endpoint_independent_mapping() {
     world(|world| {
@@ -252,6 +320,8 @@ fn also_where_links_open_ports() {
             container.flags |= endpoint_flags::LINKED;
             world.connect(&container);
         }
+        let loner = world.loner;
+        world.publish(None, 9090, &loner, 40_000, proto::UDP, Some(HOST));
         for (port, proto) in [(80, proto::TCP), (53, proto::UDP), (40_001, proto::UDP)] {
             let port = Be16::new(port);
             let key = match Family::of_world() {

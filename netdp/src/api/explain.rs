@@ -8,8 +8,9 @@ use crate::{
     bpf::clock,
     bpf::tells_preferred_sources,
     daemon::{change::Core, owner::OwnerError},
-    explain::{self, Explanation, Outcome, Question, Snapshot, Way},
+    explain::{self, Explanation, Outcome, Question, Snapshot, Subnet, Way},
     model::Refusal,
+    netlink::Forwarded,
 };
 
 /// What would become of the packet.
@@ -25,25 +26,48 @@ pub async fn explain(core: &Core, question: &Question) -> Result<Explained, Owne
         .into());
     }
     let target = core.engine().target();
-    let route = target.netlink.route_to(question.destination.ip()).await?;
-    let way = route.and_then(|route| {
-        Some(Way {
-            ifindex: route.oif?,
-            gateway: route.gateway,
-            source: route.src.filter(|_| tells_preferred_sources()),
-        })
-    });
-    let told = explain::explain(
-        &Snapshot {
-            tables: &target.datapath.tables()?,
-            flows4: &target.datapath.flows::<V4Addr>()?,
-            flows6: &target.datapath.flows::<V6Addr>()?,
-            way,
-            now: clock::now(),
-        },
-        question,
-    );
+    let tables = target.datapath.tables()?;
+    let subnets = subnets(core);
+    let mut snapshot = Snapshot {
+        tables: &tables,
+        flows4: &target.datapath.flows::<V4Addr>()?,
+        flows6: &target.datapath.flows::<V6Addr>()?,
+        way: None,
+        now: clock::now(),
+        subnets: &subnets,
+    };
+    // The host's own packets, and those from outside, take no way that the
+    // programs ask for.
+    if let Some(owner) = snapshot.owner(question.source.ip()) {
+        let packet = Forwarded {
+            from: question.source.ip(),
+            to: question.destination.ip(),
+            iif: owner.to.ifindex,
+        };
+        let route = target.netlink.way_of(&packet).await?;
+        snapshot.way = route.and_then(|route| {
+            Some(Way {
+                ifindex: route.oif?,
+                gateway: route.gateway,
+                source: route.src.filter(|_| tells_preferred_sources()),
+            })
+        });
+    }
+    let told = explain::explain(&snapshot, question);
     Ok(explained(core, question, told))
+}
+
+/// Of all networks that have containers.
+fn subnets(core: &Core) -> Vec<Subnet> {
+    let networks = core.state().networks.values();
+    networks
+        .flat_map(|network| {
+            network.pools.iter().map(|pool| Subnet {
+                net: pool.subnet,
+                network: network.name.to_string(),
+            })
+        })
+        .collect()
 }
 
 fn explained(core: &Core, question: &Question, told: Explanation) -> Explained {

@@ -276,6 +276,9 @@ pub struct Status {
     pub pid: u32,
     /// Folder in which output of detached programs is kept.
     pub log_dir: PathBuf,
+    /// BPF file system in which programs and maps are pinned.
+    #[serde(default)]
+    pub bpffs: Option<PathBuf>,
     /// `tcx` or `clsact`.
     pub mechanism: String,
     pub uplinks: Vec<UplinkStatus>,

@@ -242,6 +242,7 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),
         log_dir: owner.settings().log_dir.clone(),
+        bpffs: Some(owner.settings().bpffs.clone()),
         mechanism: engine.target().datapath.mechanism().to_string(),
         uplinks,
         problems,

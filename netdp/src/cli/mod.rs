@@ -9,6 +9,7 @@ mod flows;
 mod logs;
 mod network;
 mod output;
+mod parse;
 mod run;
 mod sandbox;
 mod stats;

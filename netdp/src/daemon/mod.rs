@@ -4,6 +4,7 @@
 //! replaced while packets flow. So it ends without taking anything down, and
 //! starts by looking at what is there.
 
+mod alone;
 mod apply;
 pub mod change;
 mod claim;
@@ -11,7 +12,7 @@ pub mod config;
 pub mod engine;
 pub mod environment;
 mod hold;
-mod host;
+pub(crate) mod host;
 mod hosts;
 mod notify;
 pub mod owner;
@@ -61,6 +62,7 @@ pub fn run(options: Options) -> Result<()> {
         // First of all, so that a second daemon changes nothing.
         let socket = Socket::bind(&options.run_dir)?;
         let _bpffs = environment::claim_bpffs(&options.bpffs)?;
+        let _namespace = alone::claim()?;
         let docker = match &options.docker_plugin {
             Some(path) => Some(Socket::bind_at(path.clone(), "--docker-plugin")?),
             None => None,
@@ -111,6 +113,7 @@ pub fn clean_up(options: &Options) -> Result<()> {
         // Refused while a daemon runs.
         let _socket = Socket::bind(&options.run_dir)?;
         let _bpffs = environment::claim_bpffs(&options.bpffs)?;
+        let _namespace = alone::claim()?;
         open(options).await?.remove_everything().await?;
         Datapath::unload(&options.bpffs)?;
         Ok(())
@@ -157,6 +160,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
     let engine = Engine::new(target, options.uplinks.clone())?;
     let settings = Settings {
         log_dir,
+        bpffs: options.bpffs.clone(),
         pools: options.pools.clone(),
     };
     Ok(Owner::new(state, store, engine, settings, damage, resolver))

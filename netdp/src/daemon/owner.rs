@@ -55,6 +55,8 @@ pub enum OwnerError {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub log_dir: PathBuf,
+    /// BPF file system in which programs and maps are pinned.
+    pub bpffs: PathBuf,
     /// Subnets to choose from before the usual ones.
     pub pools: Vec<IpNet>,
 }

@@ -4,17 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use netdp_common::{
     drop::DropReason,
-    maps::{Endpoint, Owner, endpoint_flags, flow_kind},
+    maps::{Endpoint, Flow, Owner, endpoint_flags, flow_kind},
+    packet::Transport,
+    rules::{self, Towards},
     tcp,
 };
 
 use super::{
-    Explanation, KnownFlow, Mapping, Outcome, Protocol, Question, Snapshot, WayBack, mapped,
-    outside::{NOT_ALLOWED, TAKEN, is_link_local, taken},
+    Explanation, KnownFlow, Mapping, Outcome, Question, Snapshot, WayBack, mapped,
+    outside::{NOT_ALLOWED, TAKEN, taken},
 };
-
-/// Flags of an opening segment.
-const SYN: u8 = netdp_common::packet::tcp_flags::SYN;
 
 pub(super) fn explain(
     snapshot: &Snapshot<'_>,
@@ -50,43 +49,55 @@ fn neighbour(
     neighbour: &Owner,
     told: &mut Explanation,
 ) {
+    let to = question.destination;
     if hairpin_reply(snapshot, question, endpoint, told) {
         return;
     }
-    if neighbour.network != endpoint.network {
-        let internal = endpoint.flags & endpoint_flags::INTERNAL != 0;
-        let mapping = snapshot
-            .mapping(
-                question.destination.ip(),
-                question.destination.port(),
-                question.protocol,
-            )
-            .filter(|_| !internal && is_routed(neighbour.flags, question.destination));
-        if let Some(mapping) = mapping {
-            hairpin(snapshot, question, endpoint, &mapping, told);
-            return;
-        }
-        told.drop(
+    let towards = rules::towards(endpoint, neighbour, routed_flag(to));
+    let mapping = match towards {
+        Towards::Neighbour => return directly(snapshot, question, endpoint, neighbour, told),
+        Towards::PublishedPorts => snapshot.exact(to, question.proto()),
+        Towards::Nobody => None,
+    };
+    match mapping {
+        Some(mapping) => hairpin(snapshot, question, endpoint, &mapping, told),
+        None => told.drop(
             "policy",
             DropReason::OtherNetwork,
             "the two are on different networks",
-        );
-    } else if endpoint.flags & endpoint_flags::ICC != 0 {
-        told.say("policy", "containers of one network may reach each other");
-        told.outcome = Outcome::Container(neighbour.to.ifindex);
-    } else if !is_linked(snapshot, question, endpoint) {
-        told.drop(
-            "policy",
-            DropReason::NoIcc,
-            "the network has icc=false, and no link opens this port",
-        );
-    } else {
-        told.say(
-            "policy",
-            "the network has icc=false, but a link opens this port",
-        );
-        told.outcome = Outcome::Container(neighbour.to.ifindex);
+        ),
     }
+}
+
+/// To one of the same network.
+fn directly(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    neighbour: &Owner,
+    told: &mut Explanation,
+) {
+    let opens = question.transport().is_syn();
+    let is_linked = || {
+        let (tuple, proto) = (question.tuple(), question.proto());
+        rules::is_linked(&tuple, proto, opens, |key| snapshot.has_link(key))
+    };
+    if !rules::is_open(endpoint.flags, is_linked) {
+        let opened = match question.transport() {
+            Transport::EchoRequest => "links open ports of TCP and UDP alone",
+            _ => "no link opens this port",
+        };
+        let why = format!("the network has icc=false, and {opened}");
+        told.drop("policy", DropReason::NoIcc, why);
+        return;
+    }
+    let why = if endpoint.flags & endpoint_flags::ICC != 0 {
+        "containers of one network may reach each other"
+    } else {
+        "the network has icc=false, but a link opens this port"
+    };
+    told.say("policy", why);
+    told.outcome = Outcome::Container(neighbour.to.ifindex);
 }
 
 /// The flag of a container that the outside knows by its own address.
@@ -100,15 +111,6 @@ pub(super) fn routed_flag(address: SocketAddr) -> u16 {
 /// Whether the outside knows the container with these flags by this address.
 pub(super) fn is_routed(flags: u32, address: SocketAddr) -> bool {
     flags & u32::from(routed_flag(address)) != 0
-}
-
-/// Of TCP, what opens a connection is no answer.
-fn is_linked(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint) -> bool {
-    let (from, to) = (question.source, question.destination);
-    endpoint.flags & endpoint_flags::LINKED != 0
-        && (snapshot.link(from.ip(), to, question.protocol)
-            || question.protocol == Protocol::Udp
-                && snapshot.link(to.ip(), from, question.protocol))
 }
 
 fn gateway(endpoint: &Endpoint, question: &Question) -> IpAddr {
@@ -125,16 +127,21 @@ fn host(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint, told:
     {
         return;
     }
-    let Some(mapping) = snapshot.published(question.destination, question.protocol) else {
-        told.say("mapping", "the port is not published");
+    let Some(mapping) = snapshot.published(question.destination, question.proto()) else {
+        told.say("mapping", question.not_published());
         mapped::meet(snapshot, question, endpoint, told, |told| {
-            known(snapshot, question, told).is_some()
+            masqueraded(snapshot, question, told).is_some()
         });
         if told.outcome == Outcome::Stack {
             told.say("flow", "none: the host's own stack has the packet");
         }
         return;
     };
+    if endpoint.flags & endpoint_flags::INTERNAL != 0 {
+        told.say("mapping", mapping.to_string());
+        told.drop("policy", DropReason::Internal, "the network is internal");
+        return;
+    }
     hairpin(snapshot, question, endpoint, &mapping, told);
 }
 
@@ -147,17 +154,14 @@ fn hairpin(
     told: &mut Explanation,
 ) {
     told.say("mapping", mapping.to_string());
-    if endpoint.flags & endpoint_flags::INTERNAL != 0 {
-        told.drop("policy", DropReason::Internal, "the network is internal");
-        return;
-    }
     let from = question.source;
-    if mapping.container.ip() != from.ip() && !snapshot.allows(mapping, from.ip()) {
+    let is_allowed = || snapshot.allows(mapping, from.ip());
+    if !rules::may_use(&mapping.published, from.ip(), is_allowed) {
         told.drop("policy", DropReason::NotAllowed, NOT_ALLOWED);
         return;
     }
     // A container that reaches itself sees its gateway as the client.
-    let client = if mapping.container.ip() == from.ip() {
+    let client = if mapping.published.addr == from.ip() {
         SocketAddr::new(gateway(endpoint, question), from.port())
     } else {
         from
@@ -167,8 +171,8 @@ fn hairpin(
         return;
     }
     told.source = client;
-    told.destination = mapping.container;
-    told.outcome = Outcome::Container(mapping.ifindex);
+    told.destination = mapping.container();
+    told.outcome = Outcome::Container(mapping.published.to.ifindex);
 }
 
 /// The answer to a container that came in by a published port.
@@ -178,62 +182,99 @@ fn hairpin_reply(
     endpoint: &Endpoint,
     told: &mut Explanation,
 ) -> bool {
-    if endpoint.flags & endpoint_flags::PUBLISHED == 0 {
+    if !rules::has_published_port(endpoint.flags, question.proto()) {
         return false;
     }
-    let flow = snapshot
-        .full_flow(question.destination, question.source, question.protocol)
-        .filter(is_published);
-    match flow {
-        Some(flow)
-            if flow.pending
-                || question.protocol == Protocol::Udp
-                || !tcp::is_of_another(flow.state, SYN) =>
-        {
-            if is_current(snapshot, question, endpoint, &flow) {
-                reply(&flow, told);
-            } else {
-                told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
-            }
-            true
+    let (to, from) = (question.destination, question.source);
+    if let Some(flow) = snapshot.conversation(to, from, question.proto()) {
+        let over = match question.transport() {
+            Transport::Tcp(flags) => tcp::is_of_another(flow.state, flags),
+            _ => false,
+        };
+        if !over {
+            return !matches!(
+                answer(snapshot, question, endpoint, &flow, told),
+                Reply::None
+            );
         }
-        _ => false,
+    }
+    !matches!(pending(snapshot, question, endpoint, told), Reply::None)
+}
+
+/// The answer to a client that the table of what isn't answered knows.
+fn pending(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    told: &mut Explanation,
+) -> Reply {
+    let (to, from) = (question.destination, question.source);
+    match snapshot.pending(to, from, question.proto()) {
+        Some(flow) if rules::is_published(flow.kind) => {
+            answer(snapshot, question, endpoint, &flow, told)
+        }
+        _ => Reply::None,
     }
 }
 
 const UNPUBLISHED: &str = "an answer of a port that is no longer published";
 
-/// Whether the port by which the client came is still published.
-fn is_current(
+/// Under the address and port that the client of a flow used, if that port is
+/// still published.
+fn answer(
     snapshot: &Snapshot<'_>,
     question: &Question,
     endpoint: &Endpoint,
-    flow: &KnownFlow,
-) -> bool {
-    let leads_here = |mapping: Mapping| mapping.container == question.source;
-    let mapping = if flow.inner.ip() == question.source.ip() {
-        snapshot.mapping(flow.inner.ip(), flow.inner.port(), question.protocol)
-    } else {
-        snapshot.published(flow.inner, question.protocol)
-    };
-    flow.generation == endpoint.generation || mapping.is_some_and(leads_here)
+    flow: &Flow<IpAddr>,
+    told: &mut Explanation,
+) -> Reply {
+    let proto = question.proto();
+    if flow.generation == endpoint.generation || leads_to(snapshot, flow, question.source, proto) {
+        reply(question, flow, told);
+        return Reply::Known(*flow);
+    }
+    if rules::ends_with_its_port(proto, flow.to.ifindex) {
+        return Reply::None;
+    }
+    told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
+    Reply::Done
 }
 
-fn is_published(flow: &KnownFlow) -> bool {
-    matches!(flow.kind, flow_kind::PUBLISHED | flow_kind::HAIRPIN)
+/// Whether the port by which a flow's client came leads to this container port;
+/// of a flow of another kind, always.
+pub(super) fn leads_to(
+    snapshot: &Snapshot<'_>,
+    flow: &Flow<IpAddr>,
+    container: SocketAddr,
+    proto: u8,
+) -> bool {
+    if !rules::is_published(flow.kind) {
+        return true;
+    }
+    let asked = SocketAddr::new(flow.addr, flow.port.get());
+    // What is published at the container's own address is nobody else's.
+    let mapping = if flow.addr == container.ip() {
+        snapshot.exact(asked, proto)
+    } else {
+        snapshot.published(asked, proto)
+    };
+    mapping.is_some_and(|mapping| {
+        let port = netdp_common::addr::Be16::new(container.port());
+        rules::leads_to(&mapping.published, flow.port, container.ip(), port)
+    })
 }
 
 /// Under the address and port that the client used.
-fn reply(flow: &KnownFlow, told: &mut Explanation) {
+fn reply(question: &Question, flow: &Flow<IpAddr>, told: &mut Explanation) {
+    let mut to = question.tuple();
+    rules::answer(flow, &mut to);
+    told.source = SocketAddr::new(to.saddr, to.sport.get());
+    told.destination = SocketAddr::new(to.daddr, to.dport.get());
     told.say(
         "flow",
-        format!("an answer of the port published as {}", flow.inner),
+        format!("an answer of the port published as {}", told.source),
     );
-    told.source = flow.inner;
-    if flow.kind == flow_kind::HAIRPIN {
-        told.destination.set_ip(flow.external);
-    }
-    told.outcome = match (flow.ifindex, told.outcome) {
+    told.outcome = match (flow.to.ifindex, told.outcome) {
         (0, Outcome::Uplink(_)) => told.outcome,
         (0, _) => Outcome::Stack,
         (ifindex, _) => Outcome::Container(ifindex),
@@ -247,53 +288,92 @@ fn outside(
     endpoint: &Endpoint,
     told: &mut Explanation,
 ) {
-    if is_link_local(question.destination.ip()) {
-        told.drop(
-            "route",
-            DropReason::NoRoute,
-            "no router forwards to link-local addresses",
-        );
-        return;
-    }
-    let Some(way) = snapshot.way else {
-        told.drop("route", DropReason::NoRoute, "the host has none");
+    let to = question.destination.ip();
+    let Some((way, external)) = way(snapshot, endpoint, to, told) else {
         return;
     };
-    let Some(external) = snapshot.external(&way, endpoint, question.destination.ip()) else {
-        told.drop(
-            "route",
-            DropReason::NoRoute,
-            "it leads to an interface that is no uplink: name it with --uplink",
-        );
-        return;
-    };
-    match way.gateway {
-        Some(gateway) => told.say("route", format!("by the uplink, through {gateway}")),
-        None => told.say("route", "by the uplink, on the link"),
-    }
-    told.outcome = Outcome::Uplink(way.ifindex);
-    if endpoint.flags & endpoint_flags::PUBLISHED != 0 {
+    told.outcome = Outcome::Uplink(way);
+    let mut closed = false;
+    if rules::has_published_port(endpoint.flags, question.proto()) {
         match published(snapshot, question, endpoint, told) {
             Reply::None => {}
+            Reply::Closed => closed = true,
             Reply::Known(flow) => return follow(snapshot, question, &flow, told),
             Reply::Done => return,
         }
     }
-    let mapping = mapped::outbound(snapshot, question, endpoint, told);
-    if let Some(flow) = mapping {
+    let is_routed = is_routed(endpoint.flags.into(), question.source);
+    if is_routed {
+        if as_itself(snapshot, question, told) {
+            return;
+        }
+    } else if let Some(flow) = mapped::outbound(snapshot, question, endpoint, told) {
         return follow(snapshot, question, &flow, told);
-    }
-    if let Some(flow) = known(snapshot, question, told) {
-        let ends = flow.uplink != 0
-            && flow.uplink != way.ifindex
-            && snapshot
-                .beyond(flow.uplink, question.destination.ip())
-                .is_none();
+    } else if let Some(flow) = masqueraded(snapshot, question, told) {
+        let ends =
+            flow.ifindex != 0 && flow.ifindex != way && snapshot.beyond(flow.ifindex, to).is_none();
         if !ends {
             return follow(snapshot, question, &flow, told);
         }
         told.say("flow", "its uplink leads nowhere any more, and it ends");
         told.source = question.source;
+        closed = false;
+    }
+    if closed {
+        told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
+        return;
+    }
+    open(snapshot, question, endpoint, external, told);
+}
+
+/// The uplink that the route names, and the address that a new flow gets there;
+/// none where the packet is dropped for want of a way.
+fn way(
+    snapshot: &Snapshot<'_>,
+    endpoint: &Endpoint,
+    to: IpAddr,
+    told: &mut Explanation,
+) -> Option<(u32, IpAddr)> {
+    let refused = if to.is_loopback() {
+        "loopback never leaves a container's own network namespace: a program there reaches \
+         itself by it, and a packet that came out would be dropped"
+            .to_owned()
+    } else if super::is_link_local(to) {
+        "no router forwards to link-local addresses".to_owned()
+    } else if let Some(network) = snapshot.network_of(to) {
+        format!("no container of network {network} has this address")
+    } else if let Some(way) = snapshot.way {
+        let Some(external) = snapshot.external(&way, endpoint, to) else {
+            told.drop(
+                "route",
+                DropReason::NoRoute,
+                "it leads to an interface that is no uplink: name it with --uplink",
+            );
+            return None;
+        };
+        match way.gateway {
+            Some(gateway) => told.say("route", format!("by the uplink, through {gateway}")),
+            None => told.say("route", "by the uplink, on the link"),
+        }
+        return Some((way.ifindex, external));
+    } else {
+        "the host has none".to_owned()
+    };
+    told.drop("route", DropReason::NoRoute, refused);
+    None
+}
+
+/// A conversation that the container begins.
+fn open(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    external: IpAddr,
+    told: &mut Explanation,
+) {
+    if let Err(reason) = rules::may_open(question.transport()) {
+        told.drop("flow", reason, "such a packet begins none");
+        return;
     }
     if is_routed(endpoint.flags.into(), question.source) {
         told.say("flow", "a new one");
@@ -318,123 +398,125 @@ fn outside(
     }
     told.say("flow", "a new one");
     told.source.set_ip(external);
-    let port = question.source.port();
-    let kept = snapshot.published(told.source, question.protocol).is_none()
-        && !mapped::has(snapshot, told.source, question.protocol)
-        && (mapped::is_next(snapshot, question, endpoint)
-            || snapshot
-                .outside_flow(question.destination, port, question.protocol)
-                .is_none());
-    if kept {
-        told.say(
-            "policy",
-            "masqueraded; the port is kept unless a socket of the host has it",
-        );
+    let what = match question.transport() {
+        Transport::EchoRequest => "identifier",
+        _ => "port",
+    };
+    if mapped::keeps_port(snapshot, question, endpoint, told.source) {
+        let unless = match question.transport() {
+            Transport::EchoRequest => "",
+            _ => " unless a socket of the host has it",
+        };
+        told.say("policy", format!("masqueraded; the {what} is kept{unless}"));
     } else {
         told.say(
             "policy",
-            "masqueraded, under another port: this one is taken",
+            format!("masqueraded, under another {what}: this one is taken"),
         );
         told.source.set_port(0);
     }
 }
 
 /// By the uplink of the flow, where the route names another.
-fn follow(snapshot: &Snapshot<'_>, question: &Question, flow: &KnownFlow, told: &mut Explanation) {
+fn follow(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    flow: &Flow<IpAddr>,
+    told: &mut Explanation,
+) {
     let by_route = snapshot.way.map_or(0, |way| way.ifindex);
-    if flow.uplink == 0 || flow.uplink == by_route || told.outcome != Outcome::Uplink(by_route) {
+    if flow.ifindex == 0 || flow.ifindex == by_route || told.outcome != Outcome::Uplink(by_route) {
         return;
     }
-    if let Some(next) = snapshot.beyond(flow.uplink, question.destination.ip()) {
+    if let Some(next) = snapshot.beyond(flow.ifindex, question.destination.ip()) {
         told.say(
             "route",
             format!("by the uplink of the flow instead, through {next}"),
         );
-        told.outcome = Outcome::Uplink(flow.uplink);
+        told.outcome = Outcome::Uplink(flow.ifindex);
     }
 }
 
 /// What answers a client of a published port.
 enum Reply {
     None,
-    Known(KnownFlow),
+    /// The port was published until a while ago: only a conversation that the
+    /// container has begun goes on.
+    Closed,
+    Known(Flow<IpAddr>),
     /// The way back that needs no flow, or a drop.
     Done,
 }
 
-/// An answer of a published port.
+/// An answer of a published port to the outside.
 fn published(
     snapshot: &Snapshot<'_>,
     question: &Question,
     endpoint: &Endpoint,
     told: &mut Explanation,
 ) -> Reply {
-    let flow = snapshot
-        .full_flow(question.destination, question.source, question.protocol)
-        .filter(is_published);
-    match flow {
-        Some(flow) if !flow.pending || question.protocol == Protocol::Udp => {
-            if is_current(snapshot, question, endpoint, &flow) {
-                reply(&flow, told);
-                return Reply::Known(flow);
-            }
-            if question.protocol == Protocol::Tcp || flow.ifindex != 0 {
-                told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
-                return Reply::Done;
-            }
+    let (to, from) = (question.destination, question.source);
+    if let Some(flow) = snapshot.conversation(to, from, question.proto())
+        && rules::is_published(flow.kind)
+    {
+        match answer(snapshot, question, endpoint, &flow, told) {
+            Reply::None => {}
+            reply => return reply,
         }
-        _ => {}
     }
     // A connection that the container opens is its own; of UDP nobody can tell.
-    if question.protocol == Protocol::Tcp {
+    if question.transport().is_syn() {
         return Reply::None;
     }
-    let back = match snapshot.back(question.source, question.protocol) {
-        Some(WayBack::By(back)) => back,
-        Some(WayBack::Closed) => {
-            return match known(snapshot, question, told) {
-                Some(flow) => Reply::Known(flow),
-                None => {
-                    told.drop("mapping", DropReason::Unpublished, UNPUBLISHED);
-                    Reply::Done
-                }
-            };
+    match pending(snapshot, question, endpoint, told) {
+        Reply::None => {}
+        reply => return reply,
+    }
+    match snapshot.back(from, question.proto()) {
+        Some(WayBack::By(back)) => {
+            told.say(
+                "mapping",
+                format!("an answer of the port published as {back}"),
+            );
+            told.source = back;
+            Reply::Done
         }
-        None => return Reply::None,
-    };
-    told.say(
-        "mapping",
-        format!("an answer of the port published as {back}"),
-    );
-    told.source = back;
-    Reply::Done
+        Some(WayBack::Closed) => Reply::Closed,
+        None => Reply::None,
+    }
 }
 
-/// A flow that the container has begun.
-fn known(
+/// A flow that the container has begun under its own address.
+fn as_itself(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) -> bool {
+    let (to, from) = (question.destination, question.source);
+    let known = snapshot.full_flow(to, from, question.proto());
+    let is = known.is_some_and(|known| known.flow.kind == flow_kind::ROUTED);
+    if is {
+        told.say("flow", "a known one, which leaves as it is");
+    }
+    is
+}
+
+/// A flow that the container has begun, under an address of the host: found by
+/// what the outside sees or, where its port was changed, by the sender's side,
+/// which is worth nothing without the other.
+fn masqueraded(
     snapshot: &Snapshot<'_>,
     question: &Question,
     told: &mut Explanation,
-) -> Option<KnownFlow> {
-    let as_itself = snapshot
-        .full_flow(question.destination, question.source, question.protocol)
-        .filter(|flow| flow.kind == flow_kind::ROUTED);
-    if as_itself.is_some() {
-        told.say("flow", "a known one, which leaves as it is");
-        return as_itself;
-    }
-    let own = snapshot
-        .outside_flow(
-            question.destination,
-            question.source.port(),
-            question.protocol,
-        )
-        .filter(|flow| flow.kind == flow_kind::MASQUERADE && flow.inner == question.source);
-    let changed = snapshot
-        .full_flow(question.destination, question.source, question.protocol)
-        .filter(|flow| flow.kind == flow_kind::MASQUERADE_OUT);
-    let flow = own.or(changed)?;
-    told.source = SocketAddr::new(flow.external, flow.inner.port());
+) -> Option<Flow<IpAddr>> {
+    let (to, from) = (question.destination, question.source);
+    let (tuple, proto) = (question.tuple(), question.proto());
+    let outside = |port| snapshot.outside_flow(to, port, proto);
+    let own = outside(from.port()).filter(|known| rules::is_owner(&known.flow, &tuple));
+    let changed = || {
+        let side = snapshot.full_flow(to, from, proto)?;
+        let is_side = |side: &KnownFlow| side.flow.kind == flow_kind::MASQUERADE_OUT;
+        let twin = outside(side.flow.port.get())?;
+        (is_side(&side) && rules::is_owner(&twin.flow, &tuple)).then_some(side)
+    };
+    let known = own.or_else(changed)?;
+    told.source = SocketAddr::new(known.flow.external, known.flow.port.get());
     told.say("flow", format!("masqueraded as {}", told.source));
-    Some(flow)
+    Some(known.flow)
 }

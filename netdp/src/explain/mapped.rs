@@ -2,35 +2,44 @@
 
 use std::net::SocketAddr;
 
-use netdp_common::maps::{Endpoint, endpoint_flags, flow_kind};
+use netdp_common::{
+    maps::{Endpoint, Flow},
+    rules,
+};
 
-use super::{Explanation, KnownFlow, Outcome, Protocol, Question, Snapshot};
+use super::{Explanation, KnownFlow, Outcome, Question, Snapshot};
 
 /// Whether the container sends such packets by a mapping.
 fn applies(endpoint: &Endpoint, question: &Question) -> bool {
-    endpoint.flags & endpoint_flags::MAPPED != 0 && question.protocol == Protocol::Udp
+    rules::is_mapped(endpoint.flags, question.proto())
 }
 
 /// The mapping that has the destination.
 fn at(snapshot: &Snapshot<'_>, question: &Question) -> Option<KnownFlow> {
     snapshot
         .mapping_at(question.destination)
-        .filter(|_| question.protocol == Protocol::Udp)
+        .filter(|_| question.is_udp())
 }
 
-/// The sender's mapping, or its own side of it: `inner` has the port outside in
-/// either.
-fn of_sender(snapshot: &Snapshot<'_>, question: &Question) -> Option<KnownFlow> {
-    let own = snapshot
-        .mapping_with(question.source)
-        .filter(|mapping| mapping.inner == question.source);
-    let side = || snapshot.mapping_side(question.source);
-    own.or_else(side)
+/// What the outside sees of a sender's mapping, and the entry.
+struct Mine {
+    seen: SocketAddr,
+    entry: KnownFlow,
 }
 
-/// As whom the sender is seen outside.
-fn seen(mapping: &KnownFlow) -> SocketAddr {
-    SocketAddr::new(mapping.external, mapping.inner.port())
+/// The sender's mapping: its own port, or the one that it was changed to.
+fn of_sender(snapshot: &Snapshot<'_>, question: &Question) -> Option<Mine> {
+    let from = question.tuple();
+    let with = |port: u16| {
+        let socket = SocketAddr::new(question.source.ip(), port);
+        let entry = snapshot.mapping_with(socket)?;
+        let seen = SocketAddr::new(entry.flow.external, port);
+        rules::is_of(&entry.flow, &from).then_some(Mine { seen, entry })
+    };
+    with(question.source.port()).or_else(|| {
+        let side = snapshot.mapping_side(question.source)?;
+        with(side.flow.port.get())
+    })
 }
 
 /// Out by the sender's mapping; none where it has none, or another flow has
@@ -40,33 +49,50 @@ pub(super) fn outbound(
     question: &Question,
     endpoint: &Endpoint,
     told: &mut Explanation,
-) -> Option<KnownFlow> {
+) -> Option<Flow<std::net::IpAddr>> {
     if !applies(endpoint, question) {
         return None;
     }
-    let mapping = of_sender(snapshot, question)?;
-    let seen = seen(&mapping);
-    let to = question.destination;
+    let Mine { seen, entry } = of_sender(snapshot, question)?;
     if snapshot
-        .outside_flow(to, seen.port(), question.protocol)
+        .outside_flow(question.destination, seen.port(), question.proto())
         .is_some()
     {
         return None;
     }
     told.say("flow", format!("its mapping, {seen}"));
     told.source = seen;
-    Some(mapping)
+    Some(entry.flow)
 }
 
-/// Whether a new flow can't keep its port for the sake of a mapping.
-pub(super) fn has(snapshot: &Snapshot<'_>, seen: SocketAddr, protocol: Protocol) -> bool {
-    protocol == Protocol::Udp && snapshot.mapping_at(seen).is_some()
+/// Whether a new flow can't have a port for the sake of a mapping.
+fn has(snapshot: &Snapshot<'_>, seen: SocketAddr, question: &Question) -> bool {
+    question.is_udp() && snapshot.mapping_at(seen).is_some()
 }
 
 /// Whether a new flow of the sender becomes a mapping: then no flow towards a
 /// single peer is in its way.
-pub(super) fn is_next(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint) -> bool {
-    applies(endpoint, question) && of_sender(snapshot, question).is_none()
+fn is_next(snapshot: &Snapshot<'_>, question: &Question, endpoint: &Endpoint) -> bool {
+    applies(endpoint, question)
+        && of_sender(snapshot, question).is_none()
+        && snapshot.mapping_side(question.source).is_none()
+}
+
+/// Whether a new flow of the sender keeps its port as this address.
+pub(super) fn keeps_port(
+    snapshot: &Snapshot<'_>,
+    question: &Question,
+    endpoint: &Endpoint,
+    seen: SocketAddr,
+) -> bool {
+    let proto = question.proto();
+    let is_claimed = if is_next(snapshot, question, endpoint) {
+        snapshot.mapping_with(seen).is_some()
+    } else {
+        let flow = snapshot.outside_flow(question.destination, seen.port(), proto);
+        flow.is_some()
+    };
+    snapshot.published(seen, proto).is_none() && !has(snapshot, seen, question) && !is_claimed
 }
 
 /// Into the container whose mapping has the destination, from `told.source`.
@@ -75,22 +101,19 @@ pub(super) fn enter(snapshot: &Snapshot<'_>, question: &Question, told: &mut Exp
     let Some(mapping) = at(snapshot, question) else {
         return false;
     };
-    let peer = told.source.ip();
-    if mapping.kind == flow_kind::MAPPING
+    let (peer, inner) = (told.source.ip(), mapping.inner());
+    if rules::filters(mapping.flow.kind)
         && !snapshot.is_permitted(peer, question.destination.port())
     {
         told.say(
             "policy",
-            format!(
-                "a mapping of {}, which has sent nothing to {peer}",
-                mapping.inner
-            ),
+            format!("a mapping of {inner}, which has sent nothing to {peer}"),
         );
         return false;
     }
-    told.say("flow", format!("a mapping of {}", mapping.inner));
-    told.destination = mapping.inner;
-    told.outcome = Outcome::Container(mapping.ifindex);
+    told.say("flow", format!("a mapping of {inner}"));
+    told.destination = inner;
+    told.outcome = Outcome::Container(mapping.flow.to.ifindex);
     true
 }
 
@@ -103,7 +126,8 @@ pub(super) fn meet(
     told: &mut Explanation,
     known: impl Fn(&mut Explanation) -> bool,
 ) {
-    if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
+    use netdp_common::maps::endpoint_flags::MASQUERADE;
+    if endpoint.flags & MASQUERADE == 0 {
         return;
     }
     if at(snapshot, question).is_none() {
@@ -115,13 +139,7 @@ pub(super) fn meet(
     if outbound(snapshot, question, endpoint, told).is_none() && !known(told) {
         let seen = SocketAddr::new(question.destination.ip(), question.source.port());
         told.source = seen;
-        let taken = snapshot.published(seen, question.protocol).is_some()
-            || has(snapshot, seen, question.protocol)
-            || !is_next(snapshot, question, endpoint)
-                && snapshot
-                    .outside_flow(question.destination, seen.port(), question.protocol)
-                    .is_some();
-        if taken {
+        if !keeps_port(snapshot, question, endpoint, seen) {
             told.source.set_port(0);
         }
     }
@@ -132,18 +150,18 @@ pub(super) fn meet(
 
 /// The answer by a mapping to a container that has reached it without one.
 fn answer(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
-    let Some(mapping) = of_sender(snapshot, question) else {
+    use netdp_common::maps::flow_kind::HOST;
+    let Some(Mine { seen, .. }) = of_sender(snapshot, question) else {
         return;
     };
-    let seen = seen(&mapping);
     let to = question.destination;
     let flow = snapshot
-        .outside_flow(seen, to.port(), question.protocol)
-        .filter(|flow| flow.external == to.ip() && flow.kind != flow_kind::HOST);
-    if let Some(flow) = flow {
-        told.say("flow", format!("masqueraded, of {}", flow.inner));
+        .outside_flow(seen, to.port(), question.proto())
+        .filter(|known| known.flow.external == to.ip() && known.flow.kind != HOST);
+    if let Some(known) = flow {
+        told.say("flow", format!("masqueraded, of {}", known.inner()));
         told.source = seen;
-        told.destination = flow.inner;
-        told.outcome = Outcome::Container(flow.ifindex);
+        told.destination = known.inner();
+        told.outcome = Outcome::Container(known.flow.to.ifindex);
     }
 }

@@ -1,7 +1,8 @@
 //! What would become of a packet, without sending one: the tables asked in the
 //! order in which the programs ask them.
 //!
-//! Pure: the daemon gives a [`Snapshot`], and `program_explain` compares the
+//! Pure: the daemon gives a [`Snapshot`]. What entries say of a packet is
+//! decided by [`netdp_common::rules`], and `program_explain` compares the
 //! answers with those of the loaded programs.
 
 mod container;
@@ -14,27 +15,24 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use netdp_common::{addr::proto, drop::DropReason, icmp::Refusal};
+use netdp_common::{
+    addr::{Be16, proto},
+    drop::DropReason,
+    icmp::Refusal,
+    packet::{Transport, Tuple, tcp_flags},
+};
 use serde::{Deserialize, Serialize};
 
-pub use snapshot::{KnownFlow, Mapping, Snapshot, Way, WayBack};
+pub use snapshot::{KnownFlow, Mapping, Snapshot, Subnet, Way, WayBack};
 
-/// Protocols that have ports.
+/// Protocols of which a flow is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Tcp,
     Udp,
-}
-
-impl Protocol {
-    /// Its number in the Internet header.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => proto::TCP,
-            Self::Udp => proto::UDP,
-        }
-    }
+    /// Echo of ICMP or, between addresses of IPv6, of ICMPv6.
+    Icmp,
 }
 
 impl fmt::Display for Protocol {
@@ -42,16 +40,70 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Icmp => "icmp",
         })
     }
 }
 
-/// The packet that is asked about: of TCP the one that opens a connection.
+/// The packet that is asked about: of TCP the one that opens a connection, of
+/// ICMP an echo request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Question {
     pub protocol: Protocol,
+    /// Of an echo request, the port is its identifier.
     pub source: SocketAddr,
+    /// Of an echo request, the port is 0.
     pub destination: SocketAddr,
+}
+
+impl Question {
+    /// Its protocol's number in the Internet header.
+    pub fn proto(&self) -> u8 {
+        match self.protocol {
+            Protocol::Tcp => proto::TCP,
+            Protocol::Udp => proto::UDP,
+            Protocol::Icmp if self.source.is_ipv4() => proto::ICMP,
+            Protocol::Icmp => proto::ICMPV6,
+        }
+    }
+
+    /// What the programs make of its transport header.
+    fn transport(&self) -> Transport {
+        match self.protocol {
+            Protocol::Tcp => Transport::Tcp(tcp_flags::SYN),
+            Protocol::Udp => Transport::Udp,
+            Protocol::Icmp => Transport::EchoRequest,
+        }
+    }
+
+    fn tuple(&self) -> Tuple<IpAddr> {
+        Tuple {
+            saddr: self.source.ip(),
+            daddr: self.destination.ip(),
+            sport: Be16::new(self.source.port()),
+            dport: Be16::new(self.destination.port()),
+        }
+    }
+
+    fn is_udp(&self) -> bool {
+        self.protocol == Protocol::Udp
+    }
+
+    fn not_published(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Icmp => "none: echo is answered by whoever has the address",
+            _ => "the port is not published",
+        }
+    }
+
+    /// Source and destination as people write them.
+    pub fn show(&self, source: SocketAddr, destination: SocketAddr) -> String {
+        if self.protocol == Protocol::Icmp {
+            let (from, to, identifier) = (source.ip(), destination.ip(), source.port());
+            return format!("{from} -> {to}, identifier {identifier}");
+        }
+        format!("{source} -> {destination}")
+    }
 }
 
 /// Where the packet ends up.
@@ -127,30 +179,47 @@ pub fn explain(snapshot: &Snapshot<'_>, question: &Question) -> Explanation {
         told.say("source", "the host itself");
         host(snapshot, question, &mut told);
     } else {
-        told.say("source", "outside");
+        match snapshot.network_of(source) {
+            // Whoever is not given the address can't send from it.
+            Some(network) => told.say(
+                "source",
+                format!(
+                    "outside: no container of network {network} has this address, and one that \
+                     sent from it would be dropped (spoofed-source)"
+                ),
+            ),
+            None => told.say("source", "outside"),
+        }
         outside::explain(snapshot, question, &mut told);
     }
     if told.outcome != Outcome::Stack
         && (told.source, told.destination) != (question.source, question.destination)
     {
-        let translated = format!("{} -> {}", told.source, told.destination);
+        let translated = question.show(told.source, told.destination);
         told.say("translation", translated);
     }
     told
+}
+
+/// fe80::/10. That of IPv4 may be behind a router of its own.
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    }
 }
 
 /// A program of the host that connects or sends, in the cgroup of the daemon.
 fn host(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
     let to = question.destination;
     let here = to.ip().is_loopback() || to.ip().is_unspecified() || snapshot.is_local(to.ip());
-    let exact = snapshot.mapping(to.ip(), to.port(), question.protocol);
-    let any = snapshot
-        .mapping(unspecified(to.ip()), to.port(), question.protocol)
-        .filter(|_| here);
+    let exact = snapshot.exact(to, question.proto());
+    let any = SocketAddr::new(unspecified(to.ip()), to.port());
+    let any = snapshot.exact(any, question.proto()).filter(|_| here);
     if let Some(mapping) = exact.or(any) {
         told.say("mapping", mapping.to_string());
-        told.destination = mapping.container;
-        told.outcome = Outcome::Container(mapping.ifindex);
+        told.destination = mapping.container();
+        told.outcome = Outcome::Container(mapping.published.to.ifindex);
     } else if let Some(owner) = snapshot.owner(to.ip()) {
         told.say("route", "a container, which the host may always reach");
         told.outcome = Outcome::Container(owner.to.ifindex);

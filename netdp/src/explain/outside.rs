@@ -2,17 +2,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use netdp_common::{drop::DropReason, maps::flow_kind, tcp};
+use netdp_common::{
+    addr::{V4Addr, V6Addr},
+    drop::DropReason,
+    maps::flow_kind,
+    rules,
+};
 
 use super::{
-    Explanation, Mapping, Outcome, Protocol, Question, Snapshot, container::is_routed, mapped,
+    Explanation, Mapping, Outcome, Question, Snapshot,
+    container::{is_routed, leads_to},
+    mapped,
 };
 
 pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
     let to = question.destination;
-    let mapping = snapshot.published(to, question.protocol);
-    let is_host =
-        mapping.is_some_and(|mapping| mapping.back == to.ip()) || snapshot.is_local(to.ip());
+    let mapping = snapshot.published(to, question.proto());
+    let is_host = mapping.is_some_and(|mapping| rules::is_way_back(&mapping.published, to.ip()))
+        || snapshot.is_local(to.ip());
     if !is_host {
         match snapshot.owner(to.ip()) {
             Some(owner) if is_routed(owner.flags, to) => routed(snapshot, question, told),
@@ -21,26 +28,32 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
                 DropReason::NotPublished,
                 "a container is reached from outside by its published ports only",
             ),
-            None => told.say("route", "the destination is no address of this host"),
+            None => told.say("route", nobody(snapshot, to.ip())),
         }
         return;
     }
     match mapping {
         Some(mapping) => published(snapshot, question, &mapping, told),
         None => {
-            told.say("mapping", "the port is not published");
+            told.say("mapping", question.not_published());
             answer(snapshot, question, told);
         }
     }
 }
 
-/// fe80::/10. That of IPv4 may be behind a router of its own.
-pub(super) fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+/// Why netdp leaves a packet alone whose destination nobody has here.
+fn nobody(snapshot: &Snapshot<'_>, to: IpAddr) -> String {
+    if to.is_loopback() {
+        return "loopback addresses are not reached from outside: the host's own stack drops \
+                such a packet"
+            .to_owned();
+    }
+    match snapshot.network_of(to) {
+        Some(network) => format!("no container of network {network} has this address"),
+        None => "the destination is no address of this host".to_owned(),
     }
 }
+
 pub(super) const NOT_ALLOWED: &str = "the port is published to other sources alone (--allow)";
 
 /// To a published port.
@@ -63,21 +76,24 @@ fn published(
         told.drop("flow", DropReason::TupleTaken, TAKEN);
         return;
     }
-    told.destination = mapping.container;
-    told.outcome = Outcome::Container(mapping.ifindex);
+    told.destination = mapping.container();
+    told.outcome = Outcome::Container(mapping.published.to.ifindex);
 }
 
 /// Drops what has a source that nobody has who could be answered.
 fn is_refused(from: IpAddr, told: &mut Explanation) -> bool {
-    let why = if from.is_multicast() || from.is_unspecified() || from == IpAddr::from([255; 4]) {
-        "nobody outside has this address"
-    } else if is_link_local(from) {
-        "no container could answer a link-local address"
-    } else {
-        return false;
+    let refused = match from {
+        IpAddr::V4(from) => rules::has_no_place_outside(V4Addr::from(from)),
+        IpAddr::V6(from) => rules::has_no_place_outside(V6Addr::from(from)),
     };
-    told.drop("source", DropReason::SpoofedSource, why);
-    true
+    if refused {
+        told.drop(
+            "source",
+            DropReason::SpoofedSource,
+            "nobody outside has this address who could be answered",
+        );
+    }
+    refused
 }
 
 /// To a container's own address, by which the outside knows it.
@@ -86,17 +102,17 @@ fn routed(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) 
     if is_refused(question.source.ip(), told) {
         return;
     }
-    if let Some(mapping) = snapshot.mapping(to.ip(), to.port(), question.protocol) {
+    if let Some(mapping) = snapshot.exact(to, question.proto()) {
         published(snapshot, question, &mapping, told);
         return;
     }
     let flow = snapshot
-        .full_flow(question.source, to, question.protocol)
-        .filter(|flow| flow.kind == flow_kind::ROUTED);
+        .full_flow(question.source, to, question.proto())
+        .filter(|known| known.flow.kind == flow_kind::ROUTED);
     match flow {
-        Some(flow) => {
+        Some(known) => {
             told.say("flow", "an answer to the container");
-            told.outcome = Outcome::Container(flow.ifindex);
+            told.outcome = Outcome::Container(known.flow.to.ifindex);
         }
         None => told.drop(
             "policy",
@@ -110,29 +126,29 @@ pub(super) const TAKEN: &str =
     "the same client port already speaks with this container port over another address or port";
 
 /// Whether the container could not tell this connection from one that it has.
+/// One whose port is published no longer gives way.
 pub(super) fn taken(
     snapshot: &Snapshot<'_>,
     question: &Question,
     mapping: &Mapping,
     client: SocketAddr,
 ) -> bool {
-    question.protocol == Protocol::Tcp
-        && snapshot
-            .full_flow(client, mapping.container, question.protocol)
-            .is_some_and(|flow| {
-                !flow.pending
-                    && flow.inner != question.destination
-                    && tcp::is_established(flow.state)
-            })
+    let container = mapping.container();
+    let Some(flow) = snapshot.conversation(client, container, question.proto()) else {
+        return false;
+    };
+    !rules::asked_the_same(&flow, &question.tuple())
+        && rules::is_in_the_way(flow.state, question.proto(), question.transport())
+        && leads_to(snapshot, &flow, container, question.proto())
 }
 
 /// An answer to a conversation that a container, or the host, began.
 fn answer(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
     let to = question.destination;
-    let flow = snapshot
-        .outside_flow(question.source, to.port(), question.protocol)
-        .filter(|flow| flow.external == to.ip());
-    match flow {
+    let known = snapshot
+        .outside_flow(question.source, to.port(), question.proto())
+        .filter(|known| known.flow.external == to.ip());
+    match known {
         None => {
             if mapped::enter(snapshot, question, told) {
                 is_refused(question.source.ip(), told);
@@ -140,13 +156,13 @@ fn answer(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) 
                 told.say("flow", "none: the host's own stack has the packet");
             }
         }
-        Some(flow) if flow.kind == flow_kind::HOST => {
+        Some(known) if known.flow.kind == flow_kind::HOST => {
             told.say("flow", "of a socket of the host whose port was changed");
         }
-        Some(flow) => {
-            told.say("flow", format!("masqueraded, of {}", flow.inner));
-            told.destination = flow.inner;
-            told.outcome = Outcome::Container(flow.ifindex);
+        Some(known) => {
+            told.say("flow", format!("masqueraded, of {}", known.inner()));
+            told.destination = known.inner();
+            told.outcome = Outcome::Container(known.flow.to.ifindex);
         }
     }
 }

@@ -3,21 +3,18 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
     flow::is_past,
     maps::{
-        ALL_ON_LINK, Back, Endpoint, FlowKey, LinkKey, Owner, PortKey, Published, PublishedRange,
-        local_flags,
+        Back, Endpoint, Flow, FlowKey, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
         uplink_flags::{BY_ROUTE4, BY_ROUTE6},
     },
     range::{RangeKey, contains},
+    rules,
 };
 
-use ipnet::IpNet;
-
-use super::Protocol;
 use crate::bpf::{Entry, FlowSeen, Key, Tables};
 
 /// Where the host's routes lead to.
@@ -31,23 +28,29 @@ pub struct Way {
     pub source: Option<IpAddr>,
 }
 
-/// The container behind a published port.
+/// A published port and the container behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
-    pub container: SocketAddr,
-    /// Of its host end.
-    pub ifindex: u32,
-    /// The host's address whose users need no flow, or unspecified.
-    pub back: IpAddr,
+    pub published: Published<IpAddr>,
+    /// The port of the host that was asked for.
+    asked: Be16,
     /// First and last port of the host, where it is one of a range.
-    pub range: Option<(u16, u16)>,
-    /// Number of the set of sources that may use it, or 0 for all.
-    allow: u32,
+    range: Option<(u16, u16)>,
+}
+
+impl Mapping {
+    /// Where the port leads to.
+    pub fn container(&self) -> SocketAddr {
+        socket(
+            self.published.addr,
+            self.published.container_port(self.asked),
+        )
+    }
 }
 
 impl fmt::Display for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "published by {}", self.container)?;
+        write!(f, "published by {}", self.container())?;
         match self.range {
             Some((first, last)) => write!(f, ", as one of {first}-{last}"),
             None => Ok(()),
@@ -58,21 +61,24 @@ impl fmt::Display for Mapping {
 /// An entry of the flow tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KnownFlow {
-    /// [`netdp_common::maps::flow_kind`].
-    pub kind: u8,
-    /// [`netdp_common::tcp::state`] for TCP.
-    pub state: u8,
-    /// `addr` and `port` of [`netdp_common::maps::Flow`].
-    pub inner: SocketAddr,
-    /// The host's address that the outside sees.
-    pub external: IpAddr,
-    /// Host end of the container to hand packets to, or 0.
-    pub ifindex: u32,
-    /// The uplink of the flow, or 0.
-    pub uplink: u32,
+    pub flow: Flow<IpAddr>,
+    /// Not answered yet.
     pub pending: bool,
-    /// [`netdp_common::maps::Flow::generation`].
-    pub generation: u32,
+}
+
+impl KnownFlow {
+    /// `addr` and `port` of the entry: of a masqueraded flow, the container's.
+    pub fn inner(&self) -> SocketAddr {
+        socket(self.flow.addr, self.flow.port)
+    }
+}
+
+/// A subnet of a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subnet {
+    pub net: IpNet,
+    /// Name of the network.
+    pub network: String,
 }
 
 /// How a container port answers.
@@ -89,10 +95,12 @@ pub struct Snapshot<'a> {
     pub tables: &'a Tables,
     pub flows4: &'a [FlowSeen<V4Addr>],
     pub flows6: &'a [FlowSeen<V6Addr>],
-    /// The way to the destination, if there is one.
+    /// The way of the container's packet to the destination, if there is one.
     pub way: Option<Way>,
     /// Second of `CLOCK_MONOTONIC`.
     pub now: u32,
+    /// Subnets that containers have addresses of.
+    pub subnets: &'a [Subnet],
 }
 
 impl Snapshot<'_> {
@@ -115,81 +123,115 @@ impl Snapshot<'_> {
         }
     }
 
-    /// Whether the host has this address, other than loopback.
-    pub fn is_local(&self, address: IpAddr) -> bool {
-        self.tables.contains_key(&local_key(address))
+    /// The network of whose subnet an address is.
+    pub fn network_of(&self, address: IpAddr) -> Option<&str> {
+        let mut subnets = self.subnets.iter();
+        let subnet = subnets.find(|subnet| subnet.net.contains(&address))?;
+        Some(&subnet.network)
     }
 
-    /// The mapping of exactly this address and port, or of a range with it.
-    pub fn mapping(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<Mapping> {
-        let key = match address {
-            IpAddr::V4(address) => Key::Port4(port_key(address.into(), port, protocol)),
-            IpAddr::V6(address) => Key::Port6(port_key(address.into(), port, protocol)),
-        };
-        let port = Be16::new(port);
-        match self.tables.get(&key) {
-            Some(Entry::Port4(published)) => return Some(mapping(published, port, None)),
-            Some(Entry::Port6(published)) => return Some(mapping(published, port, None)),
-            _ => {}
+    fn local(&self, address: IpAddr) -> Option<&Local> {
+        match self.tables.get(&local_key(address)) {
+            Some(Entry::Local4(local) | Entry::Local6(local)) => Some(local),
+            _ => None,
         }
+    }
+
+    /// Whether the host has this address, other than loopback.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.local(address).is_some()
+    }
+
+    /// The mapping of a single port on this very address.
+    fn single(&self, at: SocketAddr, proto: u8) -> Option<Mapping> {
+        let asked = Be16::new(at.port());
+        let key = match at.ip() {
+            IpAddr::V4(address) => Key::Port4(PortKey::new(address.into(), asked, proto)),
+            IpAddr::V6(address) => Key::Port6(PortKey::new(address.into(), asked, proto)),
+        };
+        match self.tables.get(&key) {
+            Some(Entry::Port4(published)) => Some(mapping(published, asked, None)),
+            Some(Entry::Port6(published)) => Some(mapping(published, asked, None)),
+            _ => None,
+        }
+    }
+
+    /// The same of a range that the port is one of.
+    fn range(&self, at: SocketAddr, proto: u8) -> Option<Mapping> {
+        let (address, port) = (at.ip(), Be16::new(at.port()));
         self.tables
             .iter()
             .find_map(|(key, entry)| match (key, entry) {
-                (Key::Range4(key), Entry::Range4(range)) if is_of(key, address, protocol) => {
+                (Key::Range4(key), Entry::Range4(range)) if is_of(key, address, proto) => {
                     in_range(range, port)
                 }
-                (Key::Range6(key), Entry::Range6(range)) if is_of(key, address, protocol) => {
+                (Key::Range6(key), Entry::Range6(range)) if is_of(key, address, proto) => {
                     in_range(range, port)
                 }
                 _ => None,
             })
     }
 
+    /// The mapping of a port on one address alone.
+    pub fn exact(&self, at: SocketAddr, proto: u8) -> Option<Mapping> {
+        self.single(at, proto).or_else(|| self.range(at, proto))
+    }
+
+    /// The mapping of a port on all addresses or, where there is none, on this;
+    /// single ports before ranges.
+    pub fn published(&self, to: SocketAddr, proto: u8) -> Option<Mapping> {
+        let all = SocketAddr::new(super::unspecified(to.ip()), to.port());
+        self.single(all, proto)
+            .or_else(|| self.single(to, proto))
+            .or_else(|| self.range(all, proto))
+            .or_else(|| self.range(to, proto))
+    }
+
     /// Whether a source may use a published port.
     pub fn allows(&self, mapping: &Mapping, source: IpAddr) -> bool {
-        mapping.allow == 0
+        mapping.published.allow == 0
             || self.tables.keys().any(|key| match (key, source) {
                 (Key::Allow4(key), IpAddr::V4(source)) => {
                     let net = Ipv4Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
-                    key.place.set == mapping.allow && net.is_ok_and(|net| net.contains(&source))
+                    key.place.set == mapping.published.allow
+                        && net.is_ok_and(|net| net.contains(&source))
                 }
                 (Key::Allow6(key), IpAddr::V6(source)) => {
                     let net = Ipv6Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
-                    key.place.set == mapping.allow && net.is_ok_and(|net| net.contains(&source))
+                    key.place.set == mapping.published.allow
+                        && net.is_ok_and(|net| net.contains(&source))
                 }
                 _ => false,
             })
     }
 
-    /// The mapping of a port on all addresses or, where there is none, on this.
-    pub fn published(&self, to: SocketAddr, protocol: Protocol) -> Option<Mapping> {
-        self.mapping(super::unspecified(to.ip()), to.port(), protocol)
-            .or_else(|| self.mapping(to.ip(), to.port(), protocol))
-    }
-
-    /// Whether a link lets this client use this port of a server.
-    pub fn link(&self, client: IpAddr, server: SocketAddr, protocol: Protocol) -> bool {
-        let (port, proto) = (Be16::new(server.port()), protocol.number());
-        let key = match (client, server.ip()) {
-            (IpAddr::V4(client), IpAddr::V4(server)) => {
-                Key::Link4(LinkKey::new(client.into(), server.into(), port, proto))
-            }
-            (IpAddr::V6(client), IpAddr::V6(server)) => {
-                Key::Link6(LinkKey::new(client.into(), server.into(), port, proto))
-            }
+    /// Whether there is such a link.
+    pub fn has_link(&self, link: &LinkKey<IpAddr>) -> bool {
+        let key = match (link.client, link.server) {
+            (IpAddr::V4(client), IpAddr::V4(server)) => Key::Link4(LinkKey::new(
+                client.into(),
+                server.into(),
+                link.port,
+                link.proto,
+            )),
+            (IpAddr::V6(client), IpAddr::V6(server)) => Key::Link6(LinkKey::new(
+                client.into(),
+                server.into(),
+                link.port,
+                link.proto,
+            )),
             _ => return false,
         };
         self.tables.contains_key(&key)
     }
 
     /// How a container port answers when no flow says otherwise.
-    pub fn back(&self, container: SocketAddr, protocol: Protocol) -> Option<WayBack> {
-        let port = container.port();
+    pub fn back(&self, container: SocketAddr, proto: u8) -> Option<WayBack> {
+        let port = Be16::new(container.port());
         let key = match container.ip() {
-            IpAddr::V4(address) => Key::Back4(port_key(address.into(), port, protocol)),
-            IpAddr::V6(address) => Key::Back6(port_key(address.into(), port, protocol)),
+            IpAddr::V4(address) => Key::Back4(PortKey::new(address.into(), port, proto)),
+            IpAddr::V6(address) => Key::Back6(PortKey::new(address.into(), port, proto)),
         };
-        let port = Be16::new(port);
         match self.tables.get(&key) {
             Some(Entry::Back4(back)) => return self.way_back(back, port),
             Some(Entry::Back6(back)) => return self.way_back(back, port),
@@ -200,13 +242,13 @@ impl Snapshot<'_> {
             .iter()
             .find_map(|(key, entry)| match (key, entry) {
                 (Key::BackRange4(key), Entry::BackRange4(range))
-                    if is_of(key, address, protocol)
+                    if is_of(key, address, proto)
                         && contains(range.back.own_port, range.span, port) =>
                 {
                     self.way_back(&range.back, port)
                 }
                 (Key::BackRange6(key), Entry::BackRange6(range))
-                    if is_of(key, address, protocol)
+                    if is_of(key, address, proto)
                         && contains(range.back.own_port, range.span, port) =>
                 {
                     self.way_back(&range.back, port)
@@ -250,11 +292,7 @@ impl Snapshot<'_> {
 
     /// Whether the host has this address, and not as a gateway.
     fn is_outward(&self, address: IpAddr) -> bool {
-        matches!(
-            self.tables.get(&local_key(address)),
-            Some(Entry::Local4(local) | Entry::Local6(local))
-                if local.flags & local_flags::GATEWAY == 0
-        )
+        self.local(address).is_some_and(rules::is_outward)
     }
 
     /// Where a packet to this destination goes first that leaves by an uplink
@@ -263,46 +301,66 @@ impl Snapshot<'_> {
         let Entry::Uplink(uplink) = self.tables.get(&Key::Uplink(ifindex))? else {
             return None;
         };
-        let (prefix, own, gateway): (u8, IpAddr, IpAddr) = match destination {
-            IpAddr::V4(_) => (uplink.prefix4, uplink.addr4.into(), uplink.gateway4.into()),
-            IpAddr::V6(_) => (uplink.prefix6, uplink.addr6.into(), uplink.gateway6.into()),
+        let (on_link, gateway): (bool, IpAddr) = match destination {
+            IpAddr::V4(to) => (
+                V4Addr::from(to).shares_prefix(uplink.addr4, uplink.prefix4),
+                uplink.gateway4.into(),
+            ),
+            IpAddr::V6(to) => (
+                V6Addr::from(to).shares_prefix(uplink.addr6, uplink.prefix6),
+                uplink.gateway6.into(),
+            ),
         };
-        let subnet = IpNet::new(own, prefix).ok();
-        let on_link = prefix == ALL_ON_LINK
-            || prefix != 0 && subnet.is_some_and(|subnet| subnet.contains(&destination));
         if on_link {
             return Some(destination);
         }
         (!gateway.is_unspecified()).then_some(gateway)
     }
 
-    /// A flow by the key of a container's packets.
-    pub fn full_flow(
+    /// A flow by the key of a container's packets, if both sides have spoken.
+    pub fn conversation(
         &self,
         remote: SocketAddr,
         local: SocketAddr,
-        protocol: Protocol,
-    ) -> Option<KnownFlow> {
-        match (remote, local) {
-            (SocketAddr::V4(remote), SocketAddr::V4(local)) => flow(
+        proto: u8,
+    ) -> Option<Flow<IpAddr>> {
+        self.find(&full(remote, local, proto), false)
+    }
+
+    /// The same of what isn't answered yet.
+    pub fn pending(
+        &self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        proto: u8,
+    ) -> Option<Flow<IpAddr>> {
+        self.find(&full(remote, local, proto), true)
+    }
+
+    /// Either; conversations come first.
+    pub fn full_flow(&self, remote: SocketAddr, local: SocketAddr, proto: u8) -> Option<KnownFlow> {
+        self.either(&full(remote, local, proto))
+    }
+
+    fn either(&self, key: &FlowKey<IpAddr>) -> Option<KnownFlow> {
+        let known = |pending| {
+            let flow = self.find(key, pending)?;
+            Some(KnownFlow { flow, pending })
+        };
+        known(false).or_else(|| known(true))
+    }
+
+    fn find(&self, key: &FlowKey<IpAddr>, pending: bool) -> Option<Flow<IpAddr>> {
+        match (key.remote, key.local) {
+            (IpAddr::V4(remote), IpAddr::V4(local)) => find(
                 self.flows4,
-                &FlowKey::full(
-                    (*remote.ip()).into(),
-                    Be16::new(remote.port()),
-                    (*local.ip()).into(),
-                    Be16::new(local.port()),
-                    protocol.number(),
-                ),
+                &with(key, remote.into(), local.into()),
+                pending,
             ),
-            (SocketAddr::V6(remote), SocketAddr::V6(local)) => flow(
+            (IpAddr::V6(remote), IpAddr::V6(local)) => find(
                 self.flows6,
-                &FlowKey::full(
-                    (*remote.ip()).into(),
-                    Be16::new(remote.port()),
-                    (*local.ip()).into(),
-                    Be16::new(local.port()),
-                    protocol.number(),
-                ),
+                &with(key, remote.into(), local.into()),
+                pending,
             ),
             _ => None,
         }
@@ -311,80 +369,97 @@ impl Snapshot<'_> {
     /// The mapping that the outside sees as this address and port.
     pub fn mapping_at(&self, seen: SocketAddr) -> Option<KnownFlow> {
         self.mapping_with(seen)
-            .filter(|mapping| mapping.external == seen.ip())
+            .filter(|mapping| mapping.flow.external == seen.ip())
     }
 
     /// The mapping that has the port of a socket of this family.
     pub fn mapping_with(&self, socket: SocketAddr) -> Option<KnownFlow> {
-        let port = Be16::new(socket.port());
-        match socket {
-            SocketAddr::V4(_) => flow(self.flows4, &FlowKey::mapping(port, proto::UDP)),
-            SocketAddr::V6(_) => flow(self.flows6, &FlowKey::mapping(port, proto::UDP)),
-        }
+        let none = super::unspecified(socket.ip());
+        self.either(&mapping_key(none, none, socket.port()))
     }
 
     /// The container's side of a mapping whose port was changed.
     pub fn mapping_side(&self, container: SocketAddr) -> Option<KnownFlow> {
-        let port = Be16::new(container.port());
-        match container.ip() {
-            IpAddr::V4(address) => flow(
-                self.flows4,
-                &FlowKey::mapped(address.into(), port, proto::UDP),
-            ),
-            IpAddr::V6(address) => flow(
-                self.flows6,
-                &FlowKey::mapped(address.into(), port, proto::UDP),
-            ),
-        }
+        let none = super::unspecified(container.ip());
+        self.either(&mapping_key(none, container.ip(), container.port()))
     }
 
     /// Whether this address may send to the mapping at this port.
     pub fn is_permitted(&self, peer: IpAddr, port: u16) -> bool {
-        let port = Be16::new(port);
-        match peer {
-            IpAddr::V4(peer) => flow(self.flows4, &FlowKey::permit(peer.into(), port, proto::UDP)),
-            IpAddr::V6(peer) => flow(self.flows6, &FlowKey::permit(peer.into(), port, proto::UDP)),
-        }
-        .is_some()
+        let none = super::unspecified(peer);
+        self.either(&mapping_key(peer, none, port)).is_some()
     }
 
     /// A flow by what the outside sees.
-    pub fn outside_flow(
-        &self,
-        remote: SocketAddr,
-        port: u16,
-        protocol: Protocol,
-    ) -> Option<KnownFlow> {
-        self.full_flow(
-            remote,
-            SocketAddr::new(super::unspecified(remote.ip()), port),
-            protocol,
-        )
+    pub fn outside_flow(&self, remote: SocketAddr, port: u16, proto: u8) -> Option<KnownFlow> {
+        let local = SocketAddr::new(super::unspecified(remote.ip()), port);
+        self.either(&full(remote, local, proto))
     }
 }
 
-/// Conversations come before what isn't answered yet.
-fn flow<A: Address + Into<IpAddr>>(flows: &[FlowSeen<A>], key: &FlowKey<A>) -> Option<KnownFlow> {
-    let found = |pending| {
-        flows
-            .iter()
-            .find(|seen| seen.pending == pending && seen.key == *key)
-    };
-    let seen = found(false).or_else(|| found(true))?;
-    Some(KnownFlow {
-        kind: seen.flow.kind,
-        state: seen.flow.state,
-        inner: socket(seen.flow.addr, seen.flow.port),
-        external: seen.flow.external.into(),
-        ifindex: seen.flow.to.ifindex,
-        uplink: seen.flow.ifindex,
-        pending: seen.pending,
-        generation: seen.flow.generation,
-    })
+/// As [`FlowKey::full`].
+fn full(remote: SocketAddr, local: SocketAddr, proto: u8) -> FlowKey<IpAddr> {
+    FlowKey {
+        remote: remote.ip(),
+        local: local.ip(),
+        remote_port: Be16::new(remote.port()),
+        local_port: Be16::new(local.port()),
+        proto,
+        mapping: 0,
+        pad: 0,
+    }
 }
 
-fn port_key<A: Address>(addr: A, port: u16, protocol: Protocol) -> PortKey<A> {
-    PortKey::new(addr, Be16::new(port), protocol.number())
+/// As [`FlowKey::mapping`], [`FlowKey::mapped`] and [`FlowKey::permit`], by who
+/// is named.
+fn mapping_key(remote: IpAddr, local: IpAddr, port: u16) -> FlowKey<IpAddr> {
+    FlowKey {
+        remote,
+        local,
+        remote_port: Be16::default(),
+        local_port: Be16::new(port),
+        proto: proto::UDP,
+        mapping: 1,
+        pad: 0,
+    }
+}
+
+/// A key with its addresses in one family.
+fn with<A>(key: &FlowKey<IpAddr>, remote: A, local: A) -> FlowKey<A> {
+    FlowKey {
+        remote,
+        local,
+        remote_port: key.remote_port,
+        local_port: key.local_port,
+        proto: key.proto,
+        mapping: key.mapping,
+        pad: key.pad,
+    }
+}
+
+fn find<A: Address + Into<IpAddr>>(
+    flows: &[FlowSeen<A>],
+    key: &FlowKey<A>,
+    pending: bool,
+) -> Option<Flow<IpAddr>> {
+    let mut flows = flows.iter();
+    let flow = &flows
+        .find(|seen| seen.pending == pending && seen.key == *key)?
+        .flow;
+    Some(Flow {
+        addr: flow.addr.into(),
+        external: flow.external.into(),
+        port: flow.port,
+        kind: flow.kind,
+        state: flow.state,
+        timeout: flow.timeout,
+        to: flow.to,
+        last_seen: flow.last_seen,
+        ifindex: flow.ifindex,
+        tag: flow.tag,
+        generation: flow.generation,
+        pad: flow.pad,
+    })
 }
 
 fn socket(addr: impl Into<IpAddr>, port: Be16) -> SocketAddr {
@@ -393,15 +468,21 @@ fn socket(addr: impl Into<IpAddr>, port: Be16) -> SocketAddr {
 
 fn mapping<A: Address + Into<IpAddr>>(
     published: &Published<A>,
-    port: Be16,
+    asked: Be16,
     range: Option<(u16, u16)>,
 ) -> Mapping {
     Mapping {
-        container: socket(published.addr, published.container_port(port)),
-        ifindex: published.to.ifindex,
-        back: published.back_addr.into(),
+        published: Published {
+            addr: published.addr.into(),
+            port: published.port,
+            host_port: published.host_port,
+            to: published.to,
+            back_addr: published.back_addr.into(),
+            allow: published.allow,
+            pad: published.pad,
+        },
+        asked,
         range,
-        allow: published.allow,
     }
 }
 
@@ -421,6 +502,6 @@ fn in_range<A: Address + Into<IpAddr>>(range: &PublishedRange<A>, port: Be16) ->
 }
 
 /// Whether a range is one of this address.
-fn is_of<A: Address + Into<IpAddr>>(key: &RangeKey<A>, addr: IpAddr, protocol: Protocol) -> bool {
-    key.place.addr.into() == addr && key.place.proto == u32::from(protocol.number())
+fn is_of<A: Address + Into<IpAddr>>(key: &RangeKey<A>, addr: IpAddr, proto: u8) -> bool {
+    key.place.addr.into() == addr && key.place.proto == u32::from(proto)
 }

@@ -32,7 +32,7 @@ pub use address::{Address, AddressState};
 pub use error::{NetlinkError, Refusal};
 pub use link::{Link, VethPair, check_interface_name};
 pub use neighbour::Neighbour;
-pub use route::{Route, RouteScope, RouteType, TABLE_MAIN};
+pub use route::{Forwarded, Route, RouteScope, RouteType, TABLE_MAIN};
 pub use sandbox::{SandboxInterface, configure_sandbox};
 pub use sysctl::{Family, Sysctl, SysctlError};
 pub use watch::{Change, LinkEvent};

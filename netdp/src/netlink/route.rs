@@ -144,25 +144,55 @@ impl Netlink {
             .collect())
     }
 
-    /// The way that the kernel would take to an address: also by policy rules
-    /// and tables of their own. None where it has none.
+    /// The way that the kernel would take for a packet that it forwards: also
+    /// by policy rules, by their source and incoming interface, and by tables
+    /// of their own (`ip route get TO from FROM iif IIF`). None where it has
+    /// none, or forwards no such packet.
+    ///
+    /// The route's source is not that of a socket, but the address of the host
+    /// that the route prefers for its own packets.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub async fn route_to(&self, address: IpAddr) -> Result<Option<Route>, NetlinkError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family_of(address);
-        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
-        message
-            .attributes
-            .push(RouteAttribute::Destination(address.into()));
+    pub async fn way_of(&self, packet: &Forwarded) -> Result<Option<Route>, NetlinkError> {
+        let Some(way) = self.find_route(message_for(packet)).await? else {
+            return Ok(None);
+        };
+        // The answer to such a question names no source. The entry that was
+        // found does, if one was given with it.
+        let mut entry = message_for(packet);
+        entry.header.flags |= RouteFlags::FibMatch;
+        let given = self.find_route(entry).await?.and_then(|entry| entry.src);
+        let src = match (given, way.oif) {
+            (None, Some(oif)) => {
+                let mut own = message_to(packet.to);
+                own.attributes.push(RouteAttribute::Oif(oif));
+                self.find_route(own).await?.and_then(|own| own.src)
+            }
+            (given, _) => given,
+        };
+        Ok(Some(Route { src, ..way }))
+    }
+
+    async fn find_route(&self, message: RouteMessage) -> Result<Option<Route>, NetlinkError> {
+        let asked = message.clone();
         let answers = match self
             .request(RouteNetlinkMessage::GetRoute(message), 0)
             .await
         {
             Ok(answers) => answers,
             Err(refusal) if refusal.is_unreachable() => return Ok(None),
-            Err(refusal) => return Err(refusal.to("look up the route to", address)),
+            Err(refusal) => {
+                let to = asked
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        RouteAttribute::Destination(address) => ip(address),
+                        _ => None,
+                    });
+                let to = to.map_or_else(String::new, |to| to.to_string());
+                return Err(refusal.to("look up the route to", to));
+            }
         };
         Ok(answers.into_iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewRoute(mut message) => {
@@ -233,6 +263,38 @@ impl Netlink {
             _ => Ok(()),
         }
     }
+}
+
+/// A packet for whose way the kernel is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarded {
+    pub from: IpAddr,
+    pub to: IpAddr,
+    /// Index of the interface that it comes in by.
+    pub iif: u32,
+}
+
+fn message_to(address: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(address);
+    message.header.destination_prefix_length = full_length(address);
+    let to = RouteAttribute::Destination(address.into());
+    message.attributes.push(to);
+    message
+}
+
+fn message_for(packet: &Forwarded) -> RouteMessage {
+    let mut message = message_to(packet.to);
+    message.header.source_prefix_length = full_length(packet.from);
+    message.attributes.extend([
+        RouteAttribute::Source(packet.from.into()),
+        RouteAttribute::Iif(packet.iif),
+    ]);
+    message
+}
+
+fn full_length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 fn message(route: &Route) -> Result<RouteMessage, NetlinkError> {

@@ -89,6 +89,11 @@ impl World {
 
     /// A daemon with the first one's `--bpffs`, and these folders of the world.
     pub fn daemon_in(&self, run: &str, state: &str, args: &[&str]) -> Command {
+        self.daemon_with(run, state, "bpf", args)
+    }
+
+    /// A daemon with these folders of the world.
+    pub fn daemon_with(&self, run: &str, state: &str, bpffs: &str, args: &[&str]) -> Command {
         let mut command = self.host.command(binary());
         command
             .arg("daemon")
@@ -97,7 +102,7 @@ impl World {
             .arg("--state-dir")
             .arg(self.path(state))
             .arg("--bpffs")
-            .arg(self.path("bpf"))
+            .arg(self.path(bpffs))
             .args(args);
         command
     }

@@ -3,13 +3,11 @@
 mod network;
 mod sandbox;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::{explain::Place, parse};
 use crate::{
     daemon::config::{ConfigError, Options as DaemonOptions, Settings, Xdp},
     demo::DemoArgs,
@@ -80,7 +78,7 @@ pub enum Command {
     /// sending it.
     Explain(ExplainArgs),
     /// Check what this kernel and this host can do.
-    Doctor(ListArgs),
+    Doctor(DoctorArgs),
     /// Show on real traffic what netdp does and how fast, in namespaces that
     /// are gone afterwards.
     #[command(args_override_self = true)]
@@ -112,15 +110,37 @@ pub struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "netdp explain tcp|udp ADDRESS:PORT ADDRESS:PORT\n       \
+                      netdp explain icmp ADDRESS ADDRESS[:ID]",
+    after_help = "Examples:\n  \
+                  netdp explain tcp 198.51.100.7:40000 192.0.2.2:8080\n  \
+                  netdp explain udp '[fd00::2]:5353' '[2001:db8::53]:53'\n  \
+                  netdp explain icmp 172.17.0.2 192.0.2.1"
+)]
 pub struct ExplainArgs {
+    /// Of icmp, an echo request.
     #[arg(value_name = "PROTO")]
     pub protocol: Protocol,
-    /// Address and port that the packet comes from; IPv6 in brackets.
+    /// Address and port that the packet comes from, IPv6 in brackets; of icmp,
+    /// the address.
     #[arg(value_name = "SRC")]
-    pub source: SocketAddr,
-    /// Address and port that it is for.
+    pub source: Place,
+    /// Address and port that it is for; of icmp, the address and, if it
+    /// matters, the identifier.
     #[arg(value_name = "DST")]
-    pub destination: SocketAddr,
+    pub destination: Place,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// BPF file system that a daemon would be given [default: that of the
+    /// running daemon, or /sys/fs/bpf].
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -135,7 +155,7 @@ pub struct FlowsArgs {
     #[arg(long, value_name = "NAME")]
     pub sandbox: Option<String>,
     /// Only those with this address on the other side.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse::address)]
     pub peer: Option<IpAddr>,
     /// So many at most.
     #[arg(long, value_name = "NUMBER")]
@@ -298,6 +318,31 @@ mod tests {
         ] {
             let error = Options::try_parse_from(words).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_answered_with_an_example() {
+        for (words, said) in [
+            (
+                &["network", "create", "net1", "--subnet", "10.9.0.0/33"][..],
+                "like 10.9.0.0/24",
+            ),
+            (&["run", "--ip", "fd00::7", "--", "true"], "for --ip6"),
+            (
+                &["explain", "tcp", "1.2.3.4"],
+                "explain tcp|udp ADDRESS:PORT ADDRESS:PORT",
+            ),
+            (
+                &["explain", "tcp", "1.2.3.4:x", "1.2.3.4:80"],
+                "such as 192.0.2.7:443",
+            ),
+            (&["explain", "icmp"], "explain icmp ADDRESS ADDRESS[:ID]"),
+        ] {
+            let words = ["netdp"].iter().chain(words);
+            let error = Options::try_parse_from(words).unwrap_err();
+            let text = error.render().to_string();
+            assert!(text.contains(said), "{text}");
         }
     }
 }

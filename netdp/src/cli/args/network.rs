@@ -6,7 +6,10 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
 use super::{InspectArgs, ListArgs};
-use crate::model::{Driver, Name};
+use crate::{
+    cli::parse,
+    model::{Driver, Name},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
@@ -31,13 +34,13 @@ pub struct NetworkCreateArgs {
     pub driver: Driver,
     /// Subnet, one of IPv4 and one of IPv6 at most; without it, one that no
     /// route of the host overlaps.
-    #[arg(long = "subnet", value_name = "CIDR")]
+    #[arg(long = "subnet", value_name = "CIDR", value_parser = parse::net)]
     pub subnets: Vec<IpNet>,
     /// Address of the host in the subnet; without it, the first.
-    #[arg(long = "gateway", value_name = "IP")]
+    #[arg(long = "gateway", value_name = "IP", value_parser = parse::address)]
     pub gateways: Vec<IpAddr>,
     /// Part of the subnet from which addresses are given.
-    #[arg(long = "ip-range", value_name = "CIDR")]
+    #[arg(long = "ip-range", value_name = "CIDR", value_parser = parse::net)]
     pub ip_ranges: Vec<IpNet>,
     /// Whether to give IPv4 addresses.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,

@@ -10,7 +10,10 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::Format;
-use crate::model::{Exposed, Link, MacAddr, Name, PortSpec};
+use crate::{
+    cli::parse,
+    model::{Exposed, Link, MacAddr, Name, PortSpec},
+};
 
 /// A variable for a program.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,17 +62,17 @@ pub struct SandboxArgs {
     #[arg(long = "link", value_name = "NAME[:ALIAS]")]
     pub links: Vec<Link>,
     /// IPv4 address.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = parse::ipv4)]
     pub ip: Option<Ipv4Addr>,
     /// IPv6 address.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = parse::ipv6)]
     pub ip6: Option<Ipv6Addr>,
     /// MAC address.
     #[arg(long, alias = "mac-address", value_name = "MAC")]
     pub mac: Option<MacAddr>,
     /// Source that may reach the published ports; may be repeated. Containers
     /// of other sandboxes are sources like others, the host itself always may.
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = parse::net)]
     pub allow: Vec<IpNet>,
 }
 
@@ -107,10 +110,10 @@ pub struct ConnectArgs {
     pub network: String,
     pub name: String,
     /// IPv4 address.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = parse::ipv4)]
     pub ip: Option<Ipv4Addr>,
     /// IPv6 address.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = parse::ipv6)]
     pub ip6: Option<Ipv6Addr>,
     /// MAC address.
     #[arg(long, value_name = "MAC")]
@@ -137,7 +140,7 @@ pub struct PublishArgs {
     pub ports: Vec<PortSpec>,
     /// Source that may reach these ports; may be repeated. Without it, the
     /// sources that the sandbox was given, or all.
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = parse::net)]
     pub allow: Vec<IpNet>,
     /// How to print where they are published.
     #[arg(long, value_enum, default_value_t)]

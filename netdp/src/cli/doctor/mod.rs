@@ -4,19 +4,23 @@
 mod ipv6;
 mod kernel;
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::{
-    args::{Format, ListArgs},
+    args::{DoctorArgs, Format},
     output, runtime,
 };
 use crate::{
     api::{
         client::{Client, ClientError},
-        types::Sandbox,
+        types::{Sandbox, Status},
     },
     daemon::environment::{self, BPFFS},
 };
@@ -72,7 +76,12 @@ impl Check {
 }
 
 /// The exit status is 1 when something is missing.
-pub fn run(run_dir: &Path, args: ListArgs) -> Result<ExitCode> {
+pub fn run(run_dir: &Path, args: DoctorArgs) -> Result<ExitCode> {
+    let asked = asked(run_dir)?;
+    let of_daemon = asked
+        .as_ref()
+        .ok()
+        .and_then(|(status, _)| status.bpffs.clone());
     let privileges = privileges();
     let privileged = privileges.state == State::Ok;
     let mut checks = vec![privileges];
@@ -81,7 +90,7 @@ pub fn run(run_dir: &Path, args: ListArgs) -> Result<ExitCode> {
         btf(),
         jit(),
         cgroup(privileged),
-        bpffs(privileged),
+        bpffs(args.bpffs, of_daemon, privileged),
         namespaces(),
     ]);
     checks.extend(sysctls());
@@ -89,7 +98,7 @@ pub fn run(run_dir: &Path, args: ListArgs) -> Result<ExitCode> {
         "netfilter",
         "not used: no rule is made, none is needed",
     ));
-    checks.extend(daemon(run_dir)?);
+    checks.extend(daemon(asked));
 
     let row = |check: &Check| {
         let state = match check.state {
@@ -217,26 +226,44 @@ fn cgroup(privileged: bool) -> Check {
     }
 }
 
-fn bpffs(privileged: bool) -> Check {
+/// Of the folder that was asked for, or else of the one in use.
+fn bpffs(asked: Option<PathBuf>, of_daemon: Option<PathBuf>, privileged: bool) -> Check {
     let name = "bpffs";
-    if environment::is_bpffs(Path::new(BPFFS)) {
-        Check::ok(name, format!("mounted at {BPFFS}"))
+    let used = of_daemon.is_some();
+    let differs = asked.is_some() && used && asked != of_daemon;
+    let path = asked.or(of_daemon.clone());
+    let path = path.unwrap_or_else(|| PathBuf::from(BPFFS));
+    let shown = path.display();
+    if environment::is_bpffs(&path) {
+        let by = match of_daemon {
+            Some(daemons) if differs => format!("; the daemon uses {}", daemons.display()),
+            Some(_) => ", in use by the daemon".to_owned(),
+            None => String::new(),
+        };
+        Check::ok(name, format!("mounted at {shown}{by}"))
     } else if !environment::knows_filesystem("bpf") {
         Check::missing(
             name,
             "unknown to this kernel",
             "use a kernel with CONFIG_BPF_SYSCALL",
         )
+    } else if used && !differs {
+        Check::warning(
+            name,
+            format!("not mounted at {shown}, which the daemon uses"),
+            "run this where the daemon runs, in its mount namespace; or restart the daemon, which \
+             mounts it",
+        )
     } else if privileged {
         Check::ok(
             name,
-            format!("not mounted: the daemon mounts it at {BPFFS}"),
+            format!("not mounted: the daemon mounts it at {shown}"),
         )
     } else {
         Check::missing(
             name,
             "not mounted",
-            format!("mount -t bpf bpf {BPFFS}, or run the daemon as root"),
+            format!("mount -t bpf bpf {shown}, or run the daemon as root"),
         )
     }
 }
@@ -299,25 +326,32 @@ fn sysctl(path: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
-    let name = "daemon";
+/// What a running daemon says of itself and its sandboxes.
+type Answers = Result<(Status, Vec<Sandbox>), ClientError>;
+
+fn asked(run_dir: &Path) -> Result<Answers> {
     let client = Client::new(run_dir);
     let answers = async { Ok((client.status().await?, client.sandboxes().await?)) };
-    let (status, sandboxes) = match runtime()?.block_on(answers) {
+    Ok(runtime()?.block_on(answers))
+}
+
+fn daemon(asked: Answers) -> Vec<Check> {
+    let name = "daemon";
+    let (status, sandboxes) = match asked {
         Ok(answers) => answers,
         Err(ClientError::NoDaemon { path }) => {
-            return Ok(vec![Check::warning(
+            return vec![Check::warning(
                 name,
                 format!("none answers at {}", path.display()),
                 "netdp daemon",
-            )]);
+            )];
         }
         Err(error) => {
-            return Ok(vec![Check::warning(
+            return vec![Check::warning(
                 name,
                 "does not answer as it should",
                 error.to_string(),
-            )]);
+            )];
         }
     };
     let mut checks = vec![Check::ok(
@@ -347,7 +381,7 @@ fn daemon(run_dir: &Path) -> Result<Vec<Check>> {
             .into_iter()
             .map(|problem| Check::warning(name, problem.what, problem.advice)),
     );
-    Ok(checks)
+    checks
 }
 
 /// Whether the kernel forwards what containers send: it does so by the setting
@@ -386,7 +420,7 @@ mod tests {
     #[test]
     fn works_without_a_daemon() {
         let dir = tempfile::tempdir().unwrap();
-        let checks = daemon(dir.path()).unwrap();
+        let checks = daemon(asked(dir.path()).unwrap());
         assert_eq!(checks.len(), 1);
         assert_eq!(checks[0].state, State::Warning);
         assert_eq!(checks[0].advice, "netdp daemon");
@@ -399,7 +433,7 @@ mod tests {
             btf(),
             jit(),
             cgroup(false),
-            bpffs(false),
+            bpffs(None, None, false),
             namespaces(),
         ];
         checks.extend(programs(false));

@@ -3,6 +3,8 @@
 
 mod uplinks;
 
+pub use uplinks::is_6to4;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;

@@ -136,6 +136,8 @@ fn an_uplinks_best_address_of_ipv6_comes_first() {
         with("2001:db8::bad/64", AddressState::Tentative),
         with("2001:db8::7e3b/64", AddressState::Passing),
         with("fd00::7/64", AddressState::Lasting),
+        with("2001:0:5ef5:79fb::7/64", AddressState::Lasting),
+        with("2002:c000:204::7/64", AddressState::Lasting),
         with("2001:db8::7/64", AddressState::Lasting),
     ]);
     let facts = host.facts(&["eth0".to_owned()], "netdp:1:");
@@ -150,6 +152,8 @@ fn an_uplinks_best_address_of_ipv6_comes_first() {
             "10.0.0.7",
             "10.0.0.8",
             "2001:db8::7",
+            "2002:c000:204::7",
+            "2001:0:5ef5:79fb::7",
             "fd00::7",
             "2001:db8::7e3b"
         ]

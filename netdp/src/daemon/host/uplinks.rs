@@ -1,6 +1,6 @@
 //! Which interfaces lead outside, and by which addresses and gateways.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::{
     netlink::{self, AddressState, Link, RouteType, TABLE_MAIN},
@@ -90,7 +90,7 @@ impl Host {
             (
                 !defaults.iter().any(of_route),
                 address.state,
-                is_unique_local(address.net.addr()),
+                reluctance(address.net.addr()),
             )
         });
         let reach = |route: Option<&netlink::Route>, of: fn(&IpAddr) -> bool| {
@@ -156,8 +156,24 @@ impl Host {
     }
 }
 
-/// What only this site, at most, answers to (RFC 4193): of use where there is
-/// nothing better.
-fn is_unique_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unique_local())
+/// How much the outside is better reached under another address, by what stands
+/// for this one's block in the policy table of RFC 6724, section 2.1. Native
+/// IPv6 comes first; 6to4 (2002::/16) and Teredo (2001::/32) lead over relays
+/// of which most are gone (RFC 7526); unique local ones (RFC 4193) lead nowhere
+/// beyond this site.
+fn reluctance(address: IpAddr) -> u8 {
+    let IpAddr::V6(address) = address else {
+        return 0;
+    };
+    match address.segments() {
+        _ if is_6to4(&address) => 1,
+        [0x2001, 0, ..] => 2,
+        _ if address.is_unique_local() => 3,
+        _ => 0,
+    }
+}
+
+/// 2002::/16 (RFC 3056), which says nothing of native IPv6.
+pub fn is_6to4(address: &Ipv6Addr) -> bool {
+    address.segments()[0] == 0x2002
 }
