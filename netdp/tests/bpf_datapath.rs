@@ -2,6 +2,7 @@
 //! root.
 
 use std::{
+    collections::BTreeMap,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Command,
@@ -13,7 +14,8 @@ use netdp::{
 };
 use netdp_common::{
     addr::{Be16, V4Addr, proto},
-    maps::{Config, Delivery, PortKey, Published},
+    maps::{Back, BackRange, Config, Delivery, LinkKey, PortKey, Published},
+    range::{AllowKey, RangeKey},
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -133,15 +135,40 @@ fn what_a_daemon_leaves_is_adopted_by_the_next() {
         datapath.attach("wire0", wire, Role::Uplink).unwrap();
         datapath.attach("wire0", wire, Role::Uplink).unwrap();
         let (key, entry) = port();
-        datapath.put(&key, &entry).unwrap();
+        let (any, first) = (V4Addr::default(), Be16::new(80));
+        let left = BTreeMap::from([
+            (key, entry),
+            (
+                Key::Link4(LinkKey::new(any, any, first, proto::TCP)),
+                Entry::Link(7),
+            ),
+            (
+                Key::Allow4(AllowKey::new(7, V4Addr::new([192, 0, 2, 0]), 24)),
+                Entry::Allow(1),
+            ),
+            (
+                Key::BackRange4(RangeKey::of_range(any, proto::TCP, 80, 89)),
+                Entry::BackRange4(BackRange {
+                    back: Back::new(any, Be16::new(9000), first),
+                    span: 9,
+                    prefix: 0,
+                    pad: 0,
+                }),
+            ),
+        ]);
+        for (key, entry) in &left {
+            datapath.put(key, entry).unwrap();
+        }
         drop(datapath);
         assert_eq!(pins(&options.bpffs), ["netdp"]);
 
         let mut adopted = Datapath::open(&options).unwrap();
         assert_eq!(adopted.attached().get(&wire), Some(&Role::Uplink));
-        assert_eq!(adopted.tables().unwrap().get(&key), Some(&entry));
-        adopted.remove(&key).unwrap();
-        adopted.remove(&key).unwrap();
+        assert_eq!(adopted.tables().unwrap(), left);
+        for key in left.keys() {
+            adopted.remove(key).unwrap();
+            adopted.remove(key).unwrap();
+        }
         assert!(adopted.tables().unwrap().is_empty());
         adopted.detach(wire, Role::Uplink).unwrap();
         adopted.detach(wire, Role::Uplink).unwrap();

@@ -2,22 +2,24 @@
 
 use std::fs;
 
-use aya::{Ebpf, programs::Program};
+use aya::{Ebpf, maps::lpm_trie::Key as Prefix, programs::Program};
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
-        Asked, Back, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Local, MAX_ENDPOINTS,
-        MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_UPLINKS, Owner, Path, PortKey, Published, SockKey,
-        Stats, TimedSweep, Uplink, Usage, name,
+        Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local,
+        MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_RANGES,
+        MAX_UPLINKS, Owner, Path, PortKey, Published, PublishedRange, SockKey, Stats, TimedSweep,
+        Uplink, Usage, name,
     },
     own,
+    range::{AllowPlace, RangePlace},
 };
 
 use super::{BpfError, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 30] = [
+pub(super) const MAPS: [&str; 38] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -38,6 +40,10 @@ pub(super) const MAPS: [&str; 30] = [
     name::FRAGS4,
     name::SOCKS4,
     name::PATHS4,
+    name::LINKS4,
+    name::RANGES4,
+    name::BACK_RANGES4,
+    name::ALLOW4,
     name::ADDRS6,
     name::PORTS6,
     name::BACK6,
@@ -48,6 +54,10 @@ pub(super) const MAPS: [&str; 30] = [
     name::FRAGS6,
     name::SOCKS6,
     name::PATHS6,
+    name::LINKS6,
+    name::RANGES6,
+    name::BACK_RANGES6,
+    name::ALLOW6,
 ];
 
 /// Sizes in bytes, and the number of entries.
@@ -86,6 +96,10 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::FRAGS4 => of::<FragKey<V4Addr>, Frag>(8192),
         name::SOCKS4 => of::<SockKey<V4Addr>, Asked<V4Addr>>(65_536),
         name::PATHS4 => of::<u32, Path<V4Addr>>(256),
+        name::LINKS4 => of::<LinkKey<V4Addr>, u32>(MAX_LINKS),
+        name::RANGES4 => of::<Prefix<RangePlace<V4Addr>>, PublishedRange<V4Addr>>(MAX_RANGES),
+        name::BACK_RANGES4 => of::<Prefix<RangePlace<V4Addr>>, BackRange<V4Addr>>(MAX_RANGES),
+        name::ALLOW4 => of::<Prefix<AllowPlace<V4Addr>>, u32>(MAX_ALLOWED),
         name::ADDRS6 => of::<V6Addr, Owner>(MAX_ENDPOINTS),
         name::PORTS6 => of::<PortKey<V6Addr>, Published<V6Addr>>(MAX_PORTS),
         name::BACK6 => of::<PortKey<V6Addr>, Back<V6Addr>>(MAX_PORTS),
@@ -96,6 +110,10 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::FRAGS6 => of::<FragKey<V6Addr>, Frag>(8192),
         name::SOCKS6 => of::<SockKey<V6Addr>, Asked<V6Addr>>(65_536),
         name::PATHS6 => of::<u32, Path<V6Addr>>(256),
+        name::LINKS6 => of::<LinkKey<V6Addr>, u32>(MAX_LINKS),
+        name::RANGES6 => of::<Prefix<RangePlace<V6Addr>>, PublishedRange<V6Addr>>(MAX_RANGES),
+        name::BACK_RANGES6 => of::<Prefix<RangePlace<V6Addr>>, BackRange<V6Addr>>(MAX_RANGES),
+        name::ALLOW6 => of::<Prefix<AllowPlace<V6Addr>>, u32>(MAX_ALLOWED),
         _ => None,
     }
 }
