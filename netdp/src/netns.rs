@@ -43,6 +43,18 @@ pub enum NetnsError {
     Cookie { path: PathBuf, source: io::Error },
 }
 
+impl NetnsError {
+    /// Whether there is no namespace at the path: no other reason keeps it
+    /// from being opened.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NotANamespace(_) => true,
+            Self::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
 fn privilege_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; run netdp as root (it needs CAP_SYS_ADMIN)",

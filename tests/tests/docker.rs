@@ -589,4 +589,11 @@ fn users_see_dockers_containers_and_leave_them_to_docker() {
     topology.netdp(&format!("unpublish {name} 8081:80"));
     // Names are Docker's.
     assert_eq!(sandbox.resolver, None);
+    // A network of the user's goes with the container, at the latest.
+    topology.netdp(&format!("connect netdp0 {name}"));
+    let endpoints = topology.inspect(&name).endpoints;
+    assert_eq!(endpoints[1].interface, "netdp1");
+    end(&mut dockerd, NETWORK, 2);
+    topology.wait_until("gone", || sandboxes(&topology).is_empty());
+    assert_eq!(interfaces(&topology), [""; 0]);
 }

@@ -159,8 +159,14 @@ impl Core {
         let mut next = self.state.clone();
         let mut seen = BTreeSet::new();
         for endpoint in next.endpoints.values().filter(|e| e.handover.is_some()) {
-            let sandbox = next.sandboxes.get(&endpoint.sandbox);
-            if sandbox.is_some_and(|sandbox| Namespace::open(&sandbox.netns).is_ok()) {
+            let Some(sandbox) = next.sandboxes.get(&endpoint.sandbox) else {
+                continue;
+            };
+            let is_there = match Namespace::open(&sandbox.netns) {
+                Ok(_) => true,
+                Err(error) => self.seen.contains(&endpoint.id) && !error.is_absence(),
+            };
+            if is_there {
                 seen.insert(endpoint.id);
             }
         }
@@ -174,7 +180,7 @@ impl Core {
         });
         self.seen = seen;
         for id in &gone {
-            tracing::info!("endpoint {} is gone", id.short());
+            tracing::debug!("endpoint {} is gone", id.short());
         }
         self.store.commit(&self.state, &next)?;
         self.state = next;
@@ -185,6 +191,10 @@ impl Core {
 fn is_there(sandbox: &Sandbox) -> bool {
     match sandbox.process {
         Some(process) => identity(process).alive(),
+        // An engine's path outlives the namespace that was mounted there.
+        None if sandbox.owner.is_some() => {
+            Namespace::open(&sandbox.netns).map_or_else(|error| !error.is_absence(), |_| true)
+        }
         None => sandbox.netns.exists(),
     }
 }

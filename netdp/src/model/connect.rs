@@ -198,18 +198,22 @@ impl State {
         })?;
         let siblings = self.endpoints_of(sandbox);
         let index = free_index(&siblings);
+        // An engine counts its own interfaces alone, and says which leads out.
+        let engines = self.is_handed_over(sandbox);
+        let prefix = if engines { "netdp" } else { "eth" };
         let highest = siblings.iter().filter_map(|sibling| sibling.metric).max();
         let endpoint = Endpoint {
             id,
             network: network.id,
             sandbox,
             index,
-            ifname: format!("eth{index}"),
+            ifname: format!("{prefix}{index}"),
             mac: request.mac.unwrap_or_else(MacAddr::random),
             host_ifname: host_ifname(id),
             host_mac: MacAddr::random(),
             addresses,
-            metric: (!network.internal).then(|| highest.map_or(0, |highest| highest + 1)),
+            metric: (!network.internal && !engines)
+                .then(|| highest.map_or(0, |highest| highest + 1)),
             published: Vec::new(),
             has_published: false,
             slot,

@@ -276,4 +276,8 @@ fn users_leave_to_the_engine_what_is_the_engines() {
         .disconnect(&first.short(), "b853af6282dc")
         .unwrap_err();
     assert!(refused.to_string().contains("docker"), "{refused}");
+    // What users put it into besides is named apart, and not its way out.
+    let own = EndpointRequest::default();
+    let own = state.connect("netdp0", "b853af6282dc", &own).unwrap();
+    assert_eq!((own.ifname.as_str(), own.metric), ("netdp1", None));
 }

@@ -3,7 +3,11 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::tests::{Sockets, host, state, web};
+use crate::model::{
+    EndpointId, EndpointRequest, NetworkId,
+    lent::PoolRequest,
+    tests::{Sockets, host, network, state, web},
+};
 
 fn open(folder: &Path) -> Store {
     let (store, damage) = Store::open(folder).unwrap();
@@ -37,6 +41,40 @@ fn what_is_committed_is_loaded() {
     assert_eq!(store.load().unwrap(), next);
     drop(store);
     assert_eq!(open(folder.path()).load().unwrap(), next);
+}
+
+#[test]
+fn what_engines_have_is_kept() {
+    let (folder, state) = filled();
+    let store = open(folder.path());
+    let mut next = state.clone();
+    let sockets = Sockets::default();
+    let host = host(&sockets);
+    let lent = next.lend_pool(&PoolRequest::default(), &host).unwrap();
+    next.lend_address(lent, None, false).unwrap();
+    let mut request = network("engines");
+    request.subnets = vec![lent];
+    let id = NetworkId::random();
+    next.create_engine_network("docker", id, &request, &host)
+        .unwrap();
+    let endpoint = EndpointId::random();
+    next.offer_endpoint("docker", id, endpoint, &EndpointRequest::default(), 1)
+        .unwrap();
+    store.commit(&state, &next).unwrap();
+    drop(store);
+    assert_eq!(open(folder.path()).load().unwrap(), next);
+}
+
+#[test]
+fn a_store_of_a_netdp_without_engines_is_read() {
+    let (folder, state) = filled();
+    let store = open(folder.path());
+    let transaction = store.database.begin_write().unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new("lent");
+    assert!(transaction.delete_table(table).unwrap());
+    transaction.commit().unwrap();
+    drop(store);
+    assert_eq!(open(folder.path()).load().unwrap(), state);
 }
 
 #[test]
