@@ -7,6 +7,7 @@
 pub mod api;
 pub mod bpf;
 pub mod cli;
+pub mod cni;
 pub mod daemon;
 pub mod demo;
 pub mod docker;
@@ -14,6 +15,7 @@ pub mod explain;
 pub mod load;
 pub mod model;
 mod mountinfo;
+pub mod netavark;
 pub mod netlink;
 pub mod netns;
 pub mod plan;

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use netdp::sandbox::{INIT_COMMAND, SUPERVISE_COMMAND, init_main, supervise_main};
+use netdp::{
+    cni, netavark,
+    sandbox::{INIT_COMMAND, SUPERVISE_COMMAND, init_main, supervise_main},
+};
 
 fn main() -> ExitCode {
     // These make namespaces for themselves, which wants a single thread: so
@@ -10,6 +13,8 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
         Some(command) if command == INIT_COMMAND => init_main(),
         Some(command) if command == SUPERVISE_COMMAND => supervise_main(),
+        None if cni::is_called() => cni::main(),
+        Some(_) if netavark::is_called() => netavark::main(),
         _ => netdp::cli::main(),
     }
 }

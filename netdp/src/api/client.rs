@@ -21,12 +21,12 @@ use super::{
     listen::SOCKET,
     patience::{CHANGE, Patience, QUESTION},
     types::{
-        Connect, Explained, Failure, FlowCount, FlowQuery, Network, Ports, Removal, Sandbox,
-        Statistics, Status,
+        Attached, Attachment, Connect, Explained, Failure, FlowCount, FlowQuery, Network, Ports,
+        Removal, Sandbox, Statistics, Status,
     },
 };
 use crate::explain::Question;
-use crate::model::{NetworkRequest, SandboxRequest};
+use crate::model::{AttachmentRequest, NetworkRequest, SandboxRequest};
 
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -137,6 +137,32 @@ impl Client {
     pub async fn unpublish(&self, name: &str, ports: &Ports) -> Result<Sandbox, ClientError> {
         let path = format!("/v1/sandboxes/{}/unpublish", segment(name));
         self.send(Method::POST, &path, ports).await
+    }
+
+    pub async fn attach(&self, request: &AttachmentRequest) -> Result<Attached, ClientError> {
+        self.send(Method::POST, "/v1/attachments", request).await
+    }
+
+    pub async fn attachments(&self) -> Result<Vec<Attachment>, ClientError> {
+        self.get("/v1/attachments").await
+    }
+
+    /// What isn't there is no error.
+    pub async fn detach(&self, attachment: &Attachment) -> Result<(), ClientError> {
+        let Attachment {
+            engine,
+            container,
+            network,
+            interface,
+        } = attachment;
+        let path = format!(
+            "/v1/attachments?engine={}&container={}&network={}&interface={}",
+            segment(engine),
+            segment(container),
+            segment(network),
+            segment(interface)
+        );
+        self.send(Method::DELETE, &path, &()).await
     }
 
     /// The flows as the daemon sends them: an array in JSON with one flow to a

@@ -21,15 +21,15 @@ use super::{
     listing::{self, Filter},
     refused::Refused,
     types::{
-        Connect, Explained, FlowCount, FlowQuery, Network, Ports, Removal, Sandbox, Statistics,
-        Status,
+        Attached, Attachment, Connect, Explained, FlowCount, FlowQuery, Network, Ports, Removal,
+        Sandbox, Statistics, Status,
     },
     view,
 };
 use crate::{
     daemon::owner::{Owner, OwnerError},
     explain::Question,
-    model::{NetworkRequest, Refusal, SandboxRequest},
+    model::{AttachmentRequest, NetworkRequest, Refusal, SandboxRequest},
 };
 
 /// Largest body of a request, in bytes: room for some ten thousand ports.
@@ -66,6 +66,10 @@ fn router(owner: Arc<Owner>) -> Router {
         )
         .route("/v1/sandboxes/{name}/publish", post(publish))
         .route("/v1/sandboxes/{name}/unpublish", post(unpublish))
+        .route(
+            "/v1/attachments",
+            get(attachments).post(attach).delete(detach),
+        )
         .route("/v1/flows", get(flows))
         .route("/v1/flows/count", get(count_flows))
         .route("/v1/stats", get(statistics))
@@ -202,6 +206,30 @@ async fn unpublish(
         shown(&owner, &name).await
     })
     .await
+}
+
+async fn attachments(State(owner): Shared) -> Json<Vec<Attachment>> {
+    let core = owner.lock().await;
+    let attachments = core.state().attachments();
+    Json(attachments.map(|(attachment, ..)| attachment).collect())
+}
+
+async fn attach(State(owner): Shared, Json(request): Json<AttachmentRequest>) -> Answer<Attached> {
+    whole(async move {
+        let (sandbox, endpoint) = owner.attach(&request).await?;
+        let core = owner.lock().await;
+        let state = core.state();
+        Ok(Attached {
+            network: view::network(state, state.network(request.network.name.as_str())?),
+            sandbox: view::sandbox(&core, state.sandbox(&sandbox.to_string())?),
+            endpoint: endpoint.to_string(),
+        })
+    })
+    .await
+}
+
+async fn detach(State(owner): Shared, Query(attachment): Query<Attachment>) -> Answer<()> {
+    whole(async move { owner.detach(&attachment).await }).await
 }
 
 async fn flows(State(owner): Shared, Query(query): Query<FlowQuery>) -> Result<Response, Refused> {

@@ -2,7 +2,10 @@
 //! are added to, never renamed.
 //!
 //! `POST /v1/networks` takes a [`NetworkRequest`](crate::model::NetworkRequest),
-//! `POST /v1/sandboxes` a [`SandboxRequest`](crate::model::SandboxRequest).
+//! `POST /v1/sandboxes` a [`SandboxRequest`](crate::model::SandboxRequest),
+//! `POST /v1/attachments` an [`AttachmentRequest`](crate::model::AttachmentRequest).
+//! `GET /v1/attachments` answers with an array of [`Attachment`], `DELETE` takes
+//! one as its query.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +18,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::{Question, Step};
-pub use crate::model::HostsEntry;
+pub use crate::model::{Attachment, HostsEntry};
 use crate::model::{Driver, EndpointRequest, Exposed, MacAddr, PortSpec, Proto};
 
 /// The body of every answer that isn't a success.
@@ -85,6 +88,9 @@ pub struct Sandbox {
     /// The engine whose container it is.
     #[serde(default)]
     pub owner: Option<String>,
+    /// What that engine's plugin calls it.
+    #[serde(default)]
+    pub container: Option<String>,
     pub expose: Vec<Exposed>,
     pub endpoints: Vec<Endpoint>,
     /// Names that the sandbox knows besides its own.
@@ -127,8 +133,18 @@ pub struct Port {
     pub count: NonZeroU16,
     /// Sources that may use it; empty: all.
     pub allow: Vec<IpNet>,
-    /// False when another program took the port while no daemon ran.
+    /// By netdp, or by the sandbox's engine. False when another program took
+    /// the port while no daemon ran.
     pub held: bool,
+}
+
+/// The answer to `POST /v1/attachments`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attached {
+    pub network: Network,
+    pub sandbox: Sandbox,
+    /// Id of the one of the sandbox's endpoints that was made.
+    pub endpoint: String,
 }
 
 /// `POST /v1/sandboxes/NAME/networks`.

@@ -85,6 +85,7 @@ pub fn sandbox(core: &Core, sandbox: &model::Sandbox) -> Sandbox {
         created: sandbox.created,
         hostname: sandbox.hostname.clone(),
         netns: sandbox.netns.clone(),
+        container: sandbox.container.as_ref().map(|it| it.id.clone()),
         pid: sandbox.process.map(|process| process.pid),
         command: sandbox.command.clone(),
         mode: mode(state, sandbox),
@@ -120,6 +121,8 @@ fn endpoint(core: &Core, endpoint: &model::Endpoint) -> Endpoint {
     let state = core.state();
     let network = state.networks.get(&endpoint.network);
     let holds = &core.engine().target().holds;
+    let sandbox = state.sandboxes.get(&endpoint.sandbox);
+    let by_engine = sandbox.is_some_and(model::Sandbox::holds_ports);
     Endpoint {
         id: endpoint.id.to_string(),
         network: network.map_or_else(
@@ -146,7 +149,7 @@ fn endpoint(core: &Core, endpoint: &model::Endpoint) -> Endpoint {
                 host_port: port.host_port,
                 count: port.count,
                 allow: port.allow.clone(),
-                held: endpoint.is_at_itself(port) || holds.is_held(&Hold::from(port)),
+                held: by_engine || endpoint.is_at_itself(port) || holds.is_held(&Hold::from(port)),
             })
             .collect(),
     }

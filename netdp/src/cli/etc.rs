@@ -119,6 +119,7 @@ mod tests {
             created: 0,
             hostname: "www".to_owned(),
             netns: "/proc/1/ns/net".into(),
+            container: None,
             pid: None,
             command: Vec::new(),
             mode: "networks".to_owned(),

@@ -6,6 +6,7 @@
 
 mod alone;
 mod apply;
+mod attachment;
 pub mod change;
 mod claim;
 pub mod config;

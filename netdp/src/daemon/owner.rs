@@ -63,13 +63,13 @@ pub struct Settings {
 
 /// The state with everything that follows from it.
 pub struct Owner {
-    core: Mutex<Core>,
+    pub(super) core: Mutex<Core>,
     settings: Settings,
     damage: Option<Damage>,
     resolver: Arc<Resolver>,
     hosts: Arc<HostsFiles>,
     /// Those who wait for the ends of programs.
-    watches: Watches,
+    pub(super) watches: Watches,
     /// Told when something may have to be repaired.
     dirty: Notify,
 }
@@ -240,7 +240,7 @@ impl Owner {
 
     /// Waits until packets pass the sandbox's interfaces: the kernel takes a
     /// while to notice that a link has come up.
-    async fn settle(&self, sandbox: &str) {
+    pub(super) async fn settle(&self, sandbox: &str) {
         let core = self.core.lock().await;
         let Ok(sandbox) = core.state.sandbox(sandbox).cloned() else {
             return;
@@ -368,7 +368,7 @@ impl Owner {
 
     /// Waits for the end of the sandbox's program, and removes the sandbox
     /// then.
-    fn watch(self: &Arc<Self>, sandbox: &Sandbox) {
+    pub(super) fn watch(self: &Arc<Self>, sandbox: &Sandbox) {
         let Some(process) = sandbox.process else {
             return;
         };
@@ -389,7 +389,7 @@ impl Owner {
 
 /// Takes a free subnet of the configured pools when the request names none of
 /// IPv4.
-fn choose_subnet(
+pub(super) fn choose_subnet(
     request: &mut NetworkRequest,
     pools: &[IpNet],
     state: &State,

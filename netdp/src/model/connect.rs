@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Address, Driver, Endpoint, EndpointId, Link, MacAddr, Mode, Name, Network, NetworkId,
-    Publication, Refusal, SandboxId, State, endpoint::host_ifname, ipam::NoAddress,
-    publication::normal, state::next_number, subnets::Family,
+    Publication, Refusal, Sandbox, SandboxId, State, endpoint::host_ifname, ipam::NoAddress,
+    options::is_ifname, publication::normal, state::next_number, subnets::Family,
 };
 
 /// What is asked of [`State::connect`].
@@ -23,6 +23,9 @@ pub struct EndpointRequest {
     pub ip: Option<Ipv4Addr>,
     pub ip6: Option<Ipv6Addr>,
     pub mac: Option<MacAddr>,
+    /// Name of the interface in the sandbox; none: the next of `eth0`, `eth1`
+    /// and so on.
+    pub interface: Option<String>,
     /// Further names on the network, which others may have too.
     pub aliases: Vec<Name>,
     pub links: Vec<Link>,
@@ -50,10 +53,19 @@ fn check_families(network: &Network, request: &EndpointRequest) -> Result<(), Re
     Ok(())
 }
 
-/// The lowest number that no interface of these has.
+/// What the interface with this number is called in a sandbox.
+fn ifname(index: u32) -> String {
+    format!("eth{index}")
+}
+
+/// The lowest number that no interface of these has, by number or by name.
 pub(super) fn free_index(siblings: &[&Endpoint]) -> u32 {
     (0..)
-        .find(|index| siblings.iter().all(|sibling| sibling.index != *index))
+        .find(|index| {
+            let name = ifname(*index);
+            let differs = |it: &&Endpoint| it.index != *index && it.ifname != name;
+            siblings.iter().all(differs)
+        })
         .unwrap_or_default()
 }
 
@@ -119,6 +131,7 @@ impl State {
             for publication in &gone.published {
                 self.inherit(&gone, publication);
             }
+            self.end_if_unused(gone.network);
         }
         Ok(())
     }
@@ -207,7 +220,10 @@ impl State {
             network: network.id,
             sandbox,
             index,
-            ifname: format!("{prefix}{index}"),
+            ifname: match &request.interface {
+                Some(name) => name.clone(),
+                None => format!("{prefix}{index}"),
+            },
             mac: request.mac.unwrap_or_else(MacAddr::random),
             host_ifname: host_ifname(id),
             host_mac: MacAddr::random(),
@@ -265,6 +281,7 @@ impl State {
                 sandbox.name, network.name
             )));
         }
+        self.check_interface(sandbox, request)?;
         check_families(network, request)?;
         if let Some(mac) = request.mac
             && let Some(other) = self.endpoints_in(network.id).find(|e| e.mac == mac)
@@ -275,6 +292,26 @@ impl State {
             )));
         }
         self.check_links(network, request)
+    }
+
+    fn check_interface(&self, sandbox: &Sandbox, request: &EndpointRequest) -> Result<(), Refusal> {
+        let Some(name) = request.interface.as_deref() else {
+            return Ok(());
+        };
+        if !is_ifname(name) {
+            return Err(Refusal::invalid(format!(
+                "'{name}' can't be the name of an interface: give up to 15 characters without \
+                 '/', ':' and spaces"
+            )));
+        }
+        let siblings = self.endpoints_of(sandbox.id);
+        if siblings.iter().any(|sibling| sibling.ifname == name) {
+            return Err(Refusal::conflict(format!(
+                "{} has an interface {name} already: give another name",
+                sandbox.name
+            )));
+        }
+        Ok(())
     }
 
     fn check_links(&self, network: &Network, request: &EndpointRequest) -> Result<(), Refusal> {

@@ -175,6 +175,7 @@ impl State {
             env: BTreeMap::new(),
             labels: BTreeMap::new(),
             owner: Some(engine.to_owned()),
+            container: None,
             log: None,
             command: Vec::new(),
             created: now,
@@ -183,7 +184,8 @@ impl State {
         Ok(id)
     }
 
-    fn free_name(&self, text: &str) -> Option<Name> {
+    /// A text as a name, if it can be one and no sandbox has it.
+    pub(super) fn free_name(&self, text: &str) -> Option<Name> {
         let name: Name = text.parse().ok()?;
         let mut sandboxes = self.sandboxes.values();
         (!sandboxes.any(|sandbox| sandbox.name == name)).then_some(name)

@@ -41,6 +41,18 @@ pub struct HostView<'a> {
 }
 
 impl HostView<'_> {
+    /// The same host, with its ports as `ports` tells them.
+    pub fn with_ports<'b>(&self, ports: &'b dyn HostPorts) -> HostView<'b> {
+        HostView {
+            routes: self.routes.clone(),
+            addresses: self.addresses.clone(),
+            interfaces: self.interfaces.clone(),
+            ports,
+            no_ipv6: self.no_ipv6,
+            now: self.now,
+        }
+    }
+
     /// What a new subnet must not overlap.
     pub(super) fn used_subnets(&self) -> impl Iterator<Item = IpNet> {
         self.routes

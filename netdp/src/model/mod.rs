@@ -4,6 +4,7 @@
 //! A request is a method of [`State`] that checks everything before it changes
 //! anything; what it must know of the host comes in a [`HostView`].
 
+mod attachment;
 mod connect;
 mod endpoint;
 mod engine;
@@ -28,6 +29,7 @@ mod state;
 pub mod subnets;
 mod taken;
 
+pub use attachment::{Attachment, AttachmentRequest, Container};
 pub use connect::EndpointRequest;
 pub use endpoint::{Address, Endpoint};
 pub use engine::{End, Handover};
@@ -44,5 +46,7 @@ pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};
 pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};
 pub use state::{Counters, State};
 
+#[cfg(test)]
+mod attachment_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -151,6 +151,9 @@ pub struct Network {
     /// The engine that made it, and gives addresses on it; none: a user.
     #[serde(default)]
     pub engine: Option<String>,
+    /// It was made for an attachment, and goes with its last endpoint.
+    #[serde(default)]
+    pub on_demand: bool,
     /// Seconds since the Unix epoch.
     pub created: u64,
 }
@@ -208,6 +211,14 @@ impl NetworkRequest {
         }
     }
 
+    /// Whether its options make sense by themselves.
+    ///
+    /// # Errors
+    /// One is unknown, or has a value that it can't have.
+    pub fn check_options(&self) -> Result<(), Refusal> {
+        Options::of(self).map(drop)
+    }
+
     /// Whether the network shall have IPv4.
     pub fn wants_ipv4(&self) -> bool {
         self.ipv4.unwrap_or(true)
@@ -256,6 +267,7 @@ impl Network {
             options: BTreeMap::new(),
             bridge: None,
             engine: None,
+            on_demand: false,
             created: now,
         }
     }
@@ -329,6 +341,7 @@ impl State {
             options: request.options.clone(),
             bridge: Some(bridge),
             engine: engine.map(str::to_owned),
+            on_demand: false,
             created: host.now,
         };
         self.counters.network = number;

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Driver, EndpointRequest, Exposed, FIRST_NETWORK, HostView, Link, MacAddr, Name, NetworkId,
-    PortRange, PortRequest, PortSpec, Refusal, SandboxId, State,
+    Container, Driver, EndpointRequest, Exposed, FIRST_NETWORK, HostView, Link, MacAddr, Name,
+    NetworkId, PortRange, PortRequest, PortSpec, Refusal, SandboxId, State,
 };
 
 /// The program that a sandbox was made for.
@@ -52,6 +52,9 @@ pub struct Sandbox {
     pub labels: BTreeMap<String, String>,
     /// Who asked for it, if not a user: the name of an engine.
     pub owner: Option<String>,
+    /// The container of that engine that it is.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// Where its output is kept.
     pub log: Option<PathBuf>,
     pub command: Vec<String>,
@@ -92,7 +95,7 @@ pub struct SandboxRequest {
 }
 
 /// What [`SandboxRequest::networks`] asks for.
-enum Choice {
+pub(super) enum Choice {
     Networks(Vec<NetworkId>),
     Host,
     None,
@@ -135,8 +138,13 @@ impl State {
     pub fn remove_sandbox(&mut self, reference: &str) -> Result<Sandbox, Refusal> {
         let sandbox = self.sandbox(reference)?.clone();
         self.sandboxes.remove(&sandbox.id);
-        self.endpoints
-            .retain(|_, endpoint| endpoint.sandbox != sandbox.id);
+        let endpoints = self
+            .endpoints
+            .extract_if(.., |_, e| e.sandbox == sandbox.id);
+        let networks: Vec<NetworkId> = endpoints.map(|(_, endpoint)| endpoint.network).collect();
+        for network in networks {
+            self.end_if_unused(network);
+        }
         for other in self.sandboxes.values_mut() {
             if other.mode == Mode::Container(sandbox.id) {
                 other.mode = Mode::None;
@@ -190,7 +198,7 @@ impl State {
         Ok(Choice::Networks(ids))
     }
 
-    fn new_sandbox(
+    pub(super) fn new_sandbox(
         &self,
         request: &SandboxRequest,
         choice: &Choice,
@@ -234,6 +242,7 @@ impl State {
             env: request.env.clone(),
             labels: request.labels.clone(),
             owner: request.owner.clone(),
+            container: None,
             log: request.log.clone(),
             command: request.command.clone(),
             created: now,
@@ -259,6 +268,7 @@ impl State {
                 ip6: request.ip6,
                 mac: request.mac,
                 aliases: request.aliases.clone(),
+                interface: None,
                 links: request.links.clone(),
                 allow: request.allow.clone(),
             };

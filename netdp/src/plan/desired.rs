@@ -307,7 +307,9 @@ impl Desired {
         }
         let of_host = carried.published.iter();
         let of_host = of_host.filter(|publication| !carried.is_at_itself(publication));
-        self.holds.extend(of_host.map(Hold::from));
+        if !sandbox.holds_ports() {
+            self.holds.extend(of_host.map(Hold::from));
+        }
         self.veths.insert(
             ifname.clone(),
             DesiredVeth {
