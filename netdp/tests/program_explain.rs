@@ -320,7 +320,8 @@ fn also_where_links_open_ports() {
             container.flags |= endpoint_flags::LINKED;
             world.connect(&container);
         }
-        let loner = world.loner;
+        let (db, loner) = (world.db, world.loner);
+        world.publish(None, 9090, &db, 40_000, proto::TCP, Some(HOST));
         world.publish(None, 9090, &loner, 40_000, proto::UDP, Some(HOST));
         for (port, proto) in [(80, proto::TCP), (53, proto::UDP), (40_001, proto::UDP)] {
             let port = Be16::new(port);
