@@ -356,6 +356,7 @@ fn nonsense_is_refused_and_leaves_nothing() {
             400,
         ),
         ("POST /NetworkDriver.Join", b"[]", 400),
+        ("POST /NetworkDriver.Join", b"", 400),
         (
             "POST /NetworkDriver.CreateNetwork",
             &vec![b' '; 17 << 20],

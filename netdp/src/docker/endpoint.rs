@@ -15,6 +15,9 @@ use super::{
 };
 use crate::model::{self, EndpointRequest, Refusal};
 
+/// Docker's driver option: name of the interface in the sandbox.
+const IFNAME: &str = "com.docker.network.endpoint.ifname";
+
 /// Driver option of an endpoint: sources that may use its published ports.
 const ALLOW: &str = "allow";
 
@@ -66,6 +69,12 @@ fn request(asked: &CreateEndpoint) -> Result<EndpointRequest, Refusal> {
     for (key, value) in &asked.options {
         match key.as_str() {
             ALLOW => request.allow = sources(value)?,
+            IFNAME => {
+                return Err(Refusal::unavailable(format!(
+                    "driver option {IFNAME} is not available: dockerd names the interfaces of a \
+                     remote driver itself; leave it out"
+                )));
+            }
             // What Docker itself gives every driver.
             key if key.starts_with("com.docker.") => {}
             key => {
@@ -234,6 +243,10 @@ mod tests {
             (
                 r#""Interface":{"MacAddress":"01:00:5e:00:00:01"}"#,
                 "group address",
+            ),
+            (
+                r#""Options":{"com.docker.network.endpoint.ifname":"lan0"}"#,
+                "endpoint.ifname is not available",
             ),
             (r#""Options":{"alow":"10.0.0.0/8"}"#, "'alow'"),
             (r#""Options":{"allow":"everybody"}"#, "everybody"),

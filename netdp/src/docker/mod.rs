@@ -164,9 +164,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
                 };
                 Refused::new(status, why)
             })?;
-        // As dockerd does where there is nothing to say.
-        let body = if body.is_empty() { &b"{}"[..] } else { &body };
-        serde_json::from_slice(body).map(Self).map_err(|error| {
+        // What a request that dockerd sends a second time has lost: its first
+        // try has read the body to the end (callWithRetry of moby's
+        // pkg/plugins/client.go).
+        if body.is_empty() {
+            let text = "the request came without its contents, as dockerd sends it again when \
+                        netdp ended in the middle of it: try once more";
+            return Err(Refused::new(StatusCode::BAD_REQUEST, text.to_owned()));
+        }
+        serde_json::from_slice(&body).map(Self).map_err(|error| {
             let text = format!("the request makes no sense: {error}");
             Refused::new(StatusCode::BAD_REQUEST, text)
         })
