@@ -159,7 +159,8 @@ impl Datapath {
         })?;
         if layout.exists() {
             tracing::warn!(
-                "the pinned maps were made by another version: flows and their connections are lost"
+                "pinned maps are missing or were made by another version: flows and their connections \
+                 are lost"
             );
             pin::move_links(&layout, &staging)?;
             layout.remove()?;
