@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod bpf;
+mod callers;
 pub mod cli;
 pub mod cni;
 pub mod daemon;

@@ -8,6 +8,7 @@ use std::{
     net::{TcpListener, UdpSocket},
     path::Path,
     process::Stdio,
+    thread,
 };
 
 use cli_world::{Done, Running, World, done};
@@ -453,6 +454,11 @@ fn host_ports_are_held_unless_the_runtime_holds_them() {
     assert!(why.contains("python3"), "{why}");
     let _own = holder("c3", 8084);
     Call::new("ADD", &three, &conf(8084, false)).ok(&world);
+    // As Podman 5: bound before by who calls the plugin, which is this test.
+    let five = Pod::new(&world, "c5");
+    let (tcp, udp) = bind(8085);
+    assert!(tcp.is_ok() && udp.is_ok());
+    Call::new("ADD", &five, &conf(8085, false)).ok(&world);
     // Containers of netdp never share one, whoever holds it.
     let four = Pod::new(&world, "c4");
     let (code, why) = Call::new("ADD", &four, &conf(8084, false)).refused(&world);
@@ -487,6 +493,67 @@ fn del_works_when_the_namespace_is_gone() {
     let wrong = config(json!({"subnte": 1, "mtu": "x", "ipam": {"type": "y"}}));
     Call::new("DEL", &pod, &wrong).ok(&world);
     assert!(is_empty(&world));
+}
+
+/// As ctr does it: no DEL follows when the container ends.
+#[test]
+fn a_container_without_del_goes_with_its_process() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let conf = config(json!({}));
+    for dead in [false, true] {
+        let namespace = world.namespace("c1");
+        let process = namespace.command("sleep").arg("60").spawn().unwrap();
+        let process = Running(process);
+        let netns = format!("/proc/{}/ns/net", process.0.id());
+        let call = Call {
+            command: "ADD",
+            container: "c1",
+            netns: &netns,
+            interface: "eth0",
+            args: "",
+            stdin: conf.to_string(),
+        };
+        call.ok(&world);
+        assert_eq!(world.json(&["inspect", "c1"])[0]["pid"], process.0.id());
+        if dead {
+            world.kill_daemon();
+        }
+        // The namespace stays, as it does for whoever gets the number next.
+        drop(process);
+        if dead {
+            world.start_daemon(&[]);
+        }
+        world.wait_until("the sandbox is gone", || is_empty(&world));
+        assert!(!world.ok(&["network", "ls"]).contains("mine"));
+    }
+}
+
+#[test]
+fn many_containers_at_once_leave_nothing() {
+    let Some(world) = World::new() else { return };
+    let pods: Vec<_> = (0..8).map(|n| Pod::new(&world, &format!("c{n}"))).collect();
+    let conf = |port: usize| {
+        let ports = json!([{"hostPort": 8100 + port, "containerPort": 80}]);
+        config(json!({"runtimeConfig": {"portMappings": ports}}))
+    };
+    // Network and containers come and go in whatever order.
+    thread::scope(|scope| {
+        for (number, pod) in pods.iter().enumerate() {
+            let (world, conf) = (&world, conf(number));
+            scope.spawn(move || {
+                for _ in 0..2 {
+                    let result = Call::new("ADD", pod, &conf).ok(world);
+                    let check = with_result(conf.clone(), &result);
+                    Call::new("CHECK", pod, &check).ok(world);
+                    Call::new("DEL", pod, &check).ok(world);
+                }
+            });
+        }
+    });
+    assert!(is_empty(&world));
+    assert!(!world.ok(&["network", "ls"]).contains("mine"));
 }
 
 #[test]

@@ -7,7 +7,6 @@ mod error;
 mod result;
 
 use std::{
-    fs,
     io::ErrorKind,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -25,6 +24,7 @@ use crate::{
         client::Client,
         types::{Attachment, Sandbox},
     },
+    callers,
     model::{AttachmentRequest, Container, Process},
     netns::{Namespace, NetnsError},
     sandbox::ProcessId,
@@ -66,9 +66,14 @@ impl Cni for Netdp {
         let target = Target::of(&args)?;
         result::check_previous(args.config().prev_result.as_ref(), &target)?;
         let Wishes { name, endpoint } = Wishes::of(&args, &config)?;
-        let holds_ports = !config.hold_ports.unwrap_or_else(|| !is_podman());
+        // Podman binds host ports itself, and gives the sockets to conmon.
+        let holds_ports = match config.hold_ports {
+            Some(hold) => !hold,
+            None => callers::is_called_by("podman"),
+        };
         let request = AttachmentRequest {
             engine: ENGINE.to_owned(),
+            callers: callers::numbers(1),
             container: Container {
                 id: target.container.clone(),
                 holds_ports,
@@ -224,13 +229,6 @@ async fn collect(client: &Client, config: &Config, valid: &[GcAttachment]) -> Re
 
 fn exists(netns: Option<&PathBuf>) -> bool {
     netns.is_some_and(|path| path.exists())
-}
-
-/// Podman binds the host ports itself, once its plugins are done, and gives the
-/// sockets to conmon.
-fn is_podman() -> bool {
-    let parent = nix::unistd::getppid();
-    fs::read_to_string(format!("/proc/{parent}/comm")).is_ok_and(|name| name.trim() == "podman")
 }
 
 /// The process of a path `/proc/PID/ns/net`, which is another one's namespace

@@ -38,7 +38,10 @@ impl Owner {
         let mut core = self.core.lock().await;
         let (sandbox, endpoint) = core
             .change(|state, host| {
-                let probe = ContainerProbe(&request.container.id);
+                let probe = ContainerProbe {
+                    container: &request.container.id,
+                    callers: &request.callers,
+                };
                 let held = host.with_ports(&probe);
                 let host = match request.container.holds_ports {
                     true => &held,
@@ -96,7 +99,13 @@ fn attach(
 
 /// Ports of the host as a container sees them whose engine holds its ports: a
 /// socket that this engine has for this very container is in nobody's way.
-struct ContainerProbe<'a>(&'a str);
+/// Podman 5 binds the ports itself before it calls its plugins, and gives them
+/// to conmon afterwards; Podman 4 does so afterwards; and conmon has them when
+/// a container is put on a further network.
+struct ContainerProbe<'a> {
+    container: &'a str,
+    callers: &'a [u32],
+}
 
 impl HostPorts for ContainerProbe<'_> {
     fn probe(&self, address: IpAddr, port: u16, proto: Proto) -> Result<(), PortTaken> {
@@ -111,7 +120,11 @@ impl HostPorts for ContainerProbe<'_> {
             both: false,
         });
         match owner {
-            Some(owner) if is_for(owner.pid, self.0) => Ok(()),
+            Some(owner)
+                if self.callers.contains(&owner.pid) || is_for(owner.pid, self.container) =>
+            {
+                Ok(())
+            }
             _ => taken,
         }
     }

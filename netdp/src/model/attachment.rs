@@ -38,6 +38,10 @@ impl Sandbox {
 pub struct AttachmentRequest {
     /// Whose plugin asks, such as `cni`.
     pub engine: String,
+    /// Numbers of the processes by which the engine asks. Where it holds host
+    /// ports, it may have them already, by sockets of these.
+    #[serde(default)]
+    pub callers: Vec<u32>,
     pub container: Container,
     /// What the container is called: the sandbox gets that name where it is
     /// free, and else the container's id.

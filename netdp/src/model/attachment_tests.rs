@@ -6,6 +6,7 @@ use super::*;
 fn request(container: &str, network_name: &str, publish: &[&str]) -> AttachmentRequest {
     AttachmentRequest {
         engine: "cni".to_owned(),
+        callers: Vec::new(),
         container: Container {
             id: container.to_owned(),
             holds_ports: false,

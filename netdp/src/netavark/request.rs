@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ENGINE;
-use crate::model::{
-    AttachmentRequest, Container, EndpointRequest, NetworkRequest, PortRange, PortSpec,
+use crate::{
+    callers,
+    model::{AttachmentRequest, Container, EndpointRequest, NetworkRequest, PortRange, PortSpec},
 };
 
 /// Podman's word for the largest packet.
@@ -164,6 +165,8 @@ impl Exec {
         }
         Ok(AttachmentRequest {
             engine: ENGINE.to_owned(),
+            // netavark, and Podman before it.
+            callers: callers::numbers(2),
             container: Container {
                 id: self.container_id.clone(),
                 holds_ports: true,
