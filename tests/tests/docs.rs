@@ -3,7 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// What names tests.
-const DOCUMENTS: [&str; 3] = ["docs/nat.md", "docs/links.md", "docs/names.md"];
+const DOCUMENTS: [&str; 4] = [
+    "docs/nat.md",
+    "docs/links.md",
+    "docs/names.md",
+    "docs/cni.md",
+];
 
 /// Folders in which a test that they name may stand.
 const FOLDERS: [&str; 6] = [
