@@ -167,6 +167,19 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
     /// IPv4, where 169.254.0.0/16 may be behind a router of its own.
     fn is_link_local(self) -> bool;
 
+    /// Of nobody that another host could speak with, whatever the routes say.
+    ///
+    /// 0.0.0.0/8 and 127.0.0.0/8, as Linux has it (6.12, `ip_route_input_slow`
+    /// in net/ipv4/route.c), which routes 240.0.0.0/4 but for the limited
+    /// broadcast address. ::ffff:0:0/96, ::1 and :: (`ip6_rcv_core` in
+    /// net/ipv6/ip6_input.c; RFC 4291, section 2.5), and with them the rest of
+    /// ::/96, which stands for IPv4 addresses as well (section 2.5.5.1).
+    fn is_martian(self) -> bool;
+
+    /// The bits by which [`own`](crate::own) knows subnets, and zeros: 16 of
+    /// IPv4, 48 of IPv6.
+    fn block(self) -> Self;
+
     /// The address's words of 32 bits for checksum arithmetic, in the order of
     /// the packet.
     fn words(&self) -> &[u32];
@@ -195,6 +208,16 @@ impl Address for V4Addr {
     #[inline(always)]
     fn is_link_local(self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn is_martian(self) -> bool {
+        matches!(self.bytes()[0], 0 | 127)
+    }
+
+    #[inline(always)]
+    fn block(self) -> Self {
+        Self(self.0 & 0xffff_0000u32.to_be())
     }
 
     #[inline(always)]
@@ -247,6 +270,18 @@ impl Address for V6Addr {
         const PREFIX: u32 = 0xfe80_0000u32.to_be();
         const MASK: u32 = 0xffc0_0000u32.to_be();
         self.0[0] & MASK == PREFIX
+    }
+
+    #[inline(always)]
+    fn is_martian(self) -> bool {
+        let [a, b, c, _] = self.0;
+        a == 0 && b == 0 && (c == 0 || c == 0xffffu32.to_be())
+    }
+
+    #[inline(always)]
+    fn block(self) -> Self {
+        let [a, b, ..] = self.0;
+        Self([a, b & 0xffff_0000u32.to_be(), 0, 0])
     }
 
     #[inline(always)]
@@ -319,6 +354,38 @@ mod tests {
         assert!(v6("febf:ffff::").is_link_local());
         assert!(!v6("fec0::1").is_link_local());
         assert!(!V4Addr::new([169, 254, 0, 1]).is_link_local());
+    }
+
+    #[test]
+    fn nobody_speaks_with_martians() {
+        let v4 = |text: &str| V4Addr::from(text.parse::<Ipv4Addr>().unwrap());
+        let v6 = |text: &str| V6Addr::from(text.parse::<Ipv6Addr>().unwrap());
+        for nobody in ["0.0.0.0", "0.255.0.1", "127.0.0.1", "127.255.255.255"] {
+            assert!(v4(nobody).is_martian(), "{nobody}");
+        }
+        for somebody in ["1.0.0.0", "126.0.0.1", "128.0.0.1", "240.0.0.1"] {
+            assert!(!v4(somebody).is_martian(), "{somebody}");
+        }
+        for nobody in ["::", "::1", "::192.0.2.1", "::ffff:192.0.2.1", "::ffff:0:0"] {
+            assert!(v6(nobody).is_martian(), "{nobody}");
+        }
+        for somebody in [
+            "::1:0:0",
+            "::ffff:0:192.0.2.1",
+            "64:ff9b::1",
+            "0:1::",
+            "2000::",
+        ] {
+            assert!(!v6(somebody).is_martian(), "{somebody}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_the_first_bits() {
+        let v4 = |text: &str| V4Addr::from(text.parse::<Ipv4Addr>().unwrap());
+        let v6 = |text: &str| V6Addr::from(text.parse::<Ipv6Addr>().unwrap());
+        assert_eq!(v4("172.20.3.4").block(), v4("172.20.0.0"));
+        assert_eq!(v6("2001:db8:12:34::5").block(), v6("2001:db8:12::"));
     }
 
     #[test]

@@ -57,8 +57,7 @@ reasons! {
     NoFlow = 14, "no-flow";
     /// A BPF helper refused what the program asked of it.
     HelperFailed = 15, "helper-failed";
-    /// An ARP request or a neighbour solicitation for an address that isn't to
-    /// be had on this network.
+    /// An ARP request for an address that isn't to be had on this network.
     ArpUnknown = 16, "arp-unknown";
     /// The uplink has no address to masquerade with.
     NoUplinkAddress = 17, "no-uplink-address";
@@ -83,11 +82,11 @@ reasons! {
     NotAllowed = 25, "not-allowed";
     /// The endpoint has its share of the flow tables already.
     EndpointLimit = 26, "endpoint-limit";
-    /// The uplink of a masqueraded flow leads nowhere any more: the flow has
-    /// ended, and the packet goes on in a new one.
-    UplinkGone = 28, "uplink-gone";
     /// Of IPv6, and its hop limit doesn't take it out of the host.
     Expired = 30, "expired";
+    /// A neighbour solicitation for an address that isn't to be had on this
+    /// network.
+    NeighbourUnknown = 31, "neighbour-unknown";
 }
 
 #[cfg(test)]

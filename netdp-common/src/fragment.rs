@@ -20,6 +20,11 @@ use crate::{
 /// for the rest of an IPv4 datagram (`net.ipv4.ipfrag_time`).
 pub const LIFETIME: u32 = 30;
 
+/// Seconds in which a first fragment is not taken for one of another datagram.
+/// Identifications of IPv4 come round again in less than [`LIFETIME`] where
+/// some 2,200 datagrams a second are sent (RFC 4963).
+pub const REPEAT: u32 = 2;
+
 impl<A: Address> FragKey<A> {
     /// A number made of the key, never 0.
     #[inline(always)]
@@ -54,6 +59,13 @@ impl<A: Address> FragKey<A> {
 #[inline(always)]
 pub const fn is_done(known: &Frag, now: u32) -> bool {
     known.total != 0 && known.seen >= known.total || is_over(known.since, now)
+}
+
+/// Whether a first fragment that comes now lies over the one that is known, of
+/// the same datagram.
+#[inline(always)]
+pub const fn is_repeated(known: &Frag, now: u32) -> bool {
+    known.again == 0 && !is_done(known, now) && now.wrapping_sub(known.since) <= REPEAT
 }
 
 /// Whether so much time has passed since the first fragment.
@@ -103,7 +115,7 @@ pub fn begin<A>(packet: &Packet<A>, now: u32) -> Frag {
         total: 0,
         since: now,
         proto: packet.proto.into(),
-        pad: 0,
+        again: 0,
     }
 }
 
@@ -221,6 +233,20 @@ mod tests {
         assert!(is_done(&known, 101 + LIFETIME));
         assert_eq!(add(&mut known, &piece(16, 32)), Fragment::Later);
         assert!(is_done(&known, 100));
+    }
+
+    #[test]
+    fn a_first_fragment_comes_once() {
+        let mut known = begin(&piece(0, 16), 100);
+        assert!(is_repeated(&known, 100) && is_repeated(&known, 100 + REPEAT));
+        assert!(!is_repeated(&known, 101 + REPEAT), "of another datagram");
+        known.again = 1;
+        assert!(!is_repeated(&known, 100), "sent in once more by netdp");
+        known.again = 0;
+        let mut last = piece(16, 24);
+        last.more = false;
+        add(&mut known, &last);
+        assert!(!is_repeated(&known, 100), "the datagram is whole");
     }
 
     #[test]

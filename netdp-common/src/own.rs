@@ -1,11 +1,18 @@
-//! A filter that tells which addresses may be the host's own or a container's.
+//! A filter that tells which addresses may be the host's own, a container's, or
+//! of a container's subnet.
 //!
-//! One bit for each hash of an address: where it is clear the address is
-//! neither, where it is set the tables say. So a program asks them only about
-//! addresses of this host, and about one in [`BITS`] of the others for each
-//! that the host has.
+//! One bit for each hash of an address, or of the [block](Address::block) that
+//! a subnet is in: where it is clear the address is none of them, where it is
+//! set the tables say. So a program asks them only about addresses of this
+//! host, about those that share a block with a subnet of it, and about one in
+//! [`BITS`] of the others for each bit that is set.
 
 use crate::addr::Address;
+
+/// Number of the set, among those of `allow4` and `allow6`, of addresses that
+/// nobody outside has: the subnets of containers and the broadcast addresses of
+/// uplinks. No port is published to it.
+pub const INSIDE: u32 = u32::MAX;
 
 /// Words of 64 bits: 8 KiB together.
 pub const WORDS: u32 = 1024;

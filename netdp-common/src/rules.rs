@@ -36,10 +36,28 @@ impl MayBeAny for IpAddr {
 }
 
 /// Whether nobody outside has this address, or could be answered there by a
-/// container: loopback, multicast, broadcast, unspecified; of IPv6, link-local.
+/// container: [martian](Address::is_martian), multicast, broadcast; of IPv6,
+/// link-local.
 #[inline(always)]
 pub fn has_no_place_outside<A: Address>(addr: A) -> bool {
-    addr.is_loopback() || addr.is_multicast() || addr.is_link_local() || addr == A::ANY
+    addr.is_martian() || addr.is_multicast() || addr.is_link_local()
+}
+
+/// First port of those that Linux gives to sockets that ask for none
+/// (`ip_local_port_range`): services are below.
+const FIRST_EPHEMERAL: u16 = 32_768;
+
+/// Whether a packet for a port that a container's flow has, in this state, may
+/// as well be for a service that has begun there after the container sent from
+/// its port, which then shadows it: a container that means to do so can open
+/// connections and send datagrams, and wait for the peer.
+#[inline(always)]
+pub const fn may_be_for_a_service(transport: Transport, dport: Be16, state: u8) -> bool {
+    match transport {
+        // Sockets that have another port for a moment are not served by it.
+        Transport::Udp => dport.get() < FIRST_EPHEMERAL,
+        transport => transport.is_syn() && !tcp::is_established(state),
+    }
 }
 
 /// Whether a mapping makes its packets' destination one of the host, without
@@ -253,7 +271,7 @@ mod tests {
             to: Delivery::default(),
             back_addr: V4Addr::new(back),
             allow: 0,
-            pad: 0,
+            shared: 0,
         }
     }
 

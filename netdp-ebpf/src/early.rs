@@ -44,10 +44,7 @@ pub fn from_outside<F: Family>(packet: &Packet<F::Addr>) -> u32 {
 }
 
 /// Keeps a later fragment until its first one comes; `only` where no other copy
-/// is left.
-///
-/// # Errors
-/// [`DropReason::FragmentWithoutFirst`] where it can't be kept.
+/// is left. False where it can't be kept.
 #[inline(always)]
 pub fn hold<F: Family>(
     skb: &Skb,
@@ -55,10 +52,10 @@ pub fn hold<F: Family>(
     group: u32,
     now: u32,
     only: bool,
-) -> Result<(), DropReason> {
+) -> bool {
     let key = F::frag_key(packet);
     if packet.fragment != Fragment::Later || !put(skb, key.tag(), group, now, only) {
-        return Err(DropReason::FragmentWithoutFirst);
+        return false;
     }
     // Another CPU may have had the first meanwhile, and looked before this one
     // had put its own down: then it waits no longer.
@@ -68,7 +65,7 @@ pub fn hold<F: Family>(
     {
         send_again(skb, key.tag(), group, now, 0);
     }
-    Ok(())
+    true
 }
 
 /// Sends a first fragment and those that wait for it in again. False where none
@@ -85,8 +82,25 @@ pub fn release<F: Family>(skb: &Skb, packet: &Packet<F::Addr>, group: u32, now: 
     if unsafe { (&raw const (*counters).waiting).read_volatile() } == 0 {
         return false;
     }
-    let tag = F::frag_key(packet).tag();
-    send_again(skb, tag, group, now, skb.ifindex())
+    let tag = expect_again::<F>(packet, 1);
+    let sent = send_again(skb, tag, group, now, skb.ifindex());
+    if !sent {
+        expect_again::<F>(packet, 0);
+    }
+    sent
+}
+
+/// Notes at a datagram whether its first fragment is to come once more, and
+/// gives its tag.
+#[inline(never)]
+fn expect_again<F: Family>(packet: &Packet<F::Addr>, again: u32) -> u32 {
+    let key = F::frag_key(packet);
+    if let Some(known) = F::frags().get_ptr_mut(&key) {
+        // SAFETY: a map value stays valid while the program runs; the field is
+        // aligned and written whole.
+        unsafe { (&raw mut (*known).again).write_volatile(again) };
+    }
+    key.tag()
 }
 
 /// A place of a group, counted from the one taken longest ago.

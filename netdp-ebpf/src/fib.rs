@@ -45,7 +45,9 @@ pub fn route<F: Family>(
     tuple: &Tuple<F::Addr>,
     mtu: &mut u32,
 ) -> Result<Route<F::Addr>, Unroutable> {
-    if tuple.daddr.is_link_local() {
+    // Of ::ffff:0:0/96 and the like the FIB knows nothing: a default route
+    // would take them out.
+    if tuple.daddr.is_link_local() || tuple.daddr.is_martian() {
         return Err(Unroutable::NoRoute);
     }
     // SAFETY: all bytes zero is a valid value of this struct of integers.

@@ -222,13 +222,19 @@ pub fn is_published(kind: u8) -> bool {
 #[inline(never)]
 pub fn reassemble<F: Family>(packet: &mut Packet<F::Addr>, now: u32) -> Result<(), DropReason> {
     match packet.fragment {
-        Fragment::First => F::frags()
-            .insert(
-                F::frag_key(packet),
-                fragment::begin(packet, now),
-                u64::from(BPF_ANY),
-            )
-            .map_err(|_| DropReason::HelperFailed),
+        Fragment::First => {
+            let key = F::frag_key(packet);
+            if let Some(known) = F::frags().get_ptr(&key)
+                // SAFETY: a map value stays readable while the program runs.
+                && fragment::is_repeated(unsafe { &*known }, now)
+            {
+                packet.fragment = Fragment::Overlapping;
+                return Ok(());
+            }
+            F::frags()
+                .insert(&key, fragment::begin(packet, now), u64::from(BPF_ANY))
+                .map_err(|_| DropReason::HelperFailed)
+        }
         Fragment::Later => {
             let known = F::frags()
                 .get_ptr_mut(F::frag_key(packet))

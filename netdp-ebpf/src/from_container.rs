@@ -154,7 +154,9 @@ fn gather<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, slot: u32) -> Result<b
     let group = early::of_container(slot);
     if flows::reassemble::<F>(&mut work.packet, work.now).is_err() {
         // No copy of it goes to the stack.
-        early::hold::<F>(skb, &work.packet, group, work.now, true)?;
+        if !early::hold::<F>(skb, &work.packet, group, work.now, true) {
+            return Err(DropReason::FragmentWithoutFirst);
+        }
         return Ok(true);
     }
     fragment::check(work.packet.fragment)?;

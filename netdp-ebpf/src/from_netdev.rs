@@ -48,7 +48,7 @@ fn for_many<F: Family>(skb: &Skb) -> i32 {
     let Ok(work) = work::begin::<F>(skb) else {
         return verdict::action(Ok(Verdict::Pass));
     };
-    let checked = source::check_for_host::<F>(work.packet.tuple.saddr);
+    let checked = source::check_for_host::<F>(&work.packet.tuple.saddr);
     verdict::action(checked.map(|()| Verdict::Pass))
 }
 
@@ -60,31 +60,18 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     };
     if work.packet.fragment != Fragment::Whole {
         if flows::reassemble::<F>(&mut work.packet, work.now).is_err() {
-            // The stack has it too, for its own datagrams.
-            if F::locals().get_ptr(work.packet.tuple.daddr).is_some() {
-                let _ = early::hold::<F>(
-                    skb,
-                    &work.packet,
-                    early::from_outside::<F>(&work.packet),
-                    work.now,
-                    false,
-                );
-            }
-            return Ok(Verdict::Pass);
+            return wait::<F>(skb, work);
         }
         work.decision.to = work.packet.tuple;
     }
-    let Work {
-        packet, decision, ..
-    } = work;
     // The host's own neighbours.
-    if packet.transport == Transport::Neighbour {
+    if work.packet.transport == Transport::Neighbour {
         return Ok(Verdict::Pass);
     }
-    let fragment = packet.fragment;
+    let fragment = work.packet.fragment;
     let now = work.now;
-    let daddr = packet.tuple.daddr;
-    let mapping = published::mapping::<F>(&packet.tuple.daddr, packet);
+    let daddr = work.packet.tuple.daddr;
+    let mapping = published::mapping::<F>(&work.packet.tuple.daddr, &work.packet);
     // SAFETY: a map value stays readable while the program runs.
     let mapping = mapping.map(|mapping| unsafe { &*mapping });
     // An address that is the way back of a mapping is one of the host.
@@ -96,7 +83,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
             return Ok(Verdict::Pass);
         };
         // Without ports it would look like an echo of identifier 0.
-        if packet.transport == Transport::IcmpOther {
+        if work.packet.transport == Transport::IcmpOther {
             return Err(DropReason::NotPublished);
         }
         // SAFETY: a map value stays readable while the program runs.
@@ -106,32 +93,63 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     }
     match mapping {
         Some(mapping) => {
-            source::check::<F>(packet.tuple.saddr)?;
-            if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
-                return Err(DropReason::NotAllowed);
+            // A flow may be older than the publication of its port.
+            if mapping.shared != 0 {
+                source::check_for_host::<F>(&work.packet.tuple.saddr)?;
+                masquerade::inbound::<F>(skb, work, true)?;
             }
-            F::apart(|| published::inbound::<F>(skb, packet, mapping, decision))?;
+            if work.decision.exit == Exit::Stack {
+                let Work {
+                    packet, decision, ..
+                } = work;
+                source::check::<F>(&packet.tuple.saddr)?;
+                if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
+                    return Err(DropReason::NotAllowed);
+                }
+                F::apart(|| published::inbound::<F>(skb, packet, mapping, decision))?;
+            }
         }
-        None if packet.transport == Transport::IcmpError => {
-            source::check_for_host::<F>(packet.tuple.saddr)?;
-            if !icmp::received::<F>(skb, work)? {
+        None if work.packet.transport == Transport::IcmpError => {
+            source::check_for_host::<F>(&work.packet.tuple.saddr)?;
+            if !icmp::received::<F>(skb, work).result()? {
                 return Ok(Verdict::Pass);
             }
-            source::check::<F>(work.packet.tuple.saddr)?;
+            source::check::<F>(&work.packet.tuple.saddr)?;
         }
         None => {
-            source::check_for_host::<F>(packet.tuple.saddr)?;
+            source::check_for_host::<F>(&work.packet.tuple.saddr)?;
             // The peer of a flow that was masqueraded is outside.
-            masquerade::inbound::<F>(skb, work)?;
+            masquerade::inbound::<F>(skb, work, false)?;
             if work.decision.exit == Exit::Stack
                 && mapped::may_have(work.packet.proto)
                 && mapped::inbound::<F>(skb, work)?
             {
-                source::check::<F>(work.packet.tuple.saddr)?;
+                source::check::<F>(&work.packet.tuple.saddr)?;
             }
         }
     }
     enter::<F>(skb, work, fragment, now)
+}
+
+/// A later fragment waits for its first one.
+#[inline(always)]
+fn wait<F: Family>(skb: &Skb, work: &Work<F::Addr>) -> Result<Verdict, DropReason> {
+    let to = &work.packet.tuple.daddr;
+    let is_host = F::locals().get_ptr(to).is_some();
+    let is_routed = !is_host && routed::is_there::<F>(to);
+    if !is_host && !is_routed {
+        return Ok(Verdict::Pass);
+    }
+    let group = early::from_outside::<F>(&work.packet);
+    let held = early::hold::<F>(skb, &work.packet, group, work.now, is_routed);
+    if is_host {
+        // The stack has it too, for its own datagrams.
+        return Ok(Verdict::Pass);
+    }
+    if !held {
+        return Err(DropReason::FragmentWithoutFirst);
+    }
+    Ok(Verdict::Taken)
 }
 
 /// Carries a decision out.

@@ -15,24 +15,28 @@ use netdp_common::{
 
 use crate::{
     family::{Family, is_any},
-    flows, linked, mapped, path, published,
+    flows,
+    found::Found,
+    linked, mapped, path, published, ranges,
     skb::{Copied, Skb},
     work::{By, Exit, Work},
 };
 
-/// An error from outside. False where it is about no packet of a container, or
-/// of a host's socket that was renumbered: then it is for the host's stack.
+/// An error from outside. No where it is about no packet of a container, or of
+/// a host's socket that was renumbered: then it is for the host's stack.
 #[inline(never)]
-pub fn received<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, DropReason> {
+pub fn received<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Found {
     if !read::<F>(skb, work) {
-        return Ok(false);
+        return Found::NO;
     }
     // A flow may be older than the publication of its port.
-    if !masqueraded_sender::<F>(work) && !published_sender::<F>(work, F::Addr::ANY) {
-        return Ok(false);
+    if !masqueraded_sender::<F>(work) {
+        let found = published_sender::<F>(work, F::Addr::ANY);
+        if found != Found::YES {
+            return found;
+        }
     }
-    rewrite::<F>(skb, work)?;
-    Ok(true)
+    Found::done(rewrite::<F>(skb, work))
 }
 
 /// An error from outside for a container that is known there by its own
@@ -50,10 +54,18 @@ pub fn routed<F: Family>(
         return Err(DropReason::NotPublished);
     }
     let (from, proto) = (&work.quote.tuple, work.quote.proto);
-    if flows::find_either::<F>(&from.sent(proto)).is_none()
-        && published::exact::<F>(from.saddr, from.sport, proto).is_none()
-    {
-        return Err(DropReason::NotPublished);
+    let is_own = match flows::find_either::<F>(&from.sent(proto)) {
+        Some(entry) => flows::kind(entry) == flow_kind::ROUTED,
+        None => false,
+    };
+    if !is_own {
+        let Some(mapping) = published::exact::<F>(from.saddr, from.sport, proto) else {
+            return Err(DropReason::NotPublished);
+        };
+        // SAFETY: a map value stays readable while the program runs.
+        if !ranges::is_allowed::<F>(unsafe { (*mapping).allow }, &from.daddr) {
+            return Err(DropReason::NotAllowed);
+        }
     }
     work.decision.enter(&owner.to);
     Ok(())
@@ -132,7 +144,7 @@ fn decide<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<()
     if F::locals().get_ptr(daddr).is_some() {
         // Of a published port that this container is a client of; or of the
         // host's own sockets, which know what they have sent.
-        published_sender::<F>(work, F::gateway(endpoint));
+        published_sender::<F>(work, F::gateway(endpoint)).result()?;
         return Ok(());
     }
     if !is_echo && (to_masquerade_peer::<F>(work) || to_stateless_client::<F>(work)) {
@@ -144,8 +156,11 @@ fn decide<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<()
 /// The sender of the quoted packet is the container behind this published port
 /// of the host. Its peer is outside; or another container or itself, where the
 /// `gateway` of the peer's network is given.
+///
+/// Whether a source may use the port is asked of the peer, the destination of
+/// the quoted packet: the error itself comes from wherever on the way.
 #[inline(never)]
-fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bool {
+fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> Found {
     let Work {
         decision,
         quote,
@@ -154,10 +169,13 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
     } = work;
     let from = &quote.tuple;
     let Some(published) = published::mapping_of::<F>(&from.saddr, from.sport, quote.proto) else {
-        return false;
+        return Found::NO;
     };
     // SAFETY: a map value stays readable while the program runs.
     let published = unsafe { &*published };
+    if published.addr != from.daddr && !ranges::is_allowed::<F>(published.allow, &from.daddr) {
+        return Found::refused(DropReason::NotAllowed);
+    }
     let port = published.container_port(from.sport);
     let is_local = !is_any(gateway);
     // A container that is its own client sees the gateway in its place.
@@ -170,12 +188,12 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
     if is_local || published.back_addr != from.saddr {
         let key = FlowKey::full(remote, from.dport, published.addr, port, quote.proto);
         let Some(entry) = flows::find_either::<F>(&key) else {
-            return false;
+            return Found::NO;
         };
         // SAFETY: as above.
         let flow = unsafe { &*entry };
         if !flows::is_published(flow.kind) || flow.addr != from.saddr || flow.port != from.sport {
-            return false;
+            return Found::NO;
         }
     }
     quoted_to.saddr = published.addr;
@@ -186,7 +204,7 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> bo
         decision.to.saddr = remote;
     }
     decision.enter(&published.to);
-    true
+    Found::YES
 }
 
 /// The sender of the quoted packet is a container that is masqueraded, or a

@@ -364,7 +364,7 @@ fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReas
     } = &mut *work;
     let to = &decision.to;
     *key = FlowKey::masquerade(to.saddr, to.sport, packet.tuple.dport, packet.proto);
-    masquerade::answer::<F>(skb, work)?;
+    masquerade::answer::<F>(skb, work, false)?;
     // The host's own sockets don't reach its own addresses by an uplink.
     if work.decision.exit != Exit::Container {
         work.decision.to = work.packet.tuple;

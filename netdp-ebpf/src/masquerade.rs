@@ -10,7 +10,8 @@ use netdp_common::{
     drop::DropReason,
     maps::{Endpoint, FlowKey, endpoint_flags, flow_kind, local_flags},
     packet::{Packet, Transport, Tuple, tcp_flags},
-    tcp::{self, Direction},
+    rules,
+    tcp::Direction,
 };
 
 use crate::{
@@ -280,36 +281,30 @@ pub fn may_open(transport: Transport) -> Result<(), DropReason> {
 
 /// An answer from outside to a flow of a container, or of a host's socket that
 /// had to give way. The decision's exit stays where it belongs to neither.
+///
+/// `published`: the port is, and flows that began before share it.
 #[inline(never)]
-pub fn inbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+pub fn inbound<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    published: bool,
+) -> Result<(), DropReason> {
     let Work { packet, key, .. } = &mut *work;
     if packet.transport == Transport::IcmpOther {
         return Ok(());
     }
     let from = &packet.tuple;
     *key = FlowKey::masquerade(from.saddr, from.sport, from.dport, packet.proto);
-    answer::<F>(skb, work)
-}
-
-/// First port of those that Linux gives to sockets that ask for none
-/// (`ip_local_port_range`): services are below.
-const FIRST_EPHEMERAL: u16 = 32_768;
-
-/// Whether the packet may be for a service that the host has begun after a
-/// container sent from its port, which then shadows it: a container that means
-/// to do so can open connections and send datagrams, and wait for the peer.
-#[inline(always)]
-fn may_be_for_a_service<A>(packet: &Packet<A>, state: u8) -> bool {
-    match packet.transport {
-        // Sockets that have another port for a moment are not served by it.
-        Transport::Udp => packet.tuple.dport.get() < FIRST_EPHEMERAL,
-        transport => transport.is_syn() && !tcp::is_established(state),
-    }
+    answer::<F>(skb, work, published)
 }
 
 /// The same of a packet that comes from the peer that the key has.
 #[inline(always)]
-pub fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+pub fn answer<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    published: bool,
+) -> Result<(), DropReason> {
     let Work {
         packet,
         decision,
@@ -330,8 +325,8 @@ pub fn answer<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), Drop
         return Ok(());
     }
     if flow.kind == flow_kind::MASQUERADE
-        && may_be_for_a_service(packet, flow.state)
-        && is_served::<F>(skb, from.daddr, from.dport, packet.proto)
+        && rules::may_be_for_a_service(packet.transport, from.dport, flow.state)
+        && (published || is_served::<F>(skb, from.daddr, from.dport, packet.proto))
     {
         flows::forget::<F>(key);
         return Ok(());

@@ -79,7 +79,7 @@ fn look_at(
     }
     let router = *target == endpoint.gateway6 && *target != V6Addr::ANY;
     if !router && !is_neighbour(endpoint, target) {
-        return Err(DropReason::ArpUnknown);
+        return Err(DropReason::NeighbourUnknown);
     }
     if skb.len() != LENGTH {
         skb.resize(LENGTH)?;

@@ -8,7 +8,6 @@
 use netdp_common::{drop::DropReason, maps::Path, packet::Tuple};
 
 use crate::{
-    count,
     family::{Family, is_any},
     fib::{Unroutable, redirect_neigh, route},
     flows,
@@ -137,7 +136,6 @@ pub fn follow<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, Dr
     if uplink == 0 || uplink == work.way.ifindex || turn::<F>(skb, work)? {
         return Ok(true);
     }
-    count::dropped(DropReason::UplinkGone);
     masquerade::end::<F>(work);
     Ok(false)
 }

@@ -13,7 +13,6 @@ use netdp_common::{
 };
 
 use crate::{
-    count,
     family::Family,
     flows,
     found::Found,
@@ -444,7 +443,8 @@ pub fn first_reply<F: Family>(
     if enters {
         // The container speaks on an open connection: a client has completed
         // the handshake, or the connection is older than the table. Where the
-        // table is full the flow goes on without an entry.
+        // table is full, or the endpoint's share, the flow goes on without an
+        // entry: nothing is dropped, so nothing is counted.
         let Some(flow) = flows::scratch::<F>() else {
             return Found::refused(DropReason::HelperFailed);
         };
@@ -460,11 +460,7 @@ pub fn first_reply<F: Family>(
         flow.timeout = flows::config().map_or(0, |config| config.tcp_transitory);
         flow.tag = key.tag();
         flow.generation = endpoint.generation;
-        if !share::has_room_published(slot) {
-            count::dropped(DropReason::EndpointLimit);
-        } else if flows::establish::<F>(key, flow).is_err() {
-            count::dropped(DropReason::TableFull);
-        } else {
+        if share::has_room_published(slot) && flows::establish::<F>(key, flow).is_ok() {
             share::established(flow);
         }
     }

@@ -27,6 +27,16 @@ pub fn is_routed<F: Family>(endpoint: &Endpoint) -> bool {
     endpoint.flags & F::ROUTED != 0
 }
 
+/// Whether it is a container that the outside knows by this address.
+#[inline(always)]
+pub fn is_there<F: Family>(addr: &F::Addr) -> bool {
+    match F::addrs().get_ptr(addr) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(owner) => unsafe { (*owner).flags & u32::from(F::ROUTED) != 0 },
+        None => false,
+    }
+}
+
 /// A packet of a container for the outside, as it is; false where its flow
 /// isn't known.
 #[inline(always)]
@@ -106,7 +116,7 @@ pub fn inbound<F: Family>(
     if owner.flags & u32::from(F::ROUTED) == 0 {
         return Err(DropReason::NotPublished);
     }
-    source::check::<F>(work.packet.tuple.saddr)?;
+    source::check::<F>(&work.packet.tuple.saddr)?;
     if work.packet.transport == Transport::IcmpError {
         return icmp::routed::<F>(skb, work, owner);
     }

@@ -109,7 +109,7 @@ fn port() -> (Key, Entry) {
         to: Delivery::default(),
         back_addr: V4Addr::new([192, 0, 2, 1]),
         allow: 0,
-        pad: 0,
+        shared: 0,
     };
     (Key::Port4(key), Entry::Port4(value))
 }

@@ -22,7 +22,7 @@ use program_world::{
 };
 
 /// Addresses inside, of the host, outside, and of nobody.
-const ADDRESSES: [Ipv4Addr; 13] = [
+const ADDRESSES: [Ipv4Addr; 15] = [
     WEB,
     DB,
     LONER,
@@ -36,6 +36,8 @@ const ADDRESSES: [Ipv4Addr; 13] = [
     Ipv4Addr::new(224, 0, 0, 1),
     Ipv4Addr::new(169, 254, 0, 7),
     Ipv4Addr::LOCALHOST,
+    Ipv4Addr::new(0, 1, 2, 3),
+    Ipv4Addr::new(240, 0, 0, 1),
 ];
 /// Published, ports behind them, and others.
 const PORTS: [u16; 7] = [80, 53, 8080, 5353, 9090, 40_000, 40_001];
@@ -188,6 +190,38 @@ fn the_answers_are_those_of_the_programs() {
         let web = world.web;
         world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
         equal_over(world, 0x6e65_7464);
+    });
+}
+
+#[test]
+fn also_of_sources_in_the_subnets_of_containers() {
+    worlds(|world| {
+        world.know_subnets();
+        let reasons = compared(world, 0x696e_7369);
+        assert!(reasons.contains(&"spoofed-source"), "{reasons:?}");
+        let unassigned = SocketAddrV4::new(Ipv4Addr::new(172, 20, 0, 99), 40_000);
+        let question = Question {
+            protocol: Protocol::Tcp,
+            source: of_world(unassigned),
+            destination: of_world(SocketAddrV4::new(HOST, 8080)),
+        };
+        let said = told(world, &question, false);
+        assert_eq!(said.outcome, Outcome::Dropped(DropReason::SpoofedSource));
+    });
+}
+
+/// Flows that had a port before it was published.
+#[test]
+fn also_of_ports_that_flows_have() {
+    worlds(|world| {
+        equal_over(world, 0x666c_6f77);
+        let web = world.web;
+        for port in [40_000, 40_001, 80] {
+            world.publish(None, port, &web, 80, proto::TCP, Some(HOST));
+            world.publish(None, port, &web, 53, proto::UDP, Some(HOST));
+        }
+        assert_ne!(world.datapath.shared_ports(), 0);
+        equal_over(world, 0x7368_6172);
     });
 }
 

@@ -4,7 +4,11 @@ mod program_world;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netdp_common::{drop::DropReason, maps::EARLY_IN_GROUP};
+use netdp_common::{
+    addr::proto,
+    drop::DropReason,
+    maps::{EARLY_IN_GROUP, endpoint_flags},
+};
 use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt},
     time::{TimeVal, TimeValLike},
@@ -171,9 +175,49 @@ fn fragments_that_overlap_are_refused() {
         }
         // The host's own are the host's business.
         let mut to_host = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 53)));
+        to_host.id += 1;
         to_host.payload = query.payload.clone();
-        for (begin, stop) in [(0, 64), (8, 72)] {
+        for (begin, stop) in [(0, 64), (8, 72), (0, 64)] {
             world.passes(&piece(&to_host, begin, stop));
+        }
+    });
+}
+
+/// Until its datagram is whole: then it is the next one's.
+#[test]
+fn a_first_fragment_comes_once() {
+    worlds(|world| {
+        let db = world.db;
+        let mut query = arriving(Frame::udp(at(CLIENT, 40_000), at(HOST, 5353)));
+        query.payload = (0..200).collect();
+        let mut own = db.frame(Frame::udp(at(DB, 40_000), at(REMOTE, 53)));
+        own.payload = query.payload.clone();
+        for _ in 0..2 {
+            // The same again, a longer one, and one with another port.
+            let mut other = query.clone();
+            other.from.set_port(40_001);
+            assert_eq!(
+                world.run_from_netdev(&piece(&query, 0, 64)).action,
+                REDIRECT
+            );
+            for again in [
+                piece(&query, 0, 64),
+                piece(&query, 0, 72),
+                piece(&other, 0, 64),
+            ] {
+                assert_eq!(world.is_kept_out(&again), DropReason::FragmentOverlap);
+            }
+            assert_eq!(
+                world.run_from_netdev(&piece(&query, 64, 208)).action,
+                REDIRECT
+            );
+            let run = world.run_from_container(&db, &piece(&own, 0, 64));
+            assert_eq!(run.action, REDIRECT);
+            for again in [piece(&own, 0, 64), piece(&own, 0, 72)] {
+                assert_eq!(world.is_refused(&db, &again), DropReason::FragmentOverlap);
+            }
+            let run = world.run_from_container(&db, &piece(&own, 64, 208));
+            assert_eq!(run.action, REDIRECT);
         }
     });
 }
@@ -255,6 +299,40 @@ fn fragments_wait_for_their_first() {
             }
         }
         assert_eq!(world.drops(), []);
+    });
+}
+
+/// Of such a container the stack has no copy.
+#[test]
+fn fragments_for_a_routed_container_wait_for_their_first() {
+    worlds(|world| {
+        let mut web = world.web;
+        web.flags |= match Family::of_world() {
+            Family::V4 => endpoint_flags::ROUTED4,
+            Family::V6 => endpoint_flags::ROUTED6,
+        };
+        world.connect(&web);
+        world.publish(Some(WEB), 53, &web, 53, proto::UDP, Some(WEB));
+        let mut query = arriving(Frame::udp(at(CLIENT, 40_000), at(WEB, 53)));
+        query.payload = (0..=255).cycle().take(1400).collect();
+        let [first, second, last] =
+            [(0, 64), (64, 1024), (1024, 8 + 1400)].map(|(from, to)| piece(&query, from, to));
+        let arrivals = Arrivals::at(world.uplink);
+        for early in [&last, &second] {
+            let run = world.run_from_netdev(early);
+            assert_eq!((run.action, &run.packet), (DROP, early));
+        }
+        assert_eq!(world.run_from_netdev(&first).action, DROP);
+        let anew = [arrivals.next(), arrivals.next(), arrivals.next()];
+        assert_eq!(anew, [first, last, second]);
+        for bytes in &anew {
+            assert_eq!(world.run_from_netdev(bytes).action, REDIRECT);
+        }
+        assert_eq!(world.drops(), []);
+        // Those for others are the stack's.
+        let mut to_db = arriving(Frame::udp(at(CLIENT, 40_000), at(DB, 53)));
+        to_db.payload = query.payload.clone();
+        world.passes(&piece(&to_db, 64, 1024));
     });
 }
 

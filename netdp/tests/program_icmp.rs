@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use netdp::bpf::FlowSeen;
 use netdp_common::{
-    addr::V4Addr,
+    addr::{V4Addr, proto},
     drop::DropReason,
     maps::{FlowKey, flow_kind},
 };
@@ -489,5 +489,36 @@ fn the_other_familys_errors_are_none() {
         let other = 1 + 58 - protocol();
         let bytes = between(raw(other, ROUTER, HOST, &message), CLIENT_MAC, HOST_MAC);
         world.passes(&bytes);
+    });
+}
+
+/// The router that sends one may have any address: what counts is whose packet
+/// it is about.
+#[test]
+fn errors_about_a_port_for_some_sources_are_about_those_alone() {
+    worlds(|world| {
+        let web = world.web;
+        world.restrict(5353, proto::UDP, 7);
+        world.allow(7, CLIENT, 32);
+        let about = |to| {
+            let sent = Frame::udp(at(HOST, 5353), at(to, 40_000)).between(HOST_MAC, CLIENT_MAC);
+            Error::about(Kind::TooBig, ROUTER, &sent)
+        };
+        let seen = world.error_enters(&about(CLIENT), &web);
+        assert_eq!(seen.from, ROUTER);
+        let error = from_outside(&about(REMOTE)).bytes();
+        assert_eq!(world.is_kept_out(&error), DropReason::NotAllowed);
+
+        // At an address that needs an entry, which is older than the list.
+        world.allow(7, REMOTE, 32);
+        let asks = arriving(Frame::udp(at(REMOTE, 40_000), at(HOST_2, 5353)));
+        world.enters(&asks, &web);
+        let sent = Frame::udp(at(HOST_2, 5353), at(REMOTE, 40_000)).between(HOST_MAC, CLIENT_MAC);
+        let error = Error::about(Kind::TooBig, ROUTER, &sent);
+        world.error_enters(&error, &web);
+        world.restrict(5353, proto::UDP, 8);
+        world.allow(8, CLIENT, 32);
+        let error = from_outside(&error).bytes();
+        assert_eq!(world.is_kept_out(&error), DropReason::NotAllowed);
     });
 }

@@ -233,7 +233,7 @@ fn other_solicitations_are_refused() {
             let bytes = solicitation(&db, embed(DB), target).bytes(&db);
             assert_eq!(
                 world.is_refused(&db, &bytes),
-                DropReason::ArpUnknown,
+                DropReason::NeighbourUnknown,
                 "for {target}"
             );
         }

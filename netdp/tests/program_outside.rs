@@ -11,9 +11,11 @@ use netdp_common::{
     drop::DropReason,
     own,
     packet::tcp_flags::ACK,
+    range::AllowKey,
 };
 use program_world::{
-    CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, LONER_GATEWAY, WEB, arriving,
+    BROADCAST, CLIENT, CLIENT_MAC, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, LONER_GATEWAY,
+    REDIRECT, REMOTE, WEB, arriving,
     error::{Error, Kind},
     family::{Family, embed},
     frame::{Frame, SYN, at},
@@ -21,7 +23,7 @@ use program_world::{
 };
 
 /// Sources that have no place outside.
-const NOBODYS: [Ipv4Addr; 11] = [
+const NOBODYS: [Ipv4Addr; 12] = [
     WEB,
     DB,
     LONER,
@@ -33,6 +35,21 @@ const NOBODYS: [Ipv4Addr; 11] = [
     Ipv4Addr::new(224, 0, 0, 251),
     Ipv4Addr::BROADCAST,
     Ipv4Addr::UNSPECIFIED,
+    Ipv4Addr::new(0, 1, 2, 3),
+];
+/// Sources that nothing has, and that are like none outside once a daemon has
+/// said so.
+const INSIDE: [Ipv4Addr; 4] = [
+    Ipv4Addr::new(172, 20, 0, 99),
+    Ipv4Addr::new(172, 20, 255, 255),
+    Ipv4Addr::new(172, 21, 0, 77),
+    BROADCAST,
+];
+/// Outside, beside those.
+const BESIDE: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(172, 22, 0, 99),
+    Ipv4Addr::new(172, 21, 1, 77),
+    Ipv4Addr::new(192, 0, 2, 254),
 ];
 const PORT: u16 = 40_000;
 
@@ -59,6 +76,98 @@ fn a_published_port_takes_nothing_from_a_source_that_is_nobodys_outside() {
             }
         }
         world.holds(0, 0);
+    });
+}
+
+#[test]
+fn a_published_port_takes_nothing_from_the_subnets_of_containers() {
+    worlds(|world| {
+        let web = world.web;
+        let frames = |source| {
+            [
+                Frame::tcp(SYN, at(source, PORT), at(HOST, 8080)),
+                Frame::udp(at(source, PORT), at(HOST, 5353)),
+            ]
+            .map(arriving)
+        };
+        for source in INSIDE {
+            for frame in frames(source) {
+                world.enters(&frame, &web);
+            }
+        }
+        world.know_subnets();
+        for source in INSIDE {
+            for frame in frames(source) {
+                let reason = world.is_kept_out(&frame.bytes());
+                assert_eq!(reason, DropReason::SpoofedSource, "{source}");
+            }
+        }
+        for source in BESIDE {
+            for frame in frames(source) {
+                world.enters(&frame, &web);
+            }
+        }
+        // A network that is gone is anybody's.
+        let [unassigned, ..] = INSIDE;
+        let net = Ipv4Addr::new(172, 20, 0, 0);
+        let key = match Family::of_world() {
+            Family::V4 => Key::Allow4(AllowKey::new(own::INSIDE, net.into(), 16)),
+            Family::V6 => Key::Allow6(AllowKey::new(own::INSIDE, embed(net).into(), 112)),
+        };
+        world.datapath.remove(&key).unwrap();
+        for frame in frames(unassigned) {
+            world.enters(&frame, &web);
+        }
+    });
+}
+
+/// Of ::/96 and ::ffff:0:0/96, which stand for IPv4 addresses; and of what only
+/// looks like them.
+#[test]
+fn a_published_port_takes_nothing_from_addresses_that_stand_for_ipv4() {
+    let client = |high: u128| (high << 32 | u128::from(CLIENT.to_bits())).to_be_bytes();
+    world6(|world| {
+        for frame in [
+            Frame::tcp(SYN, at(CLIENT, PORT), at(HOST, 8080)),
+            Frame::udp(at(CLIENT, PORT), at(HOST, 5353)),
+        ] {
+            let packet = arriving(frame).bytes();
+            for (high, nobodys) in [(0, true), (0xffff, true), (0xffff_0000, false)] {
+                let mut packet = packet.clone();
+                packet[22..38].copy_from_slice(&client(high));
+                if nobodys {
+                    assert_eq!(world.is_kept_out(&packet), DropReason::SpoofedSource);
+                } else {
+                    assert_eq!(world.run_from_netdev(&packet).action, REDIRECT);
+                }
+            }
+        }
+    });
+}
+
+/// The default route would take them out.
+#[test]
+fn nothing_leaves_for_an_address_that_nobody_has() {
+    worlds(|world| {
+        let db = world.db;
+        for to in [Ipv4Addr::new(0, 1, 2, 3), Ipv4Addr::UNSPECIFIED] {
+            for frame in [
+                Frame::tcp(SYN, at(DB, PORT), at(to, 80)),
+                Frame::udp(at(DB, PORT), at(to, 53)),
+                Frame::echo_request(DB, to, 7),
+            ] {
+                let packet = db.frame(frame).bytes();
+                assert_eq!(world.is_refused(&db, &packet), DropReason::NoRoute, "{to}");
+            }
+        }
+        world.holds(0, 0);
+    });
+    world6(|world| {
+        let db = world.db;
+        let mut packet = db.frame(Frame::udp(at(DB, PORT), at(REMOTE, 53))).bytes();
+        packet[38..54].fill(0);
+        packet[48..54].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 2]);
+        assert_eq!(world.is_refused(&db, &packet), DropReason::NoRoute);
     });
 }
 

@@ -9,7 +9,9 @@ use std::thread;
 
 use netdp::demo::world::{HOST_ADDRESS, OUTSIDE_ADDRESS, set_sysctls};
 use netdp::netns::Namespace;
-use netdp_tests::{PATIENCE, Topology, connect_within, listen, udp};
+use netdp_tests::{
+    PATIENCE, Topology, connect, connect_from, connect_within, hears, listen, talk, udp,
+};
 use nix::cmsg_space;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
@@ -228,4 +230,46 @@ fn host_and_containers_have_two_thousand_flows_each_to_one_server() {
 #[ignore = "takes long"]
 fn host_and_containers_have_twenty_thousand_flows_each_to_one_server() {
     all_at_once("collide-long", 20_000);
+}
+
+/// Ports are published while connections and a UDP socket of another container
+/// have them outside.
+#[test]
+fn a_conversation_outlives_the_publication_of_its_port() {
+    const PORT: u16 = 40_000;
+    let Some(topology) = Topology::start("col-published") else {
+        return;
+    };
+    let world = &topology.world;
+    let one = topology.container("one", "");
+    let server = listen(&world.outside, ANY, 80);
+    let near = connect_from(&one, (ANY, PORT), (OUTSIDE_ADDRESS, 80));
+    let (far, seen) = server.accept();
+    assert_eq!(seen, (HOST_ADDRESS, PORT).into());
+    let (speaker, ear) = (udp(&one, ANY, PORT), udp(&world.outside, ANY, 53));
+    let speak = || {
+        speaker
+            .send_to(b"a question", (OUTSIDE_ADDRESS, 53))
+            .unwrap();
+        assert_eq!(hears(&ear, b"a question"), (HOST_ADDRESS, PORT).into());
+        ear.send_to(b"an answer", (HOST_ADDRESS, PORT)).unwrap();
+        hears(&speaker, b"an answer");
+    };
+    talk(&near, &far);
+    speak();
+
+    let options = format!("-p {PORT}:80 -p {PORT}:53/udp");
+    let other = topology.container("other", &options);
+    let (listener, service) = (listen(&other, ANY, 80), udp(&other, ANY, 53));
+    talk(&near, &far);
+    speak();
+    let client = connect(&world.client, (HOST_ADDRESS, PORT));
+    let (answering, _) = listener.accept();
+    talk(&client, &answering);
+    let asking = udp(&world.outside, ANY, 0);
+    asking
+        .send_to(b"for the new one", (HOST_ADDRESS, PORT))
+        .unwrap();
+    hears(&service, b"for the new one");
+    talk(&near, &far);
 }

@@ -155,6 +155,10 @@ fn a_published_port_answers_nobody_that_cannot_be_outside() {
         Ipv4Addr::new(224, 0, 0, 251),
         Ipv4Addr::BROADCAST,
         ANY,
+        Ipv4Addr::new(0, 0, 0, 8),
+        // Of the network, and of nobody; broadcast on the uplink.
+        Ipv4Addr::from(web.address.to_bits() | 0xff),
+        Ipv4Addr::from(HOST_ADDRESS.to_bits() | 0xff),
     ];
     let refused = |topology: &Topology| {
         let (before, dropped) = (received(&web), topology.dropped("spoofed-source"));
@@ -166,7 +170,10 @@ fn a_published_port_answers_nobody_that_cannot_be_outside() {
         says_nothing(&server);
         says_nothing(&victim);
         assert_eq!(received(&web), before);
-        assert_eq!(topology.dropped("spoofed-source"), dropped + 16);
+        assert_eq!(
+            topology.dropped("spoofed-source"),
+            dropped + 2 * sources.len() as u64
+        );
     };
     refused(&topology);
     // What the programs go by outlives the daemon, and is there for the next.

@@ -193,7 +193,9 @@ pub struct Published<A> {
     pub back_addr: A,
     /// Number of the set of addresses that may use it, or 0 for all.
     pub allow: u32,
-    pub pad: u32,
+    /// Not 0 while a masqueraded flow that began before may have the port: then
+    /// packets of its peer are the flow's. Of state, not of configuration.
+    pub shared: u32,
 }
 
 impl<A> Published<A> {

@@ -125,7 +125,8 @@ pub struct Frag {
     /// Protocol number of the transport: of IPv6, later fragments name the
     /// header that comes first behind theirs.
     pub proto: u32,
-    pub pad: u32,
+    /// 1 while a program has sent the first fragment in once more.
+    pub again: u32,
 }
 
 /// Places of `early` in one group: as many fragments of one datagram can wait.

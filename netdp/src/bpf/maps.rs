@@ -15,7 +15,7 @@ use netdp_common::{
     range::{AllowPlace, RangePlace},
 };
 
-use super::{BpfError, FlowTables, Key, datapath::take, own::Filter};
+use super::{BpfError, FlowTables, Key, datapath::take, own::Filter, shared::Shared};
 
 /// The maps that userspace reads or writes.
 pub struct Maps {
@@ -29,6 +29,7 @@ pub struct Maps {
     pub(super) usage: Array<MapData, Usage>,
     pub(super) sweeper: Array<MapData, TimedSweep>,
     pub(super) own: Filter,
+    pub(super) shared: Shared,
     /// The ranges that there are: without any the programs don't ask for them.
     pub(super) ranged: BTreeSet<Key>,
 }
@@ -146,6 +147,7 @@ impl Maps {
             usage: open!(name::USAGE),
             sweeper: open!(name::SWEEPER),
             own: Filter::new(open!(name::OWN)),
+            shared: Shared::default(),
             ranged: BTreeSet::new(),
         })
     }

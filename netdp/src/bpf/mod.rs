@@ -23,6 +23,7 @@ mod map_entry;
 mod maps;
 mod own;
 mod pin;
+mod shared;
 pub mod socket_filter;
 mod syscall;
 mod tables;

@@ -9,6 +9,7 @@ use super::{
     BpfError, Datapath, Entry, FlowSeen, FlowTables, Key, TableAddress, Tables,
     map_entry::{delete, delete_prefix, dump, dump_trie, insert, put_prefix},
     maps::is_range,
+    shared::{marked, unmarked},
 };
 
 impl Datapath {
@@ -19,6 +20,14 @@ impl Datapath {
 
     /// Everything that the configuration maps hold.
     pub fn tables(&self) -> Result<Tables, BpfError> {
+        let mut tables = self.tables_as_they_are()?;
+        for entry in tables.values_mut() {
+            *entry = unmarked(*entry);
+        }
+        Ok(tables)
+    }
+
+    fn tables_as_they_are(&self) -> Result<Tables, BpfError> {
         let maps = &self.maps;
         let mut tables = Tables::new();
         let mut add = |key, entry| {
@@ -92,9 +101,16 @@ impl Datapath {
         {
             self.count_uplinks()?;
         }
+        self.maps.own.add(key)?;
+        self.maps.range_comes(key)?;
+        let entry = marked(entry);
+        self.write(key, &entry)?;
+        self.maps.shared.add(key, &entry);
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, key: &Key, entry: &Entry) -> Result<(), BpfError> {
         let maps = &mut self.maps;
-        maps.own.add(key)?;
-        maps.range_comes(key)?;
         match (key, entry) {
             (Key::Endpoint(key), Entry::Endpoint(value)) => insert(
                 &mut maps.endpoints,
@@ -170,6 +186,7 @@ impl Datapath {
     /// flows that the outside knows by it.
     pub fn remove(&mut self, key: &Key) -> Result<(), BpfError> {
         self.delete(key)?;
+        self.maps.shared.remove(key);
         if let Key::Uplink(ifindex) = key {
             self.uplinks.remove(ifindex);
             self.count_uplinks()?;
@@ -186,7 +203,8 @@ impl Datapath {
 
     /// Brings what is derived from the tables in line with them.
     pub(super) fn derive(&mut self) -> Result<(), BpfError> {
-        let tables = self.tables()?;
+        let tables = self.tables_as_they_are()?;
+        self.maps.shared.fill(&tables);
         self.uplinks = tables
             .keys()
             .filter_map(|key| match key {

@@ -148,6 +148,9 @@ impl Engine {
             conflicts: Vec::new(),
         };
         self.execute(tables, failure, &mut planned).await?;
+        if let Err(error) = self.target.datapath.settle_ports() {
+            tracing::warn!("cannot look for flows that have a published port: {error}");
+        }
         self.problems.retain(|what, _| planned.contains(what));
         Ok(())
     }

@@ -340,6 +340,8 @@ fn way(
             .to_owned()
     } else if super::is_link_local(to) {
         "no router forwards to link-local addresses".to_owned()
+    } else if super::is_martian(to) {
+        "nobody has this address".to_owned()
     } else if let Some(network) = snapshot.network_of(to) {
         format!("no container of network {network} has this address")
     } else if let Some(way) = snapshot.way {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use netdp_common::{
-    addr::{Be16, proto},
+    addr::{Address, Be16, V4Addr, V6Addr, proto},
     drop::DropReason,
     icmp::Refusal,
     packet::{Transport, Tuple, tcp_flags},
@@ -199,6 +199,14 @@ pub fn explain(snapshot: &Snapshot<'_>, question: &Question) -> Explanation {
         told.say("translation", translated);
     }
     told
+}
+
+/// What [`Address::is_martian`] says.
+fn is_martian(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => V4Addr::from(addr).is_martian(),
+        IpAddr::V6(addr) => V6Addr::from(addr).is_martian(),
+    }
 }
 
 /// fe80::/10. That of IPv4 may be behind a router of its own.

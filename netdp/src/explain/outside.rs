@@ -10,7 +10,7 @@ use netdp_common::{
 };
 
 use super::{
-    Explanation, Mapping, Outcome, Question, Snapshot,
+    Explanation, KnownFlow, Mapping, Outcome, Question, Snapshot,
     container::{is_routed, leads_to},
     mapped,
 };
@@ -33,7 +33,14 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
         return;
     }
     match mapping {
-        Some(mapping) => published(snapshot, question, &mapping, told),
+        Some(mapping) => {
+            if let Some(flow) = older_flow(snapshot, question) {
+                told.say("flow", "older than the publication of its port");
+                go_on(&flow, told);
+            } else {
+                published(snapshot, question, &mapping, told);
+            }
+        }
         None => {
             told.say("mapping", question.not_published());
             answer(snapshot, question, told);
@@ -65,7 +72,7 @@ fn published(
 ) {
     told.say("mapping", mapping.to_string());
     let from = question.source.ip();
-    if is_refused(from, told) {
+    if is_refused(snapshot, from, told) {
         return;
     }
     if !snapshot.allows(mapping, from) {
@@ -81,25 +88,26 @@ fn published(
 }
 
 /// Drops what has a source that nobody has who could be answered.
-fn is_refused(from: IpAddr, told: &mut Explanation) -> bool {
-    let refused = match from {
+fn is_refused(snapshot: &Snapshot<'_>, from: IpAddr, told: &mut Explanation) -> bool {
+    let has_no_place = match from {
         IpAddr::V4(from) => rules::has_no_place_outside(V4Addr::from(from)),
         IpAddr::V6(from) => rules::has_no_place_outside(V6Addr::from(from)),
     };
-    if refused {
-        told.drop(
-            "source",
-            DropReason::SpoofedSource,
-            "nobody outside has this address who could be answered",
-        );
-    }
-    refused
+    let why = if has_no_place {
+        "nobody outside has this address who could be answered"
+    } else if snapshot.is_inside(from) {
+        "nobody outside has this address: it is of a container network's subnet, or broadcast"
+    } else {
+        return false;
+    };
+    told.drop("source", DropReason::SpoofedSource, why);
+    true
 }
 
 /// To a container's own address, by which the outside knows it.
 fn routed(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
     let to = question.destination;
-    if is_refused(question.source.ip(), told) {
+    if is_refused(snapshot, question.source.ip(), told) {
         return;
     }
     if let Some(mapping) = snapshot.exact(to, question.proto()) {
@@ -142,27 +150,47 @@ pub(super) fn taken(
         && leads_to(snapshot, &flow, container, question.proto())
 }
 
+/// The flow of the packet's source that has had the port since before it was
+/// published; none where the packet may as well be a client's.
+fn older_flow(snapshot: &Snapshot<'_>, question: &Question) -> Option<KnownFlow> {
+    let known = begun(snapshot, question)?;
+    let is_its_own = known.flow.kind == flow_kind::HOST
+        || !rules::may_be_for_a_service(
+            question.transport(),
+            question.tuple().dport,
+            known.flow.state,
+        );
+    is_its_own.then_some(known)
+}
+
+/// The flow of the packet's source that a container, or the host, began.
+fn begun(snapshot: &Snapshot<'_>, question: &Question) -> Option<KnownFlow> {
+    let to = question.destination;
+    snapshot
+        .outside_flow(question.source, to.port(), question.proto())
+        .filter(|known| known.flow.external == to.ip())
+}
+
 /// An answer to a conversation that a container, or the host, began.
 fn answer(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
-    let to = question.destination;
-    let known = snapshot
-        .outside_flow(question.source, to.port(), question.proto())
-        .filter(|known| known.flow.external == to.ip());
-    match known {
+    match begun(snapshot, question) {
         None => {
             if mapped::enter(snapshot, question, told) {
-                is_refused(question.source.ip(), told);
+                is_refused(snapshot, question.source.ip(), told);
             } else {
                 told.say("flow", "none: the host's own stack has the packet");
             }
         }
-        Some(known) if known.flow.kind == flow_kind::HOST => {
-            told.say("flow", "of a socket of the host whose port was changed");
-        }
-        Some(known) => {
-            told.say("flow", format!("masqueraded, of {}", known.inner()));
-            told.destination = known.inner();
-            told.outcome = Outcome::Container(known.flow.to.ifindex);
-        }
+        Some(known) => go_on(&known, told),
+    }
+}
+
+fn go_on(known: &KnownFlow, told: &mut Explanation) {
+    if known.flow.kind == flow_kind::HOST {
+        told.say("flow", "of a socket of the host whose port was changed");
+    } else {
+        told.say("flow", format!("masqueraded, of {}", known.inner()));
+        told.destination = known.inner();
+        told.outcome = Outcome::Container(known.flow.to.ifindex);
     }
 }

@@ -11,6 +11,7 @@ use netdp_common::{
         Back, Endpoint, Flow, FlowKey, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
         uplink_flags::{BY_ROUTE4, BY_ROUTE6},
     },
+    own::INSIDE,
     range::{RangeKey, contains},
     rules,
 };
@@ -189,20 +190,28 @@ impl Snapshot<'_> {
 
     /// Whether a source may use a published port.
     pub fn allows(&self, mapping: &Mapping, source: IpAddr) -> bool {
-        mapping.published.allow == 0
-            || self.tables.keys().any(|key| match (key, source) {
-                (Key::Allow4(key), IpAddr::V4(source)) => {
-                    let net = Ipv4Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
-                    key.place.set == mapping.published.allow
-                        && net.is_ok_and(|net| net.contains(&source))
-                }
-                (Key::Allow6(key), IpAddr::V6(source)) => {
-                    let net = Ipv6Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
-                    key.place.set == mapping.published.allow
-                        && net.is_ok_and(|net| net.contains(&source))
-                }
-                _ => false,
-            })
+        mapping.published.allow == 0 || self.holds(mapping.published.allow, source)
+    }
+
+    /// Whether an address is one that nobody outside has, although neither a
+    /// container nor the host need have it.
+    pub fn is_inside(&self, address: IpAddr) -> bool {
+        self.holds(INSIDE, address)
+    }
+
+    /// Whether a set has an address.
+    fn holds(&self, set: u32, address: IpAddr) -> bool {
+        self.tables.keys().any(|key| match (key, address) {
+            (Key::Allow4(key), IpAddr::V4(address)) => {
+                let net = Ipv4Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
+                key.place.set == set && net.is_ok_and(|net| net.contains(&address))
+            }
+            (Key::Allow6(key), IpAddr::V6(address)) => {
+                let net = Ipv6Net::new(key.place.addr.into(), (key.prefix - 64) as u8);
+                key.place.set == set && net.is_ok_and(|net| net.contains(&address))
+            }
+            _ => false,
+        })
     }
 
     /// Whether there is such a link.
@@ -479,7 +488,7 @@ fn mapping<A: Address + Into<IpAddr>>(
             to: published.to,
             back_addr: published.back_addr.into(),
             allow: published.allow,
-            pad: published.pad,
+            shared: published.shared,
         },
         asked,
         range,

@@ -2,12 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{Hash, Hasher},
     net::IpAddr,
 };
 
 use ipnet::IpNet;
-use netdp_common::range::AllowKey;
+use netdp_common::{own::INSIDE, range::AllowKey};
 
 use super::generation::Fnv;
 use crate::{
@@ -17,6 +16,12 @@ use crate::{
 
 /// A number for each set that a port is published to.
 pub(super) struct Sets<'a>(BTreeMap<&'a [IpNet], u32>);
+
+/// One that a set may have: neither 0, for all sources, nor that of the
+/// addresses that nobody outside has.
+fn number(number: u32) -> u32 {
+    if number == INSIDE { 1 } else { number.max(1) }
+}
 
 impl<'a> Sets<'a> {
     /// A number is made of its set, so that it stays the same after a restart;
@@ -30,10 +35,10 @@ impl<'a> Sets<'a> {
         let mut taken = BTreeSet::new();
         let numbered = sets.into_iter().map(|set| {
             let mut hash = Fnv::default();
-            set.hash(&mut hash);
-            let mut number = (hash.finish() as u32).max(1);
+            hash.write_nets(set);
+            let mut number = number(hash.finish() as u32);
             while !taken.insert(number) {
-                number = number.wrapping_add(1).max(1);
+                number = self::number(number + 1);
             }
             (set, number)
         });

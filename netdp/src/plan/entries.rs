@@ -16,7 +16,7 @@ use netdp_common::{
 
 use super::{
     Desired, Observed, Reach, Uplink, allowed::Sets, desired::DesiredEndpoint,
-    generation::generation,
+    generation::generation, inside,
 };
 use crate::{
     bpf::{Entry, Key, Tables},
@@ -53,6 +53,7 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
     }
     let sets = Sets::of(desired.endpoints.iter().map(|it| &it.endpoint));
     sets.add_to(&mut tables);
+    inside::add_to(&mut tables, desired);
     let outside = Outside {
         v4: main_of_uplinks(desired),
         v6: main_of_uplinks(desired),
@@ -285,7 +286,7 @@ fn add_address<A: Family>(
             to: owner.to,
             back_addr: back.unwrap_or(A::ANY),
             allow: sets.number(&publication.allow),
-            pad: 0,
+            shared: 0,
         };
         if publication.is_range() {
             let (key, span, prefix) = range_of(host_addr, proto, publication.host_ports());

@@ -11,6 +11,7 @@ mod desired;
 pub mod diff;
 mod entries;
 mod generation;
+mod inside;
 mod links;
 mod observed;
 mod op;

@@ -32,13 +32,13 @@ impl Family {
 }
 
 /// 2001:db8::/96; ff0e::/96 for those of many, fe80::/96 for those of a link,
-/// and ::1.
+/// ::/96 for those of 0.0.0.0/8, and ::1.
 pub fn embed(addr: Ipv4Addr) -> Ipv6Addr {
     if addr.is_loopback() {
         return Ipv6Addr::LOCALHOST;
     }
     let low = u128::from(addr.to_bits());
-    let high = if addr.is_unspecified() {
+    let high = if addr.octets()[0] == 0 {
         0
     } else if addr.is_link_local() {
         0xfe80 << 112

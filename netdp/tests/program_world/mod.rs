@@ -47,6 +47,8 @@ pub const CLIENT_MAC: Mac = [2, 0, 0, 0, 3, 1];
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// Behind the default route.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// Of the uplink's subnet.
+pub const BROADCAST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 255);
 pub const ROUTER_MAC: Mac = [2, 0, 0, 0, 3, 2];
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
 /// WEB, with published ports, and DB, without, are on one network.

@@ -48,7 +48,7 @@ impl World {
                     to: container.delivery(),
                     back_addr: $addr(addr),
                     allow: 0,
-                    pad: 0,
+                    shared: 0,
                 };
                 let prefix = key.prefix as u16;
                 let range = PublishedRange {
@@ -70,6 +70,7 @@ impl World {
             Family::V4 => publish!(v4, Range4, BackRange4),
             Family::V6 => publish!(v6, Range6, BackRange6),
         }
+        self.datapath.settle_ports().unwrap();
     }
 
     /// Takes a range on all addresses, of WEB, back at once.

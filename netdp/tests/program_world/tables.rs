@@ -6,10 +6,11 @@ use netdp::bpf::{Entry, Key, clock};
 use netdp_common::{
     addr::Be16,
     maps::{Back, Local, Owner, PortKey, Published},
+    own::INSIDE,
     range::AllowKey,
 };
 
-use super::{Container, HOST, World, family::Family, v4, v6};
+use super::{BROADCAST, Container, HOST, World, family::Family, v4, v6};
 
 impl World {
     /// The host has this address.
@@ -74,7 +75,7 @@ impl World {
                     to: container.delivery(),
                     back_addr: $addr(back),
                     allow: 0,
-                    pad: 0,
+                    shared: 0,
                 };
                 let key = PortKey::new($addr(on), host_port, proto);
                 self.put(Key::$port(key), Entry::$port(published));
@@ -89,6 +90,7 @@ impl World {
             Family::V4 => publish!(v4, Port4, Back4),
             Family::V6 => publish!(v6, Port6, Back6),
         }
+        self.datapath.settle_ports().unwrap();
     }
 
     /// Lets a port on all addresses be used by the sources of a set alone.
@@ -118,6 +120,14 @@ impl World {
             Family::V6 => Key::Allow6(AllowKey::new(set, v6(addr), 96 + bits)),
         };
         self.put(key, Entry::Allow(1));
+    }
+
+    /// What a daemon says of the containers' subnets and of the uplink's
+    /// broadcast address.
+    pub fn know_subnets(&mut self) {
+        self.allow(INSIDE, Ipv4Addr::new(172, 20, 0, 0), 16);
+        self.allow(INSIDE, Ipv4Addr::new(172, 21, 0, 0), 24);
+        self.allow(INSIDE, BROADCAST, 32);
     }
 
     /// Takes a port on all addresses back, as a daemon does; `quiet` is for how
