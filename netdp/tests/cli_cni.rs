@@ -467,6 +467,26 @@ fn host_ports_are_held_unless_the_runtime_holds_them() {
 }
 
 #[test]
+fn a_restarted_daemon_leaves_the_runtimes_ports_alone() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let (one, two) = (Pod::new(&world, "c1"), Pod::new(&world, "c2"));
+    for (pod, port, hold) in [(&one, 8081, false), (&two, 8082, true)] {
+        let ports = json!([{"hostPort": port, "containerPort": 80}]);
+        let conf = config(json!({"holdPorts": hold, "runtimeConfig": {"portMappings": ports}}));
+        Call::new("ADD", pod, &conf).ok(&world);
+    }
+    world.kill_daemon();
+    world.start_daemon(&[]);
+    let bind = |address| world.host.run(|| TcpListener::bind(address)).unwrap();
+    assert!(bind("0.0.0.0:8081").is_ok());
+    assert!(bind("0.0.0.0:8082").is_err());
+    let port = world.ok(&["port", "c1"]);
+    assert!(port.contains(":8081"), "{port}");
+}
+
+#[test]
 fn del_works_when_the_namespace_is_gone() {
     let Some(world) = World::new() else { return };
     for netns in ["", "/run/netns/never-there"] {
