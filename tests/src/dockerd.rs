@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Child;
 
 use netdp::demo::world::World;
 use netdp::netns::Namespace;
@@ -39,6 +40,17 @@ struct Endpoint {
 struct Sandbox {
     namespace: Namespace,
     next: u32,
+    /// Its program.
+    program: Option<Child>,
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if let Some(program) = &mut self.program {
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+    }
 }
 
 /// See the [module](self).
@@ -169,7 +181,11 @@ impl Dockerd {
     fn make_sandbox(&mut self, name: &str) {
         if !self.sandboxes.contains_key(name) {
             let namespace = Namespace::create(&self.netns, name).expect("a sandbox");
-            let sandbox = Sandbox { namespace, next: 0 };
+            let sandbox = Sandbox {
+                namespace,
+                next: 0,
+                program: None,
+            };
             self.sandboxes.insert(name.to_owned(), sandbox);
         }
     }
@@ -283,6 +299,14 @@ impl Dockerd {
     pub fn forget(&mut self) {
         self.endpoints.clear();
         self.sandboxes.clear();
+    }
+
+    /// Starts a program in a sandbox.
+    #[track_caller]
+    pub fn start_program(&mut self, name: &str) {
+        let sandbox = self.sandboxes.get_mut(name).expect("a sandbox");
+        let program = sandbox.namespace.command("sleep").arg("600").spawn();
+        sandbox.program = Some(program.expect("start sleep"));
     }
 
     /// Ends a sandbox with all that is in it.

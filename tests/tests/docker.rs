@@ -521,11 +521,23 @@ fn what_was_missed_is_made_up_for() {
     bind_port(&topology.world.host, ANY, 8084).unwrap();
     bind_port(&topology.world.host, ANY, 8082).unwrap_err();
 
-    // dockerd itself is killed before a container has taken its end.
+    // dockerd itself is killed before a container has taken its end, or has
+    // started its program.
+    for number in [2, 5] {
+        dockerd.start_program(&sandbox_name(number));
+    }
+    start(
+        &mut dockerd,
+        NETWORK,
+        6,
+        "10.50.0.6/24",
+        &ports(&[(6, "", 8086, 80)]),
+    )
+    .unwrap();
     let body = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(9),
                       "Interface": {"Address": "10.50.0.9/24"}, "Options": {}});
     dockerd.ask(&driver("CreateEndpoint"), &body).unwrap();
-    assert_eq!(sandboxes(&topology).len(), 3);
+    assert_eq!(sandboxes(&topology).len(), 4);
     let activated = dockerd.ask("/Plugin.Activate", &Value::Null).unwrap();
     assert_eq!(
         activated["Implements"],

@@ -6,6 +6,7 @@
 //! some of them again, when it heard no answer, and leaves others out, when it
 //! was killed: so what is there already, or gone already, is no error.
 
+mod abandoned;
 mod endpoint;
 mod ipam;
 mod network;
@@ -92,13 +93,20 @@ fn router(owner: Arc<Owner>) -> Router {
         .with_state(owner)
 }
 
-/// A dockerd that begins: what another one asked for and didn't take before it
-/// was killed is nobody's.
+/// A dockerd that begins: what another one asked for before it was killed, and
+/// didn't take, or took for a container that never started, is nobody's.
 async fn activate(State(owner): Shared) -> Answer<Implements> {
     done(async move {
+        let taken = abandoned::taken(owner.lock().await.state());
+        // Reads all of /proc.
+        let left = tokio::task::spawn_blocking(|| abandoned::abandoned(taken)).await;
+        let left = left.unwrap_or_default();
         owner
             .change(|state, _| {
                 state.withdraw_offers();
+                for id in left {
+                    state.withdraw_endpoint(id);
+                }
                 Ok(())
             })
             .await?;
