@@ -59,7 +59,7 @@ pub fn routed<F: Family>(
         None => false,
     };
     if !is_own {
-        let Some(mapping) = published::exact::<F>(from.saddr, from.sport, proto) else {
+        let Some(mapping) = published::exact::<F>(&from.saddr, from.sport, proto) else {
             return Err(DropReason::NotPublished);
         };
         // SAFETY: a map value stays readable while the program runs.

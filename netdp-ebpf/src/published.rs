@@ -63,13 +63,17 @@ fn look_up<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published
 
 /// The mapping of a port on one address alone.
 #[inline(always)]
-pub fn exact<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const Published<F::Addr>> {
+pub fn exact<F: Family>(
+    addr: &F::Addr,
+    port: Be16,
+    proto: u8,
+) -> Option<*const Published<F::Addr>> {
     if proto != proto::TCP && proto != proto::UDP {
         return None;
     }
-    let mut found = look_up_exact::<F>(&addr, port, proto);
+    let mut found = look_up_exact::<F>(addr, port, proto);
     if found.is_null() && ranges::are_there() {
-        found = ranges::published::<F>(&addr, false, port, proto);
+        found = ranges::published::<F>(addr, false, port, proto);
     }
     if found.is_null() { None } else { Some(found) }
 }
@@ -124,12 +128,11 @@ pub fn inbound<F: Family>(
     let client = &mut decision.container;
     *client = Delivery::default();
     client.slot = published.to.slot;
-    if packet.proto == proto::TCP {
-        const OPENING_OR_CLOSING: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
-        if !stateless || packet.transport.has_flags(OPENING_OR_CLOSING) {
-            remember::<F>(skb, packet, to, client, stateless)?;
-        }
-    } else if !stateless || by_uplink {
+    const OPENING_OR_CLOSING: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+    if !stateless
+        || packet.proto == proto::TCP && packet.transport.has_flags(OPENING_OR_CLOSING)
+        || packet.proto != proto::TCP && by_uplink
+    {
         remember::<F>(skb, packet, to, client, stateless)?;
     }
     decision.enter(&published.to);
@@ -168,38 +171,8 @@ fn note_interface<A>(skb: &Skb, packet: &Packet<A>, entry: flows::Entry<A>, stat
 
 /// Keeps the flow's entry up to date, or makes one where the way back needs it:
 /// for the outside, or for a container that is the `client`.
-#[inline(always)]
+#[inline(never)]
 pub fn remember<F: Family>(
-    skb: &Skb,
-    packet: &Packet<F::Addr>,
-    to: &Tuple<F::Addr>,
-    client: &Delivery,
-    stateless: bool,
-) -> Result<(), DropReason> {
-    match note::<F>(skb, packet, to, client, stateless) {
-        Err(DropReason::TupleTaken) if is_free_again::<F>(packet, to) => {
-            note::<F>(skb, packet, to, client, stateless)
-        }
-        noted => noted,
-    }
-}
-
-/// Whether the connection that has this tuple came by a port that is published
-/// no longer; then it is forgotten.
-#[inline(never)]
-fn is_free_again<F: Family>(packet: &Packet<F::Addr>, to: &Tuple<F::Addr>) -> bool {
-    let key = to.received(packet.proto);
-    match flows::find::<F>(&key) {
-        Some(entry) if packet.transport.is_syn() && !is_published::<F>(&key, entry) => {
-            flows::remove::<F>(&key, entry);
-            true
-        }
-        _ => false,
-    }
-}
-
-#[inline(never)]
-fn note<F: Family>(
     skb: &Skb,
     packet: &Packet<F::Addr>,
     to: &Tuple<F::Addr>,
@@ -216,9 +189,11 @@ fn note<F: Family>(
         }
         // The same client port, over another published port or address, to the
         // same container port: the container could not tell the two apart.
-        // Without connections, the way that was used last is the way back.
+        // Without connections, the way that was used last is the way back; so
+        // it is after a connection by a port that is published no longer.
         if packet.proto == proto::TCP
-            && (!packet.transport.is_syn() || tcp::is_established(flows::state(entry)))
+            && (!packet.transport.is_syn()
+                || tcp::is_established(flows::state(entry)) && is_published::<F>(&key, entry))
         {
             return Err(DropReason::TupleTaken);
         }
@@ -283,7 +258,7 @@ fn is_published<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>)
     }
     // What is published at the container's own address is nobody else's.
     let mapping = if flow.addr == key.local {
-        exact::<F>(flow.addr, flow.port, key.proto)
+        exact::<F>(&flow.addr, flow.port, key.proto)
     } else {
         mapping_of::<F>(&flow.addr, flow.port, key.proto)
     };

@@ -167,5 +167,5 @@ fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
 /// The mapping of a container's own port to itself, where it is published.
 #[inline(always)]
 pub fn mapping<F: Family>(tuple: &Tuple<F::Addr>, proto: u8) -> Option<*const Published<F::Addr>> {
-    published::exact::<F>(tuple.daddr, tuple.dport, proto)
+    published::exact::<F>(&tuple.daddr, tuple.dport, proto)
 }
