@@ -2,7 +2,7 @@
 
 use crate::{
     addr::{Address, Be16, proto},
-    maps::{Config, FlowKey},
+    maps::{Config, FlowKey, Times},
     packet::{Packet, Transport, Tuple},
     tcp::{self, Direction},
 };
@@ -116,14 +116,45 @@ pub fn next_state<A>(state: u8, packet: &Packet<A>, direction: Direction) -> u8 
     }
 }
 
+/// Which of the times that can be set is a flow's; by number in [`Times`].
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Time {
+    TcpEstablished = 0,
+    TcpTransitory = 1,
+    Udp = 2,
+    Icmp = 3,
+}
+
+impl Time {
+    /// That of a flow in this state.
+    #[inline(always)]
+    pub const fn of(proto: u8, state: u8) -> Self {
+        match proto {
+            proto::TCP if tcp::is_established(state) => Self::TcpEstablished,
+            proto::TCP => Self::TcpTransitory,
+            proto::UDP => Self::Udp,
+            _ => Self::Icmp,
+        }
+    }
+}
+
 /// Seconds without a packet after which a flow in this state is forgotten.
 #[inline(always)]
 pub const fn timeout(config: &Config, proto: u8, state: u8) -> u32 {
-    match proto {
-        proto::TCP if tcp::is_established(state) => config.tcp_established,
-        proto::TCP => config.tcp_transitory,
-        proto::UDP => config.udp,
-        _ => config.icmp,
+    match Time::of(proto, state) {
+        Time::TcpEstablished => config.tcp_established,
+        Time::TcpTransitory => config.tcp_transitory,
+        Time::Udp => config.udp,
+        Time::Icmp => config.icmp,
+    }
+}
+
+impl Times {
+    /// The same by the network's own times, or 0 where it has none for it.
+    #[inline(always)]
+    pub const fn timeout(&self, proto: u8, state: u8) -> u32 {
+        self.seconds[Time::of(proto, state) as usize]
     }
 }
 
@@ -191,5 +222,16 @@ mod tests {
         assert_eq!(timeout(&config, proto::TCP, tcp::state::CLOSED), 240);
         assert_eq!(timeout(&config, proto::UDP, ANSWERED), 300);
         assert_eq!(timeout(&config, proto::ICMP, ANSWERED), 60);
+    }
+
+    #[test]
+    fn a_networks_own_times_are_found_by_what_they_are_for() {
+        let times = Times {
+            seconds: [7, 6, 5, 0],
+        };
+        assert_eq!(times.timeout(proto::TCP, tcp::state::ESTABLISHED), 7);
+        assert_eq!(times.timeout(proto::TCP, tcp::state::OPENING), 6);
+        assert_eq!(times.timeout(proto::UDP, UNANSWERED), 5);
+        assert_eq!(times.timeout(proto::ICMP, ANSWERED), 0);
     }
 }

@@ -18,6 +18,7 @@ pub use state::*;
 pub mod name {
     pub const CONFIG: &str = "config";
     pub const ENDPOINTS: &str = "endpoints";
+    pub const TIMES: &str = "times";
     pub const ADDRS4: &str = "addrs4";
     pub const PORTS4: &str = "ports4";
     pub const BACK4: &str = "back4";

@@ -12,7 +12,7 @@ use netdp_common::{
         EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ALLOWED,
         MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_UPLINKS,
         ORDER_PER_FLOW, Owner, Path, PortKey, Published, PublishedRange, Refusals, SockKey, Stats,
-        Sweep, Uplink, Usage,
+        Sweep, Times, Uplink, Usage,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -71,6 +71,9 @@ pub static HOST_FLOWS: Array<u32, 1> = Array::new();
 /// Set once a mapping was made, so that hosts without any don't look for one.
 #[btf_map(name = "mappings")]
 pub static MAPPINGS: Array<u32, 1> = Array::new();
+/// Times of endpoints whose network has some of its own, by counter slot.
+#[btf_map(name = "times")]
+pub static TIMES: HashMap<u32, Times, { MAX_ENDPOINTS as usize }> = HashMap::new();
 #[btf_map(name = "sweeper")]
 pub static SWEEPER: Array<Sweeper, 1> = Array::new();
 

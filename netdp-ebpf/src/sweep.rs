@@ -22,7 +22,7 @@ use aya_ebpf::helpers::{
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
     flow::is_expired,
-    maps::{Flow, FlowKey},
+    maps::{Flow, FlowKey, config_flags, flow_kind},
     packet::{V4, V6},
 };
 
@@ -30,7 +30,7 @@ use crate::{
     early,
     family::Family,
     flows,
-    maps::{EARLY, PENDING4, PENDING6, SWEEPER, Sweeper, USAGE},
+    maps::{EARLY, PENDING4, PENDING6, SWEEPER, Sweeper, TIMES, USAGE},
     share,
 };
 
@@ -226,7 +226,7 @@ extern "C" fn take_one<F: Family>(_index: u32, round: *mut Round) -> c_long {
         if !place.is_place_of((*entry).tag) {
             return 0;
         }
-        if is_over(entry, (*round).now) {
+        if is_over(entry, key.proto, (*round).now) {
             flows::remove::<F>(&key, entry);
         } else {
             share::found(&*entry, false);
@@ -277,7 +277,7 @@ extern "C" fn add_one<F: Family>(
 ) -> c_long {
     // SAFETY: the kernel gives a live entry and the context passed above.
     unsafe {
-        if is_over(flow, (*round).now) {
+        if is_over(flow, (*key).proto, (*round).now) {
             share::removed(&*flow);
             bpf_map_delete_elem(table, key.cast());
         } else {
@@ -290,16 +290,16 @@ extern "C" fn add_one<F: Family>(
 
 /// Called for each entry that isn't answered: removes it where its time is
 /// over, counts it otherwise.
-extern "C" fn expire_pending<A>(
+extern "C" fn expire_pending<A: Address>(
     table: *mut c_void,
-    key: *mut c_void,
+    key: *mut FlowKey<A>,
     flow: *mut Flow<A>,
     round: *mut Round,
 ) -> c_long {
     // SAFETY: as above.
     unsafe {
-        if is_over(flow, (*round).now) {
-            bpf_map_delete_elem(table, key);
+        if is_over(flow, (*key).proto, (*round).now) {
+            bpf_map_delete_elem(table, key.cast());
         } else {
             share::found(&*flow, true);
         }
@@ -307,17 +307,43 @@ extern "C" fn expire_pending<A>(
     0
 }
 
-/// Whether an entry has outlived its timeout.
+/// Whether an entry has outlived its timeout: that of its network, where it has
+/// one of its own, which the entry is given. Packets give it the host's.
 ///
 /// # Safety
 /// Points to a live entry.
 #[inline(always)]
-unsafe fn is_over<A>(flow: *mut Flow<A>, now: u32) -> bool {
+unsafe fn is_over<A>(flow: *mut Flow<A>, proto: u8, now: u32) -> bool {
     // SAFETY: the caller's; packets write these fields whole.
     unsafe {
         let last_seen = (&raw const (*flow).last_seen).read_volatile();
-        let timeout = (&raw const (*flow).timeout).read_volatile();
+        let mut timeout = (&raw const (*flow).timeout).read_volatile();
+        let own = own_timeout(flow, proto);
+        if own != 0 && own != timeout {
+            timeout = own;
+            (&raw mut (*flow).timeout).write_volatile(own);
+        }
         is_expired(last_seen, timeout, now)
+    }
+}
+
+/// What the network of the endpoint in whose share a flow counts has for a flow
+/// in its state, or 0 where it has nothing of its own.
+///
+/// # Safety
+/// Points to a live entry.
+#[inline(always)]
+unsafe fn own_timeout<A>(flow: *mut Flow<A>, proto: u8) -> u32 {
+    let has_any = flows::config().is_some_and(|it| it.flags & config_flags::TIMES != 0);
+    // SAFETY: the caller's; packets write the state whole.
+    unsafe {
+        if !has_any || (*flow).kind == flow_kind::HOST || (*flow).kind == flow_kind::HOST_OUT {
+            return 0;
+        }
+        let Some(times) = TIMES.get_ptr(&(*flow).to.slot) else {
+            return 0;
+        };
+        (*times).timeout(proto, (&raw const (*flow).state).read_volatile())
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Config {
 pub mod config_flags {
     /// A range of ports is published, of either family.
     pub const RANGES: u32 = 1;
+    /// `times` has entries.
+    pub const TIMES: u32 = 2;
 }
 
 impl Default for Config {
@@ -60,6 +62,16 @@ impl Default for Config {
             flags: 0,
         }
     }
+}
+
+/// Value of `times`, keyed by counter slot: times of the flows that count in an
+/// endpoint's share, where its network has some of its own.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Times {
+    /// Seconds, by [`Time`](crate::flow::Time); 0 where that of [`Config`] is
+    /// to be taken.
+    pub seconds: [u32; 4],
 }
 
 /// Bits of [`Endpoint::flags`], those of its network included.

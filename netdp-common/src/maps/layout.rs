@@ -8,7 +8,7 @@ use crate::{
 use super::{
     Asked, Back, BackRange, Config, Delivery, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag,
     FragKey, LinkKey, Local, Owner, Path, PortKey, Published, PublishedRange, Refusals, Share,
-    SockKey, Stats, Sweep, TimedSweep, Uplink, Usage,
+    SockKey, Stats, Sweep, TimedSweep, Times, Uplink, Usage,
 };
 
 /// Asserts that no bytes of a type are implicit padding.
@@ -23,6 +23,7 @@ macro_rules! assert_layout {
 
 assert_layout! {
     Config: 40 = 4 * 4, 2 * 2, 4, 4 * 3, 4;
+    Times: 16 = 4 * 4;
     Endpoint: 88 = 8, 8, 8, 8, 32, 8, 16;
     Delivery: 20 = 8, 12;
     Owner: 28 = 20, 8;
@@ -88,7 +89,8 @@ mod pod {
     }
 
     pod!(
-        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, TimedSweep, V4Addr, V6Addr,
+        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, TimedSweep, Times, V4Addr,
+        V6Addr,
     );
     family_pod!(
         PortKey,

@@ -6,7 +6,7 @@ use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
         Back, BackRange, Endpoint, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
-        Uplink,
+        Times, Uplink,
     },
     range::{AllowKey, RangeKey},
 };
@@ -38,6 +38,8 @@ pub enum Key {
     Link6(LinkKey<V6Addr>),
     /// `uplinks`, by ifindex.
     Uplink(u32),
+    /// `times`, by counter slot of an endpoint.
+    Times(u32),
     /// `ranges4`, by host address (0: every address) and what its ports begin
     /// with.
     Range4(RangeKey<V4Addr>),
@@ -68,6 +70,7 @@ pub enum Entry {
     /// The number of the network.
     Link(u32),
     Uplink(Uplink),
+    Times(Times),
     Range4(PublishedRange<V4Addr>),
     BackRange4(BackRange<V4Addr>),
     Range6(PublishedRange<V6Addr>),

@@ -10,7 +10,7 @@ use netdp_common::{
     addr::{Address, V4Addr, V6Addr},
     maps::{
         Back, BackRange, Config, Endpoint, LinkKey, Local, Owner, PortKey, Published,
-        PublishedRange, Stats, TimedSweep, Uplink, Usage, config_flags, name,
+        PublishedRange, Stats, TimedSweep, Times, Uplink, Usage, config_flags, name,
     },
     range::{AllowPlace, RangePlace},
 };
@@ -22,6 +22,7 @@ pub struct Maps {
     pub(super) config: Array<MapData, Config>,
     pub(super) endpoints: HashMap<MapData, u32, Endpoint>,
     pub(super) uplinks: HashMap<MapData, u32, Uplink>,
+    pub(super) times: HashMap<MapData, u32, Times>,
     pub(super) v4: FamilyMaps<V4Addr>,
     pub(super) v6: FamilyMaps<V6Addr>,
     pub(super) drops: PerCpuArray<MapData, u64>,
@@ -30,8 +31,9 @@ pub struct Maps {
     pub(super) sweeper: Array<MapData, TimedSweep>,
     pub(super) own: Filter,
     pub(super) shared: Shared,
-    /// The ranges that there are: without any the programs don't ask for them.
-    pub(super) ranged: BTreeSet<Key>,
+    /// What the programs ask for only where there is any: ranges of ports, and
+    /// endpoints with times of their own.
+    pub(super) rare: BTreeSet<Key>,
 }
 
 /// Those of one address family.
@@ -140,6 +142,7 @@ impl Maps {
             config: open!(name::CONFIG),
             endpoints: open!(name::ENDPOINTS),
             uplinks: open!(name::UPLINKS),
+            times: open!(name::TIMES),
             v4: family!(NAMES4),
             v6: family!(NAMES6),
             drops: open!(name::DROPS),
@@ -148,7 +151,7 @@ impl Maps {
             sweeper: open!(name::SWEEPER),
             own: Filter::new(open!(name::OWN)),
             shared: Shared::default(),
-            ranged: BTreeSet::new(),
+            rare: BTreeSet::new(),
         })
     }
 
@@ -162,35 +165,43 @@ impl Maps {
             .map_err(BpfError::map(name::CONFIG))
     }
 
-    /// Before a range is written.
-    pub fn range_comes(&mut self, key: &Key) -> Result<(), BpfError> {
-        if is_range(key) && self.ranged.insert(*key) && self.ranged.len() == 1 {
-            return self.tell_of_ranges();
+    /// Before an entry is written.
+    pub fn comes(&mut self, key: &Key) -> Result<(), BpfError> {
+        if rare(key) != 0 && self.rare.insert(*key) {
+            return self.tell_of_rare();
         }
         Ok(())
     }
 
-    /// After a range was removed.
-    pub fn range_goes(&mut self, key: &Key) -> Result<(), BpfError> {
-        if self.ranged.remove(key) && self.ranged.is_empty() {
-            return self.tell_of_ranges();
+    /// After an entry was removed.
+    pub fn goes(&mut self, key: &Key) -> Result<(), BpfError> {
+        if self.rare.remove(key) {
+            return self.tell_of_rare();
         }
         Ok(())
     }
 
-    pub fn tell_of_ranges(&mut self) -> Result<(), BpfError> {
+    /// Tells the programs what they have to ask for.
+    pub fn tell_of_rare(&mut self) -> Result<(), BpfError> {
         let mut config = self.config()?;
-        config.flags &= !config_flags::RANGES;
-        if !self.ranged.is_empty() {
-            config.flags |= config_flags::RANGES;
+        let before = config.flags;
+        config.flags &= !(config_flags::RANGES | config_flags::TIMES);
+        config.flags |= self.rare.iter().map(rare).fold(0, std::ops::BitOr::bitor);
+        if config.flags == before {
+            return Ok(());
         }
         self.set_config(&config)
     }
 }
 
-pub fn is_range(key: &Key) -> bool {
-    matches!(
-        key,
-        Key::Range4(_) | Key::Range6(_) | Key::BackRange4(_) | Key::BackRange6(_)
-    )
+/// The bit of [`config_flags`] that says that there are entries like this one,
+/// or 0 where there is none.
+pub fn rare(key: &Key) -> u32 {
+    match key {
+        Key::Range4(_) | Key::Range6(_) | Key::BackRange4(_) | Key::BackRange6(_) => {
+            config_flags::RANGES
+        }
+        Key::Times(_) => config_flags::TIMES,
+        _ => 0,
+    }
 }

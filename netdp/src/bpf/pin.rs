@@ -9,7 +9,7 @@ use netdp_common::{
         Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local,
         MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_RANGES,
         MAX_UPLINKS, Owner, Path, PortKey, Published, PublishedRange, SockKey, Stats, TimedSweep,
-        Uplink, Usage, name,
+        Times, Uplink, Usage, name,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -19,10 +19,11 @@ use super::{BpfError, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 38] = [
+pub(super) const MAPS: [&str; 39] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
+    name::TIMES,
     name::DROPS,
     name::STATS,
     name::HOST_FLOWS,
@@ -80,6 +81,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::CONFIG => of::<u32, Config>(1),
         name::ENDPOINTS => of::<u32, Endpoint>(MAX_ENDPOINTS),
         name::UPLINKS => of::<u32, Uplink>(MAX_UPLINKS),
+        name::TIMES => of::<u32, Times>(MAX_ENDPOINTS),
         name::DROPS => of::<u32, u64>(64),
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
         name::HOST_FLOWS | name::MAPPINGS => of::<u32, u32>(1),

@@ -8,7 +8,7 @@ use netdp_common::maps::{
 use super::{
     BpfError, Datapath, Entry, FlowSeen, FlowTables, Key, TableAddress, Tables,
     map_entry::{delete, delete_prefix, dump, dump_trie, insert, put_prefix},
-    maps::is_range,
+    maps::rare,
     shared::{marked, unmarked},
 };
 
@@ -38,6 +38,9 @@ impl Datapath {
         })?;
         dump(&maps.uplinks, name::UPLINKS, |key, value| {
             add(Key::Uplink(key), Entry::Uplink(value));
+        })?;
+        dump(&maps.times, name::TIMES, |key, value| {
+            add(Key::Times(key), Entry::Times(value));
         })?;
         dump(&maps.v4.addrs, name::ADDRS4, |key, value| {
             add(Key::Owner4(key), Entry::Owner4(value));
@@ -102,7 +105,7 @@ impl Datapath {
             self.count_uplinks()?;
         }
         self.maps.own.add(key)?;
-        self.maps.range_comes(key)?;
+        self.maps.comes(key)?;
         let entry = marked(entry);
         self.write(key, &entry)?;
         self.maps.shared.add(key, &entry);
@@ -152,6 +155,9 @@ impl Datapath {
             (Key::Uplink(key), Entry::Uplink(value)) => {
                 insert(&mut maps.uplinks, key, value, name::UPLINKS, MAX_UPLINKS)
             }
+            (Key::Times(key), Entry::Times(value)) => {
+                insert(&mut maps.times, key, value, name::TIMES, MAX_ENDPOINTS)
+            }
             (Key::Range4(key), Entry::Range4(value)) => {
                 put_prefix(&mut maps.v4.ranges, key, value, name::RANGES4, MAX_RANGES)
             }
@@ -191,7 +197,7 @@ impl Datapath {
             self.uplinks.remove(ifindex);
             self.count_uplinks()?;
         }
-        self.maps.range_goes(key)?;
+        self.maps.goes(key)?;
         self.maps.own.remove(key)
     }
 
@@ -213,8 +219,12 @@ impl Datapath {
             })
             .collect();
         self.count_uplinks()?;
-        self.maps.ranged = tables.keys().filter(|key| is_range(key)).copied().collect();
-        self.maps.tell_of_ranges()?;
+        self.maps.rare = tables
+            .keys()
+            .filter(|key| rare(key) != 0)
+            .copied()
+            .collect();
+        self.maps.tell_of_rare()?;
         self.maps.own.fill(&tables)
     }
 
@@ -239,6 +249,7 @@ impl Datapath {
             Key::Link4(key) => delete(&mut maps.v4.links, key, name::LINKS4),
             Key::Link6(key) => delete(&mut maps.v6.links, key, name::LINKS6),
             Key::Uplink(key) => delete(&mut maps.uplinks, key, name::UPLINKS),
+            Key::Times(key) => delete(&mut maps.times, key, name::TIMES),
             Key::Range4(key) => delete_prefix(&mut maps.v4.ranges, key, name::RANGES4),
             Key::BackRange4(key) => {
                 delete_prefix(&mut maps.v4.back_ranges, key, name::BACK_RANGES4)

@@ -14,7 +14,11 @@ use netdp_common::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::{model::PortRange, netlink::check_interface_name, resolver::Upstreams};
+use crate::{
+    model::{LONGEST_TIMEOUT, PortRange, Timeouts},
+    netlink::check_interface_name,
+    resolver::Upstreams,
+};
 
 /// Most entries that the flow table may be given: some 1.3 GB of memory.
 const MOST_FLOWS: u32 = 1 << 24;
@@ -102,16 +106,6 @@ pub struct Settings {
     pub timeouts: Timeouts,
 }
 
-/// Seconds without a packet after which a flow is forgotten.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Timeouts {
-    pub tcp_established: Option<u32>,
-    pub tcp_transitory: Option<u32>,
-    pub udp: Option<u32>,
-    pub icmp: Option<u32>,
-}
-
 impl Settings {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
@@ -142,18 +136,7 @@ impl Settings {
             flows_per_endpoint: self.flows_per_endpoint.or(other.flows_per_endpoint),
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
             dns: first(self.dns, other.dns),
-            timeouts: Timeouts {
-                tcp_established: self
-                    .timeouts
-                    .tcp_established
-                    .or(other.timeouts.tcp_established),
-                tcp_transitory: self
-                    .timeouts
-                    .tcp_transitory
-                    .or(other.timeouts.tcp_transitory),
-                udp: self.timeouts.udp.or(other.timeouts.udp),
-                icmp: self.timeouts.icmp.or(other.timeouts.icmp),
-            },
+            timeouts: self.timeouts.or(other.timeouts),
         }
     }
 
@@ -273,10 +256,9 @@ fn datapath(timeouts: &Timeouts, ports: Option<&str>) -> Result<DatapathConfig, 
     ];
     for (name, seconds, setting) in settings {
         let Some(seconds) = seconds else { continue };
-        // A week, and far from where seconds of a clock would wrap.
-        if !(1..=604_800).contains(&seconds) {
+        if !(1..=LONGEST_TIMEOUT).contains(&seconds) {
             return Err(ConfigError::value(format!(
-                "timeout {name} of {seconds} seconds is out of range: give 1 to 604800"
+                "timeout {name} of {seconds} seconds is out of range: give 1 to {LONGEST_TIMEOUT}"
             )));
         }
         *setting = seconds;

@@ -100,17 +100,22 @@ impl Engine {
             std::mem::take(&mut self.observed.tables),
             self.target.holds.held(),
         );
-        self.observed.clock = self.clock();
+        self.observed.clock = self.clock(state);
         Ok(host)
     }
 
     /// The programs' clock, and the longest time of a flow that is silent and
     /// not an open connection.
-    fn clock(&self) -> Clock {
+    fn clock(&self, state: &State) -> Clock {
         let times = self.target.datapath.config().unwrap_or_default();
+        let own = state.networks.values().flat_map(|network| {
+            let times = network.timeouts;
+            [times.udp, times.tcp_transitory].into_iter().flatten()
+        });
+        let longest = own.max().unwrap_or(0);
         Clock {
             now: clock::now(),
-            quiet: times.udp.max(times.tcp_transitory),
+            quiet: longest.max(times.udp).max(times.tcp_transitory),
         }
     }
 

@@ -28,6 +28,7 @@ pub mod spec;
 mod state;
 pub mod subnets;
 mod taken;
+mod timeouts;
 
 pub use attachment::{Attachment, AttachmentRequest, Container};
 pub use connect::EndpointRequest;
@@ -45,6 +46,7 @@ pub use refusal::{Kind, Refusal};
 pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};
 pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};
 pub use state::{Counters, State};
+pub use timeouts::{LONGEST_TIMEOUT, Timeouts};
 
 #[cfg(test)]
 mod attachment_tests;

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    HostView, MacAddr, Name, NetworkId, Refusal, State,
+    HostView, MacAddr, Name, NetworkId, Refusal, State, Timeouts,
     endpoint::is_host_ifname,
     ipam::Pool,
     options::{BRIDGE_NAME, DEFAULT_MTU, LEAST_MTU_V6, Options, is_ifname},
@@ -129,6 +129,9 @@ pub struct Network {
     pub masquerade: bool,
     #[serde(default)]
     pub nat: Nat,
+    /// Where flows of its endpoints have other times than those of the host.
+    #[serde(default)]
+    pub timeouts: Timeouts,
     /// The outside knows containers by their own IPv4 addresses, and reaches
     /// published ports there.
     #[serde(default)]
@@ -259,6 +262,7 @@ impl Network {
             icc: true,
             masquerade: false,
             nat: Nat::default(),
+            timeouts: Timeouts::default(),
             routed4: false,
             routed6: false,
             mtu: DEFAULT_MTU,
@@ -333,6 +337,7 @@ impl State {
             icc: options.icc,
             masquerade: options.masquerade,
             nat: options.nat,
+            timeouts: options.timeouts,
             routed4: options.routed.contains(&Family::V4),
             routed6: options.routed.contains(&Family::V6),
             mtu: options.mtu,

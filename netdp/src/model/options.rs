@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Nat, NetworkRequest, Refusal, subnets::Family};
+use super::{Nat, NetworkRequest, Refusal, Timeouts, subnets::Family, timeouts::seconds};
 
 /// Bytes of the largest packet unless asked for otherwise.
 pub(super) const DEFAULT_MTU: u32 = 1500;
@@ -38,6 +38,7 @@ pub(super) struct Options {
     pub sources: Vec<IpAddr>,
     pub mtu: u32,
     pub nat: Nat,
+    pub timeouts: Timeouts,
 }
 
 impl Options {
@@ -46,6 +47,7 @@ impl Options {
         let (mut bridge, mut icc, mut masquerade, mut host_binding, mut mtu) =
             (None, true, true, None, DEFAULT_MTU);
         let mut nat = Nat::default();
+        let mut timeouts = Timeouts::default();
         let mut routed = Vec::new();
         let mut sources = Vec::new();
         for (key, value) in &request.options {
@@ -54,6 +56,12 @@ impl Options {
                     check_routed(*family, request)?;
                     routed.push(*family);
                 }
+                continue;
+            }
+            if let Some(time) = timeouts.of_option(key) {
+                let given = seconds(value);
+                let what = "seconds, or a number with s, m or h, of a week at most, as 30s,";
+                *time = Some(given.ok_or_else(|| bad(key, value, what))?);
                 continue;
             }
             match key.as_str() {
@@ -78,7 +86,8 @@ impl Options {
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
                          {MASQUERADE}, {HOST_BINDING}, {SOURCE4}, {SOURCE6}, {mode4}, {mode6}, \
-                         {MTU} and {NAT}"
+                         {MTU}, {NAT}, udp-timeout, icmp-timeout, tcp-established-timeout and \
+                         tcp-transitory-timeout"
                     )));
                 }
             }
@@ -99,6 +108,7 @@ impl Options {
             sources,
             mtu,
             nat,
+            timeouts,
         })
     }
 }

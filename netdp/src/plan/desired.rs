@@ -10,7 +10,8 @@ use std::{
 use ipnet::IpNet;
 
 use crate::model::{
-    Address, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State, host_side,
+    Address, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State, Timeouts,
+    host_side,
 };
 
 /// How the names of host ends begin.
@@ -189,6 +190,7 @@ pub(super) struct DesiredEndpoint {
     pub flags: u16,
     /// Addresses of the host to leave under, whatever the uplink's.
     pub sources: Vec<IpAddr>,
+    pub timeouts: Timeouts,
 }
 
 /// What shall be there.
@@ -330,6 +332,7 @@ impl Desired {
             network: network.number,
             flags: flags(network, &carried, linked),
             sources: network.sources.clone(),
+            timeouts: network.timeouts,
             endpoint: carried,
         });
     }

@@ -7,9 +7,10 @@ use std::{
 
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
+    flow::Time,
     maps::{
         self, Back, BackRange, Delivery, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
-        local_flags,
+        Times, local_flags,
     },
     range::RangeKey,
 };
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     bpf::{Entry, Key, Tables},
-    model::{Endpoint, Opening, PortRange, Proto, Publication},
+    model::{Endpoint, Opening, PortRange, Proto, Publication, Timeouts},
 };
 
 /// The tables for `desired`, as far as its links are among `live` (index by
@@ -247,6 +248,9 @@ fn add_endpoint(
         source6: main_address(&desired.sources).unwrap_or_default(),
     };
     tables.insert(Key::Endpoint(ifindex), Entry::Endpoint(value));
+    if let Some(times) = times(&desired.timeouts) {
+        tables.insert(Key::Times(endpoint.slot), Entry::Times(times));
+    }
     let owner = Owner {
         to,
         network: desired.network,
@@ -258,6 +262,20 @@ fn add_endpoint(
     if let Some(address) = addr6 {
         add_address(tables, endpoint, address, owner, outside.v6, outside.sets);
     }
+}
+
+/// None where all are the host's.
+fn times(timeouts: &Timeouts) -> Option<Times> {
+    let mut times = Times::default();
+    for (time, seconds) in [
+        (Time::TcpEstablished, timeouts.tcp_established),
+        (Time::TcpTransitory, timeouts.tcp_transitory),
+        (Time::Udp, timeouts.udp),
+        (Time::Icmp, timeouts.icmp),
+    ] {
+        times.seconds[time as usize] = seconds.unwrap_or(0);
+    }
+    (times != Times::default()).then_some(times)
 }
 
 /// One address of an endpoint with the ports of its family.

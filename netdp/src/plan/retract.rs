@@ -50,7 +50,7 @@ pub(super) fn retract(
             .map(|hold| Op::ReleasePort(*hold)),
     );
     ops.extend(of(is_address));
-    ops.extend(of(|key| matches!(key, Key::Endpoint(_))));
+    ops.extend(of(|key| matches!(key, Key::Endpoint(_) | Key::Times(_))));
     paths(desired, observed, live, &mut ops);
     links(desired, observed, live, &mut ops);
     programs(desired, observed, live, &mut ops);

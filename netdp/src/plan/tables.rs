@@ -26,7 +26,9 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
             .map(|(key, entry)| Op::Put(*key, *entry))
     };
     // A program without its entry would drop what it should leave alone.
-    ops.extend(of(|key| matches!(key, Key::Uplink(_) | Key::Endpoint(_))));
+    ops.extend(of(|key| {
+        matches!(key, Key::Uplink(_) | Key::Endpoint(_) | Key::Times(_))
+    }));
     ops.extend(of(|key| matches!(key, Key::Local4(_) | Key::Local6(_))));
     programs(desired, observed, &live, &mut ops);
     paths(desired, observed, &live, &mut ops);
