@@ -615,9 +615,14 @@ fn gc_takes_away_what_the_runtime_does_not_know() {
     // Of another network it knows nothing.
     let names = world.json(&["network", "inspect", "red"]);
     assert_eq!(names[0]["endpoints"][0]["name"], "c1");
-    // Idempotent; and without a list all are gone.
+    // Idempotent; nothing goes without a list, and all with an empty one.
     Call::new("GC", &pods[0], &gc).ok(&world);
-    Call::new("GC", &pods[0], &conf).ok(&world);
+    let (code, why) = Call::new("GC", &pods[0], &conf).refused(&world);
+    assert_eq!(code, 7, "{why}");
+    let left = world.json(&["network", "inspect", "mine"]);
+    assert_eq!(left[0]["endpoints"].as_array().unwrap().len(), 2);
+    let none = config(json!({"cni.dev/valid-attachments": []}));
+    Call::new("GC", &pods[0], &none).ok(&world);
     let left = world.json(&["network", "inspect", "mine"]);
     assert_eq!(left[0]["endpoints"].as_array().unwrap().len(), 1);
 }
@@ -628,7 +633,7 @@ fn without_a_daemon_it_says_so() {
         return;
     };
     let pod = Pod::new(&world, "c1");
-    let conf = config(json!({}));
+    let conf = config(json!({"cni.dev/valid-attachments": []}));
     for (command, expected) in [("ADD", 11), ("DEL", 11), ("GC", 11), ("STATUS", 50)] {
         let (code, why) = Call::new(command, &pod, &conf).refused(&world);
         assert_eq!(code, expected, "{command}: {why}");

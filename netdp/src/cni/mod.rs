@@ -130,7 +130,14 @@ impl Cni for Netdp {
 
     fn gc(&self, args: Args) -> Result<(), Error> {
         let config = Config::read_leniently(args.config());
-        let valid = args.config().valid_attachments.clone().unwrap_or_default();
+        // Absent, it would be every container's end.
+        let valid = args.config().valid_attachments.clone().ok_or_else(|| {
+            Error::InvalidNetworkConfig(
+                "GC takes off what cni.dev/valid-attachments doesn't name, and the key isn't \
+                 there: give it, as [] where no container is left"
+                    .to_owned(),
+            )
+        })?;
         let client = client(&config);
         wait(collect(&client, &config, &valid))?
     }

@@ -12,6 +12,8 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -38,47 +40,129 @@ pub enum AloneError {
     Io(#[from] io::Error),
 }
 
-/// Claims the calling thread's network namespace until what this returns is
-/// dropped.
+/// Claims the calling thread's network namespace for as long as this process
+/// lives.
 ///
 /// Nobody else can keep a daemon from starting: where a process that isn't
-/// root's has taken the name, that is logged, and nothing is claimed.
-pub fn claim() -> Result<Option<UnixListener>, AloneError> {
-    let name = SocketAddr::from_abstract_name(NAME)?;
-    loop {
-        match UnixListener::bind_addr(&name) {
-            Ok(listener) => return Ok(Some(listener)),
+/// root's has taken the name, or one that doesn't answer as a daemon does, that
+/// is logged, and nothing is claimed.
+pub fn claim() -> Result<(), AloneError> {
+    claim_as(NAME)
+}
+
+/// Times that a name without a listener is tried again: its holder may just
+/// have ended, or not yet listen.
+const TRIES: u32 = 10;
+
+fn claim_as(name: &'static [u8]) -> Result<(), AloneError> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    for _ in 0..TRIES {
+        match UnixListener::bind_addr(&address) {
+            Ok(listener) => return keep(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(error.into()),
         }
-        let holder = match holder() {
-            Ok(holder) => holder,
-            // It has ended in this moment.
-            Err(Errno::ECONNREFUSED) => continue,
-            // Nobody takes what waits to be accepted.
-            Err(Errno::EAGAIN) => return Err(AloneError::Taken { pid: None }),
+        match holder(name) {
+            Ok(holder) if holder.uid == 0 => {
+                // 0 stands for a process that isn't in this one's pid namespace.
+                return Err(AloneError::Taken {
+                    pid: (holder.pid != 0).then_some(holder.pid),
+                });
+            }
+            Ok(holder) => {
+                tracing::warn!(
+                    "process {} of user {}, which is no daemon, has taken the name \
+                     @netdp/daemon: a second daemon in this network namespace would not be noticed",
+                    holder.pid,
+                    holder.uid
+                );
+                return Ok(());
+            }
+            Err(Errno::ECONNREFUSED) => thread::sleep(Duration::from_millis(10)),
+            // A queue that is full: a daemon empties its own.
+            Err(Errno::EAGAIN) => break,
             Err(errno) => return Err(io::Error::from(errno).into()),
-        };
-        if holder.uid == 0 {
-            // 0 stands for a process that isn't in this one's pid namespace.
-            return Err(AloneError::Taken {
-                pid: (holder.pid != 0).then_some(holder.pid),
-            });
         }
-        tracing::warn!(
-            "process {} of user {}, which is no daemon, has taken the name @netdp/daemon: a \
-             second daemon in this network namespace would not be noticed",
-            holder.pid,
-            holder.uid
-        );
-        return Ok(None);
     }
+    tracing::warn!(
+        "something that doesn't answer as a daemon does has taken the name @netdp/daemon (`ss \
+         --unix --processes` shows it): a second daemon in this network namespace would not be \
+         noticed"
+    );
+    Ok(())
+}
+
+/// Holds the name, and lets whoever asks for the holder go again.
+fn keep(listener: UnixListener) -> Result<(), AloneError> {
+    thread::Builder::new()
+        .name("alone".to_owned())
+        .spawn(move || {
+            loop {
+                // An error is a descriptor too many, or a client that has gone.
+                if listener.accept().is_err() {
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        })?;
+    Ok(())
 }
 
 /// Whose process listens (SO_PEERCRED, unix(7)).
-fn holder() -> Result<libc::ucred, Errno> {
+fn holder(name: &[u8]) -> Result<libc::ucred, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(asking.as_raw_fd(), &UnixAddr::new_abstract(NAME)?)?;
+    connect(asking.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
     Ok(getsockopt(&asking, PeerCredentials)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{Backlog, bind, listen};
+
+    use super::*;
+
+    fn bound(name: &[u8]) -> std::os::fd::OwnedFd {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name).unwrap()).unwrap();
+        socket
+    }
+
+    #[test]
+    fn a_name_that_nobody_listens_at_keeps_no_daemon_out() {
+        let name = b"netdp/test-bound";
+        let _bound = bound(name);
+        claim_as(name).unwrap();
+    }
+
+    #[test]
+    fn a_full_queue_keeps_no_daemon_out() {
+        let name = b"netdp/test-full";
+        let full = bound(name);
+        listen(&full, Backlog::new(0).unwrap()).unwrap();
+        let _waits = holder(name).unwrap();
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        let again = connect(asking.as_raw_fd(), &UnixAddr::new_abstract(name).unwrap());
+        assert_eq!(again, Err(Errno::EAGAIN));
+        claim_as(name).unwrap();
+    }
+
+    #[test]
+    fn who_asks_for_the_holder_often_doesnt_fill_its_queue() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let name = b"netdp/test-asked";
+        claim_as(name).unwrap();
+        for _ in 0..5000 {
+            match claim_as(name) {
+                Err(AloneError::Taken { pid }) => {
+                    assert_eq!(pid, Some(std::process::id().cast_signed()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }

@@ -63,7 +63,7 @@ pub fn run(options: Options) -> Result<()> {
         // First of all, so that a second daemon changes nothing.
         let socket = Socket::bind(&options.run_dir)?;
         let _bpffs = environment::claim_bpffs(&options.bpffs)?;
-        let _namespace = alone::claim()?;
+        alone::claim()?;
         let docker = match &options.docker_plugin {
             Some(path) => Some(Socket::bind_at(path.clone(), "--docker-plugin")?),
             None => None,
@@ -114,7 +114,7 @@ pub fn clean_up(options: &Options) -> Result<()> {
         // Refused while a daemon runs.
         let _socket = Socket::bind(&options.run_dir)?;
         let _bpffs = environment::claim_bpffs(&options.bpffs)?;
-        let _namespace = alone::claim()?;
+        alone::claim()?;
         open(options).await?.remove_everything().await?;
         Datapath::unload(&options.bpffs)?;
         Ok(())

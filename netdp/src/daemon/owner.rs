@@ -15,7 +15,7 @@ use crate::{
     bpf::BpfError,
     model::{
         Driver, EndpointRequest, HostView, Network, NetworkRequest, PortSpec, Refusal, Sandbox,
-        SandboxId, SandboxRequest, State, subnets,
+        SandboxId, SandboxRequest, State,
     },
     netlink::{Netlink, NetlinkError},
     netns::Namespace,
@@ -400,19 +400,7 @@ pub(super) fn choose_subnet(
     if pools.is_empty() || !chosen {
         return Ok(());
     }
-    let mut used = host.routes.clone();
-    let networks = state.networks.values();
-    used.extend(networks.flat_map(|network| network.pools.iter().map(|pool| pool.subnet)));
-    let free = pools
-        .iter()
-        .find(|pool| subnets::first_overlap(**pool, &used).is_none());
-    let Some(free) = free else {
-        return Err(Refusal::conflict(
-            "every configured pool overlaps a network or a route of the host: \
-             give a --subnet, or configure more pools",
-        ));
-    };
-    request.subnets.push(*free);
+    request.subnets.push(state.free_pool(pools, host)?);
     Ok(())
 }
 

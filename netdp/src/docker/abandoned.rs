@@ -44,14 +44,17 @@ pub fn abandoned(taken: Vec<(EndpointId, PathBuf)>) -> Vec<EndpointId> {
         .collect()
 }
 
-/// Inodes of the network namespaces of all processes.
+/// Inodes of the network namespaces of all threads: that of a process whose
+/// first thread has ended shows none, and a thread may be elsewhere.
 fn used() -> BTreeSet<u64> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return BTreeSet::new();
     };
     processes
         .flatten()
-        .filter_map(|process| fs::metadata(process.path().join("ns/net")).ok())
+        .filter_map(|process| fs::read_dir(process.path().join("task")).ok())
+        .flat_map(Iterator::flatten)
+        .filter_map(|thread| fs::metadata(thread.path().join("ns/net")).ok())
         .map(|namespace| namespace.ino())
         .collect()
 }

@@ -297,8 +297,23 @@ impl State {
             if places.is_empty() {
                 return Ok(Vec::new());
             }
-            state.publish_at(endpoint.sandbox, &places, ports, &[], host)
+            let allow = state.allowed_sources(&endpoint);
+            state.publish_at(endpoint.sandbox, &places, ports, &allow, host)
         })
+    }
+
+    /// Sources that may use the ports of an endpoint: its own list or, where it
+    /// has none, that of another endpoint of its sandbox. The way out may move to
+    /// a network that was named without one, which must not open the ports.
+    fn allowed_sources(&self, endpoint: &Endpoint) -> Vec<IpNet> {
+        let siblings = self.endpoints_of(endpoint.sandbox).into_iter();
+        [endpoint]
+            .into_iter()
+            .chain(siblings)
+            .map(|endpoint| &endpoint.allow)
+            .find(|allow| !allow.is_empty())
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// An endpoint no longer leads its sandbox outside, and publishes nothing.

@@ -188,6 +188,26 @@ fn only_the_endpoint_that_leads_outside_publishes() {
 }
 
 #[test]
+fn who_may_use_a_port_stays_when_the_way_out_moves() {
+    let (mut state, [one, two]) = example();
+    let id = EndpointId::random();
+    let allow: Vec<IpNet> = vec!["192.0.2.0/24".parse().unwrap()];
+    let request = EndpointRequest {
+        allow: allow.clone(),
+        ..at("10.50.0.2")
+    };
+    state.offer_endpoint(ENGINE, one, id, &request, 1).unwrap();
+    join(&mut state, id, KEY).unwrap();
+    let sockets = Sockets::default();
+    let published = state.lead_outside(id, &ports(&[(8080, 80)]), &host(&sockets));
+    assert_eq!(published.unwrap()[0].allow, allow);
+    let other = joined(&mut state, two, "10.51.0.2", KEY);
+    state.stay_inside(id);
+    let published = state.lead_outside(other, &ports(&[(8080, 80)]), &host(&sockets));
+    assert_eq!(published.unwrap()[0].allow, allow);
+}
+
+#[test]
 fn a_port_that_is_taken_says_at_which_address() {
     let (mut state, [first, _]) = example();
     let one = joined(&mut state, first, "10.50.0.2", KEY);

@@ -86,15 +86,22 @@ impl State {
         if request.ipv6 {
             return self.free_subnet(Family::V6, host);
         }
-        let mut pools = request.pools.iter().copied();
-        match pools.find(|pool| self.check_overlap(*pool, host).is_ok()) {
-            Some(pool) => Ok(pool),
-            None if request.pools.is_empty() => self.free_subnet(Family::V4, host),
-            None => Err(Refusal::conflict(
-                "every configured pool overlaps a network or a route of the host: \
-                 give a --subnet, or configure more pools",
-            )),
+        if request.pools.is_empty() {
+            return self.free_subnet(Family::V4, host);
         }
+        self.free_pool(request.pools, host)
+    }
+
+    /// The first of the configured pools that nobody uses.
+    pub fn free_pool(&self, pools: &[IpNet], host: &HostView<'_>) -> Result<IpNet, Refusal> {
+        let mut pools = pools.iter().copied();
+        let free = pools.find(|pool| self.check_overlap(*pool, host).is_ok());
+        free.ok_or_else(|| {
+            Refusal::conflict(
+                "every configured pool overlaps a network, what an engine gives addresses from, \
+                 or a route of the host: give a --subnet, or configure more pools",
+            )
+        })
     }
 
     /// Takes a subnet back, with what was given of it. One that isn't lent is

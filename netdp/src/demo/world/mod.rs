@@ -36,9 +36,11 @@ pub use wire::{
     OUTSIDE_ADDRESS6, ip, set_sysctls, wire_client_address, wire_host_address,
 };
 
-/// How long a command of netdp may take: engines give up later than this.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
-const DAEMON_START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a command of netdp may take: longer than it waits itself for the
+/// answer to a question.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// An emulated machine's kernel verifies the programs for a minute or two.
+const DAEMON_START_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Why a world could not be made or used.
 #[derive(Debug, thiserror::Error)]
