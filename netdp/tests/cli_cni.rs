@@ -433,12 +433,12 @@ fn host_ports_are_held_unless_the_runtime_holds_them() {
     assert!(!ports.contains("not held"), "{ports}");
     drop((tcp, udp));
 
-    // As Podman: bound before, by a process that was started for the container,
-    // and by one that was not.
+    // As Podman: bound before, by the conmon that was started for the container,
+    // by that of another, and by a program that has the name as an argument.
     let three = Pod::new(&world, "c3");
-    let holder = |container: &str, port: u16| {
+    let holder = |name: &str, container: &str, port: u16| {
         let script = format!(
-            "import socket,time\ns=socket.socket()\n\
+            "import socket,time\nopen('/proc/self/comm','w').write('{name}')\ns=socket.socket()\n\
              s.bind(('0.0.0.0',{port}))\ns.listen()\nprint('on',flush=True)\ntime.sleep(60)"
         );
         let mut command = world.host.command("python3");
@@ -448,11 +448,13 @@ fn host_ports_are_held_unless_the_runtime_holds_them() {
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
         Running(child)
     };
-    let _other = holder("c9", 8083);
-    let (code, why) = Call::new("ADD", &three, &conf(8083, false)).refused(&world);
-    assert_eq!(code, 101, "{why}");
-    assert!(why.contains("python3"), "{why}");
-    let _own = holder("c3", 8084);
+    let _others = [holder("conmon", "c9", 8083), holder("editor", "c3", 8086)];
+    for (port, holder) in [(8083, "conmon"), (8086, "editor")] {
+        let (code, why) = Call::new("ADD", &three, &conf(port, false)).refused(&world);
+        assert_eq!(code, 101, "{why}");
+        assert!(why.contains(holder), "{why}");
+    }
+    let _own = holder("conmon", "c3", 8084);
     Call::new("ADD", &three, &conf(8084, false)).ok(&world);
     // As Podman 5: bound before by who calls the plugin, which is this test.
     let five = Pod::new(&world, "c5");
@@ -612,7 +614,23 @@ fn gc_takes_away_what_the_runtime_does_not_know() {
     let left: Vec<_> = left[0]["endpoints"].as_array().unwrap().iter().collect();
     let names: Vec<_> = left.iter().map(|it| it["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["c2", "own"]);
-    // Of another network it knows nothing.
+    // Of another network it knows nothing, nor of what other lists brought to
+    // this one.
+    let other =
+        config(json!({"name": "other", "network": "mine", "cni.dev/valid-attachments": []}));
+    let later = Pod::new(&world, "c4");
+    Call::new("ADD", &later, &other).ok(&world);
+    Call::new("GC", &pods[0], &gc).ok(&world);
+    let attached = || {
+        let shown = world.json(&["network", "inspect", "mine"]);
+        let endpoints = shown[0]["endpoints"].as_array().unwrap().iter();
+        endpoints
+            .map(|it| it["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(attached(), ["c2", "c4", "own"]);
+    Call::new("GC", &pods[0], &other).ok(&world);
+    assert_eq!(attached(), ["c2", "own"]);
     let names = world.json(&["network", "inspect", "red"]);
     assert_eq!(names[0]["endpoints"][0]["name"], "c1");
     // Idempotent; nothing goes without a list, and all with an empty one.

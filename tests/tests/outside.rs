@@ -23,7 +23,7 @@ fn frames(topology: &Topology) -> Frames {
 /// How many IPv4 packets the container's stack has received.
 fn received(container: &Container) -> u64 {
     let counted = container.namespace.run(|| {
-        let text = std::fs::read_to_string("/proc/net/snmp").unwrap();
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
         let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
         let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
         let place = names.split(' ').position(|name| name == "InReceives");
@@ -135,9 +135,16 @@ fn a_port_on_the_address_of_one_uplink_is_not_on_the_other() {
 
 #[test]
 fn a_published_port_answers_nobody_that_cannot_be_outside() {
-    let Some(mut topology) = Topology::start("out-spoofed") else {
+    let Some(mut topology) = Topology::without_daemon("out-spoofed") else {
         return;
     };
+    // A further address, and a default route without a gateway, beside the
+    // subnet of the uplink's main address.
+    topology.ip(
+        &topology.world.host,
+        "addr add 198.51.100.5/28 brd + dev eth0\nroute add default dev eth0 metric 5\n",
+    );
+    topology.start_daemon();
     let options = "-p 8080:80 -p 5353:53/udp";
     let (web, other) = (
         topology.container("web", options),
@@ -159,6 +166,7 @@ fn a_published_port_answers_nobody_that_cannot_be_outside() {
         // Of the network, and of nobody; broadcast on the uplink.
         Ipv4Addr::from(web.address.to_bits() | 0xff),
         Ipv4Addr::from(HOST_ADDRESS.to_bits() | 0xff),
+        Ipv4Addr::new(198, 51, 100, 15),
     ];
     let refused = |topology: &Topology| {
         let (before, dropped) = (received(&web), topology.dropped("spoofed-source"));

@@ -154,6 +154,7 @@ impl Client {
             container,
             network,
             interface,
+            list: _,
         } = attachment;
         let path = format!(
             "/v1/attachments?engine={}&container={}&network={}&interface={}",

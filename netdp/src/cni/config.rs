@@ -48,6 +48,8 @@ const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 /// What is configured.
 #[derive(Debug, Default, PartialEq)]
 pub struct Config {
+    /// Name of the list of plugins that this configuration is of.
+    pub list: String,
     /// Name of the network.
     pub network: String,
     pub run_dir: Option<PathBuf>,
@@ -164,6 +166,7 @@ impl Config {
 
     fn named(conf: &NetConf, own: &Own) -> Self {
         Self {
+            list: conf.name.clone(),
             network: own.network.clone().unwrap_or_else(|| conf.name.clone()),
             run_dir: own.run_dir.clone(),
             hold_ports: own.hold_ports,

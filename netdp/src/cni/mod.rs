@@ -82,6 +82,7 @@ impl Cni for Netdp {
             netns: target.netns.clone(),
             process: process_of(&target.netns),
             network: config.network_request()?,
+            list: Some(config.list.clone()),
             endpoint,
             publish: config.ports().to_vec(),
         };
@@ -97,6 +98,7 @@ impl Cni for Netdp {
             container: container.map(ToString::to_string).unwrap_or_default(),
             network: config.network.clone(),
             interface: interface.map(ToString::to_string).unwrap_or_default(),
+            list: None,
         };
         match wait(client(&config).detach(&attachment))? {
             Ok(()) => Ok(()),
@@ -215,7 +217,8 @@ async fn find(
     }))
 }
 
-/// Takes off the network whoever isn't named, as far as it goes.
+/// Takes off the network whoever came by this list and isn't named, as far as
+/// it goes. Other lists that lead to the network have names of their own.
 async fn collect(client: &Client, config: &Config, valid: &[GcAttachment]) -> Result<(), Error> {
     let attachments = client.attachments().await.map_err(error::of)?;
     let mut failed = None;
@@ -223,7 +226,9 @@ async fn collect(client: &Client, config: &Config, valid: &[GcAttachment]) -> Re
         let is_valid = valid.iter().any(|valid| {
             valid.container_id == attachment.container && valid.ifname == attachment.interface
         });
-        let is_ours = attachment.engine == ENGINE && attachment.network == config.network;
+        let is_ours = attachment.engine == ENGINE
+            && attachment.network == config.network
+            && attachment.list.as_deref() == Some(config.list.as_str());
         if is_ours
             && !is_valid
             && let Err(error) = client.detach(&attachment).await

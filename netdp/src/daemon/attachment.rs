@@ -1,6 +1,8 @@
 //! What the plugins of engines ask for.
 
-use std::{fs, net::IpAddr, sync::Arc};
+use std::{fs, net::IpAddr, path::PathBuf, sync::Arc};
+
+use nix::unistd::geteuid;
 
 use crate::{
     model::{
@@ -15,8 +17,11 @@ use super::{
     claim,
     host::SocketProbe,
     owner::{Owner, OwnerError, choose_subnet},
-    port_owner,
+    port_owner::{self, PortOwner},
 };
+
+/// The program that stays with each of Podman's containers.
+const CONMON: &str = "conmon";
 
 impl Owner {
     /// Puts a container on a network, which is made if it isn't there.
@@ -120,9 +125,7 @@ impl HostPorts for ContainerProbe<'_> {
             both: false,
         });
         match owner {
-            Some(owner)
-                if self.callers.contains(&owner.pid) || is_for(owner.pid, self.container) =>
-            {
+            Some(owner) if self.callers.contains(&owner.pid) || is_for(&owner, self.container) => {
                 Ok(())
             }
             _ => taken,
@@ -130,12 +133,100 @@ impl HostPorts for ContainerProbe<'_> {
     }
 }
 
-/// Whether a process was started for a container: its id is one of the
-/// arguments, as it is of conmon, which holds the ports of Podman's containers.
-fn is_for(pid: u32, container: &str) -> bool {
-    let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) else {
-        return false;
+/// Whether a process is an engine's that was started for a container: it runs
+/// as root or as the daemon does, the container's id is one of its arguments,
+/// and it is conmon, which holds the ports of Podman's containers, unless the
+/// id is one that nothing else has by chance. Its name alone would tell
+/// nothing, and an id may be as short as a word.
+fn is_for(owner: &PortOwner, container: &str) -> bool {
+    let process = PathBuf::from(format!("/proc/{}", owner.pid));
+    let read = |file: &str| fs::read(process.join(file)).unwrap_or_default();
+    let status = String::from_utf8_lossy(&read("status")).into_owned();
+    is_engines(&status)
+        && (owner.command == CONMON || is_long_id(container))
+        && read("cmdline")
+            .split(|byte| *byte == 0)
+            .any(|argument| argument == container.as_bytes())
+}
+
+/// Whether all user ids of a process, by its `/proc/PID/status` (proc(5)), are
+/// root's, or all are the daemon's. The folder's owner doesn't tell: that of a
+/// process that can't be dumped is root.
+fn is_engines(status: &str) -> bool {
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let ids: Vec<u32> = ids
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .map_while(|id| id.parse().ok())
+        .collect();
+    let all = |user: u32| ids.len() == 4 && ids.iter().all(|id| *id == user);
+    all(0) || all(geteuid().as_raw())
+}
+
+/// 256 random bits in hexadecimal digits, as Podman, Docker and containerd
+/// name containers.
+fn is_long_id(container: &str) -> bool {
+    container.len() == 64 && container.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        process::{Command, Stdio},
     };
-    let mut arguments = arguments.split(|byte| *byte == 0);
-    arguments.any(|argument| argument == container.as_bytes())
+
+    use super::*;
+
+    #[test]
+    fn an_engine_is_root_or_the_daemons_user() {
+        let of = |ids: &str| is_engines(&format!("Name:\tconmon\nUid:\t{ids}\nGid:\t7\t7\t7\t7\n"));
+        assert!(of("0\t0\t0\t0"));
+        let own = geteuid().as_raw();
+        assert!(of(&format!("{own}\t{own}\t{own}\t{own}")));
+        for others in [
+            "4242\t4242\t4242\t4242",
+            "4242\t0\t0\t0",
+            "0\t0\t4242\t0",
+            "",
+            "0\t0",
+        ] {
+            assert!(!of(others), "{others}");
+        }
+        assert!(!is_engines(""));
+    }
+
+    #[test]
+    fn a_process_with_the_id_is_conmon_unless_the_id_is_long() {
+        let long = "0123456789abcdef".repeat(4);
+        let is_for = |argument: &str, command: &str, container: &str| {
+            // Ends with its standard input. Only once it runs are its
+            // arguments there to be read.
+            let mut child = Command::new("sh")
+                .args(["-c", "echo; read line", argument])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = [0];
+            child
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut said)
+                .unwrap();
+            let owner = PortOwner {
+                command: command.to_owned(),
+                pid: child.id(),
+            };
+            let found = is_for(&owner, container);
+            child.wait().unwrap();
+            found
+        };
+        assert!(is_for("web", "conmon", "web"));
+        assert!(!is_for("webs", "conmon", "web"));
+        assert!(!is_for("web", "sh", "web"));
+        assert!(is_for(&long, "sh", &long));
+        assert!(!is_for(&long[1..], "sh", &long[1..]));
+    }
 }

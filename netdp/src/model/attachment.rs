@@ -53,6 +53,10 @@ pub struct AttachmentRequest {
     pub process: Option<Process>,
     /// Made if it isn't there; what it says has to fit one that is.
     pub network: NetworkRequest,
+    /// Name of the engine's configuration by which it asks, where several may
+    /// lead to one network.
+    #[serde(default)]
+    pub list: Option<String>,
     pub endpoint: EndpointRequest,
     /// Not on an internal network, where nothing can be published: on the
     /// container's other ones. What it publishes already stays as it is.
@@ -71,6 +75,27 @@ pub struct Attachment {
     pub network: String,
     /// In the container.
     pub interface: String,
+    /// As the engine's configuration is called by which it asked. It tells
+    /// nothing apart: a container is on a network once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
+}
+
+impl Attachment {
+    /// Whether both are of one container to one network.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let names = |it: &Self| {
+            let Self {
+                engine,
+                container,
+                network,
+                interface,
+                list: _,
+            } = it.clone();
+            [engine, container, network, interface]
+        };
+        names(self) == names(other)
+    }
 }
 
 impl State {
@@ -89,6 +114,9 @@ impl State {
             let network = state.network_on_demand(&request.network, host)?;
             let sandbox = state.sandbox_for(request, host.now)?;
             let endpoint = state.add_endpoint(network, sandbox, &request.endpoint)?;
+            if let Some(made) = state.endpoints.get_mut(&endpoint.id) {
+                made.list.clone_from(&request.list);
+            }
             if !state.networks[&network].internal {
                 let mut ports = publish::requests(&request.publish)?;
                 ports.retain(|port| !state.publishes(sandbox, port));
@@ -104,7 +132,7 @@ impl State {
     pub fn detach_container(&mut self, attachment: &Attachment) -> Option<SandboxId> {
         let (sandbox, endpoint) = self
             .attachments()
-            .find(|(found, ..)| found == attachment)
+            .find(|(found, ..)| found.is_same(attachment))
             .map(|(_, sandbox, endpoint)| (sandbox, endpoint))?;
         let network = self.endpoints.get(&endpoint)?.network;
         self.disconnect(&network.to_string(), &sandbox.to_string())
@@ -124,6 +152,7 @@ impl State {
                 container: sandbox.container.as_ref()?.id.clone(),
                 network: self.networks.get(&endpoint.network)?.name.to_string(),
                 interface: endpoint.ifname.clone(),
+                list: endpoint.list.clone(),
             };
             Some((attachment, sandbox.id, endpoint.id))
         })

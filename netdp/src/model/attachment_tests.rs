@@ -15,6 +15,7 @@ fn request(container: &str, network_name: &str, publish: &[&str]) -> AttachmentR
         netns: format!("/run/netns/{container}").into(),
         process: None,
         network: network(network_name),
+        list: None,
         endpoint: EndpointRequest {
             interface: Some("eth0".to_owned()),
             ..EndpointRequest::default()
@@ -29,6 +30,7 @@ fn attachment(container: &str, network: &str, interface: &str) -> Attachment {
         container: container.to_owned(),
         network: network.to_owned(),
         interface: interface.to_owned(),
+        list: None,
     }
 }
 

@@ -237,6 +237,7 @@ impl State {
             links,
             allow: normal(&request.allow),
             handover: None,
+            list: None,
         };
         self.counters.slot = slot;
         self.endpoints.insert(id, endpoint.clone());

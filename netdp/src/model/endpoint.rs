@@ -73,6 +73,9 @@ pub struct Endpoint {
     /// the sandbox; none: netdp does.
     #[serde(default)]
     pub handover: Option<Handover>,
+    /// Name of the engine's configuration by which it was attached.
+    #[serde(default)]
+    pub list: Option<String>,
 }
 
 impl Endpoint {

@@ -176,6 +176,7 @@ impl State {
             labels: BTreeMap::new(),
             owner: Some(engine.to_owned()),
             container: None,
+            allow: Vec::new(),
             log: None,
             command: Vec::new(),
             created: now,
@@ -303,14 +304,17 @@ impl State {
     }
 
     /// Sources that may use the ports of an endpoint: its own list or, where it
-    /// has none, that of another endpoint of its sandbox. The way out may move to
-    /// a network that was named without one, which must not open the ports.
+    /// has none, that of another endpoint of its sandbox, or of one that has
+    /// gone. The way out may move to a network that was named without one, which
+    /// must not open the ports.
     fn allowed_sources(&self, endpoint: &Endpoint) -> Vec<IpNet> {
         let siblings = self.endpoints_of(endpoint.sandbox).into_iter();
+        let left = self.sandboxes.get(&endpoint.sandbox);
         [endpoint]
             .into_iter()
             .chain(siblings)
             .map(|endpoint| &endpoint.allow)
+            .chain(left.map(|sandbox| &sandbox.allow))
             .find(|allow| !allow.is_empty())
             .cloned()
             .unwrap_or_default()
@@ -337,6 +341,10 @@ impl State {
         if self.endpoints_of(gone.sandbox).is_empty() {
             // It is there: the endpoint was in it.
             let _ = self.remove_sandbox(&gone.sandbox.to_string());
+        } else if !gone.allow.is_empty()
+            && let Some(sandbox) = self.sandboxes.get_mut(&gone.sandbox)
+        {
+            sandbox.allow = gone.allow;
         }
     }
 

@@ -205,6 +205,23 @@ fn who_may_use_a_port_stays_when_the_way_out_moves() {
     state.stay_inside(id);
     let published = state.lead_outside(other, &ports(&[(8080, 80)]), &host(&sockets));
     assert_eq!(published.unwrap()[0].allow, allow);
+    // Nor when it is left, in whatever order.
+    state.withdraw_endpoint(id);
+    state.stay_inside(other);
+    let published = state.lead_outside(other, &ports(&[(8080, 80)]), &host(&sockets));
+    assert_eq!(published.unwrap()[0].allow, allow);
+    // A list that is given counts before one that was.
+    let allow: Vec<IpNet> = vec!["198.51.100.0/24".parse().unwrap()];
+    let id = EndpointId::random();
+    let request = EndpointRequest {
+        allow: allow.clone(),
+        ..at("10.50.0.3")
+    };
+    state.offer_endpoint(ENGINE, one, id, &request, 1).unwrap();
+    join(&mut state, id, KEY).unwrap();
+    state.stay_inside(other);
+    let published = state.lead_outside(id, &ports(&[(8080, 80)]), &host(&sockets));
+    assert_eq!(published.unwrap()[0].allow, allow);
 }
 
 #[test]

@@ -55,6 +55,10 @@ pub struct Sandbox {
     /// The container of that engine that it is.
     #[serde(default)]
     pub container: Option<Container>,
+    /// Sources that may use its ports, as given with a network that it has
+    /// left: they stay closed to others on the networks without a list.
+    #[serde(default)]
+    pub allow: Vec<IpNet>,
     /// Where its output is kept.
     pub log: Option<PathBuf>,
     pub command: Vec<String>,
@@ -243,6 +247,7 @@ impl State {
             labels: request.labels.clone(),
             owner: request.owner.clone(),
             container: None,
+            allow: Vec::new(),
             log: request.log.clone(),
             command: request.command.clone(),
             created: now,

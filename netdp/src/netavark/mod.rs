@@ -122,6 +122,7 @@ fn teardown() -> Result<()> {
         container: exec.container_id,
         network: exec.network.name,
         interface: exec.network_options.interface_name,
+        list: None,
     }))??;
     Ok(())
 }

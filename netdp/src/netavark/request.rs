@@ -175,6 +175,7 @@ impl Exec {
             netns: netns.to_owned(),
             process: None,
             network: self.network.request()?,
+            list: None,
             endpoint,
             publish,
         })

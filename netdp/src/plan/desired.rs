@@ -25,6 +25,8 @@ pub struct Uplink {
     pub mac: [u8; 6],
     /// The main one of a family first; without link-local and loopback ones.
     pub addresses: Vec<IpAddr>,
+    /// Those that the kernel broadcasts to by this interface.
+    pub broadcasts: Vec<Ipv4Addr>,
     pub reach4: Reach,
     pub reach6: Reach,
 }

@@ -126,6 +126,30 @@ fn routes_decide_where_there_are_addresses_to_choose_from() {
 }
 
 #[test]
+fn an_uplink_broadcasts_to_what_the_kernel_has_a_broadcast_route_to() {
+    let mut host = host();
+    let route = |kind, oif, dst: &str| netlink::Route {
+        kind,
+        table: 255,
+        ..netlink::Route::on_link(dst.parse().unwrap(), oif)
+    };
+    host.routes.extend([
+        route(RouteType::Broadcast, 2, "10.9.0.255/32"),
+        route(RouteType::Broadcast, 2, "10.0.0.255/32"),
+        route(RouteType::Broadcast, 2, "10.0.0.255/32"),
+        route(RouteType::Broadcast, 3, "10.7.0.255/32"),
+        route(RouteType::Anycast, 2, "2001:db8::/128"),
+    ]);
+    let facts = host.facts(&["eth0".to_owned()], "netdp:1:");
+    let broadcasts: Vec<String> = facts.uplinks[0]
+        .broadcasts
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(broadcasts, ["10.0.0.255", "10.9.0.255"]);
+}
+
+#[test]
 fn an_uplinks_best_address_of_ipv6_comes_first() {
     let with = |net, state| netlink::Address {
         state,

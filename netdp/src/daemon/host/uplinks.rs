@@ -1,6 +1,8 @@
 //! Which interfaces lead outside, and by which addresses and gateways.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use crate::{
     netlink::{self, AddressState, Link, RouteType, TABLE_MAIN},
@@ -112,7 +114,24 @@ impl Host {
             reach4: reach(defaults[0], IpAddr::is_ipv4),
             reach6: reach(defaults[1], IpAddr::is_ipv6),
             addresses: addresses.iter().map(|address| address.net.addr()).collect(),
+            broadcasts: self.broadcasts_by(link),
         }
+    }
+
+    /// The addresses that the kernel broadcasts to by an interface: it has a
+    /// route to each, whichever of the interface's addresses it is of.
+    fn broadcasts_by(&self, link: &Link) -> Vec<Ipv4Addr> {
+        let routes = self.routes.iter();
+        let mut broadcasts: Vec<Ipv4Addr> = routes
+            .filter(|route| route.kind == RouteType::Broadcast && route.oif == Some(link.index))
+            .filter_map(|route| match route.dst {
+                IpNet::V4(dst) if dst.prefix_len() == 32 => Some(dst.addr()),
+                _ => None,
+            })
+            .collect();
+        broadcasts.sort_unstable();
+        broadcasts.dedup();
+        broadcasts
     }
 
     /// Whether routes by an interface prefer different addresses of one family:

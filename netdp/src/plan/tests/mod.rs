@@ -30,6 +30,7 @@ fn facts() -> Facts {
             ifindex: 2,
             mac: [2, 0, 0, 0, 0, 2],
             addresses: vec![address, address6],
+            broadcasts: vec!["192.0.2.255".parse().unwrap()],
             reach4: Reach::default(),
             reach6: Reach::default(),
         }],
