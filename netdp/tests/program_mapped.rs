@@ -261,7 +261,7 @@ fn a_socket_of_the_host_takes_its_port_back() {
 
 #[test]
 fn a_published_port_takes_its_port_back() {
-    worlds_with(impatient(), 64, |world| {
+    worlds_with(impatient(), 1024, |world| {
         let (db, web) = (open(world, world.db), world.web);
         let left = world.leaves(&db, &datagram(&db, 40_000, (REMOTE, 53)));
         assert_eq!(left.from.port(), 40_000);
@@ -277,7 +277,7 @@ fn a_published_port_takes_its_port_back() {
 
 #[test]
 fn a_stranger_does_not_keep_a_mapping_alive() {
-    worlds_with(impatient(), 64, |world| {
+    worlds_with(impatient(), 1024, |world| {
         let db = open(world, world.db);
         let left = world.leaves(&db, &datagram(&db, 40_000, (REMOTE, 53)));
         let stray = from_outside((STRANGER, 9), left.from.port()).bytes();
@@ -320,7 +320,7 @@ fn a_share_that_is_full_lets_nobody_else_in() {
         pending_per_endpoint: 3,
         ..Config::default()
     };
-    worlds_with(config, 64, |world| {
+    worlds_with(config, 1024, |world| {
         let db = mapped(world, world.db);
         world.leaves(&db, &datagram(&db, 40_000, (REMOTE, 53)));
         world.leaves(&db, &datagram(&db, 40_000, (CLIENT, 53)));

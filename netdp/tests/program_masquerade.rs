@@ -340,7 +340,7 @@ fn what_is_too_big_is_never_sent_out() {
 
 #[test]
 fn unanswered_entries_expire() {
-    worlds_with(impatient(), 64, |world| {
+    worlds_with(impatient(), 1024, |world| {
         let db = world.db;
         world.leaves(&db, &segment(&db, SYN, 40_000));
         world.leaves(&db, &db.frame(Frame::udp(at(DB, 40_000), at(REMOTE, 53))));

@@ -386,7 +386,7 @@ fn entries_expire_without_a_daemon() {
         tcp_established: 1,
         ..impatient()
     };
-    worlds_with(config, 64, |world| {
+    worlds_with(config, 1024, |world| {
         let web = world.web;
         connect(world, 40_000);
         world.enters(

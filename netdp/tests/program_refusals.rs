@@ -90,7 +90,7 @@ fn want_of_room_is_answered() {
         port_last: 50_000,
         ..impatient()
     };
-    worlds_with(config, 64, |world| {
+    worlds_with(config, 1024, |world| {
         let (db, web) = (world.db, world.web);
         let segment = |container: &Container, port| {
             container.frame(Frame::tcp(SYN, at(container.addr, port), at(REMOTE, 443)))

@@ -106,7 +106,7 @@ fn a_range_without_a_free_port_refuses_new_flows_only() {
         port_last: 50_001,
         ..Config::default()
     };
-    worlds_with(config, 64, |world| {
+    worlds_with(config, 1024, |world| {
         let (db, web) = (world.db, world.web);
         let held: Vec<_> = [40_000, 50_000, 50_001]
             .iter()
@@ -157,7 +157,7 @@ fn also_where_the_host_has_the_same_port() {
 /// not.
 #[test]
 fn a_reset_flow_with_another_port_can_be_opened_anew() {
-    worlds_with(impatient(), 64, |world| {
+    worlds_with(impatient(), 1024, |world| {
         let (db, web) = (world.db, world.web);
         let first = world.leaves(&db, &segment(&db, SYN, 40_000));
         world.enters(&answer(&first, SYN | ACK), &db);

@@ -52,7 +52,7 @@ fn swept_each_second() -> Config {
 
 #[test]
 fn flows_have_the_times_of_their_network() {
-    worlds_with(swept_each_second(), 64, |world| {
+    worlds_with(swept_each_second(), 1024, |world| {
         let (db, web, hosts) = (world.db, world.web, Config::default());
         give(world, &db, [70, 60, 50, 0]);
         // Of echo the network has none of its own.
@@ -86,7 +86,7 @@ fn flows_have_the_times_of_their_network() {
 
 #[test]
 fn flows_with_a_published_port_have_those_of_the_containers_network() {
-    worlds_with(swept_each_second(), 64, |world| {
+    worlds_with(swept_each_second(), 1024, |world| {
         let (web, db, hosts) = (world.web, world.db, Config::default());
         give(world, &web, [70, 60, 50, 40]);
         let reply = |flags| web.frame(Frame::tcp(flags, at(web.addr, 80), at(CLIENT, 40_000)));
@@ -118,7 +118,7 @@ fn flows_with_a_published_port_have_those_of_the_containers_network() {
 #[test]
 fn one_networks_flows_expire_while_anothers_stay() {
     for (config, seconds) in [(swept_each_second(), 1), (impatient(), 3600)] {
-        worlds_with(config, 64, |world| {
+        worlds_with(config, 1024, |world| {
             let (db, web) = (world.db, world.web);
             give(world, &db, [0, seconds, seconds, 0]);
             for container in [db, web] {

@@ -210,7 +210,7 @@ impl Datapath {
 
     /// The timer's memory is taken without waiting for locks (`kmalloc_nolock` in
     /// `__bpf_async_init`, 6.18), which fails where another holds one just then.
-    fn start_sweeper(&mut self) -> Result<(), BpfError> {
+    pub(super) fn start_sweeper(&mut self) -> Result<(), BpfError> {
         const TRIES: u32 = 50;
         const PAUSE: Duration = Duration::from_millis(2);
 

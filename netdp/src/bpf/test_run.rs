@@ -2,7 +2,7 @@
 
 use aya::programs::{TestRun as _, TestRunOptions};
 
-use netdp_common::maps::EARLY_FRAME;
+use netdp_common::maps::{Config, EARLY_FRAME};
 
 use super::{BpfError, Datapath, datapath::classifier};
 
@@ -59,6 +59,18 @@ pub struct TestRun {
 }
 
 impl Datapath {
+    /// Goes on as a datapath that was just opened, for tests: all maps have been
+    /// emptied, and the timer with them.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    #[doc(hidden)]
+    pub fn begin_anew(&mut self, config: Config) -> Result<(), BpfError> {
+        self.config = config;
+        self.derive()?;
+        self.start_sweeper()
+    }
+
     /// Runs a classifier on a packet that is thrown away afterwards, for tests
     /// and diagnosis. A redirect is not carried out, but maps and counters
     /// change as under traffic.

@@ -1,47 +1,29 @@
-//! Namespace, BPF file system and interfaces of a world.
+//! Namespace and interfaces of a world.
 
-use std::{io::Write, path::PathBuf, process::Stdio};
+use std::{io::Write, process::Stdio};
 
 use netdp::netns::Namespace;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{
     CLIENT, HOST, HOST_2, ROUTER,
     family::{Family, embed},
 };
 
-/// Folders and mounts of one world.
+/// A namespace and the folder that it is mounted in.
 pub struct Ground {
-    folder: tempfile::TempDir,
-    pub host: Option<Namespace>,
+    // Dropped first: unmounts.
+    pub host: Namespace,
+    _folder: tempfile::TempDir,
 }
 
 impl Ground {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let bpffs = folder.path().join("bpf");
-        std::fs::create_dir(&bpffs).unwrap();
-        mount(
-            Some("bpf"),
-            &bpffs,
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .unwrap();
-        let host = Some(Namespace::create(folder.path(), "host").unwrap());
-        Self { folder, host }
-    }
-
-    pub fn bpffs(&self) -> PathBuf {
-        self.folder.path().join("bpf")
-    }
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        drop(self.host.take());
-        umount2(&self.bpffs(), MntFlags::MNT_DETACH).unwrap();
+        let host = Namespace::create(folder.path(), "host").unwrap();
+        Self {
+            host,
+            _folder: folder,
+        }
     }
 }
 

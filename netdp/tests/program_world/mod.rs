@@ -1,6 +1,7 @@
 //! A host of its own for the BPF programs: an uplink, three containers on two
 //! networks, and the tables that a daemon would write. Packets are handed to
-//! the programs one by one and read back.
+//! the programs one by one and read back. Interfaces and namespace are each
+//! test's own; the loaded programs it may have from the test before (`pool`).
 
 #![expect(dead_code, reason = "each test program uses a part of this")]
 
@@ -9,13 +10,15 @@ pub mod error;
 pub mod family;
 pub mod frame;
 mod ground;
+pub mod kernel_maps;
 mod outcome;
+pub mod pool;
 mod ranges;
 mod tables;
 
 use std::net::Ipv4Addr;
 
-use netdp::bpf::{Datapath, Entry, Key, Options};
+use netdp::bpf::{Datapath, Entry, Key};
 use netdp_common::{
     addr::{V4Addr, V6Addr, proto},
     maps::{Config, Delivery, Endpoint, Uplink, endpoint_flags, local_flags},
@@ -29,6 +32,8 @@ pub use family::Family;
 use family::embed;
 use frame::{Frame, Mac};
 use ground::{Ground, build_links};
+use kernel_maps::KernelMaps;
+use pool::Loaded;
 
 /// `TCX_*` of `include/uapi/linux/bpf.h`.
 pub const NEXT: i32 = -1;
@@ -136,6 +141,8 @@ pub fn arriving(frame: Frame) -> Frame {
 /// The host, seen from inside its namespace.
 pub struct World {
     pub datapath: Datapath,
+    maps: KernelMaps,
+    max_flows: u32,
     pub uplink: u32,
     pub web: Container,
     pub db: Container,
@@ -176,26 +183,19 @@ fn world_of(family: Family, config: Config, max_flows: u32, test: impl FnOnce(&m
         return;
     }
     let ground = Ground::new();
-    let host = ground.host.as_ref().unwrap();
-    build_links(host, family);
-    let options = Options {
-        bpffs: ground.bpffs(),
-        cgroup: None,
-        netns_cookie: host.cookie().unwrap(),
-        max_flows,
-        config,
-        mechanism: None,
-    };
-    host.run(|| {
+    build_links(&ground.host, family);
+    let run = || {
         // What is kept per CPU is the same for every packet.
         let mut cpus = CpuSet::new();
         cpus.set(nix::sched::sched_getcpu().unwrap()).unwrap();
         sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
         family.set_for_world();
-        let mut world = World::new(&options);
+        let mut world = World::new(Loaded::take(config, max_flows));
         test(&mut world);
-    })
-    .unwrap();
+        // Not after a panic.
+        world.into_loaded().give_back();
+    };
+    ground.host.run(run).unwrap();
 }
 
 /// Times that are over at once for all but established connections.
@@ -210,11 +210,13 @@ pub fn impatient() -> Config {
 }
 
 impl World {
-    fn new(options: &Options) -> Self {
+    fn new(loaded: Loaded) -> Self {
         let connected = endpoint_flags::ICC | endpoint_flags::MASQUERADE;
         let published = connected | endpoint_flags::PUBLISHED;
         let mut world = Self {
-            datapath: Datapath::open(options).unwrap(),
+            datapath: loaded.datapath,
+            maps: loaded.maps,
+            max_flows: loaded.max_flows,
             uplink: ifindex("wire0"),
             web: Container::new(1, WEB, GATEWAY, 1, published),
             db: Container::new(2, DB, GATEWAY, 1, connected),
@@ -242,6 +244,14 @@ impl World {
         world.publish(None, 8080, &web, 80, proto::TCP, Some(HOST));
         world.publish(None, 5353, &web, 53, proto::UDP, Some(HOST));
         world
+    }
+
+    fn into_loaded(self) -> Loaded {
+        Loaded {
+            datapath: self.datapath,
+            maps: self.maps,
+            max_flows: self.max_flows,
+        }
     }
 }
 
