@@ -7,6 +7,7 @@
 
 pub mod dns;
 mod dockerd;
+pub mod engine;
 mod flood;
 mod frame;
 mod offload;

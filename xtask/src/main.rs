@@ -3,6 +3,7 @@
 mod apt;
 mod compile;
 mod doctor;
+mod engines;
 mod install;
 mod lint;
 mod privilege;
@@ -43,7 +44,8 @@ enum Command {
     },
     /// Run unit and integration tests as root, and print a sum
     Test {
-        /// Only tests whose name holds this
+        /// Only tests whose name holds this; `engines`: those that run real
+        /// container engines, which are fetched first
         filter: Option<String>,
         /// Also those that take long, which are marked `#[ignore]`
         #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -37,28 +37,29 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// As [`run`], without input, and killed when `limit` has passed: a download
 /// from a network that drops packets would hang for minutes.
 pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
-    let deadline = Instant::now() + limit;
     let mut child = command
         .stdin(Stdio::null())
         .spawn()
         .with_context(|| format!("start `{}`", words(command)))?;
+    wait_within(&mut child, limit).with_context(|| format!("`{}`", words(command)))
+}
+
+/// Waits for a child to end well, and kills it when `limit` has passed.
+pub fn wait_within(child: &mut Child, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait()? {
             if !status.success() {
-                bail!("`{}` ended with {status}", words(command));
+                bail!("ended with {status}");
             }
             return Ok(());
         }
         if Instant::now() >= deadline {
             child.kill()?;
             child.wait()?;
-            bail!(
-                "`{}` took longer than {} s",
-                words(command),
-                limit.as_secs()
-            );
+            bail!("took longer than {} s", limit.as_secs());
         }
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

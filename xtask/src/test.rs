@@ -6,6 +6,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     io::{BufRead, BufReader, Write},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -13,7 +14,12 @@ use anyhow::{Context, Result, bail};
 use sum::Sum;
 use xtask::workspace::Workspace;
 
-use crate::{compile, privilege, process, tools};
+use crate::{compile, engines, privilege, process, tools};
+
+/// The filter that means the tests with real engines.
+const ENGINES: &str = "engines";
+/// By this variable they find the engines.
+const ENGINES_FOLDER: &str = "NETDP_ENGINES";
 
 /// Builds netdp for the integration tests to start (they find it by
 /// `NETDP_BIN`), and runs every test that `filter` admits. All is built with
@@ -32,18 +38,29 @@ pub fn run(
 ) -> Result<()> {
     tools::provide();
     let netdp = compile::netdp(workspace, false)?;
+    let with_engines = filter == Some(ENGINES);
+    let engines = with_engines
+        .then(|| engines::provide(workspace))
+        .transpose()?;
 
     let mut tests = process::cargo();
     tests.current_dir(&workspace.root).env("NETDP_BIN", &netdp);
-    if let Some(config) = runner(netdp.as_os_str())? {
+    if let Some(engines) = &engines {
+        tests.env(ENGINES_FOLDER, engines);
+    }
+    if let Some(config) = runner(netdp.as_os_str(), engines.as_deref())? {
         tests.args(["--config", &config]);
     }
+    tests.args(["test", "--locked", "--no-fail-fast"]);
+    if with_engines {
+        tests.args(["--package", "netdp-tests", "--test", "engine_*"]);
+    } else {
+        tests.args(filter);
+    }
     tests
-        .args(["test", "--locked", "--no-fail-fast"])
-        .args(filter)
         // libtest hides what a test that passes says, and with it why one skips.
         .args(["--", "--show-output"])
-        .args(long.then_some("--include-ignored"))
+        .args((long || with_engines).then_some("--include-ignored"))
         .args(args);
     let (ended_well, sum) = read(&mut tests)?;
 
@@ -83,7 +100,7 @@ fn read(tests: &mut Command) -> Result<(bool, Sum)> {
 
 /// cargo's configuration that makes test programs run as root. Only they do:
 /// what cargo compiles stays the user's.
-fn runner(netdp: &OsStr) -> Result<Option<String>> {
+fn runner(netdp: &OsStr, engines: Option<&Path>) -> Result<Option<String>> {
     let backtrace = env::var_os("RUST_BACKTRACE").unwrap_or_default();
     // What docs/testing.md lets one set.
     let settings = ["NETDP_SEED", "NETDP_PACKETS"].map(|name| (name, env::var_os(name)));
@@ -91,6 +108,7 @@ fn runner(netdp: &OsStr) -> Result<Option<String>> {
         ("NETDP_BIN", netdp),
         ("RUST_BACKTRACE", backtrace.as_os_str()),
     ];
+    keep.extend(engines.map(|folder| (ENGINES_FOLDER, folder.as_os_str())));
     for (name, value) in &settings {
         keep.extend(value.as_deref().map(|value| (*name, value)));
     }
