@@ -66,5 +66,33 @@ mod tests {
             prop_assert!((first..=last).contains(&udp));
             prop_assert_eq!(udp & 1, wanted & 1);
         }
+
+        /// Random numbers in a row, as many of each kind as any others: none of
+        /// the ports is left out, and none comes much more often (RFC 6056,
+        /// section 3.3).
+        #[test]
+        fn every_port_of_the_range_is_as_likely(wanted: u16, attempt in 1u32..TRIES,
+                                                first in 1u16..=60_000, pairs in 1u16..=500,
+                                                start in 0u32..=1 << 31) {
+            let span = 2 * pairs;
+            let last = first + (span - 1);
+            let draws = |proto| {
+                let mut draws = std::vec![0; usize::from(span)];
+                for random in start..start + 4 * u32::from(span) {
+                    let wanted = Be16::new(wanted);
+                    let port = candidate(wanted, proto, attempt, random, first, last);
+                    draws[usize::from(port.get() - first)] += 1;
+                }
+                draws
+            };
+            prop_assert!(draws(proto::TCP).iter().all(|times| *times == 4));
+            // Half of the ports, each with the draws of one neighbour; at the
+            // end of the range with those of two, or its own alone.
+            for (offset, times) in draws(proto::UDP).into_iter().enumerate() {
+                let fits = (first + offset as u16) & 1 == wanted & 1;
+                let expected = if fits { 4..=12 } else { 0..=0 };
+                prop_assert!(expected.contains(&times), "{times} of {offset}");
+            }
+        }
     }
 }

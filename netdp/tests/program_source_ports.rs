@@ -4,13 +4,16 @@
 
 mod program_world;
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, TcpListener, UdpSocket},
+};
 
 use netdp_common::{addr::proto, drop::DropReason, maps::Config};
 use nix::sys::socket::{setsockopt, sockopt};
 use program_world::{
     CLIENT, Container, DB, HOST, HOST_2, HOST_MAC, NEXT, REMOTE, ROUTER_MAC, WEB, arriving, family,
-    frame::{ACK, FIN, Frame, PSH, RST, SYN, at},
+    frame::{ACK, Body, FIN, Frame, PSH, RST, SYN, at},
     impatient, worlds, worlds_with,
 };
 
@@ -97,6 +100,48 @@ fn udp_keeps_parity_whatever_the_port_drawn() {
             assert_eq!(left.from.port() % 2, port % 2);
         }
     });
+}
+
+/// Who has seen some of the ports can't tell the next (RFC 7857, section 9;
+/// RFC 6056, section 3.3). What is asked of them is true of ports drawn at
+/// random but for once in more than 10^12 runs.
+#[test]
+fn ports_are_drawn_at_random() {
+    worlds(|world| {
+        let (db, web, loner) = (world.db, world.web, world.loner);
+        for body in [Body::Tcp(SYN), Body::Udp] {
+            let mut draw = |container: &Container| -> Vec<u16> {
+                (2000..2400)
+                    .map(|sport| Frame::new(body, at(container.addr, sport), at(REMOTE, 443)))
+                    .map(|frame| world.leaves(container, &container.frame(frame)))
+                    .map(|left| left.from.port())
+                    .collect()
+            };
+            let own = draw(&db);
+            assert_eq!(own, (2000..2400).collect::<Vec<_>>());
+            let drawn = [draw(&web), draw(&loner)];
+            let [first, second] = &drawn;
+            let same = first.iter().zip(second).filter(|(a, b)| a == b).count();
+            assert!(same < 20, "twice the same: {drawn:?}");
+            for ports in &drawn {
+                is_random(ports);
+            }
+        }
+    });
+}
+
+/// 400 ports of 1024 to 65535, of any parity.
+fn is_random(ports: &[u16]) {
+    let steps = ports.windows(2);
+    let short = steps.filter(|step| step[0].abs_diff(step[1]) <= 64).count();
+    assert!(short < 20, "one next to the other: {ports:?}");
+    let blocks: BTreeSet<u16> = ports.iter().map(|port| port >> 12).collect();
+    assert!(blocks.len() >= 12, "from {blocks:?} alone: {ports:?}");
+    // The lowest is UDP's parity.
+    for bit in 1..12 {
+        let set = ports.iter().filter(|port| *port >> bit & 1 != 0).count();
+        assert!((120..=280).contains(&set), "bit {bit}: {ports:?}");
+    }
 }
 
 #[test]

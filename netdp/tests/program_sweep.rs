@@ -120,6 +120,27 @@ fn counters_are_put_right() {
     });
 }
 
+/// However many there are, a run of the timer looks at 1,024 of them; and what
+/// has to go is no more work than what stays.
+#[test]
+fn a_run_of_the_timer_is_short_whatever_the_tables_hold() {
+    const FLOWS: u32 = 10_000;
+    // Places of both tables, and one run that begins; those of one read may be
+    // one more or less, for they are counted while the timer runs.
+    const RUNS: u32 = FLOWS.div_ceil(1024) + 2;
+    worlds_with(living(1000), 16_384, |world| {
+        speak(world, FLOWS);
+        let (runs, _) = wait_for_a_sweep(world);
+        assert!((RUNS - 1..=RUNS + 1).contains(&runs), "{runs} runs");
+        let before = world.datapath.sweep().unwrap().runs;
+        world.let_pass(2000);
+        world.wait_until(|world| world.flows().is_empty());
+        let runs = world.datapath.sweep().unwrap().runs - before;
+        assert!(runs >= u64::from(FLOWS / 1024), "{runs} runs");
+        assert_eq!(published(world), 0);
+    });
+}
+
 /// A connection of a published port as it opens and closes.
 fn open_and_close(world: &mut World, client: u16) {
     let web = world.web;

@@ -123,4 +123,21 @@ impl<A: Address> FlowTables<A> {
     pub fn fill(&self, keys: &[FlowKey<A>], flows: &[Flow<A>]) -> Result<(), BpfError> {
         self.flows.write(keys, flows)
     }
+
+    /// Writes entries back that were seen and changed, for tests.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    #[doc(hidden)]
+    pub fn rewrite(&self, seen: &[FlowSeen<A>]) -> Result<(), BpfError> {
+        for (table, pending) in [(&self.flows, false), (&self.pending, true)] {
+            let (keys, flows): (Vec<_>, Vec<_>) = seen
+                .iter()
+                .filter(|seen| seen.pending == pending)
+                .map(|seen| (seen.key, seen.flow))
+                .unzip();
+            table.write(&keys, &flows)?;
+        }
+        Ok(())
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use netdp::bpf::{FlowSeen, TestPacket, TestRun};
+use netdp::bpf::{FlowSeen, TableAddress, TestPacket, TestRun};
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     drop::DropReason,
@@ -15,6 +15,9 @@ use super::{
     family::{Family, embedded},
     frame::Frame,
 };
+
+/// For what takes a second or two.
+const LONG: Duration = Duration::from_secs(15);
 
 impl World {
     /// A packet comes in by the uplink.
@@ -156,17 +159,49 @@ impl World {
         );
     }
 
+    /// Makes all entries as old as they were so many seconds from now.
+    pub fn let_pass(&self, seconds: u32) {
+        self.grow_older::<V4Addr>(seconds);
+        self.grow_older::<V6Addr>(seconds);
+    }
+
+    fn grow_older<A: TableAddress>(&self, seconds: u32) {
+        let mut seen = self.datapath.flows::<A>().unwrap();
+        for seen in &mut seen {
+            seen.flow.last_seen = seen.flow.last_seen.wrapping_sub(seconds);
+        }
+        let tables = self.datapath.flow_tables::<A>();
+        tables.rewrite(&seen).unwrap();
+    }
+
     /// Waits until this holds: entries expire by the kernel's timer.
     pub fn wait_until(&self, holds: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + LONG;
         while !holds(self) {
-            assert!(
-                Instant::now() < deadline,
-                "still there: {:#?}",
-                self.all_flows()
-            );
+            self.in_time(deadline);
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// The same without the time between two sweeps: one follows the other.
+    pub fn sweep_until(&mut self, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + LONG;
+        while !holds(self) {
+            self.in_time(deadline);
+            // The timer runs at once, and goes on where it was.
+            let packet = TestPacket::received(&[0; 64], self.uplink);
+            let started = self.datapath.test_run("sweep_start", &packet).unwrap();
+            assert_eq!(started.action, 0, "the error of the timer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn in_time(&self, deadline: Instant) {
+        assert!(
+            Instant::now() < deadline,
+            "still there: {:#?}",
+            self.all_flows()
+        );
     }
 }
 
