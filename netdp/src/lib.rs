@@ -20,6 +20,7 @@ pub mod netavark;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+mod plugin;
 pub mod resolver;
 pub mod sandbox;
 pub mod store;

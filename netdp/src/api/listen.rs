@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use axum::Router;
 use nix::sys::stat::{Mode, umask};
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -97,9 +98,20 @@ impl Socket {
         &self.path.0
     }
 
-    /// The listener, and what keeps its name in the file system.
-    pub fn into_parts(self) -> (UnixListener, SocketPath) {
-        (self.listener, self.path)
+    /// Answers requests until `end`, and then those that are being answered.
+    /// The name goes with the end: then nobody answers at it any more.
+    pub async fn serve(
+        self,
+        router: Router,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let Self {
+            listener,
+            path: _name,
+        } = self;
+        axum::serve(listener, router)
+            .with_graceful_shutdown(end)
+            .await
     }
 }
 
@@ -151,9 +163,9 @@ mod tests {
         assert!(matches!(second, ListenError::InUse { .. }), "{second}");
 
         // Dies without removing its name.
-        let (listener, name) = first.into_parts();
+        let Socket { listener, path } = first;
         drop(listener);
-        std::mem::forget(name);
+        std::mem::forget(path);
         let third = Socket::bind(dir.path()).unwrap();
         let path = third.path().to_owned();
         drop(third);

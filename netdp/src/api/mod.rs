@@ -10,3 +10,9 @@ mod refused;
 pub mod server;
 pub mod types;
 mod view;
+
+/// Folder of the daemon's socket unless another one is given.
+pub const RUN_DIR: &str = "/run/netdp";
+
+/// Variable of the environment that gives another one.
+pub const RUN_DIR_VARIABLE: &str = "NETDP_RUN_DIR";

@@ -9,7 +9,7 @@ use axum::{
 
 use super::types::{Failure, Reason};
 use crate::{
-    daemon::{engine::EngineError, owner::OwnerError},
+    daemon::owner::OwnerError,
     model::{Kind, Refusal},
 };
 
@@ -62,15 +62,9 @@ impl From<Refusal> for Refused {
 
 impl From<OwnerError> for Refused {
     fn from(error: OwnerError) -> Self {
-        match error {
-            OwnerError::Refused(refusal) => refusal.into(),
-            OwnerError::Engine(EngineError::Conflict(conflict)) => {
-                Refusal::conflict(conflict).into()
-            }
-            error => {
-                tracing::error!("{error}");
-                Self::internal(error)
-            }
+        match error.refusal() {
+            Ok(refusal) => refusal.into(),
+            Err(error) => Self::internal(error),
         }
     }
 }

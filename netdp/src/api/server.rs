@@ -27,7 +27,7 @@ use super::{
     view,
 };
 use crate::{
-    daemon::owner::{Owner, OwnerError},
+    daemon::owner::{self, Owner, OwnerError},
     explain::Question,
     model::{AttachmentRequest, NetworkRequest, Refusal, SandboxRequest},
 };
@@ -45,11 +45,7 @@ pub async fn serve(
     owner: Arc<Owner>,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    // The name goes when this returns: then nobody answers at it any more.
-    let (listener, _name) = socket.into_parts();
-    axum::serve(listener, router(owner))
-        .with_graceful_shutdown(end)
-        .await
+    socket.serve(router(owner), end).await
 }
 
 fn router(owner: Arc<Owner>) -> Router {
@@ -294,15 +290,10 @@ async fn shown(owner: &Owner, name: &str) -> Result<Sandbox, OwnerError> {
     Ok(view::sandbox(&core, sandbox))
 }
 
-/// Carries a change through even if the client goes away meanwhile: its future
-/// would be dropped in the middle otherwise.
 async fn whole<T: Send + 'static>(
     change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
 ) -> Answer<T> {
-    match tokio::spawn(change).await {
-        Ok(done) => Ok(Json(done?)),
-        Err(error) => Err(Refused::internal(error)),
-    }
+    Ok(Json(owner::whole(change).await?))
 }
 
 /// JSON both ways, with refusals in netdp's own form.

@@ -15,6 +15,7 @@ mod datapath;
 mod entry;
 mod error;
 mod flow_tables;
+pub mod instruction;
 mod kernel;
 mod layout;
 mod link;

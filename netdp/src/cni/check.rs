@@ -50,7 +50,7 @@ pub fn whole(
     }
     fits_result(previous, target, endpoint)?;
     let all: Vec<&Port> = sandbox.endpoints.iter().flat_map(|it| &it.ports).collect();
-    if let Some(port) = config.ports().iter().find(|port| !is_published(port, &all)) {
+    if let Some(port) = config.ports().iter().find(|port| !is_among(port, &all)) {
         return Err(changed(format!("{port} is not published")));
     }
     let seen = wait(look(target))?.map_err(|error| Error::IOFailure(error.to_string()))?;
@@ -89,7 +89,7 @@ fn fits_result(previous: &CNIResult, target: &Target, endpoint: &Endpoint) -> Re
     Ok(())
 }
 
-fn is_published(spec: &PortSpec, ports: &[&Port]) -> bool {
+fn is_among(spec: &PortSpec, ports: &[&Port]) -> bool {
     ports.iter().any(|port| {
         port.protocol == spec.proto
             && spec.container_ports.holds(port.container_port)

@@ -27,6 +27,7 @@ use crate::{
     callers,
     model::{AttachmentRequest, Container, Process},
     netns::{Namespace, NetnsError},
+    plugin,
     sandbox::ProcessId,
 };
 
@@ -34,10 +35,6 @@ use config::{Config, Wishes};
 
 /// Who asks, as the daemon knows it.
 const ENGINE: &str = "cni";
-
-/// Where the command finds its daemon too, unless the configuration says.
-const RUN_DIR: &str = "NETDP_RUN_DIR";
-const DEFAULT_RUN_DIR: &str = "/run/netdp";
 
 /// Whether netdp was called as a plugin: a runtime gives no arguments, and says
 /// by this what it wants.
@@ -179,19 +176,12 @@ impl Target {
 }
 
 fn client(config: &Config) -> Client {
-    let run_dir = config.run_dir.clone().or_else(|| {
-        let given = std::env::var_os(RUN_DIR);
-        given.filter(|given| !given.is_empty()).map(PathBuf::from)
-    });
-    Client::new(&run_dir.unwrap_or_else(|| DEFAULT_RUN_DIR.into()))
+    plugin::client(config.run_dir.as_deref())
 }
 
 fn wait<T>(request: impl Future<Output = T>) -> Result<T, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::IOFailure(format!("cannot start the event loop: {error}")))?;
-    Ok(runtime.block_on(request))
+    plugin::wait(request)
+        .map_err(|error| Error::IOFailure(format!("cannot start the event loop: {error}")))
 }
 
 /// The sandbox of a container, if it has the interface on the network.

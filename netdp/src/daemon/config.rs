@@ -15,6 +15,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::{
+    api::RUN_DIR,
     model::{LONGEST_TIMEOUT, PortRange, Timeouts},
     netlink::check_interface_name,
     resolver::Upstreams,
@@ -22,9 +23,6 @@ use crate::{
 
 /// Most entries that the flow table may be given: some 1.3 GB of memory.
 const MOST_FLOWS: u32 = 1 << 24;
-
-/// The run folder unless another one is given.
-pub const RUN_DIR: &str = "/run/netdp";
 
 /// Where Docker looks for the driver `netdp`.
 pub const DOCKER_PLUGIN: &str = "/run/docker/plugins/netdp.sock";

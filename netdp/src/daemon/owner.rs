@@ -9,7 +9,10 @@ use std::{
 
 use ipnet::IpNet;
 use thiserror::Error;
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::{
+    sync::{Mutex, MutexGuard, Notify},
+    task::JoinError,
+};
 
 use crate::{
     bpf::BpfError,
@@ -49,6 +52,31 @@ pub enum OwnerError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error("the change ended halfway: {0}")]
+    Halfway(#[from] JoinError),
+}
+
+impl OwnerError {
+    /// What was asked for and can't be had, in words for who asked. Anything
+    /// else went wrong here, and is logged.
+    pub fn refusal(self) -> Result<Refusal, Self> {
+        match self {
+            Self::Refused(refusal) => Ok(refusal),
+            Self::Engine(EngineError::Conflict(conflict)) => Ok(Refusal::conflict(conflict)),
+            error => {
+                tracing::error!("{error}");
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Carries a change through even if who asked for it goes away meanwhile: the
+/// future of a request is dropped then, in the middle.
+pub async fn whole<T: Send + 'static>(
+    change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
+) -> Result<T, OwnerError> {
+    tokio::spawn(change).await?
 }
 
 /// Where the daemon keeps what isn't in the store, and what it was told.

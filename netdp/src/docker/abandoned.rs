@@ -13,7 +13,7 @@ use crate::{
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Endpoints whose end an engine has taken, with the paths of their sandboxes.
-pub fn taken(state: &State) -> Vec<(EndpointId, PathBuf)> {
+pub fn in_sandboxes(state: &State) -> Vec<(EndpointId, PathBuf)> {
     state
         .endpoints
         .values()
@@ -27,17 +27,17 @@ pub fn taken(state: &State) -> Vec<(EndpointId, PathBuf)> {
 
 /// Those of these in whose sandbox no process is. A container that outlived its
 /// dockerd has one.
-pub fn abandoned(taken: Vec<(EndpointId, PathBuf)>) -> Vec<EndpointId> {
+pub fn abandoned(endpoints: Vec<(EndpointId, PathBuf)>) -> Vec<EndpointId> {
     let sees_all =
         fs::metadata("/proc/self/ns/pid").is_ok_and(|it| it.ino() == FIRST_PID_NAMESPACE);
-    if taken.is_empty() || !sees_all {
+    if endpoints.is_empty() || !sees_all {
         return Vec::new();
     }
     let used = used();
     if used.is_empty() {
         return Vec::new();
     }
-    taken
+    endpoints
         .into_iter()
         .filter(|(_, path)| Namespace::open(path).is_ok_and(|it| !used.contains(&it.inode())))
         .map(|(id, _)| id)

@@ -28,7 +28,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::listen::Socket,
-    daemon::owner::{Owner, OwnerError},
+    daemon::owner::{self, Owner, OwnerError},
 };
 
 use refused::Refused;
@@ -52,11 +52,7 @@ pub async fn serve(
     owner: Arc<Owner>,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    // The name goes when this returns.
-    let (listener, _name) = socket.into_parts();
-    axum::serve(listener, router(owner))
-        .with_graceful_shutdown(end)
-        .await
+    socket.serve(router(owner), end).await
 }
 
 fn router(owner: Arc<Owner>) -> Router {
@@ -97,9 +93,9 @@ fn router(owner: Arc<Owner>) -> Router {
 /// didn't take, or took for a container that never started, is nobody's.
 async fn activate(State(owner): Shared) -> Answer<Implements> {
     done(async move {
-        let taken = abandoned::taken(owner.lock().await.state());
+        let endpoints = abandoned::in_sandboxes(owner.lock().await.state());
         // Reads all of /proc.
-        let left = tokio::task::spawn_blocking(|| abandoned::abandoned(taken)).await;
+        let left = tokio::task::spawn_blocking(|| abandoned::abandoned(endpoints)).await;
         let left = left.unwrap_or_default();
         owner
             .change(|state, _| {
@@ -134,14 +130,10 @@ async fn not_allowed(request: Request) -> Refused {
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, text)
 }
 
-/// Carries a change through even if dockerd goes away meanwhile.
 async fn done<T: Send + 'static>(
     change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
 ) -> Answer<T> {
-    match tokio::spawn(change).await {
-        Ok(done) => Ok(Json(done?)),
-        Err(error) => Err(Refused::internal(error)),
-    }
+    Ok(Json(owner::whole(change).await?))
 }
 
 /// JSON both ways, whatever the request's content type is.

@@ -8,10 +8,7 @@ use axum::{
 };
 
 use super::{Json, wire::Failure};
-use crate::{
-    daemon::{engine::EngineError, owner::OwnerError},
-    model::Refusal,
-};
+use crate::{daemon::owner::OwnerError, model::Refusal};
 
 /// How texts begin that the model gives of ports in use.
 const IN_USE: &str = "address already in use: ";
@@ -58,15 +55,9 @@ impl From<Refusal> for Refused {
 
 impl From<OwnerError> for Refused {
     fn from(error: OwnerError) -> Self {
-        match error {
-            OwnerError::Refused(refusal) => refusal.into(),
-            OwnerError::Engine(EngineError::Conflict(conflict)) => {
-                Refusal::conflict(conflict).into()
-            }
-            error => {
-                tracing::error!("{error}");
-                Self::new(StatusCode::OK, error.to_string())
-            }
+        match error.refusal() {
+            Ok(refusal) => refusal.into(),
+            Err(error) => Self::new(StatusCode::OK, error.to_string()),
         }
     }
 }

@@ -14,15 +14,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::api::{
-    client::Client,
-    types::{Attached, Attachment},
+use crate::{
+    api::{
+        client::Client,
+        types::{Attached, Attachment},
+    },
+    plugin,
 };
 
 use request::{Exec, Network};
-
-const RUN_DIR: &str = "NETDP_RUN_DIR";
-const DEFAULT_RUN_DIR: &str = "/run/netdp";
 
 /// Who asks, as the daemon knows it.
 const ENGINE: &str = "netavark";
@@ -161,16 +161,11 @@ fn status(exec: &Exec, attached: &Attached) -> Result<Value> {
 }
 
 fn client() -> Client {
-    let given = std::env::var_os(RUN_DIR).filter(|given| !given.is_empty());
-    Client::new(&given.map_or_else(|| DEFAULT_RUN_DIR.into(), PathBuf::from))
+    plugin::client(None)
 }
 
 fn wait<T>(request: impl Future<Output = T>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    Ok(runtime.block_on(request))
+    plugin::wait(request).context("cannot start the event loop")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{explain::Place, parse};
 use crate::{
+    api::{RUN_DIR, RUN_DIR_VARIABLE},
     daemon::config::{ConfigError, Options as DaemonOptions, Settings, Xdp},
     demo::DemoArgs,
     explain::Protocol,
@@ -29,8 +30,8 @@ pub struct Options {
     #[arg(
         long,
         global = true,
-        env = "NETDP_RUN_DIR",
-        default_value = "/run/netdp",
+        env = RUN_DIR_VARIABLE,
+        default_value = RUN_DIR,
         value_name = "DIR"
     )]
     pub run_dir: PathBuf,

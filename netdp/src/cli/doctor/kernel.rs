@@ -8,10 +8,10 @@ use std::{
 
 use nix::{errno::Errno, libc};
 
+use crate::bpf::instruction::{self, Instruction, ProgramType};
+
 // Numbers of linux/bpf.h.
-const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_TCX_INGRESS: u32 = 46;
 
 /// A helper function by its number.
@@ -22,19 +22,6 @@ pub enum Helper {
     RedirectPeer = 155,
 }
 
-/// Start of `union bpf_attr` for BPF_PROG_LOAD.
-#[repr(C)]
-#[derive(Default)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-}
-
 /// Start of `union bpf_attr` for BPF_LINK_CREATE.
 #[repr(C)]
 #[derive(Default)]
@@ -43,44 +30,6 @@ struct LinkCreate {
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
-}
-
-/// `struct bpf_insn`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction {
-    code: u8,
-    /// Destination in the low, source in the high half.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-impl Instruction {
-    const EXIT: Self = Self {
-        code: 0x95,
-        registers: 0,
-        offset: 0,
-        immediate: 0,
-    };
-
-    const fn mov(register: u8, immediate: i32) -> Self {
-        Self {
-            code: 0xb7,
-            registers: register,
-            offset: 0,
-            immediate,
-        }
-    }
-
-    const fn call(helper: Helper) -> Self {
-        Self {
-            code: 0x85,
-            registers: 0,
-            offset: 0,
-            immediate: helper as i32,
-        }
-    }
 }
 
 /// Whether a program can be loaded at all.
@@ -98,7 +47,7 @@ pub fn has_helper(helper: Helper) -> bool {
         Instruction::mov(2, 0),
         Instruction::mov(3, 0),
         Instruction::mov(4, 0),
-        Instruction::call(helper),
+        Instruction::call(helper as i32),
         Instruction::EXIT,
     ])
     .is_ok()
@@ -124,14 +73,7 @@ pub fn has_tcx() -> io::Result<bool> {
 }
 
 fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    let attr = ProgLoad {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
-        insn_cnt: instructions.len() as u32,
-        insns: instructions.as_ptr().addr() as u64,
-        license: c"GPL".as_ptr().addr() as u64,
-        ..ProgLoad::default()
-    };
-    bpf(BPF_PROG_LOAD, &attr)
+    instruction::load(ProgramType::SchedCls, instructions)
 }
 
 /// Calls bpf(2) for a command that answers with a descriptor.
