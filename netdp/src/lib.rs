@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod demo;
 pub mod docker;
 pub mod explain;
+pub mod install;
 pub mod load;
 pub mod model;
 mod mountinfo;

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::{
         fs::{FileTypeExt, PermissionsExt},
-        net::UnixStream,
+        net::{self, UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -36,18 +36,20 @@ pub enum ListenError {
     },
 }
 
-/// The socket, removed when dropped.
+/// A socket that is listened at. Its name goes when it is dropped, unless
+/// somebody else made it.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
-    path: SocketPath,
+    path: PathBuf,
+    name: Option<Name>,
 }
 
 /// Removes the socket's name when dropped.
 #[derive(Debug)]
-pub struct SocketPath(PathBuf);
+struct Name(PathBuf);
 
-impl Drop for SocketPath {
+impl Drop for Name {
     fn drop(&mut self) {
         // Nothing can be done about a socket that is gone already.
         let _ = fs::remove_file(&self.0);
@@ -83,19 +85,39 @@ impl Socket {
             path: path.clone(),
             source,
         })?;
-        let path = SocketPath(path);
-        fs::set_permissions(&path.0, fs::Permissions::from_mode(MODE)).map_err(|source| {
+        let name = Some(Name(path.clone()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(|source| {
             ListenError::Io {
                 what: "cannot set the mode of",
-                path: path.0.clone(),
+                path: path.clone(),
                 source,
             }
         })?;
-        Ok(Self { listener, path })
+        Ok(Self {
+            listener,
+            path,
+            name,
+        })
+    }
+
+    /// One that the service manager made, and keeps.
+    ///
+    /// Must be called inside a tokio runtime.
+    pub fn passed(listener: net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self {
+            path: address
+                .as_pathname()
+                .map(Path::to_owned)
+                .unwrap_or_default(),
+            listener: UnixListener::from_std(listener)?,
+            name: None,
+        })
     }
 
     pub fn path(&self) -> &Path {
-        &self.path.0
+        &self.path
     }
 
     /// Answers requests until `end`, and then those that are being answered.
@@ -107,7 +129,8 @@ impl Socket {
     ) -> io::Result<()> {
         let Self {
             listener,
-            path: _name,
+            path: _,
+            name: _name,
         } = self;
         axum::serve(listener, router)
             .with_graceful_shutdown(end)
@@ -163,9 +186,9 @@ mod tests {
         assert!(matches!(second, ListenError::InUse { .. }), "{second}");
 
         // Dies without removing its name.
-        let Socket { listener, path } = first;
+        let Socket { listener, name, .. } = first;
         drop(listener);
-        std::mem::forget(path);
+        std::mem::forget(name);
         let third = Socket::bind(dir.path()).unwrap();
         let path = third.path().to_owned();
         drop(third);

@@ -6,6 +6,7 @@ mod doctor;
 mod etc;
 mod explain;
 mod flows;
+mod install;
 mod logs;
 mod network;
 mod output;
@@ -69,6 +70,7 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::Flows(args) => flows::list(&run_dir, args),
         Command::Stats(args) => stats::counters(&run_dir, args),
         Command::Explain(args) => explain::run(&run_dir, &args),
+        Command::Install { command } => install::run(&run_dir, command),
         Command::Doctor(args) => return doctor::run(&run_dir, args),
         Command::Demo(args) => return demo::run(args),
         Command::LoadServer(args) => return Ok(load::server_main(args)?),

@@ -17,6 +17,7 @@ pub(crate) mod host;
 mod hosts;
 mod notify;
 pub mod owner;
+pub mod passed;
 mod port_owner;
 mod watch;
 
@@ -58,15 +59,28 @@ pub fn run(options: Options) -> Result<()> {
     environment::check_privileges()?;
     // Before anything is made, so that a refusal leaves nothing.
     environment::check_cgroup(options.cgroup.as_deref())?;
+    // Before anything is opened, so that the numbers are those that were passed.
+    let passed = passed::docker()?;
     hold::raise_limit();
     runtime()?.block_on(async {
         // First of all, so that a second daemon changes nothing.
         let socket = Socket::bind(&options.run_dir)?;
         let _bpffs = environment::claim_bpffs(&options.bpffs)?;
         alone::claim()?;
-        let docker = match &options.docker_plugin {
-            Some(path) => Some(Socket::bind_at(path.clone(), "--docker-plugin")?),
-            None => None,
+        let docker = match (&options.docker_plugin, passed) {
+            (Some(_), Some(listener)) => Some(
+                Socket::passed(listener).context("cannot listen at the socket that was passed")?,
+            ),
+            (Some(path), None) => Some(Socket::bind_at(path.clone(), "--docker-plugin")?),
+            (None, Some(_)) => {
+                tracing::warn!(
+                    "the service manager passed a socket for Docker, but this daemon is no driver: \
+                     say so by --docker-plugin, or take the socket back with `netdp install \
+                     docker --remove`"
+                );
+                None
+            }
+            (None, None) => None,
         };
         let owner = open(&options).await?;
         let netlink = Netlink::open()?;

@@ -1,4 +1,5 @@
-//! Tells the service manager that the daemon is ready (sd_notify(3)).
+//! Tells the service manager that the daemon is ready (sd_notify(3)). The crate
+//! that reads what it passes knows no abstract sockets.
 
 use std::{
     env,

@@ -1,5 +1,6 @@
 //! The command line, as `netdp --help` shows it.
 
+mod install;
 mod network;
 mod sandbox;
 
@@ -16,6 +17,7 @@ use crate::{
     load,
 };
 
+pub use install::{InstallArgs, InstallCommand};
 pub use network::{NetworkCommand, NetworkCreateArgs};
 pub use sandbox::{
     AttachArgs, ConnectArgs, DisconnectArgs, PublishArgs, RunArgs, SandboxArgs, UnpublishArgs,
@@ -78,6 +80,11 @@ pub enum Command {
     /// Tell which mapping, policy and route a packet would meet, without
     /// sending it.
     Explain(ExplainArgs),
+    /// Set an engine of this host up for netdp, also after the next boot.
+    Install {
+        #[command(subcommand)]
+        command: InstallCommand,
+    },
     /// Check what this kernel and this host can do.
     Doctor(DoctorArgs),
     /// Show on real traffic what netdp does and how fast, in namespaces that

@@ -1,0 +1,178 @@
+//! Writes what a service manager has to know of netdp, and takes it back
+//! exactly.
+
+mod pieces;
+mod systemd;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use pieces::Before;
+
+#[derive(Debug, Error)]
+pub enum InstallError {
+    #[error(
+        "there is no systemd here ({} is missing), and nothing was written: let whatever starts \
+         services here run `{by_hand}` before dockerd",
+        folder.display()
+    )]
+    NoSystemd { folder: PathBuf, by_hand: String },
+    #[error(
+        "{} is there already, {what}, and netdp didn't write it: move it away and try again",
+        path.display()
+    )]
+    Foreign { path: PathBuf, what: &'static str },
+    #[error("{} lies outside of {}: a link leads there, which is left alone", path.display(), root.display())]
+    Outside { path: PathBuf, root: PathBuf },
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{} can't stand in a unit: move netdp to a path without control characters", path.display())]
+    Path { path: PathBuf },
+    #[error("`systemctl {words}` failed: {why}")]
+    Systemctl { words: String, why: String },
+}
+
+/// Where and with what.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Another root folder than the running system's.
+    pub root: Option<PathBuf>,
+    /// The command itself.
+    pub program: PathBuf,
+    pub run_dir: PathBuf,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub files: Vec<Written>,
+    /// Whether systemd runs the daemon now.
+    pub running: bool,
+    /// What is left to do by hand.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Written {
+    /// As it is called once the root folder is the root.
+    pub path: PathBuf,
+    pub what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    Written,
+    /// One of netdp's stood there, of another version or with other words.
+    Replaced,
+    Unchanged,
+    Removed,
+    Absent,
+}
+
+impl What {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Replaced => "replaced",
+            Self::Unchanged => "unchanged",
+            Self::Removed => "removed",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+impl Place {
+    fn root(&self) -> &Path {
+        self.root.as_deref().unwrap_or(Path::new("/"))
+    }
+
+    /// Whether systemd runs what is written here.
+    fn is_running_system(&self) -> bool {
+        self.root.is_none() && sd_notify::booted().unwrap_or(false)
+    }
+}
+
+/// Lets systemd start the daemon, with the socket at which Docker finds it.
+/// Nothing is written unless everything can be. `answers`: a daemon runs already.
+///
+/// # Errors
+/// There is no systemd, something of somebody else's is in the way, or systemd
+/// can't start it.
+pub fn docker(place: &Place, answers: bool) -> Result<Report, InstallError> {
+    let pieces = systemd::pieces(place)?;
+    let root = place.root();
+    let before = pieces::look(root, &pieces)?;
+    let files = pieces::write(root, &pieces, &before)?;
+    let mut report = Report {
+        files,
+        running: false,
+        next: None,
+    };
+    if !place.is_running_system() {
+        report.next = Some(match place.root {
+            Some(_) => "systemd starts it with this root's next boot".to_owned(),
+            None => "systemd doesn't run here: it starts netdp with the next boot".to_owned(),
+        });
+        return Ok(report);
+    }
+    systemd::reload()?;
+    if answers && !systemd::is_active() {
+        report.next = Some(format!(
+            "a daemon runs that systemd didn't start: end it, then `systemctl start {}`",
+            systemd::SERVICE
+        ));
+        return Ok(report);
+    }
+    let is_new = |what: What| what == What::Replaced;
+    systemd::start(report.files.iter().any(|it| is_new(it.what)))?;
+    report.running = true;
+    Ok(report)
+}
+
+/// Takes back what [`docker`] wrote. The networks go on.
+///
+/// # Errors
+/// Something of it isn't netdp's, or systemd can't end the daemon.
+pub fn remove_docker(place: &Place) -> Result<Report, InstallError> {
+    let pieces = systemd::pieces(place)?;
+    let root = place.root();
+    let before = pieces::look(root, &pieces)?;
+    let there = before.iter().any(|it| *it != Before::Absent);
+    if there && place.is_running_system() {
+        let units: Vec<&str> = pieces
+            .iter()
+            .zip(&before)
+            .filter(|(_, before)| **before != Before::Absent)
+            .filter_map(|(piece, _)| piece.file_name())
+            .collect();
+        systemd::reload()?;
+        systemd::stop(&units)?;
+    }
+    let files = pieces::remove(root, &pieces, &before)?;
+    if there && place.is_running_system() {
+        systemd::reload()?;
+    }
+    let next = there.then(|| {
+        "networks and containers stay as they are; `netdp daemon --cleanup` takes programs and \
+         maps out of the kernel"
+            .to_owned()
+    });
+    Ok(Report {
+        files,
+        running: false,
+        next: next.filter(|_| place.root.is_none()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+use std::{collections::BTreeMap, fs, os::unix::fs::symlink};
+
+use tempfile::TempDir;
+
+use super::*;
+
+fn root() -> (TempDir, Place) {
+    let folder = TempDir::with_prefix("netdp-install-").unwrap();
+    fs::create_dir_all(
+        folder
+            .path()
+            .join("etc/systemd/system/multi-user.target.wants"),
+    )
+    .unwrap();
+    let other = "etc/systemd/system/multi-user.target.wants/other.service";
+    symlink(
+        "/usr/lib/systemd/system/other.service",
+        folder.path().join(other),
+    )
+    .unwrap();
+    let place = Place {
+        root: Some(folder.path().to_owned()),
+        program: "/usr/bin/netdp".into(),
+        run_dir: "/run/netdp".into(),
+    };
+    (folder, place)
+}
+
+/// Everything below a folder: files with their text, links with their target,
+/// folders.
+fn all(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = fs::symlink_metadata(&path).unwrap().file_type();
+        let text = if kind.is_symlink() {
+            format!("to {}", fs::read_link(&path).unwrap().display())
+        } else if kind.is_dir() {
+            found.extend(all(&path));
+            "folder".to_owned()
+        } else {
+            fs::read_to_string(&path).unwrap()
+        };
+        found.insert(path, text);
+    }
+    found
+}
+
+fn what(report: &Report) -> Vec<What> {
+    report.files.iter().map(|it| it.what).collect()
+}
+
+#[test]
+fn what_was_written_is_taken_back_exactly() {
+    let (folder, place) = root();
+    let before = all(folder.path());
+    let report = docker(&place, false).unwrap();
+    assert_eq!(what(&report), [What::Written; 4]);
+    assert!(!report.running);
+    let written = all(folder.path());
+    assert_eq!(written.len(), before.len() + 5, "{written:?}");
+    for file in &report.files {
+        assert!(file.path.starts_with("/etc/systemd/system"), "{file:?}");
+        assert!(fs::symlink_metadata(pieces::within(folder.path(), &file.path)).is_ok());
+    }
+    // Once more: nothing to do.
+    assert_eq!(what(&docker(&place, false).unwrap()), [What::Unchanged; 4]);
+    assert_eq!(all(folder.path()), written);
+    let report = remove_docker(&place).unwrap();
+    assert_eq!(what(&report), [What::Removed; 4]);
+    assert_eq!(all(folder.path()), before);
+    assert_eq!(what(&remove_docker(&place).unwrap()), [What::Absent; 4]);
+    assert_eq!(all(folder.path()), before);
+}
+
+#[test]
+fn a_unit_of_another_version_is_replaced() {
+    let (folder, place) = root();
+    docker(&place, false).unwrap();
+    let elsewhere = Place {
+        program: "/opt/netdp".into(),
+        ..place.clone()
+    };
+    let report = docker(&elsewhere, false).unwrap();
+    let replaced = report.files.iter().find(|it| it.what == What::Replaced);
+    let replaced = &replaced.unwrap().path;
+    assert!(replaced.ends_with(systemd::SERVICE));
+    let text = fs::read_to_string(pieces::within(folder.path(), replaced)).unwrap();
+    assert!(text.contains("ExecStart=/opt/netdp daemon\n"), "{text}");
+    // It is netdp's, whatever it says.
+    assert_eq!(what(&remove_docker(&place).unwrap()), [What::Removed; 4]);
+}
+
+#[test]
+fn what_others_wrote_is_named_and_left() {
+    let units = Path::new("/etc/systemd/system");
+    let service = units.join(systemd::SERVICE);
+    let link = units.join("sockets.target.wants").join(systemd::SOCKET);
+    for (path, make) in [
+        (&service, "text"),
+        (&service, "link"),
+        (&service, "folder"),
+        (&link, "text"),
+        (&link, "link"),
+    ] {
+        let (folder, place) = root();
+        let at = pieces::within(folder.path(), path);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        match make {
+            "text" => fs::write(&at, "[Service]\n").unwrap(),
+            "link" => symlink("/dev/null", &at).unwrap(),
+            _ => fs::create_dir(&at).unwrap(),
+        }
+        let before = all(folder.path());
+        for refused in [docker(&place, false), remove_docker(&place)] {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains(at.to_str().unwrap()), "{refused}");
+            assert!(refused.contains("move it away"), "{refused}");
+        }
+        assert_eq!(all(folder.path()), before, "{make} at {}", path.display());
+    }
+}
+
+#[test]
+fn what_can_not_be_written_whole_is_not_written() {
+    let (folder, place) = root();
+    // In the way of the last piece but one.
+    let wants = folder
+        .path()
+        .join("etc/systemd/system/sockets.target.wants");
+    fs::write(&wants, "").unwrap();
+    let before = all(folder.path());
+    docker(&place, false).unwrap_err();
+    assert_eq!(all(folder.path()), before);
+}
+
+#[test]
+fn a_link_out_of_the_root_is_not_followed() {
+    let (folder, place) = root();
+    let outside = TempDir::with_prefix("netdp-install-").unwrap();
+    let units = folder.path().join("etc/systemd/system");
+    fs::remove_dir_all(&units).unwrap();
+    symlink(outside.path(), &units).unwrap();
+    let refused = docker(&place, false).unwrap_err();
+    assert!(matches!(refused, InstallError::Outside { .. }), "{refused}");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn without_systemd_it_says_how_to_start_it() {
+    let folder = TempDir::with_prefix("netdp-install-").unwrap();
+    let place = Place {
+        root: Some(folder.path().to_owned()),
+        program: "/usr/bin/netdp".into(),
+        run_dir: "/run/netdp".into(),
+    };
+    for refused in [docker(&place, false), remove_docker(&place)] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("`/usr/bin/netdp daemon`"), "{refused}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

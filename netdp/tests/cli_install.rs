@@ -1,0 +1,289 @@
+//! `netdp install`, and what a service manager then does with the daemon: its
+//! socket is passed, and it tells when it is ready.
+
+mod cli_world;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    io::{Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStringExt,
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use cli_world::{Done, Running, World, done};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn netdp() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_netdp"))
+}
+
+fn ran(command: &mut Command) -> Done {
+    done(command.output().unwrap())
+}
+
+/// A root folder with systemd, and nothing else.
+fn root() -> TempDir {
+    let root = TempDir::with_prefix("netdp-install-").unwrap();
+    fs::create_dir_all(root.path().join("etc/systemd/system")).unwrap();
+    root
+}
+
+fn install(root: &Path, words: &[&str]) -> Value {
+    let mut command = netdp();
+    command.args(["install", "docker", "--format", "json", "--root"]);
+    let done = ran(command.arg(root).args(words));
+    assert_eq!(done.status, Some(0), "{}", done.stderr);
+    serde_json::from_str(&done.stdout).unwrap()
+}
+
+fn paths_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(paths_below(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn installed_and_removed_again_it_leaves_no_difference() {
+    let root = root();
+    let before = paths_below(root.path());
+    let report = install(root.path(), &[]);
+    assert_eq!(report["running"], false);
+    let states: Vec<_> = report["files"].as_array().unwrap().iter().collect();
+    assert_eq!(states.len(), 4);
+    assert!(states.iter().all(|it| it["what"] == "written"), "{report}");
+    assert_eq!(paths_below(root.path()).len(), before.len() + 6);
+    let again = install(root.path(), &[]);
+    assert_eq!(again["files"][0]["what"], "unchanged");
+    install(root.path(), &["--remove"]);
+    assert_eq!(paths_below(root.path()), before);
+}
+
+#[test]
+fn what_others_wrote_stops_it() {
+    let root = root();
+    let unit = root.path().join("etc/systemd/system/netdp.service");
+    fs::write(&unit, "[Service]\n").unwrap();
+    let before = paths_below(root.path());
+    for words in [&[][..], &["--remove"]] {
+        let mut command = netdp();
+        command.args(["install", "docker", "--root"]);
+        let done = ran(command.arg(root.path()).args(words));
+        assert_eq!(done.status, Some(1));
+        assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+        assert!(
+            done.stderr.contains(unit.to_str().unwrap()),
+            "{}",
+            done.stderr
+        );
+    }
+    assert_eq!(paths_below(root.path()), before);
+    assert_eq!(fs::read_to_string(&unit).unwrap(), "[Service]\n");
+}
+
+#[test]
+fn systemd_understands_the_units() {
+    let root = root();
+    install(root.path(), &[]);
+    let units = root.path().join("etc/systemd/system");
+    let mut command = Command::new("systemd-analyze");
+    command.args(["verify", "--man=no"]);
+    for unit in ["netdp.service", "netdp-docker.socket"] {
+        command.arg(units.join(unit));
+    }
+    let done = match command.output() {
+        Ok(done) => done,
+        Err(error) => {
+            println!("skipped: systemd-analyze: {error}");
+            return;
+        }
+    };
+    let said = String::from_utf8_lossy(&done.stderr);
+    // What the units of this machine are accused of is none of netdp's.
+    let about_us = said.lines().filter(|line| line.contains("netdp"));
+    assert_eq!(about_us.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+/// In a mount namespace whose systemd is a script that writes down what it is
+/// asked for.
+#[test]
+fn systemd_is_asked_to_start_and_to_end_it() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: mount namespaces need root");
+        return;
+    }
+    if !Path::new("/etc/systemd/system").is_dir() {
+        println!("skipped: there is no folder /etc/systemd/system to put another one over");
+        return;
+    }
+    let folder = TempDir::with_prefix("netdp-install-").unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir_all(path("system")).unwrap();
+    fs::create_dir_all(path("bin")).unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >>{asked}\n\
+         if [ \"$1\" = is-active ]; then exit 3; fi\n",
+        asked = path("asked").display()
+    );
+    fs::write(path("bin/systemctl"), script).unwrap();
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path("bin/systemctl"), executable).unwrap();
+    let asked = || fs::read_to_string(path("asked")).unwrap_or_default();
+    let in_namespace = |words: &str| {
+        let script = format!(
+            "set -e\n\
+             mount --bind {} /etc/systemd/system\nmount -t tmpfs tmpfs /run\n\
+             mkdir -p /run/systemd/system\nPATH={}:$PATH\n\
+             exec {} install docker {words}\n",
+            path("system").display(),
+            path("bin").display(),
+            env!("CARGO_BIN_EXE_netdp"),
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        let done = ran(&mut command);
+        assert_eq!(done.status, Some(0), "{}", done.stderr);
+        done.stdout
+    };
+    let said = in_namespace("");
+    assert!(said.contains("systemd runs netdp now"), "{said}");
+    let first = "daemon-reload\nstart netdp-docker.socket\nstart netdp.service\n";
+    assert_eq!(asked(), first);
+    // The words of the unit are others: what runs has to have them.
+    let unit = path("system/netdp.service");
+    let older = fs::read_to_string(&unit).unwrap() + "# of an earlier version\n";
+    fs::write(&unit, older).unwrap();
+    in_namespace("");
+    let second = format!(
+        "{first}{}",
+        first.replace("start netdp.s", "restart netdp.s")
+    );
+    assert_eq!(asked(), second);
+    let said = in_namespace("--remove");
+    assert!(said.contains("netdp daemon --cleanup"), "{said}");
+    let third =
+        format!("{second}daemon-reload\nstop netdp-docker.socket netdp.service\ndaemon-reload\n");
+    assert_eq!(asked(), third);
+    assert_eq!(fs::read_dir(path("system")).unwrap().count(), 0);
+    in_namespace("--remove");
+    assert_eq!(asked(), third, "nothing is there to end");
+}
+
+/// As dockerd asks; its answer.
+fn activate(socket: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = "POST /Plugin.Activate HTTP/1.1\r\nHost: plugin\r\nConnection: close\r\n\
+                   Content-Length: 0\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+fn answer(mut stream: UnixStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The daemon's command with a socket as file descriptor 3, as
+/// sd_listen_fds(3) says, and where it tells that it is ready.
+fn with_socket(world: &World, socket: OwnedFd, name: &str, notify: &Path) -> Command {
+    let driver = world.path("driver.sock");
+    let daemon = world.daemon_command(&["--docker-plugin", driver.to_str().unwrap()]);
+    let mut command = world.host.command("sh");
+    command
+        .args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 0</dev/null", "sh"])
+        .arg(daemon.get_program())
+        .args(daemon.get_args())
+        .stdin(Stdio::from(socket))
+        .stderr(fs::File::create(world.path("daemon.log")).unwrap())
+        .envs(BTreeMap::from([
+            ("LISTEN_FDS", OsString::from("1")),
+            ("LISTEN_FDNAMES", OsString::from(name)),
+            (
+                "NOTIFY_SOCKET",
+                OsString::from_vec(notify.as_os_str().to_owned().into_vec()),
+            ),
+        ]));
+    command
+}
+
+#[test]
+fn a_socket_that_was_passed_is_dockers() {
+    let Some(world) = World::without_daemon() else {
+        return;
+    };
+    let path = world.path("docker.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let told = UnixDatagram::bind(world.path("notify")).unwrap();
+    told.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Asked before anybody is there to answer.
+    let early = activate(&path);
+    let passed = OwnedFd::from(listener.try_clone().unwrap());
+    let daemon = with_socket(&world, passed, "docker", &world.path("notify")).spawn();
+    let mut daemon = Running(daemon.unwrap());
+    let mut word = [0; 64];
+    let length = told.recv(&mut word).unwrap();
+    assert_eq!(&word[..length], b"READY=1\n");
+    for stream in [early, activate(&path)] {
+        let answer = answer(stream);
+        assert!(answer.contains("NetworkDriver"), "{answer}");
+    }
+    // Ready means that requests are answered.
+    world.ok(&["ps"]);
+    let pid = Pid::from_raw(daemon.0.id().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(daemon.0.wait().unwrap().success());
+    assert!(!world.path("driver.sock").exists());
+    // The service manager's, who listens on.
+    let _late = activate(&path);
+    assert!(path.exists());
+}
+
+#[test]
+fn what_else_is_passed_is_told() {
+    let Some(world) = World::without_daemon() else {
+        return;
+    };
+    let notify = world.path("notify");
+    let listener = UnixListener::bind(world.path("other.sock")).unwrap();
+    let told = UnixDatagram::bind(&notify).unwrap();
+    told.set_read_timeout(Some(PATIENCE)).unwrap();
+    let daemon = with_socket(&world, listener.into(), "other", &notify).spawn();
+    let _daemon = Running(daemon.unwrap());
+    told.recv(&mut [0; 64]).unwrap();
+    let log = fs::read_to_string(world.path("daemon.log")).unwrap();
+    assert!(log.contains("FileDescriptorName=docker"), "{log}");
+    // Nobody would ever answer.
+    UnixStream::connect(world.path("other.sock")).unwrap_err();
+    // No socket at all.
+    let file = fs::File::open("/dev/null").unwrap();
+    let done = ran(&mut with_socket(&world, file.into(), "docker", &notify));
+    assert_eq!(done.status, Some(1));
+    let log = fs::read_to_string(world.path("daemon.log")).unwrap();
+    assert!(log.contains("the socket docker that was passed"), "{log}");
+}
