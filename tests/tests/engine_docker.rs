@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
-use netdp_tests::engine::{Docker, Left, fetch, fetch_within};
-use netdp_tests::{hears, udp};
+use netdp_tests::engine::{Docker, EngineHost, Left, fetch, fetch_within};
+use netdp_tests::{connect, hears, listen, talk, udp};
 
 /// Debian's folders of packages.
 const RELEASED: &str = "debian-12";
@@ -32,7 +32,12 @@ macro_rules! with_each_docker {
 
 with_each_docker!(
     published_ports_are_reached_from_everywhere,
-    a_taken_port_is_refused_and_leaves_nothing
+    a_taken_port_is_refused_and_leaves_nothing,
+    fifty_containers_come_and_go_at_once,
+    a_killed_netdp_is_made_up_for,
+    a_killed_dockerd_is_made_up_for,
+    with_live_restore_connections_outlive_both_daemons,
+    kills_in_the_middle_of_starts_leave_nothing
 );
 
 fn published_ports_are_reached_from_everywhere(packages: &str) {
@@ -104,4 +109,179 @@ fn a_taken_port_is_refused_and_leaves_nothing(packages: &str) {
     let world = &docker.host.topology.world;
     assert_eq!(fetch(&world.client, (HOST_ADDRESS, 8081)).hostname, "one");
     assert_eq!(fetch(&world.client, (HOST_ADDRESS, 8082)).hostname, "three");
+}
+
+/// However many start and end at once, each is reached while it is there.
+fn fifty_containers_come_and_go_at_once(packages: &str) {
+    const COUNT: u16 = 50;
+    let Some(docker) = Docker::start("dk-fifty", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    let before = Left::on(host);
+    let each = |line: &str| {
+        let numbers: Vec<String> = (1..=COUNT).map(|number| number.to_string()).collect();
+        let numbers = numbers.join(" ");
+        host.sh(&format!(
+            "for i in {numbers}; do {{ {line}; }} >/tmp/said$i 2>&1 || : >/tmp/failed$i & done; wait; \
+             for i in {numbers}; do test ! -e /tmp/failed$i || {{ cat /tmp/said$i >&2; exit 1; }}; done"
+        ));
+    };
+    each(&docker.run_words("c$i", "-p $((9000 + i)):80"));
+    let client = &host.topology.world.client;
+    for number in 1..=COUNT {
+        let seen = fetch(client, (HOST_ADDRESS, 9000 + number));
+        assert_eq!(seen.hostname, format!("c{number}"));
+        assert_eq!(seen.source, CLIENT_ADDRESS);
+    }
+    each("docker rm -f c$i");
+    before.comes_back(host);
+}
+
+/// netdp's daemon is killed: connections go on, new ones are made, and what it
+/// missed is made up for.
+fn a_killed_netdp_is_made_up_for(packages: &str) {
+    let Some(docker) = Docker::start("dk-kill", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    let client = &host.topology.world.client;
+    docker.run("one", "-p 8081:80 -p 9001:81");
+    let before = Left::on(host);
+    docker.run("gone", "-p 8082:80");
+    let one = docker.namespace("one");
+    let listener = listen(&one, Ipv4Addr::UNSPECIFIED, 81);
+    let near = connect(client, (HOST_ADDRESS, 9001));
+    let (far, _) = listener.accept();
+
+    host.kill("netdp");
+    talk(&near, &far);
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8081)).hostname, "one");
+    // dockerd gives up after 15 s and goes on without.
+    host.sh("docker rm -f gone");
+    // This one waits for the daemon.
+    host.sh(&format!(
+        "{{ {}; echo $? >/tmp/ended; }} >/tmp/said 2>&1 &",
+        docker.run_words("late", "-p 8083:80")
+    ));
+    host.start_netdp();
+    talk(&near, &far);
+    host.wait_until("started while netdp was away", || {
+        host.path("/tmp/ended").exists()
+    });
+    assert_eq!(
+        host.sh("cat /tmp/ended"),
+        "0",
+        "{}",
+        host.sh("cat /tmp/said")
+    );
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8083)).hostname, "late");
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8081)).hostname, "one");
+    docker.run("next", "-p 8082:80");
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8082)).hostname, "next");
+    talk(&near, &far);
+    host.sh("docker rm -f late next");
+    before.comes_back(host);
+    drop((near, far, listener, one));
+    host.sh("docker rm -f one");
+    host.wait_until("none is left", || sandboxes(host) == 0);
+}
+
+/// dockerd is killed: containers go on until it is back, those that restart by
+/// themselves have their ports again, and of the others nothing is left.
+fn a_killed_dockerd_is_made_up_for(packages: &str) {
+    let Some(docker) = Docker::start("dk-killed", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    let client = &host.topology.world.client;
+    let before = Left::on(host);
+    docker.run("stays", "--restart always -p 8081:80");
+    docker.run("ends", "-p 8082:80 -p 9001:81");
+    let ends = docker.namespace("ends");
+    let listener = listen(&ends, Ipv4Addr::UNSPECIFIED, 81);
+    let near = connect(client, (HOST_ADDRESS, 9001));
+    let (far, _) = listener.accept();
+
+    docker.kill_dockerd();
+    talk(&near, &far);
+    for (port, name) in [(8081, "stays"), (8082, "ends")] {
+        assert_eq!(fetch(client, (HOST_ADDRESS, port)).hostname, name);
+    }
+    drop((near, far, listener, ends));
+    docker.start_dockerd();
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8081)).hostname, "stays");
+    host.wait_until("one is left", || sandboxes(host) == 1);
+    docker.run("next", "-p 8082:80");
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8082)).hostname, "next");
+    host.sh("docker rm -f stays ends next");
+    before.comes_back(host);
+}
+
+/// With live-restore, a connection outlives dockerd, netdp and both.
+fn with_live_restore_connections_outlive_both_daemons(packages: &str) {
+    let Some(docker) = Docker::start_with("dk-live", packages, "--live-restore") else {
+        return;
+    };
+    let host = &docker.host;
+    let client = &host.topology.world.client;
+    let before = Left::on(host);
+    docker.run("one", "-p 8081:80 -p 9001:81");
+    let one = docker.namespace("one");
+    let listener = listen(&one, Ipv4Addr::UNSPECIFIED, 81);
+    let near = connect(client, (HOST_ADDRESS, 9001));
+    let (far, _) = listener.accept();
+    for netdp_too in [false, true] {
+        docker.kill_dockerd();
+        if netdp_too {
+            host.kill("netdp");
+        }
+        talk(&near, &far);
+        assert_eq!(fetch(client, (HOST_ADDRESS, 8081)).hostname, "one");
+        if netdp_too {
+            host.start_netdp();
+        }
+        docker.start_dockerd();
+        talk(&near, &far);
+        assert_eq!(fetch(client, (HOST_ADDRESS, 8081)).hostname, "one");
+        let said = host.refused(&docker.run_words("two", "-p 8081:80"));
+        assert!(said.contains("port is already allocated"), "{said}");
+        host.sh("docker rm two");
+    }
+    drop((near, far, listener, one));
+    host.sh("docker rm -f one");
+    before.comes_back(host);
+}
+
+/// Both daemons are killed while containers start; whatever became of these,
+/// nothing of them is left once they are removed and dockerd has used its driver
+/// again: with that it says that it is another one.
+fn kills_in_the_middle_of_starts_leave_nothing(packages: &str) {
+    let Some(docker) = Docker::start("dk-middle", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    let before = Left::on(host);
+    host.sh(&format!(
+        "for i in 1 2 3 4 5 6 7 8; do {} >/dev/null 2>&1 & done",
+        docker.run_words("c$i", "-p $((9000 + i)):80")
+    ));
+    host.wait_until("some have started", || sandboxes(host) >= 3);
+    docker.kill_dockerd();
+    host.kill("netdp");
+    host.start_netdp();
+    docker.start_dockerd();
+    host.sh("for id in $(docker ps -aq); do docker rm -f $id || exit; done");
+    docker.run("next", "-p 9001:80");
+    let client = &host.topology.world.client;
+    assert_eq!(fetch(client, (HOST_ADDRESS, 9001)).hostname, "next");
+    host.sh("docker rm -f next");
+    before.comes_back(host);
+}
+
+/// How many sandboxes netdp knows.
+fn sandboxes(host: &EngineHost) -> usize {
+    let list = host.netdp("ps --format json");
+    let list: Vec<serde_json::Value> = serde_json::from_str(&list).unwrap();
+    list.len()
 }

@@ -61,6 +61,8 @@ pub fn run(
         // libtest hides what a test that passes says, and with it why one skips.
         .args(["--", "--show-output"])
         .args((long || with_engines).then_some("--include-ignored"))
+        // They wait more than they compute.
+        .args((with_engines && !names_threads(args)).then_some("--test-threads=4"))
         .args(args);
     let (ended_well, sum) = read(&mut tests)?;
 
@@ -75,6 +77,11 @@ pub fn run(
         }
     }
     Ok(())
+}
+
+fn names_threads(args: &[OsString]) -> bool {
+    args.iter()
+        .any(|arg| arg.to_string_lossy().starts_with("--test-threads"))
 }
 
 /// Passes the tests' output on as it comes, and counts.

@@ -11,14 +11,21 @@ use super::{EngineHost, web};
 /// and the network `fast` of netdp.
 pub struct Docker {
     pub host: EngineHost,
+    options: &'static str,
 }
 
 impl Docker {
     /// That of a folder of packages; none, with the reason printed, where they
     /// could not be had.
     pub fn start(name: &str, packages: &str) -> Option<Self> {
+        Self::start_with(name, packages, "")
+    }
+
+    /// With further options for dockerd.
+    pub fn start_with(name: &str, packages: &str, options: &'static str) -> Option<Self> {
         let docker = Self {
             host: EngineHost::start(name, packages)?,
+            options,
         };
         docker.host.start_netdp();
         docker.start_dockerd();
@@ -39,10 +46,10 @@ impl Docker {
 
     #[track_caller]
     pub fn start_dockerd(&self) {
-        let group = self.host.containers_cgroup();
+        let (group, options) = (self.host.containers_cgroup(), self.options);
         self.host.spawn(
             "dockerd",
-            &format!("dockerd --log-level warn --storage-driver overlay2 --cgroup-parent {group}"),
+            &format!("dockerd --log-level warn --storage-driver overlay2 --cgroup-parent {group} {options}"),
         );
         self.host.wait_for("dockerd", "docker version");
     }
