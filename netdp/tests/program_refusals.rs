@@ -101,7 +101,8 @@ fn want_of_room_is_answered() {
         let error = told(world, &web, &refused, DropReason::PortExhausted);
         assert_eq!(error.kind, Kind::Prohibited);
         // Ports come free again.
-        world.wait_until(|world| world.pending().is_empty());
+        world.let_pass(2);
+        world.sweep_until(|world| world.pending().is_empty());
         world.leaves(&web, &segment(&web, 40_000));
     });
 }

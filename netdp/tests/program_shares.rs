@@ -128,12 +128,14 @@ fn a_share_is_free_again_when_flows_have_expired() {
             world.leaves(&db, &segment(&db, SYN, sport));
         }
         refused(world, &db, 40_004);
-        world.wait_until(|world| share(world, &db) == (0, 0));
+        world.let_pass(2);
+        world.sweep_until(|world| share(world, &db) == (0, 0));
         world.holds(0, 0);
         let left = converse(world, &db, 40_004);
         world.enters(&answer(&left, RST), &db);
         assert_eq!(share(world, &db), (1, 0));
-        world.wait_until(|world| share(world, &db) == (0, 0));
+        world.let_pass(2);
+        world.sweep_until(|world| share(world, &db) == (0, 0));
     });
 }
 
@@ -253,7 +255,8 @@ fn a_full_table_has_room_again_when_flows_have_expired() {
             assert!(sport < 41_000, "the table never gets full");
         }
         assert_eq!(world.drops(), [(DropReason::TableFull, 1)]);
-        world.wait_until(|world| world.flows().is_empty());
+        world.let_pass(2);
+        world.sweep_until(|world| world.flows().is_empty());
         converse(world, &db, 42_000);
         world.holds(1, 0);
     });

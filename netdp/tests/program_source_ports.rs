@@ -213,7 +213,8 @@ fn a_reset_flow_with_another_port_can_be_opened_anew() {
         world.holds(3, 0);
         world.enters(&answer(&second, RST | ACK), &web);
         let port = second.from.port();
-        world.wait_until(|world| {
+        world.let_pass(2);
+        world.sweep_until(|world| {
             world
                 .flows()
                 .iter()

@@ -40,7 +40,7 @@ fn time(world: &World, container: &Container, proto: u8) -> u32 {
 
 /// The sweep gives a flow the time of its network.
 fn is_given(world: &mut World, container: &Container, proto: u8, seconds: u32) {
-    world.wait_until(|world| time(world, container, proto) == seconds);
+    world.sweep_until(|world| time(world, container, proto) == seconds);
 }
 
 fn swept_each_second() -> Config {
@@ -126,7 +126,8 @@ fn one_networks_flows_expire_while_anothers_stay() {
                 world.leaves(&container, &udp);
             }
             let brief = if seconds == 1 { db } else { web };
-            world.wait_until(|world| world.all_flows().len() == 1);
+            world.let_pass(2);
+            world.sweep_until(|world| world.all_flows().len() == 1);
             assert_ne!(world.all_flows()[0].flow.to.slot, brief.slot);
         });
     }
