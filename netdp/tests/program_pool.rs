@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use netdp_common::maps::{Config, Sweep, name};
 use program_world::{
-    pool::{Loaded, waiting},
+    pool::{Loaded, idle},
     world_with,
 };
 
@@ -51,7 +51,7 @@ fn every_map_that_is_handed_on_is_as_new() {
     used.maps.soil();
     used.give_back();
     let again = Loaded::take(config, FLOWS);
-    assert_eq!(waiting(FLOWS), 0, "it is the same");
+    assert_eq!(idle(FLOWS), 0, "it is the same");
     let fresh = Loaded::load(config, FLOWS);
     assert_eq!(
         format!("{:?}", sweep(&again)),
@@ -76,11 +76,11 @@ fn a_test_that_fails_hands_nothing_on() {
     const FLOWS: u32 = 32;
     let failed = || world_with(Config::default(), FLOWS, |_| panic!("on purpose"));
     assert!(catch_unwind(AssertUnwindSafe(failed)).is_err());
-    assert_eq!(waiting(FLOWS), 0);
+    assert_eq!(idle(FLOWS), 0);
     world_with(Config::default(), FLOWS, |_| {});
-    assert_eq!(waiting(FLOWS), 1);
+    assert_eq!(idle(FLOWS), 1);
     world_with(Config::default(), FLOWS, |_| {
-        assert_eq!(waiting(FLOWS), 0);
+        assert_eq!(idle(FLOWS), 0);
     });
-    assert_eq!(waiting(FLOWS), 1);
+    assert_eq!(idle(FLOWS), 1);
 }

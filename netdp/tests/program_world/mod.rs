@@ -33,7 +33,7 @@ use family::embed;
 use frame::{Frame, Mac};
 use ground::{Ground, build_links};
 use kernel_maps::KernelMaps;
-use pool::Loaded;
+use pool::{Loaded, Place};
 
 /// `TCX_*` of `include/uapi/linux/bpf.h`.
 pub const NEXT: i32 = -1;
@@ -142,7 +142,7 @@ pub fn arriving(frame: Frame) -> Frame {
 pub struct World {
     pub datapath: Datapath,
     maps: KernelMaps,
-    max_flows: u32,
+    place: Place,
     pub uplink: u32,
     pub web: Container,
     pub db: Container,
@@ -216,7 +216,7 @@ impl World {
         let mut world = Self {
             datapath: loaded.datapath,
             maps: loaded.maps,
-            max_flows: loaded.max_flows,
+            place: loaded.place,
             uplink: ifindex("wire0"),
             web: Container::new(1, WEB, GATEWAY, 1, published),
             db: Container::new(2, DB, GATEWAY, 1, connected),
@@ -250,7 +250,7 @@ impl World {
         Loaded {
             datapath: self.datapath,
             maps: self.maps,
-            max_flows: self.max_flows,
+            place: self.place,
         }
     }
 }

@@ -2,8 +2,11 @@
 //! more to verify the programs, and nothing else of a world takes long.
 
 use std::{
+    collections::BTreeMap,
+    num::NonZero,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use netdp::bpf::{Datapath, Options};
@@ -12,69 +15,137 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::kernel_maps::KernelMaps;
 
-/// Those that no test has just now, their maps empty and their timers stopped.
-static POOL: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    idle: Vec::new(),
+    taken: BTreeMap::new(),
+});
+/// Some test has given one back, or dropped it.
+static FREE: Condvar = Condvar::new();
+
+struct Pool {
+    idle: Vec<Idle>,
+    /// How many tests have, or load just now, by size of the flow tables.
+    taken: BTreeMap<u32, usize>,
+}
+
+/// One that no test has just now: its maps are empty, and its timer is stopped.
+struct Idle {
+    datapath: Datapath,
+    maps: KernelMaps,
+    max_flows: u32,
+}
 
 /// Programs and maps, in no namespace, attached to nothing.
 pub struct Loaded {
     pub datapath: Datapath,
     pub maps: KernelMaps,
+    pub place: Place,
+}
+
+/// That of one that a test has.
+pub struct Place {
     /// Entries of the flow tables, which can't be changed.
-    pub max_flows: u32,
+    max_flows: u32,
+}
+
+impl Place {
+    /// Waits while there are as many of this size as CPUs that could load
+    /// another. Gives one of those that are idle, too, if there is any.
+    fn take(max_flows: u32) -> (Self, Option<Idle>) {
+        let most = thread::available_parallelism().map_or(1, NonZero::get);
+        let mut pool = pool();
+        while pool.taken(max_flows) >= most {
+            pool = FREE.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
+        let place = Self::add(&mut pool, max_flows);
+        let is_alike = |idle: &Idle| idle.max_flows == max_flows;
+        let idle = pool.idle.iter().position(is_alike);
+        (place, idle.map(|at| pool.idle.swap_remove(at)))
+    }
+
+    fn add(pool: &mut Pool, max_flows: u32) -> Self {
+        *pool.taken.entry(max_flows).or_default() += 1;
+        Self { max_flows }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(taken) = pool().taken.get_mut(&self.max_flows) {
+            *taken -= 1;
+        }
+        FREE.notify_all();
+    }
+}
+
+impl Pool {
+    fn taken(&self, max_flows: u32) -> usize {
+        self.taken.get(&max_flows).copied().unwrap_or_default()
+    }
+}
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many with such tables wait for a test.
+pub fn idle(max_flows: u32) -> usize {
+    let pool = pool();
+    let alike = pool.idle.iter().filter(|idle| idle.max_flows == max_flows);
+    alike.count()
 }
 
 impl Loaded {
     /// One whose maps are those of a new one, with these times.
     pub fn take(config: Config, max_flows: u32) -> Self {
-        match take_from_pool(max_flows) {
-            Some(mut loaded) => {
-                loaded.datapath.begin_anew(config).unwrap();
-                loaded
-            }
-            None => Self::load(config, max_flows),
-        }
+        let (place, idle) = Place::take(max_flows);
+        let Some(Idle { datapath, maps, .. }) = idle else {
+            return Self::load_at(place, config);
+        };
+        let mut loaded = Self {
+            datapath,
+            maps,
+            place,
+        };
+        loaded.datapath.begin_anew(config).unwrap();
+        loaded
     }
 
-    /// A new one.
+    /// A new one, however many there are.
     pub fn load(config: Config, max_flows: u32) -> Self {
+        let place = Place::add(&mut pool(), max_flows);
+        Self::load_at(place, config)
+    }
+
+    fn load_at(place: Place, config: Config) -> Self {
         let bpffs = Bpffs::mount();
         let options = Options {
             bpffs: bpffs.0.path().to_owned(),
             cgroup: None,
             // Programs of a cgroup alone ask for it.
             netns_cookie: 0,
-            max_flows,
+            max_flows: place.max_flows,
             config,
             mechanism: None,
         };
         Self {
             datapath: Datapath::open(&options).unwrap(),
             maps: KernelMaps::of(&options.bpffs.join("netdp/progs")),
-            max_flows,
+            place,
         }
     }
 
     /// Leaves it to another test. A test that fails drops it.
     pub fn give_back(self) {
         self.maps.empty();
-        pool(|pool| pool.push(self));
+        let idle = Idle {
+            datapath: self.datapath,
+            maps: self.maps,
+            max_flows: self.place.max_flows,
+        };
+        // Before the place is free.
+        pool().idle.push(idle);
     }
-}
-
-fn pool<T>(f: impl FnOnce(&mut Vec<Loaded>) -> T) -> T {
-    f(&mut POOL.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn take_from_pool(max_flows: u32) -> Option<Loaded> {
-    pool(|pool| {
-        let place = pool.iter().position(|it| it.max_flows == max_flows)?;
-        Some(pool.swap_remove(place))
-    })
-}
-
-/// How many with such tables wait for a test.
-pub fn waiting(max_flows: u32) -> usize {
-    pool(|pool| pool.iter().filter(|it| it.max_flows == max_flows).count())
 }
 
 /// A BPF file system, for as long as an object is loaded by it: open
