@@ -157,10 +157,16 @@ pub fn asked_the_same<A: MayBeAny>(flow: &Flow<A>, from: &Tuple<A>) -> bool {
 /// Whether a conversation in this state, which has the tuple that a packet for
 /// a published port would have in the container, keeps the packet out: the
 /// container could not tell the two apart. Without connections, the way that
-/// was used last is the way back.
+/// was used last is the way back; so it is after a connection whose port is
+/// published no longer.
 #[inline(always)]
-pub const fn is_in_the_way(state: u8, proto: u8, transport: Transport) -> bool {
-    proto == proto::TCP && (!transport.is_syn() || tcp::is_established(state))
+pub fn is_in_the_way(
+    state: u8,
+    proto: u8,
+    transport: Transport,
+    is_published: impl FnOnce() -> bool,
+) -> bool {
+    proto == proto::TCP && (!transport.is_syn() || tcp::is_established(state) && is_published())
 }
 
 /// Whether a flow whose port is published no longer is over at once. Otherwise
@@ -372,10 +378,16 @@ mod tests {
     #[test]
     fn one_client_port_is_one_connection() {
         let established = tcp::state::ESTABLISHED;
-        assert!(is_in_the_way(established, proto::TCP, SYN));
-        assert!(!is_in_the_way(tcp::state::CLOSED, proto::TCP, SYN));
-        assert!(is_in_the_way(tcp::state::CLOSED, proto::TCP, DATA));
-        assert!(!is_in_the_way(1, proto::UDP, Transport::Udp));
+        let closed = tcp::state::CLOSED;
+        let tcp =
+            |state, transport, published| is_in_the_way(state, proto::TCP, transport, || published);
+        assert!(tcp(established, SYN, true));
+        assert!(!tcp(established, SYN, false));
+        assert!(!tcp(closed, SYN, true));
+        assert!(tcp(closed, DATA, true));
+        assert!(tcp(established, DATA, false));
+        assert!(tcp(closed, Transport::Later, true));
+        assert!(!is_in_the_way(1, proto::UDP, Transport::Udp, || true));
     }
 
     #[test]

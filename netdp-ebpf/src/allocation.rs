@@ -16,7 +16,7 @@ use crate::{
     family::Family,
     flows, mapped,
     masquerade::{outside_key, sender_key},
-    published, share,
+    share,
     skb::Skb,
     work::{Work, copy},
 };
@@ -152,7 +152,7 @@ const fn has_ports(proto: u8) -> bool {
 
 #[inline(always)]
 fn is_published<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> bool {
-    published::mapping_of::<F>(&addr, port, proto).is_some()
+    F::is_published(&addr, port, proto)
 }
 
 /// Whether the host serves a port itself: it is published, or

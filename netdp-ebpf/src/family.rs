@@ -18,6 +18,7 @@ use netdp_common::{
 };
 
 use crate::{
+    alone::Alone,
     maps::{
         Addrs, Allowed, BackRanges, Backs, Flows, Frags, Links, Locals, Order, Paths, Pending,
         Ports, Ranges, Scratch, Socks,
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// An address family in the kernel.
-pub trait Family: Quoting {
+pub trait Family: Quoting + Alone {
     /// Whether the kernel's stack answers a packet that would have to be
     /// forwarded and can't be, where the interface that it came by alone
     /// forwards. Of IPv6 no stack before Linux 6.17 does (`force_forwarding`).
@@ -121,17 +122,19 @@ pub trait Family: Quoting {
 #[repr(C, align(8))]
 pub struct Aligned<T>(pub T);
 
-/// Asks the kernel for a socket of this namespace. The size of the tuple tells
-/// it the family (`sk_lookup`, net/core/filter.c).
+/// Asks the kernel for a socket of this namespace. `T` is a family's half of
+/// `bpf_sock_tuple`, whose size tells it which (`sk_lookup`, net/core/filter.c).
 #[inline(always)]
-fn has_socket(skb: &Skb, tuple: &mut Aligned<bpf_sock_tuple>, size: u32, proto: u8) -> bool {
+fn has_socket<T>(skb: &Skb, tuple: &mut Aligned<T>, proto: u8) -> bool {
     let netns = BPF_F_CURRENT_NETNS as u64;
+    let size = size_of::<T>() as u32;
+    let tuple = (&raw mut tuple.0).cast::<bpf_sock_tuple>();
     // SAFETY: the tuple lives on the caller's stack; a socket found is released.
     unsafe {
         let socket = if proto == proto::TCP {
-            bpf_skc_lookup_tcp(skb.as_ptr(), &raw mut tuple.0, size, netns, 0)
+            bpf_skc_lookup_tcp(skb.as_ptr(), tuple, size, netns, 0)
         } else {
-            bpf_sk_lookup_udp(skb.as_ptr(), &raw mut tuple.0, size, netns, 0)
+            bpf_sk_lookup_udp(skb.as_ptr(), tuple, size, netns, 0)
         };
         if socket.is_null() {
             return false;

@@ -11,7 +11,7 @@ use aya_ebpf::{
 use netdp_common::{
     drop::DropReason,
     flow, fragment,
-    maps::{Config, Flow, FlowKey, flow_kind},
+    maps::{Config, Flow, FlowKey},
     packet::{Fragment, Packet},
     tcp::Direction,
 };
@@ -165,8 +165,20 @@ pub fn remove<F: Family>(key: &FlowKey<F::Addr>, entry: Entry<F::Addr>) {
 }
 
 /// Moves an answered entry from `pending` to the main table.
-#[inline(never)]
+#[inline(always)]
 pub fn promote<F: Family>(
+    key: &FlowKey<F::Addr>,
+    entry: Entry<F::Addr>,
+    packet: &Packet<F::Addr>,
+    direction: Direction,
+) -> Result<(), DropReason> {
+    F::promote(key, entry, packet, direction).result()?;
+    Ok(())
+}
+
+/// The same, for [`alone`](crate::alone).
+#[inline(always)]
+pub fn promote_alone<F: Family>(
     key: &FlowKey<F::Addr>,
     entry: Entry<F::Addr>,
     packet: &Packet<F::Addr>,
@@ -197,8 +209,14 @@ pub fn promote<F: Family>(
 }
 
 /// Gives up an entry, wherever it is.
-#[inline(never)]
+#[inline(always)]
 pub fn forget<F: Family>(key: &FlowKey<F::Addr>) {
+    F::forget(key);
+}
+
+/// The same, for [`alone`](crate::alone).
+#[inline(always)]
+pub fn forget_alone<F: Family>(key: &FlowKey<F::Addr>) {
     if let Some(entry) = find::<F>(key) {
         remove::<F>(key, entry);
     }
@@ -207,12 +225,6 @@ pub fn forget<F: Family>(key: &FlowKey<F::Addr>) {
         share::given_up(unsafe { &*entry });
         let _ = F::pending().remove(key);
     }
-}
-
-/// Whether a flow of this kind leads to a published port.
-#[inline(always)]
-pub fn is_published(kind: u8) -> bool {
-    kind == flow_kind::PUBLISHED || kind == flow_kind::HAIRPIN
 }
 
 /// Gives a later fragment the ports of its first, and remembers those of a

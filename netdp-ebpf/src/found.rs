@@ -22,8 +22,19 @@ impl Found {
     /// See [`first_reply`](crate::published::first_reply).
     pub const CLOSED: Self = Self(2);
 
+    /// For a function that gives a plain number.
     #[inline(always)]
-    pub fn refused(reason: DropReason) -> Self {
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    #[inline(always)]
+    pub const fn refused(reason: DropReason) -> Self {
         Self(reason as u32 + REASONS)
     }
 

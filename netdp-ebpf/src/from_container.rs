@@ -6,6 +6,7 @@ use netdp_common::{
     fragment,
     maps::{Endpoint, FlowKey, Owner, endpoint_flags, flow_kind},
     packet::{Fragment, Packet, Transport, V4, V6, ethertype},
+    rules::{self, Towards},
     tcp,
 };
 
@@ -227,12 +228,10 @@ fn neighbour<F: Family>(
             return reply;
         }
     }
-    if owner.network != endpoint.network {
-        return if owner.flags & u32::from(F::ROUTED) != 0 {
-            other_network::<F>(skb, packet, endpoint, decision)
-        } else {
-            Found::refused(DropReason::OtherNetwork)
-        };
+    match rules::towards(endpoint, owner, F::ROUTED) {
+        Towards::Neighbour => {}
+        Towards::PublishedPorts => return other_network::<F>(skb, packet, endpoint, decision),
+        Towards::Nobody => return Found::refused(DropReason::OtherNetwork),
     }
     if let Err(reason) = linked::check::<F>(packet, endpoint) {
         return Found::refused(reason);
@@ -260,9 +259,7 @@ fn other_network<F: Family>(
     endpoint: &Endpoint,
     decision: &mut Decision<F::Addr>,
 ) -> Found {
-    if endpoint.flags & endpoint_flags::INTERNAL == 0
-        && let Some(mapping) = routed::mapping::<F>(&packet.tuple, packet.proto)
-    {
+    if let Some(mapping) = routed::mapping::<F>(&packet.tuple, packet.proto) {
         // SAFETY: a map value stays readable while the program runs.
         let mapping = unsafe { &*mapping };
         return Found::done(hairpin::<F>(skb, packet, endpoint, mapping, decision));
@@ -351,7 +348,7 @@ fn outside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) 
         let key = packet.tuple.sent(packet.proto);
         let entry = flows::find::<F>(&key);
         if let Some(entry) = entry
-            && flows::is_published(flows::kind(entry))
+            && rules::is_published(flows::kind(entry))
         {
             if published::is_current::<F>(&key, entry, endpoint) {
                 published::reply::<F>(packet, &key, entry, decision);
@@ -416,8 +413,7 @@ fn is_masqueraded<F: Family>(packet: &Packet<F::Addr>) -> bool {
 /// Whether the packet may come from a published port.
 #[inline(always)]
 fn has_published_port<A>(endpoint: &Endpoint, packet: &Packet<A>) -> bool {
-    endpoint.flags & endpoint_flags::PUBLISHED != 0
-        && (packet.proto == proto::TCP || packet.proto == proto::UDP)
+    rules::has_published_port(endpoint.flags, packet.proto)
 }
 
 /// A TCP segment that neither opens nor resets a connection.

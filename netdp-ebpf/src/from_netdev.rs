@@ -4,11 +4,12 @@ use netdp_common::{
     drop::DropReason,
     fragment,
     packet::{Fragment, Transport, V4, V6, ethertype},
+    rules,
 };
 
 use crate::{
     early,
-    family::{Family, is_any, translate},
+    family::{Family, translate},
     flows, icmp, mapped, masquerade, published, ranges, routed,
     skb::Skb,
     source,
@@ -75,7 +76,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     // SAFETY: a map value stays readable while the program runs.
     let mapping = mapping.map(|mapping| unsafe { &*mapping });
     // An address that is the way back of a mapping is one of the host.
-    let is_host = mapping.is_some_and(|mapping| mapping.back_addr == daddr && !is_any(daddr))
+    let is_host = mapping.is_some_and(|mapping| rules::is_way_back(mapping, daddr))
         || F::locals().get_ptr(daddr).is_some();
     if !is_host {
         // Also for a neighbour that routes to the container subnet.

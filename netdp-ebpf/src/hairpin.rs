@@ -5,6 +5,7 @@ use netdp_common::{
     drop::DropReason,
     maps::{Endpoint, Published},
     packet::Packet,
+    rules,
 };
 
 use crate::{family::Family, published::remember, ranges, skb::Skb, work::Decision};
@@ -20,9 +21,9 @@ pub fn hairpin<F: Family>(
     decision: &mut Decision<F::Addr>,
 ) -> Result<(), DropReason> {
     let from = &packet.tuple;
-    let itself = published.addr == from.saddr;
-    // It may always reach itself.
-    if !itself && !ranges::is_allowed::<F>(published.allow, &from.saddr) {
+    if !rules::may_use(published, from.saddr, || {
+        ranges::is_allowed::<F>(published.allow, &from.saddr)
+    }) {
         return Err(DropReason::NotAllowed);
     }
     // Made where they are to be: the stack has no room for them, and would have
@@ -32,7 +33,7 @@ pub fn hairpin<F: Family>(
         container: client,
         ..
     } = decision;
-    if itself {
+    if published.addr == from.saddr {
         // A stack drops what seems to come from its own address; the gateway's
         // stands in for it.
         to.saddr = F::gateway(endpoint);

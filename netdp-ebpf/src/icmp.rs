@@ -11,6 +11,7 @@ use netdp_common::{
     maps::{Endpoint, FlowKey, Owner, flow_kind},
     nat::L4Change,
     packet::{Bytes, Fragment},
+    rules,
 };
 
 use crate::{
@@ -192,7 +193,7 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> Fo
         };
         // SAFETY: as above.
         let flow = unsafe { &*entry };
-        if !flows::is_published(flow.kind) || flow.addr != from.saddr || flow.port != from.sport {
+        if !rules::is_published(flow.kind) || flow.addr != from.saddr || flow.port != from.sport {
             return Found::NO;
         }
     }
@@ -259,7 +260,7 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
     };
     // SAFETY: a map value stays readable while the program runs.
     let flow = unsafe { &*entry };
-    let is_published = flows::is_published(flow.kind);
+    let is_published = rules::is_published(flow.kind);
     if is_published && !published::is_current::<F>(&key, entry, endpoint) {
         return false;
     }

@@ -3,8 +3,9 @@
 
 use netdp_common::{
     drop::DropReason,
-    maps::{Endpoint, LinkKey, endpoint_flags},
+    maps::Endpoint,
     packet::{Packet, Tuple},
+    rules,
 };
 
 use crate::family::Family;
@@ -27,23 +28,15 @@ pub fn check_tuple<F: Family>(
     opens: bool,
     endpoint: &Endpoint,
 ) -> Result<(), DropReason> {
-    if endpoint.flags & endpoint_flags::ICC != 0 {
-        return Ok(());
+    if rules::is_open(endpoint.flags, || is_linked::<F>(tuple, proto, opens)) {
+        Ok(())
+    } else {
+        Err(DropReason::NoIcc)
     }
-    if endpoint.flags & endpoint_flags::LINKED != 0 && is_linked::<F>(tuple, proto, opens) {
-        return Ok(());
-    }
-    Err(DropReason::NoIcc)
 }
 
-/// Whether the packet is one of a client to its server, or of a server to its
-/// client.
+/// See [`rules::is_linked`].
 #[inline(never)]
 fn is_linked<F: Family>(tuple: &Tuple<F::Addr>, proto: u8, opens: bool) -> bool {
-    let asks = LinkKey::new(tuple.saddr, tuple.daddr, tuple.dport, proto);
-    if F::links().get_ptr(asks).is_some() {
-        return true;
-    }
-    let answers = LinkKey::new(tuple.daddr, tuple.saddr, tuple.sport, proto);
-    !opens && F::links().get_ptr(answers).is_some()
+    rules::is_linked(tuple, proto, opens, |key| F::links().get_ptr(key).is_some())
 }

@@ -10,6 +10,7 @@
 #![no_main]
 
 mod allocation;
+mod alone;
 mod arp;
 mod count;
 mod early;

@@ -11,6 +11,7 @@ use netdp_common::{
     drop::DropReason,
     maps::{Endpoint, FlowKey, endpoint_flags, flow_kind},
     packet::Packet,
+    rules,
     tcp::Direction,
 };
 
@@ -34,7 +35,7 @@ pub fn may_have(proto: u8) -> bool {
 /// Whether the container sends such packets by a mapping.
 #[inline(always)]
 pub fn applies<A>(endpoint: &Endpoint, packet: &Packet<A>) -> bool {
-    endpoint.flags & endpoint_flags::MAPPED != 0 && packet.proto == proto::UDP
+    rules::is_mapped(endpoint.flags, packet.proto)
 }
 
 /// Kinds of its entries: what the outside sees, and the container's side.
@@ -77,8 +78,18 @@ enum Mine {
 ///
 /// # Errors
 /// [`DropReason::EndpointLimit`] where the peer could not be let in.
-#[inline(never)]
+#[inline(always)]
 pub fn outbound<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Found {
+    F::mapped(skb, work, endpoint)
+}
+
+/// The same, for [`alone`](crate::alone).
+#[inline(always)]
+pub fn outbound_alone<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    endpoint: &Endpoint,
+) -> Found {
     let mine = of_sender::<F>(work);
     if mine == Mine::Nothing {
         return Found::NO;
@@ -165,9 +176,7 @@ fn renumbered<F: Family>(work: &mut Work<F::Addr>) -> bool {
 fn is_of<F: Family>(key: &FlowKey<F::Addr>, packet: &Packet<F::Addr>) -> bool {
     match find_either::<F>(key) {
         // SAFETY: a map value stays readable while the program runs.
-        Some(entry) => unsafe {
-            (*entry).addr == packet.tuple.saddr && (*entry).port == packet.tuple.sport
-        },
+        Some(entry) => unsafe { rules::is_of(&*entry, &packet.tuple) },
         None => false,
     }
 }
@@ -177,8 +186,15 @@ fn is_of<F: Family>(key: &FlowKey<F::Addr>, packet: &Packet<F::Addr>) -> bool {
 ///
 /// # Errors
 /// As [`outbound`].
-#[inline(never)]
+#[inline(always)]
 pub fn permit<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+    F::permit(work).result()?;
+    Ok(())
+}
+
+/// The same, for [`alone`](crate::alone).
+#[inline(always)]
+pub fn permit_alone<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     let Work {
         packet,
         decision,
@@ -269,7 +285,7 @@ pub fn enter<F: Family>(work: &mut Work<F::Addr>, translated: bool) -> Result<bo
         decision.exit = Exit::Stack;
         return Ok(false);
     };
-    let filters = flows::kind(entry) == flow_kind::MAPPING;
+    let filters = rules::filters(flows::kind(entry));
     // SAFETY: a map value stays readable while the program runs.
     unsafe {
         copy(&mut decision.to.daddr, &(*entry).addr);

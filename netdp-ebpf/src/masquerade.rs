@@ -8,8 +8,8 @@
 use netdp_common::{
     addr::{Address, Be16},
     drop::DropReason,
-    maps::{Endpoint, FlowKey, endpoint_flags, flow_kind, local_flags},
-    packet::{Packet, Transport, Tuple, tcp_flags},
+    maps::{Endpoint, FlowKey, endpoint_flags, flow_kind},
+    packet::{Packet, Transport, Tuple},
     rules,
     tcp::Direction,
 };
@@ -27,8 +27,14 @@ use crate::{
 
 /// A packet of a container for the outside that belongs to no published port:
 /// the address and port that it leaves under. False where its flow isn't known.
-#[inline(never)]
+#[inline(always)]
 pub fn outbound<F: Family>(work: &mut Work<F::Addr>) -> bool {
+    F::masqueraded(work)
+}
+
+/// The same, for [`alone`](crate::alone).
+#[inline(always)]
+pub fn outbound_alone<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let Work {
         packet,
         decision,
@@ -179,7 +185,7 @@ pub fn open<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> Result<
     if endpoint.flags & endpoint_flags::MASQUERADE == 0 {
         return Err(DropReason::Internal);
     }
-    may_open(packet.transport)?;
+    rules::may_open(packet.transport)?;
     decision.uplink = way.ifindex;
     Ok(())
 }
@@ -228,7 +234,7 @@ pub fn address<F: Family>(
 fn is_outward<F: Family>(addr: F::Addr) -> bool {
     match F::locals().get_ptr(addr) {
         // SAFETY: a map value stays readable while the program runs.
-        Some(local) => unsafe { (*local).flags & local_flags::GATEWAY == 0 },
+        Some(local) => unsafe { rules::is_outward(&*local) },
         None => false,
     }
 }
@@ -262,21 +268,6 @@ pub fn choose<F: Family>(
         return mapped::permit::<F>(work);
     }
     Ok(())
-}
-
-/// Refuses what begins no conversation.
-#[inline(always)]
-pub fn may_open(transport: Transport) -> Result<(), DropReason> {
-    match transport {
-        Transport::Tcp(flags) if flags & tcp_flags::RST != 0 => Err(DropReason::NoFlow),
-        Transport::Tcp(_) | Transport::Udp | Transport::EchoRequest => Ok(()),
-        Transport::EchoReply
-        | Transport::IcmpError
-        | Transport::IcmpOther
-        | Transport::Neighbour => Err(DropReason::IcmpUnrelated),
-        Transport::Later => Err(DropReason::FragmentWithoutFirst),
-        Transport::Other => Err(DropReason::UnknownProtocol),
-    }
 }
 
 /// An answer from outside to a flow of a container, or of a host's socket that
@@ -374,9 +365,5 @@ fn note_at_sender<F: Family>(
 #[inline(always)]
 pub fn is_owner<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
-    unsafe {
-        (*entry).kind == flow_kind::MASQUERADE
-            && (*entry).addr == from.saddr
-            && (*entry).port == from.sport
-    }
+    unsafe { rules::is_owner(&*entry, from) }
 }

@@ -9,6 +9,7 @@ use netdp_common::{
     flow::{self, ANSWERED},
     maps::{Back, Delivery, Endpoint, FlowKey, PortKey, Published, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
+    rules,
     tcp::{self, Direction},
 };
 
@@ -171,8 +172,21 @@ fn note_interface<A>(skb: &Skb, packet: &Packet<A>, entry: flows::Entry<A>, stat
 
 /// Keeps the flow's entry up to date, or makes one where the way back needs it:
 /// for the outside, or for a container that is the `client`.
-#[inline(never)]
+#[inline(always)]
 pub fn remember<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    to: &Tuple<F::Addr>,
+    client: &Delivery,
+    stateless: bool,
+) -> Result<(), DropReason> {
+    F::remember(skb, packet, to, client, stateless).result()?;
+    Ok(())
+}
+
+/// The same, for [`alone`](crate::alone).
+#[inline(always)]
+pub fn remember_alone<F: Family>(
     skb: &Skb,
     packet: &Packet<F::Addr>,
     to: &Tuple<F::Addr>,
@@ -188,13 +202,11 @@ pub fn remember<F: Family>(
             return Ok(());
         }
         // The same client port, over another published port or address, to the
-        // same container port: the container could not tell the two apart.
-        // Without connections, the way that was used last is the way back; so
-        // it is after a connection by a port that is published no longer.
-        if packet.proto == proto::TCP
-            && (!packet.transport.is_syn()
-                || tcp::is_established(flows::state(entry)) && is_published::<F>(&key, entry))
-        {
+        // same container port.
+        let state = flows::state(entry);
+        if rules::is_in_the_way(state, packet.proto, packet.transport, || {
+            F::leads_here(&key, entry)
+        }) {
             return Err(DropReason::TupleTaken);
         }
         flows::remove::<F>(&key, entry);
@@ -244,16 +256,16 @@ pub fn remember<F: Family>(
 #[inline(always)]
 fn asked_the_same<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
-    unsafe { (*entry).addr == from.daddr && (*entry).port == from.dport }
+    unsafe { rules::asked_the_same(&*entry, from) }
 }
 
 /// Whether the port by which this flow's client came leads here; of a flow of
 /// another kind, always.
-#[inline(never)]
-fn is_published<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>) -> bool {
+#[inline(always)]
+pub fn leads_here_alone<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
     let flow = unsafe { &*entry };
-    if !flows::is_published(flow.kind) {
+    if !rules::is_published(flow.kind) {
         return true;
     }
     // What is published at the container's own address is nobody else's.
@@ -267,7 +279,7 @@ fn is_published<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>)
     };
     // SAFETY: as above.
     let mapping = unsafe { &*mapping };
-    mapping.addr == key.local && mapping.container_port(flow.port) == key.local_port
+    rules::leads_to(mapping, flow.port, key.local, key.local_port)
 }
 
 /// Whether a flow's port is still published, as it was when the flow was made.
@@ -288,7 +300,7 @@ pub fn is_current<F: Family>(
         if generation.read_volatile() == endpoint.generation {
             return true;
         }
-        if !is_published::<F>(key, entry) {
+        if !F::leads_here(key, entry) {
             return false;
         }
         generation.write_volatile(endpoint.generation);
@@ -311,7 +323,7 @@ pub fn outlived<F: Family>(
 ) -> Result<(), DropReason> {
     // SAFETY: as above.
     unsafe {
-        if packet.proto == proto::UDP && (*entry).to.ifindex == 0 {
+        if rules::ends_with_its_port(packet.proto, (*entry).to.ifindex) {
             if F::flows().remove(key).is_ok() {
                 share::removed(&*entry);
             }
@@ -369,8 +381,20 @@ fn is_stateless<F: Family>(key: &FlowKey<F::Addr>, decision: &Decision<F::Addr>)
 /// No where neither is known of this port; [`Found::CLOSED`] where it was
 /// published until a while ago: then only a conversation that the container has
 /// begun goes on.
-#[inline(never)]
+#[inline(always)]
 pub fn first_reply<F: Family>(
+    packet: &Packet<F::Addr>,
+    key: &FlowKey<F::Addr>,
+    local_client: bool,
+    endpoint: &Endpoint,
+    decision: &mut Decision<F::Addr>,
+) -> Found {
+    F::first_reply(packet, key, local_client, endpoint, decision)
+}
+
+/// The same, for [`alone`](crate::alone).
+#[inline(always)]
+pub fn first_reply_alone<F: Family>(
     packet: &Packet<F::Addr>,
     key: &FlowKey<F::Addr>,
     local_client: bool,
@@ -381,7 +405,7 @@ pub fn first_reply<F: Family>(
     let enters = packet.proto == proto::TCP && !packet.transport.has_flags(NOT_ESTABLISHED);
 
     if let Some(entry) = flows::find_pending::<F>(key)
-        && flows::is_published(flows::kind(entry))
+        && rules::is_published(flows::kind(entry))
     {
         if is_current::<F>(key, entry, endpoint) {
             answer::<F>(packet, entry, decision);

@@ -10,12 +10,13 @@ use netdp_common::{
     drop::DropReason,
     maps::{Delivery, Endpoint, Owner, Published, flow_kind},
     packet::{Transport, Tuple},
+    rules,
     tcp::Direction,
 };
 
 use crate::{
     family::Family,
-    flows, icmp, masquerade, published, ranges, share,
+    flows, icmp, published, ranges, share,
     skb::Skb,
     source,
     work::{Exit, Work},
@@ -76,7 +77,7 @@ pub fn open<F: Family>(
         key,
         ..
     } = work;
-    masquerade::may_open(packet.transport)?;
+    rules::may_open(packet.transport)?;
     if !share::has_room(endpoint.slot) {
         return Err(DropReason::EndpointLimit);
     }

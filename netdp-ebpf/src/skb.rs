@@ -48,6 +48,18 @@ impl Skb {
         }
     }
 
+    /// Of the context itself.
+    #[inline(always)]
+    pub fn from_raw(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+
+    /// The context itself.
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.skb
+    }
+
     /// The context as helpers take it.
     #[inline(always)]
     pub fn as_ptr(&self) -> *mut c_void {

@@ -1,6 +1,11 @@
 //! IPv4 in the kernel.
 
-use aya_ebpf::bindings::{bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_sock_tuple};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::{
+    bpf_fib_lookup as FibParams, bpf_redir_neigh,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as SockTuple,
+};
 use netdp_common::{
     addr::{Address as _, V4Addr},
     drop::DropReason,
@@ -155,13 +160,17 @@ impl Family for V4 {
 
     #[inline(always)]
     fn host_has_socket(skb: &Skb, inbound: &Tuple<V4Addr>, proto: u8) -> bool {
-        // SAFETY: all bytes zero is a valid value of this union of integers.
-        let mut tuple: Aligned<bpf_sock_tuple> = unsafe { core::mem::zeroed() };
-        tuple.0.__bindgen_anon_1.ipv4.saddr = inbound.saddr.0;
-        tuple.0.__bindgen_anon_1.ipv4.daddr = inbound.daddr.0;
-        tuple.0.__bindgen_anon_1.ipv4.sport = inbound.sport.raw();
-        tuple.0.__bindgen_anon_1.ipv4.dport = inbound.dport.raw();
-        has_socket(skb, &mut tuple, 12, proto)
+        let mut tuple = Aligned(MaybeUninit::<SockTuple>::uninit());
+        let at = tuple.0.as_mut_ptr();
+        // Field by field: the compiler would put two in one store, misaligned.
+        // SAFETY: the tuple's own fields.
+        unsafe {
+            (&raw mut (*at).saddr).write_volatile(inbound.saddr.0);
+            (&raw mut (*at).daddr).write_volatile(inbound.daddr.0);
+            (&raw mut (*at).sport).write_volatile(inbound.sport.raw());
+            (&raw mut (*at).dport).write_volatile(inbound.dport.raw());
+        }
+        has_socket(skb, &mut tuple, proto)
     }
 
     #[inline(always)]

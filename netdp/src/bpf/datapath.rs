@@ -22,7 +22,7 @@ use super::{
     attach::{self, Attachment},
     cgroup,
     layout::Layout,
-    link,
+    link, linkage,
     maps::Maps,
     pin,
 };
@@ -337,7 +337,9 @@ fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
     for (name, path) in pin::MAPS.iter().zip(&pins) {
         loader.map_pin_path(name, path.as_path());
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|source| BpfError::Load {
+    let object = linkage::suited(OBJECT)
+        .map_err(|error| BpfError::Missing(format!("a readable symbol table ({error})")))?;
+    let mut ebpf = loader.load(&object).map_err(|source| BpfError::Load {
         source: Box::new(source),
     })?;
     for (name, program) in ebpf.programs_mut() {

@@ -5,9 +5,19 @@ use nix::sys::utsname::uname;
 /// Whether programs can ask which address of the host a route prefers
 /// (`BPF_FIB_LOOKUP_SRC`, Linux 6.7).
 pub fn tells_preferred_sources() -> bool {
+    is_of_version((6, 7))
+}
+
+/// Whether a global function may look up keys that it gets by pointers
+/// (`mem_types` in kernel/bpf/verifier.c, Linux 6.2).
+pub(super) fn takes_keys_by_pointer() -> bool {
+    is_of_version((6, 2))
+}
+
+fn is_of_version(version: (u32, u32)) -> bool {
     uname().is_ok_and(|uname| {
         let release = uname.release().to_str().unwrap_or_default();
-        is_at_least(release, (6, 7))
+        is_at_least(release, version)
     })
 }
 

@@ -19,6 +19,7 @@ pub mod instruction;
 mod kernel;
 mod layout;
 mod link;
+mod linkage;
 mod loopback;
 mod map_entry;
 mod maps;

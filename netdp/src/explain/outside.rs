@@ -146,8 +146,9 @@ pub(super) fn taken(
         return false;
     };
     !rules::asked_the_same(&flow, &question.tuple())
-        && rules::is_in_the_way(flow.state, question.proto(), question.transport())
-        && leads_to(snapshot, &flow, container, question.proto())
+        && rules::is_in_the_way(flow.state, question.proto(), question.transport(), || {
+            leads_to(snapshot, &flow, container, question.proto())
+        })
 }
 
 /// The flow of the packet's source that has had the port since before it was
