@@ -62,6 +62,7 @@ const ROOTS: [Root; 4] = [
         packages: &[
             "podman",
             "netavark",
+            "aardvark-dns",
             "runc",
             "mount",
             "util-linux",

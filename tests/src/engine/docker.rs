@@ -1,11 +1,6 @@
 //! Docker with netdp's driver.
 
-use std::net::Ipv4Addr;
-
-use netdp::netns::Namespace;
-use serde_json::Value;
-
-use super::{EngineHost, web};
+use super::{Engine, EngineHost, web};
 
 /// dockerd on a host of its own, with netdp's daemon beside it, the image `web`
 /// and the network `fast` of netdp.
@@ -15,13 +10,7 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// That of a folder of packages; none, with the reason printed, where they
-    /// could not be had.
-    pub fn start(name: &str, packages: &str) -> Option<Self> {
-        Self::start_with(name, packages, "")
-    }
-
-    /// With further options for dockerd.
+    /// As [`Engine::start`], with further options for dockerd.
     pub fn start_with(name: &str, packages: &str, options: &'static str) -> Option<Self> {
         let docker = Self {
             host: EngineHost::start(name, packages)?,
@@ -31,7 +20,7 @@ impl Docker {
         docker.start_dockerd();
         docker.host.sh(web::FILES);
         docker.host.sh(&format!(
-            "tar -C /tmp/web -cf /tmp/web.tar . && docker import -c 'CMD {}' /tmp/web.tar web:1",
+            "docker import -c 'CMD {}' /tmp/web.tar web:1",
             web::COMMAND
         ));
         docker
@@ -65,47 +54,19 @@ impl Docker {
              rm -rf /run/docker/containerd/containerd.pid /run/docker.pid /run/docker/containerd/*.sock*",
         );
     }
+}
 
-    /// Runs the image `web` on `fast` in the background.
-    #[track_caller]
-    pub fn run(&self, name: &str, options: &str) {
-        let words = self.run_words(name, options);
-        self.host.sh(&words);
+impl Engine for Docker {
+    const PROGRAM: &str = "docker";
+    const NETWORK: &str = "fast";
+    const TAKEN: &[&str] = &["Bind for 0.0.0.0:8081 failed: port is already allocated"];
+    const WAITS: bool = true;
+
+    fn start(name: &str, packages: &str) -> Option<Self> {
+        Self::start_with(name, packages, "")
     }
 
-    pub fn run_words(&self, name: &str, options: &str) -> String {
-        format!("docker run -d --name {name} --hostname {name} --network fast {options} web:1")
-    }
-
-    #[track_caller]
-    pub fn inspect(&self, name: &str) -> Value {
-        let text = self.host.sh(&format!("docker inspect {name}"));
-        let mut found: Vec<Value> = serde_json::from_str(&text).expect("containers in JSON");
-        found.remove(0)
-    }
-
-    /// A container's network namespace.
-    #[track_caller]
-    pub fn namespace(&self, name: &str) -> Namespace {
-        let pid = self.inspect(name)["State"]["Pid"].to_string();
-        self.host.namespace_of(&pid)
-    }
-
-    /// A container's address on a network.
-    #[track_caller]
-    pub fn address(&self, name: &str, network: &str) -> Ipv4Addr {
-        let networks = &self.inspect(name)["NetworkSettings"]["Networks"];
-        let address = networks[network]["IPAddress"].as_str();
-        address
-            .and_then(|text| text.parse().ok())
-            .expect("an address")
-    }
-
-    /// What netdp calls a container's sandbox.
-    #[track_caller]
-    pub fn sandbox(&self, name: &str) -> String {
-        let key = &self.inspect(name)["NetworkSettings"]["SandboxKey"];
-        let key = key.as_str().expect("a key");
-        key.rsplit('/').next().unwrap_or(key).to_owned()
+    fn host(&self) -> &EngineHost {
+        &self.host
     }
 }

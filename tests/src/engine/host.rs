@@ -117,6 +117,7 @@ impl EngineHost {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
             .env("HOME", "/root")
+            .env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1")
             .current_dir("/")
             .stdin(Stdio::null());
         command
@@ -182,6 +183,18 @@ impl EngineHost {
         }
     }
 
+    /// Runs a line for the shell so many times at once, with a number from 1 on
+    /// as `$i`; each has to succeed.
+    #[track_caller]
+    pub fn at_once(&self, count: u16, line: &str) {
+        let numbers: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
+        let numbers = numbers.join(" ");
+        self.sh(&format!(
+            "for i in {numbers}; do ({line}) >/tmp/said$i 2>&1 || : >/tmp/failed$i & done; wait; \
+             for i in {numbers}; do test ! -e /tmp/failed$i || {{ cat /tmp/said$i >&2; exit 1; }}; done"
+        ));
+    }
+
     /// Starts a daemon; its log is `/tmp/NAME.log`.
     #[track_caller]
     pub fn spawn(&self, name: &str, line: &str) {
@@ -217,6 +230,12 @@ impl EngineHost {
             assert!(answers || self.try_sh(&alive).is_ok(), "{name} has ended");
             answers
         });
+    }
+
+    /// Waits until a line for the shell succeeds.
+    #[track_caller]
+    pub fn wait_for_line(&self, what: &str, line: &str) {
+        self.wait_until(what, || self.try_sh(line).is_ok());
     }
 
     #[track_caller]

@@ -7,7 +7,7 @@ cd "$2"
 mkdir upper work root
 mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay root
 cd root
-mkdir -p proc sys dev run tmp root old usr/local/bin usr/lib/cni opt/cni/bin usr/local/lib/netavark
+mkdir -p proc sys dev run tmp var/tmp root old usr/local/bin usr/lib/cni opt/cni/bin usr/local/lib/netavark
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount --rbind /sys/fs/cgroup sys/fs/cgroup

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{PATIENCE, Place, connect_bound};
 
-/// Makes `/tmp/web` on an engine's host: the files of an image whose command
+/// Makes `/tmp/web.tar` on an engine's host: the files of an image whose command
 /// is [`COMMAND`].
 pub(super) const FILES: &str = "\
 mkdir -p /tmp/web/bin /tmp/web/www/cgi-bin /tmp/web/etc /tmp/web/tmp /tmp/web/proc /tmp/web/sys /tmp/web/dev
@@ -16,9 +16,10 @@ cat >/tmp/web/www/cgi-bin/who <<'END'
 #!/bin/sh
 echo \"Content-Type: text/plain\"
 echo
-echo \"$REMOTE_ADDR $(hostname)\"
+echo \"$REMOTE_ADDR ${NAME:-$(hostname)}\"
 END
 chmod 755 /tmp/web/www/cgi-bin/who
+tar -C /tmp/web -cf /tmp/web.tar .
 ";
 
 /// As Dockerfiles have it.

@@ -1,0 +1,80 @@
+//! Podman with netdp as its CNI or netavark plugin.
+
+use super::{Engine, EngineHost, web};
+
+/// Podman on a host of its own, with netdp's daemon beside it, the image `web`
+/// and the network `mine` of netdp.
+pub struct Podman {
+    pub host: EngineHost,
+}
+
+/// runc, because crun refuses control groups of both versions beside each other,
+/// and limits that any machine allows.
+const CONFIGURATION: &str = "\
+mkdir -p /etc/containers /etc/cni/net.d
+cat >/etc/containers/containers.conf <<'END'
+[containers]
+default_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]
+[engine]
+runtime = \"runc\"
+cgroup_manager = \"cgroupfs\"
+events_logger = \"file\"
+END
+";
+
+const LIST: &str = r#"{
+  "cniVersion": "1.0.0",
+  "name": "mine",
+  "plugins": [
+    {
+      "type": "netdp",
+      "subnets": ["10.77.0.0/24"],
+      "capabilities": { "portMappings": true, "ips": true, "mac": true, "aliases": true }
+    }
+  ]
+}"#;
+
+impl Engine for Podman {
+    const PROGRAM: &str = "podman";
+    const NETWORK: &str = "mine";
+    const TAKEN: &[&str] = &["address already in use"];
+    const WAITS: bool = false;
+
+    fn start(name: &str, packages: &str) -> Option<Self> {
+        let podman = Self {
+            host: EngineHost::start(name, packages)?,
+        };
+        let host = &podman.host;
+        host.start_netdp();
+        host.sh(CONFIGURATION);
+        host.sh(web::FILES);
+        host.sh(&format!(
+            "podman import -c 'CMD {}' /tmp/web.tar web:1",
+            web::COMMAND
+        ));
+        let version = host.sh("podman info -f '{{.Version.Version}} {{.Host.NetworkBackend}}'");
+        if version.ends_with("netavark") {
+            host.sh("podman network create -d netdp --subnet 10.77.0.0/24 mine");
+        } else {
+            host.sh(&format!("echo '{LIST}' >/etc/cni/net.d/mine.conflist"));
+        }
+        println!("{version}");
+        Some(podman)
+    }
+
+    fn host(&self) -> &EngineHost {
+        &self.host
+    }
+
+    fn run_words(&self, name: &str, options: &str) -> String {
+        let group = self.host.containers_cgroup();
+        format!(
+            "podman run -d --name {name} --hostname {name} --network mine \
+             --cgroup-parent {group} {options} web:1"
+        )
+    }
+
+    fn remove_words(&self, names: &str) -> String {
+        format!("podman rm -f -t 0 {names}")
+    }
+}
