@@ -29,6 +29,7 @@ pub mod name {
     pub const ORDER4: &str = "order4";
     pub const FRAGS4: &str = "frags4";
     pub const SOCKS4: &str = "socks4";
+    pub const CALLS4: &str = "calls4";
     pub const PATHS4: &str = "paths4";
     pub const LINKS4: &str = "links4";
     pub const RANGES4: &str = "ranges4";
@@ -43,6 +44,7 @@ pub mod name {
     pub const ORDER6: &str = "order6";
     pub const FRAGS6: &str = "frags6";
     pub const SOCKS6: &str = "socks6";
+    pub const CALLS6: &str = "calls6";
     pub const PATHS6: &str = "paths6";
     pub const LINKS6: &str = "links6";
     pub const RANGES6: &str = "ranges6";
@@ -79,6 +81,8 @@ pub const MAX_PENDING: u32 = 65_536;
 pub const ENDPOINT_SHARE: u32 = 4;
 /// Entries of `local4`.
 pub const MAX_LOCAL: u32 = 16_384;
+/// Entries of `calls4`.
+pub const MAX_CALLS: u32 = 16_384;
 /// Entries of `links4`.
 pub const MAX_LINKS: u32 = 65_536;
 /// Entries of `uplinks`.

@@ -20,8 +20,8 @@ use netdp_common::{
 use crate::{
     alone::Alone,
     maps::{
-        Addrs, Allowed, BackRanges, Backs, Flows, Frags, Links, Locals, Order, Paths, Pending,
-        Ports, Ranges, Scratch, Socks,
+        Addrs, Allowed, BackRanges, Backs, Calls, Flows, Frags, Links, Locals, Order, Paths,
+        Pending, Ports, Ranges, Scratch, Socks,
     },
     skb::Skb,
 };
@@ -48,6 +48,7 @@ pub trait Family: Quoting + Alone {
     fn pending() -> &'static Pending<Self::Addr>;
     fn order() -> &'static Order<Self::Addr>;
     fn frags() -> &'static Frags<Self::Addr>;
+    fn calls() -> &'static Calls<Self::Addr>;
     fn socks() -> &'static Socks<Self::Addr>;
     fn paths() -> &'static Paths<Self::Addr>;
     fn scratch() -> &'static Scratch<Self::Addr>;

@@ -11,7 +11,7 @@ use netdp_common::{
 };
 
 use crate::{
-    arp, count, early,
+    arp, calls, count, early,
     family::{Family, is_any, translate},
     flows,
     found::Found,
@@ -117,6 +117,9 @@ fn by_source<F: Family>(
         if inside::<F>(skb, work, endpoint).result()? {
             if work.decision.exit == Exit::Mapping {
                 mapped::meet::<F>(skb, work, endpoint)?;
+            }
+            if work.decision.exit == Exit::Stack {
+                calls::note::<F>(skb, work, endpoint);
             }
             return exit::<F>(skb, work);
         }

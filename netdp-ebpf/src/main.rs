@@ -12,6 +12,7 @@
 mod allocation;
 mod alone;
 mod arp;
+mod calls;
 mod count;
 mod early;
 mod family;

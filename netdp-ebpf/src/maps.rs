@@ -9,7 +9,7 @@ use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
         Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
-        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ALLOWED,
+        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ALLOWED, MAX_CALLS,
         MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_UPLINKS,
         ORDER_PER_FLOW, Owner, Path, PortKey, Published, PublishedRange, Refusals, SockKey, Stats,
         Sweep, Times, Uplink, Usage,
@@ -44,6 +44,7 @@ pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
 pub type Order<A> = Queue<FlowKey<A>, { (ORDER_PER_FLOW * DEFAULT_FLOWS) as usize }>;
 pub type Frags<A> = LruHashMap<FragKey<A>, Frag, 8192>;
 pub type EarlyPlaces = Array<Early, { (EARLY_GROUPS * EARLY_IN_GROUP) as usize }>;
+pub type Calls<A> = LruHashMap<FlowKey<A>, u32, { MAX_CALLS as usize }>;
 pub type Socks<A> = LruHashMap<SockKey<A>, Asked<A>, 65536>;
 /// Room for an entry in the making.
 pub type Scratch<A> = PerCpuArray<Flow<A>, 1>;
@@ -93,6 +94,8 @@ pub static PENDING4: Pending<V4Addr> = LruHashMap::new();
 pub static ORDER4: Order<V4Addr> = Queue::new();
 #[btf_map(name = "frags4")]
 pub static FRAGS4: Frags<V4Addr> = LruHashMap::new();
+#[btf_map(name = "calls4")]
+pub static CALLS4: Calls<V4Addr> = LruHashMap::new();
 #[btf_map(name = "socks4")]
 pub static SOCKS4: Socks<V4Addr> = LruHashMap::new();
 /// Fragments of either family that came before their first one.
@@ -138,6 +141,8 @@ pub static PENDING6: Pending<V6Addr> = LruHashMap::new();
 pub static ORDER6: Order<V6Addr> = Queue::new();
 #[btf_map(name = "frags6")]
 pub static FRAGS6: Frags<V6Addr> = LruHashMap::new();
+#[btf_map(name = "calls6")]
+pub static CALLS6: Calls<V6Addr> = LruHashMap::new();
 #[btf_map(name = "socks6")]
 pub static SOCKS6: Socks<V6Addr> = LruHashMap::new();
 #[btf_map(name = "scratch6")]

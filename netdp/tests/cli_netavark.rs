@@ -2,7 +2,13 @@
 
 mod cli_world;
 
-use std::{io::Write, net::TcpListener, process::Stdio};
+use std::{
+    io::Write,
+    net::TcpListener,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use cli_world::{Done, World, done};
 use serde_json::{Value, json};
@@ -179,4 +185,125 @@ fn what_is_refused_leaves_nothing() {
         let error = refused(&world, &[verb, &second], &exec);
         assert!(error.contains("no daemon answers"), "{error}");
     }
+}
+
+/// netavark of version 2 itself: by `NETAVARK`, or where distributions have it.
+/// None, with the reason printed, where there is none.
+fn netavark() -> Option<PathBuf> {
+    let given = std::env::var_os("NETAVARK").map(PathBuf::from);
+    let known = ["/usr/libexec/podman/netavark", "/usr/lib/podman/netavark"].map(PathBuf::from);
+    let found = given.into_iter().chain(known).find(|path| {
+        let version = Command::new(path).arg("--version").output();
+        version.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).starts_with("netavark 2."))
+    });
+    if found.is_none() {
+        println!("skipped: there is no netavark 2: name one by NETAVARK");
+    }
+    found
+}
+
+/// What netavark answers to `words`, for which it calls netdp.
+fn by_netavark(world: &World, words: &[&str], stdin: &Value) -> Done {
+    let plugins = world.path("plugins");
+    if !plugins.exists() {
+        std::fs::create_dir(&plugins).unwrap();
+        symlink(env!("CARGO_BIN_EXE_netdp"), plugins.join("netdp")).unwrap();
+    }
+    let mut command = world.host.command(netavark().unwrap());
+    command
+        .env("NETDP_RUN_DIR", world.path("run"))
+        .arg("--config")
+        .arg(world.path("aardvark"))
+        .arg("--plugin-directory")
+        .arg(plugins)
+        .args(["--firewall-driver", "none"])
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(stdin.to_string().as_bytes()).unwrap();
+    drop(input);
+    done(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn netavark_2_makes_networks_and_containers_with_it() {
+    if netavark().is_none() {
+        return;
+    }
+    let Some(world) = World::new() else { return };
+    std::fs::create_dir(world.path("aardvark")).unwrap();
+    let ok = |words: &[&str], stdin: &Value| {
+        let done = by_netavark(&world, words, stdin);
+        assert_eq!(done.status, Some(0), "{done:?}\n{}", world.log());
+        serde_json::from_str::<Value>(&done.stdout).unwrap_or(Value::Null)
+    };
+    let id = "8e07635bf2f5".repeat(6)[..64].to_owned();
+    let create = |options: Value| {
+        json!({
+            "network": {
+                "name": "nvn", "id": id, "driver": "netdp", "dns_enabled": true,
+                "internal": false, "ipv6_enabled": true, "options": options,
+                "subnets": [{"subnet": "10.60.0.0/24"}, {"subnet": "fd60::/64"}],
+                "ipam_options": {"driver": "host-local"},
+            },
+            "used": {"interfaces": [], "names": {}, "subnets": []},
+            "options": {
+                "subnet_pools": [], "default_interface_name": "podman",
+                "check_used_subnets": true,
+            },
+        })
+    };
+    // What netdp doesn't have is refused when the network is made.
+    let done = by_netavark(&world, &["create"], &create(json!({"vlan": "7"})));
+    assert_eq!(done.status, Some(1), "{done:?}");
+    assert!(done.stdout.contains("vlan"), "{done:?}");
+    let network = ok(&["create"], &create(json!({"mtu": "1400"})));
+    assert_eq!(network["driver"], "netdp");
+    assert_eq!(network["subnets"][0]["gateway"], "10.60.0.1");
+
+    let (one, two) = (world.namespace("n1"), world.namespace("n2"));
+    let container = |id: &str, last: &str, port: u16, mac: Value| {
+        json!({
+            "container_id": id, "container_name": format!("{id}name"),
+            "container_hostname": "web1", "dns_servers": null,
+            "networks": {"nvn": {
+                "interface_name": "eth0", "aliases": ["web"], "static_mac": mac,
+                "static_ips": [format!("10.60.0.{last}"), format!("fd60::{last}")],
+            }},
+            "network_info": {"nvn": network},
+            "port_mappings": [{
+                "container_port": 80, "host_ip": "", "host_port": port, "protocol": "tcp,udp",
+                "range": 2,
+            }],
+        })
+    };
+    let first = container("c1", "9", 8081, json!("02:aa:00:00:00:09"));
+    let netns = one.path().to_str().unwrap();
+    let status = ok(&["setup", netns], &first);
+    let interface = &status["nvn"]["interfaces"]["eth0"];
+    assert_eq!(interface["mac_address"], "02:aa:00:00:00:09");
+    assert_eq!(interface["subnets"][0]["ipnet"], "10.60.0.9/24");
+    assert_eq!(interface["subnets"][1]["gateway"], "fd60::1");
+    assert_eq!(status["nvn"]["dns_server_ips"], json!(["127.0.0.11"]));
+    let ports = world.ok(&["port", "c1name"]);
+    for port in ["8081", "8082"] {
+        assert!(ports.contains(port), "{ports}");
+    }
+    let link = world.ip_in(&one, "-o link show dev eth0");
+    assert!(link.contains("mtu 1400"), "{link}");
+    // The port is taken: nothing is left of the second, and netavark says why.
+    let second = container("c2", "7", 8082, Value::Null);
+    let other = two.path().to_str().unwrap();
+    let done = by_netavark(&world, &["setup", other], &second);
+    assert_ne!(done.status, Some(0));
+    assert!(done.stdout.contains("published by c1name"), "{done:?}");
+    assert_eq!(world.host_ends().len(), 1);
+    for _ in 0..2 {
+        ok(&["teardown", netns], &first);
+        assert!(is_empty(&world));
+    }
+    assert!(!world.ok(&["network", "ls"]).contains("nvn"));
 }

@@ -240,6 +240,102 @@ fn only_the_hosts_own_packets_reach_a_container_by_its_stack() {
     });
 }
 
+/// What the host's stack sends to a container: what became of it, if it was
+/// forwarded and not the host's own.
+fn forwarded(world: &mut World, to: &Container, bytes: &[u8]) -> Option<DropReason> {
+    let packet = TestPacket {
+        ingress_ifindex: world.uplink,
+        ..TestPacket::sent(bytes, to.ifindex)
+    };
+    let before = world.datapath.drops().unwrap();
+    let run = world.datapath.test_run("to_container", &packet).unwrap();
+    let after = world.datapath.drops().unwrap();
+    if run.action == NEXT {
+        assert_eq!((run.packet.as_slice(), after), (bytes, before));
+        return None;
+    }
+    let mut counted = before.iter().zip(&after).filter(|(old, new)| old != new);
+    Some(counted.next().expect("a drop is counted").1.0)
+}
+
+#[test]
+fn what_the_host_forwards_passes_where_it_answers_the_container() {
+    worlds(|world| {
+        let (db, web, loner) = (world.db, world.web, world.loner);
+        let to_db = |frame: Frame| frame.between(db.host_mac, db.mac);
+        let answers = [
+            Frame::tcp(SYN | ACK, at(HOST, 9090), at(DB, 40_000)),
+            Frame::tcp(PSH | ACK, at(HOST, 9090), at(DB, 40_000)),
+            Frame::udp(at(HOST, 9090), at(DB, 40_000)),
+        ]
+        .map(to_db);
+        for answer in &answers {
+            let dropped = forwarded(world, &db, &answer.bytes());
+            assert_eq!(dropped, Some(DropReason::NotPublished), "nobody has asked");
+        }
+        for ask in [
+            // Nothing is noted of what opens nothing.
+            Frame::tcp(ACK, at(DB, 40_000), at(HOST, 9091)),
+            Frame::tcp(SYN, at(DB, 40_000), at(HOST, 9090)),
+            Frame::udp(at(DB, 40_000), at(HOST, 9090)),
+            Frame::echo_request(DB, HOST, 7),
+        ] {
+            world.is_for_the_stack(&db, &db.frame(ask).bytes());
+        }
+        let before = world.datapath.stats(db.slot).unwrap().rx_packets;
+        for answer in &answers {
+            assert_eq!(forwarded(world, &db, &answer.bytes()), None);
+        }
+        let mut large = answers[2].clone();
+        large.payload = vec![7; 3_000];
+        large.id = 77;
+        let [first, later] = large.fragments(1_480);
+        for (fragment, passes) in [(&later, false), (&first, true), (&later, true)] {
+            let dropped = forwarded(world, &db, fragment);
+            assert_eq!(dropped.is_none(), passes, "{dropped:?}");
+        }
+        let after = world.datapath.stats(db.slot).unwrap().rx_packets;
+        assert_eq!(after, before + 5);
+        // Another port, another address of the host, what opens a connection,
+        // and another container with the same address.
+        for wrong in [
+            Frame::tcp(SYN | ACK, at(HOST, 9091), at(DB, 40_000)),
+            Frame::tcp(SYN | ACK, at(HOST, 9090), at(DB, 40_001)),
+            Frame::tcp(SYN | ACK, at(HOST_2, 9090), at(DB, 40_000)),
+            Frame::tcp(SYN, at(HOST, 9090), at(DB, 40_000)),
+            Frame::udp(at(CLIENT, 9090), at(DB, 40_000)),
+            Frame::echo_request(HOST, DB, 7),
+        ]
+        .map(to_db)
+        {
+            let dropped = forwarded(world, &db, &wrong.bytes());
+            assert_eq!(dropped, Some(DropReason::NotPublished), "{wrong:?}");
+        }
+        for other in [&web, &loner] {
+            let dropped = forwarded(world, other, &answers[0].bytes());
+            assert_eq!(dropped, Some(DropReason::NotPublished));
+        }
+        world.holds(0, 0);
+    });
+}
+
+#[test]
+fn what_an_internal_network_asks_the_host_for_is_not_answered_from_behind_it() {
+    worlds(|world| {
+        let mut db = world.db;
+        db.flags |= endpoint_flags::INTERNAL;
+        world.connect(&db);
+        let ask = db.frame(Frame::tcp(SYN, at(DB, 40_000), at(HOST, 9090)));
+        world.is_for_the_stack(&db, &ask.bytes());
+        let answer = Frame::tcp(SYN | ACK, at(HOST, 9090), at(DB, 40_000));
+        let answer = answer.between(db.host_mac, db.mac).bytes();
+        assert_eq!(
+            forwarded(world, &db, &answer),
+            Some(DropReason::NotPublished)
+        );
+    });
+}
+
 #[test]
 fn sources_that_are_not_the_containers_own_are_refused() {
     worlds(|world| {

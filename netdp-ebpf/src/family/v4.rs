@@ -18,9 +18,9 @@ use netdp_common::{
 use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
-        ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BackRanges, Backs, FLOWS4, FRAGS4,
-        Flows, Frags, LINKS4, LOCAL4, Links, Locals, ORDER4, Order, PATHS4, PENDING4, PORTS4,
-        Paths, Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
+        ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BackRanges, Backs, CALLS4, Calls,
+        FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, ORDER4, Order, PATHS4,
+        PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
     },
     skb::{Copied, Skb},
 };
@@ -79,6 +79,10 @@ impl Family for V4 {
     #[inline(always)]
     fn frags() -> &'static Frags<V4Addr> {
         &FRAGS4
+    }
+    #[inline(always)]
+    fn calls() -> &'static Calls<V4Addr> {
+        &CALLS4
     }
     #[inline(always)]
     fn socks() -> &'static Socks<V4Addr> {

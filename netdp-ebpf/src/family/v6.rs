@@ -18,9 +18,9 @@ use netdp_common::{
 use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
-        ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BackRanges, Backs, FLOWS6, FRAGS6,
-        Flows, Frags, LINKS6, LOCAL6, Links, Locals, ORDER6, Order, PATHS6, PENDING6, PORTS6,
-        Paths, Pending, Ports, RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
+        ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BackRanges, Backs, CALLS6, Calls,
+        FLOWS6, FRAGS6, Flows, Frags, LINKS6, LOCAL6, Links, Locals, ORDER6, Order, PATHS6,
+        PENDING6, PORTS6, Paths, Pending, Ports, RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
     },
     skb::Skb,
     work::copy,
@@ -80,6 +80,10 @@ impl Family for V6 {
     #[inline(always)]
     fn links() -> &'static Links<V6Addr> {
         &LINKS6
+    }
+    #[inline(always)]
+    fn calls() -> &'static Calls<V6Addr> {
+        &CALLS6
     }
     #[inline(always)]
     fn socks() -> &'static Socks<V6Addr> {

@@ -7,9 +7,9 @@ use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
         Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local,
-        MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_RANGES,
-        MAX_UPLINKS, Owner, Path, PortKey, Published, PublishedRange, SockKey, Stats, TimedSweep,
-        Times, Uplink, Usage, name,
+        MAX_ALLOWED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS,
+        MAX_RANGES, MAX_UPLINKS, Owner, Path, PortKey, Published, PublishedRange, SockKey, Stats,
+        TimedSweep, Times, Uplink, Usage, name,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -19,7 +19,7 @@ use super::{BpfError, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 39] = [
+pub(super) const MAPS: [&str; 41] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -40,6 +40,7 @@ pub(super) const MAPS: [&str; 39] = [
     name::ORDER4,
     name::FRAGS4,
     name::SOCKS4,
+    name::CALLS4,
     name::PATHS4,
     name::LINKS4,
     name::RANGES4,
@@ -54,6 +55,7 @@ pub(super) const MAPS: [&str; 39] = [
     name::ORDER6,
     name::FRAGS6,
     name::SOCKS6,
+    name::CALLS6,
     name::PATHS6,
     name::LINKS6,
     name::RANGES6,
@@ -96,6 +98,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::PENDING4 => of::<FlowKey<V4Addr>, Flow<V4Addr>>(MAX_PENDING),
         name::ORDER4 => of::<(), FlowKey<V4Addr>>(0),
         name::FRAGS4 => of::<FragKey<V4Addr>, Frag>(8192),
+        name::CALLS4 => of::<FlowKey<V4Addr>, u32>(MAX_CALLS),
         name::SOCKS4 => of::<SockKey<V4Addr>, Asked<V4Addr>>(65_536),
         name::PATHS4 => of::<u32, Path<V4Addr>>(256),
         name::LINKS4 => of::<LinkKey<V4Addr>, u32>(MAX_LINKS),
@@ -110,6 +113,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::PENDING6 => of::<FlowKey<V6Addr>, Flow<V6Addr>>(MAX_PENDING),
         name::ORDER6 => of::<(), FlowKey<V6Addr>>(0),
         name::FRAGS6 => of::<FragKey<V6Addr>, Frag>(8192),
+        name::CALLS6 => of::<FlowKey<V6Addr>, u32>(MAX_CALLS),
         name::SOCKS6 => of::<SockKey<V6Addr>, Asked<V6Addr>>(65_536),
         name::PATHS6 => of::<u32, Path<V6Addr>>(256),
         name::LINKS6 => of::<LinkKey<V6Addr>, u32>(MAX_LINKS),
