@@ -6,8 +6,10 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     io::{BufRead, BufReader, Write},
+    num::NonZero,
     path::Path,
     process::{Command, Stdio},
+    thread,
 };
 
 use anyhow::{Context, Result, bail};
@@ -61,8 +63,7 @@ pub fn run(
         // libtest hides what a test that passes says, and with it why one skips.
         .args(["--", "--show-output"])
         .args((long || with_engines).then_some("--include-ignored"))
-        // They wait more than they compute.
-        .args((with_engines && !names_threads(args)).then_some("--test-threads=4"))
+        .args((!names_threads(args)).then(threads))
         .args(args);
     let (ended_well, sum) = read(&mut tests)?;
 
@@ -79,9 +80,18 @@ pub fn run(
     Ok(())
 }
 
+/// Whether the arguments or the environment say how many tests run at once.
 fn names_threads(args: &[OsString]) -> bool {
     args.iter()
         .any(|arg| arg.to_string_lossy().starts_with("--test-threads"))
+        || env::var_os("RUST_TEST_THREADS").is_some()
+}
+
+/// Twice as many as libtest would run: half of the time tests wait, for time
+/// limits, for silence, for programs to start.
+fn threads() -> String {
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    format!("--test-threads={}", 2 * cpus)
 }
 
 /// Passes the tests' output on as it comes, and counts.
