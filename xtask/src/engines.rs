@@ -8,7 +8,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +18,8 @@ use crate::{apt, privilege, process};
 
 const UPDATE_LIMIT: Duration = Duration::from_secs(120);
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(300);
+/// After one failure that took so long, the mirror isn't asked again.
+const UNREACHABLE: Duration = Duration::from_secs(15);
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
 
 /// The keys that sign Debian's suites, where the machine has them apart.
@@ -122,12 +124,16 @@ pub fn provide(workspace: &Workspace) -> Result<PathBuf> {
         // Asked for only where something has to be fetched, and once.
         let mirror =
             mirror.get_or_insert_with(|| self::mirror().map_err(|error| format!("{error:#}")));
+        let began = Instant::now();
         let made = match mirror {
-            Ok(mirror) => root
-                .make(&folder, mirror)
-                .map_err(|error| format!("{error:#}")),
+            Ok(it) => root.make(&folder, it).map_err(|error| format!("{error:#}")),
             Err(reason) => Err(reason.clone()),
         };
+        if let Err(reason) = &made
+            && began.elapsed() > UNREACHABLE
+        {
+            *mirror = Err(reason.clone());
+        }
         match made {
             Ok(()) => {
                 let _ = fs::remove_file(&missing);
@@ -185,7 +191,7 @@ impl Root {
         finish(&root)?;
         fs::write(self.stamp(folder), self.recipe())?;
         // What is unpacked isn't needed as a package any more.
-        let _ = fs::remove_dir_all(apt.folder.join("cache"));
+        let _ = fs::remove_dir_all(apt.folder);
         Ok(())
     }
 }
@@ -254,6 +260,11 @@ impl Apt {
             // The folder may be closed to apt's own user.
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
+            // A mirror that can't be reached is told soon, and as an error.
+            "Acquire::Retries=0".into(),
+            "Acquire::http::Timeout=20".into(),
+            "Acquire::https::Timeout=20".into(),
+            "APT::Update::Error-Mode=any".into(),
         ] {
             command.args(["-o", &option]);
         }
@@ -262,14 +273,15 @@ impl Apt {
     }
 
     fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
-        process::run_within(self.command().arg("update"), UPDATE_LIMIT)?;
+        run(self.command().arg("update"), UPDATE_LIMIT).context("apt-get update")?;
         let words = [
             "install",
             "-y",
             "--no-install-recommends",
             "--download-only",
         ];
-        process::run_within(self.command().args(words).args(packages), DOWNLOAD_LIMIT)?;
+        run(self.command().args(words).args(packages), DOWNLOAD_LIMIT)
+            .context("apt-get install --download-only")?;
         let archives = self.folder.join("cache/archives");
         let mut found: Vec<PathBuf> = fs::read_dir(&archives)?
             .flatten()
@@ -282,6 +294,12 @@ impl Apt {
         found.sort();
         Ok(found)
     }
+}
+
+/// Without the words of the command in what it says: they are many.
+fn run(command: &mut Command, limit: Duration) -> Result<()> {
+    let mut child = command.stdin(Stdio::null()).spawn()?;
+    process::wait_within(&mut child, limit)
 }
 
 /// As `dpkg -x`, but into `usr` where a package still has files in `/bin` and

@@ -344,7 +344,16 @@ fn unpacked(packages: &str) -> Result<PathBuf, String> {
         return Ok(folder.join(packages));
     }
     let missing = folder.join(format!("{packages}.missing"));
-    Err(fs::read_to_string(missing).unwrap_or_else(|_| format!("{packages} was not fetched")))
+    let reason = fs::read_to_string(missing).unwrap_or_else(|error| error.to_string());
+    Err(format!("{packages} could not be fetched: {reason}"))
+}
+
+/// The files of an application's image: nginx and redis.
+///
+/// # Errors
+/// Why they could not be had.
+pub fn application() -> Result<PathBuf, String> {
+    unpacked("application")
 }
 
 /// A test that is killed leaves nothing running.

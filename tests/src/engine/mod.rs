@@ -10,10 +10,10 @@ mod web;
 
 pub use containerd::Containerd;
 pub use docker::Docker;
-pub use host::EngineHost;
+pub use host::{EngineHost, application};
 pub use podman::Podman;
 pub use state::Left;
-pub use web::{Seen, fetch, fetch_within};
+pub use web::{Seen, fetch, fetch_within, get};
 
 use std::net::Ipv4Addr;
 

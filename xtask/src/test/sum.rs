@@ -84,6 +84,11 @@ impl Sum {
         }
     }
 
+    /// Tests that found that they can't do their work here.
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
     /// Tests that did their work, whatever came of it.
     pub fn ran(&self) -> usize {
         self.passed.saturating_sub(self.skipped) + self.failed
