@@ -11,13 +11,14 @@ use aya_ebpf::bindings::BPF_ANY;
 use netdp_common::{
     addr::proto,
     fragment,
-    maps::{Endpoint, endpoint_flags},
-    packet::Transport,
+    maps::{Endpoint, Owner, endpoint_flags, uplink_flags},
+    packet::{Packet, Transport},
 };
 
 use crate::{
     family::Family,
     flows,
+    maps::UPLINKS,
     skb::Skb,
     work::{self, Work},
 };
@@ -58,6 +59,27 @@ pub fn is_answer<F: Family>(skb: &Skb) -> bool {
     }
     *key = packet.tuple.received(packet.proto);
     is_noted::<F>(work, skb.ifindex())
+}
+
+/// Whether a packet from outside to a container may be an answer that netfilter
+/// has yet to translate, so that [`is_answer`] can tell: it came by a bridge
+/// with others' containers, and opens no connection.
+#[inline(never)]
+pub fn may_answer<F: Family>(skb: &Skb, packet: &Packet<F::Addr>, owner: &Owner) -> bool {
+    owner.flags & u32::from(F::ROUTED) == 0
+        && !packet.transport.is_syn()
+        && is_beside(skb.ifindex())
+}
+
+/// Whether an uplink is a bridge with others' containers, which the host
+/// forwards to what netfilter translated.
+#[inline(never)]
+pub fn is_beside(uplink: u32) -> bool {
+    match UPLINKS.get_ptr(uplink) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(uplink) => unsafe { (*uplink).flags & uplink_flags::BESIDE != 0 },
+        None => false,
+    }
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use netdp_common::{
 };
 
 use crate::{
-    early,
+    calls, early,
     family::{Family, translate},
     flows, icmp, mapped, masquerade, published, ranges, routed,
     skb::Skb,
@@ -89,6 +89,9 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         }
         // SAFETY: a map value stays readable while the program runs.
         let owner = unsafe { &*owner };
+        if calls::may_answer::<F>(skb, &work.packet, owner) {
+            return Ok(Verdict::Pass);
+        }
         F::apart(|| routed::inbound::<F>(skb, work, owner))?;
         return enter::<F>(skb, work, fragment, now);
     }

@@ -9,7 +9,7 @@ use netdp_common::{
 };
 
 use crate::{
-    allocation,
+    allocation, calls,
     family::{Family, translate},
     flows,
     maps::HOST_FLOWS,
@@ -52,8 +52,12 @@ fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         return Ok(Verdict::Pass);
     };
     let packet = &work.packet;
-    // A container's packet that the stack forwards has not been translated.
+    // A container's packet that the stack forwards has not been translated, but
+    // by netfilter, where it is for a port that others publish.
     if skb.ingress_ifindex() != 0 && F::addrs().get_ptr(packet.tuple.saddr).is_some() {
+        if calls::is_beside(skb.ifindex()) {
+            return Ok(Verdict::Pass);
+        }
         return Err(DropReason::NoFlow);
     }
     if packet.proto != proto::TCP && packet.proto != proto::UDP || !packet.transport.has_ports() {

@@ -5,15 +5,15 @@
 mod program_world;
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder};
-use netdp::bpf::{Key, TestPacket};
+use netdp::bpf::{Entry, Key, TestPacket};
 use netdp_common::{
     addr::proto,
     drop::DropReason,
-    maps::{endpoint_flags, flow_kind},
+    maps::{Uplink, endpoint_flags, flow_kind, uplink_flags},
 };
 use program_world::{
-    CLIENT, CLIENT_MAC, Container, DB, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
-    REMOTE, WEB, World,
+    CLIENT, CLIENT_MAC, Container, DB, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, LONER_GATEWAY, NEXT,
+    REDIRECT, REMOTE, WEB, World,
     frame::{ACK, FIN, Frame, Mac, PSH, SYN, at, between, raw},
     world, worlds,
 };
@@ -316,6 +316,37 @@ fn what_the_host_forwards_passes_where_it_answers_the_container() {
             assert_eq!(dropped, Some(DropReason::NotPublished));
         }
         world.holds(0, 0);
+    });
+}
+
+#[test]
+fn a_bridge_of_others_may_bring_answers_and_be_asked() {
+    worlds(|world| {
+        let uplink = world.uplink;
+        let asked = Frame::tcp(SYN, at(DB, 40_000), at(CLIENT, 80)).bytes();
+        let answer = |flags| Frame::tcp(flags, at(CLIENT, 80), at(DB, 40_000));
+        let answer = |flags| answer(flags).between(CLIENT_MAC, HOST_MAC).bytes();
+        let ask = |world: &mut World| {
+            let packet = TestPacket {
+                ingress_ifindex: world.db.ifindex,
+                ..TestPacket::sent(&asked, uplink)
+            };
+            world.datapath.test_run("to_netdev", &packet).unwrap()
+        };
+        assert_eq!(world.reason(ask), DropReason::NoFlow);
+        let refused = world.is_kept_out(&answer(SYN | ACK));
+        assert_eq!(refused, DropReason::NotPublished);
+        let bridge = Uplink {
+            flags: uplink_flags::BESIDE,
+            ..Uplink::default()
+        };
+        world.put(Key::Uplink(uplink), Entry::Uplink(bridge));
+        assert_eq!(ask(world).action, NEXT);
+        for flags in [SYN | ACK, ACK] {
+            world.passes(&answer(flags));
+        }
+        let opening = world.is_kept_out(&answer(SYN));
+        assert_eq!(opening, DropReason::NotPublished);
     });
 }
 

@@ -158,5 +158,20 @@ fn dockers_containers_reach_published_ports_by_a_bridge_that_is_named() {
         let from = hears(&dns, b"who");
         dns.send_to(b"me", from).unwrap();
         assert_eq!(hears(&socket, b"me"), SocketAddr::from((host, 5353)));
+    } // And the other way as without the name, but for the address.
+    let other = listen(&docker, ANY, 80);
+    for to in [(HOST_ADDRESS, 9090), (ADDRESS, 80)] {
+        let near = connect(&web, to);
+        talk(&near, &other.accept().0);
     }
+    let dns = udp(&docker, ANY, 53);
+    let socket = udp(&web, ANY, 0);
+    let asked = vec![b'?'; 4_000];
+    socket.send_to(&asked, (HOST_ADDRESS, 9053)).unwrap();
+    let from = hears(&dns, &asked);
+    dns.send_to(&asked, from).unwrap();
+    hears(&socket, &asked);
+    // Containers have no more of each other than without it.
+    assert!(connect_within(&docker, None, (web.address, 80), SILENCE).is_err());
+    http.assert_nobody_came();
 }

@@ -360,6 +360,9 @@ pub mod uplink_flags {
     pub const BY_ROUTE4: u32 = 1;
     /// The same of IPv6.
     pub const BY_ROUTE6: u32 = 2;
+    /// A bridge of this host on which others' containers are, and which leads
+    /// no further.
+    pub const BESIDE: u32 = 4;
 }
 
 /// [`Uplink::prefix4`] and [`Uplink::prefix6`] of a link that leads on without

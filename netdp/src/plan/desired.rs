@@ -29,6 +29,8 @@ pub struct Uplink {
     pub broadcasts: Vec<Ipv4Addr>,
     pub reach4: Reach,
     pub reach6: Reach,
+    /// A bridge that leads no further: containers of others are on it.
+    pub beside: bool,
 }
 
 /// What an uplink leads to, in one address family.

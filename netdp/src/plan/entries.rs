@@ -195,6 +195,9 @@ fn uplink_flags(uplink: &Uplink) -> u32 {
     if uplink.reach6.by_route {
         flags |= maps::uplink_flags::BY_ROUTE6;
     }
+    if uplink.beside {
+        flags |= maps::uplink_flags::BESIDE;
+    }
     flags
 }
 

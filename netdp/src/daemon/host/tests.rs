@@ -126,6 +126,24 @@ fn routes_decide_where_there_are_addresses_to_choose_from() {
 }
 
 #[test]
+fn a_bridge_that_leads_no_further_is_beside() {
+    let mut host = host();
+    host.links.push(Link {
+        kind: Some("bridge".to_owned()),
+        ..link(6, "docker0", None)
+    });
+    let asked = ["eth0".to_owned(), "docker0".to_owned()];
+    let beside = |host: &Host| {
+        let facts = host.facts(&asked, "netdp:1:");
+        facts.uplinks.iter().map(|it| it.beside).collect::<Vec<_>>()
+    };
+    assert_eq!(beside(&host), [false, true]);
+    // The host's own way out.
+    host.routes.push(default_route(6, 200));
+    assert_eq!(beside(&host), [false, false]);
+}
+
+#[test]
 fn an_uplink_broadcasts_to_what_the_kernel_has_a_broadcast_route_to() {
     let mut host = host();
     let route = |kind, oif, dst: &str| netlink::Route {

@@ -115,6 +115,7 @@ impl Host {
             reach6: reach(defaults[1], IpAddr::is_ipv6),
             addresses: addresses.iter().map(|address| address.net.addr()).collect(),
             broadcasts: self.broadcasts_by(link),
+            beside: link.kind.as_deref() == Some("bridge") && defaults.iter().all(Option::is_none),
         }
     }
 

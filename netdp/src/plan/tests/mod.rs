@@ -33,6 +33,7 @@ fn facts() -> Facts {
             broadcasts: vec!["192.0.2.255".parse().unwrap()],
             reach4: Reach::default(),
             reach6: Reach::default(),
+            beside: false,
         }],
         headerless: Vec::new(),
         addresses: vec![
