@@ -29,7 +29,7 @@ macro_rules! with_each_containerd {
 
 with_each_containerd! {
     published_ports_are_reached_from_everywhere,
-    twenty_containers_come_and_go_at_once,
+    fifty_containers_come_and_go_at_once,
     killed_daemons_are_made_up_for,
 }
 
@@ -82,22 +82,23 @@ fn published_ports_are_reached_from_everywhere(packages: &str) {
 }
 
 /// Nobody sends DEL for them.
-fn twenty_containers_come_and_go_at_once(packages: &str) {
-    let Some(containerd) = Containerd::start("ctr-twenty", packages) else {
+fn fifty_containers_come_and_go_at_once(packages: &str) {
+    const COUNT: u16 = 50;
+    let Some(containerd) = Containerd::start("ctr-fifty", packages) else {
         return;
     };
     let host = &containerd.host;
     let before = Left::on(host);
-    host.at_once(20, &containerd.run_words("c$i"));
-    assert_eq!(sandboxes(host), 20);
-    for number in 1..=20 {
+    host.at_once(COUNT, &containerd.run_words("c$i"));
+    assert_eq!(sandboxes(host), usize::from(COUNT));
+    for number in 1..=COUNT {
         let to = address(&containerd, &format!("c{number}"));
         assert_eq!(
             fetch(&host.topology.world.host, (to, 80)).hostname,
             format!("c{number}")
         );
     }
-    host.at_once(20, &containerd.remove_words("c$i"));
+    host.at_once(COUNT, &containerd.remove_words("c$i"));
     before.comes_back(host);
 }
 

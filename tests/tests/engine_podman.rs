@@ -30,6 +30,7 @@ with_each_podman! {
     a_taken_port_is_refused_and_leaves_nothing,
     fifty_containers_come_and_go_at_once,
     a_killed_netdp_is_made_up_for,
+    containers_know_each_other_by_name,
     a_killed_container_leaves_nothing,
     kills_in_the_middle_of_starts_leave_nothing,
 }
@@ -49,6 +50,33 @@ fn fifty_containers_come_and_go_at_once(packages: &str) {
 fn a_killed_netdp_is_made_up_for(packages: &str) {
     scene::a_killed_netdp_is_made_up_for::<Podman>(packages);
 }
+/// netdp answers for them, also after its daemon was killed.
+fn containers_know_each_other_by_name(packages: &str) {
+    let Some(podman) = Podman::start("pod-names", packages) else {
+        return;
+    };
+    let host = &podman.host;
+    podman.run("one", "--network-alias store");
+    podman.run("asks", "");
+    let address = podman.address("one").to_string();
+    for _ in 0..2 {
+        for name in ["one", "store"] {
+            let said = host.sh(&format!("podman exec asks nslookup {name} 127.0.0.11"));
+            assert!(said.contains(&address), "{said}");
+        }
+        host.kill("netdp");
+        host.start_netdp();
+    }
+    // It has another address then.
+    podman.run("two", "");
+    podman.remove("one");
+    podman.run("one", "--network-alias store");
+    let moved = podman.address("one").to_string();
+    assert_ne!(moved, address);
+    let said = host.sh("podman exec asks nslookup store 127.0.0.11");
+    assert!(said.contains(&moved), "{said}");
+}
+
 /// A container is killed with the process that watches it: nobody is told.
 fn a_killed_container_leaves_nothing(packages: &str) {
     let Some(podman) = Podman::start("pod-dead", packages) else {
