@@ -2,129 +2,17 @@
 //! standard input, against a daemon of its own.
 
 mod cli_world;
+mod cni_world;
 
-use std::{
-    io::Write,
-    net::{TcpListener, UdpSocket},
-    path::Path,
-    process::Stdio,
-    thread,
-};
+use std::{net::TcpListener, path::Path, thread};
 
-use cli_world::{Done, Running, World, done};
-use netdp::netns::Namespace;
+use cli_world::{Running, World};
+use cni_world::{Call, Pod, config};
 use serde_json::{Value, json};
-
-/// A container that a runtime has made.
-struct Pod {
-    id: String,
-    namespace: Namespace,
-}
-
-impl Pod {
-    fn new(world: &World, id: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            namespace: world.namespace(id),
-        }
-    }
-
-    fn netns(&self) -> &str {
-        self.namespace.path().to_str().unwrap()
-    }
-}
-
-/// What a plugin is called with.
-struct Call<'a> {
-    command: &'a str,
-    container: &'a str,
-    netns: &'a str,
-    interface: &'a str,
-    args: &'a str,
-    stdin: String,
-}
-
-impl<'a> Call<'a> {
-    fn new(command: &'a str, pod: &'a Pod, config: &Value) -> Self {
-        Self {
-            command,
-            container: &pod.id,
-            netns: pod.netns(),
-            interface: "eth0",
-            args: "",
-            stdin: config.to_string(),
-        }
-    }
-
-    fn run(&self, world: &World) -> Done {
-        let mut command = world.command(&[]);
-        command.env("CNI_COMMAND", self.command);
-        for (name, value) in [
-            ("CNI_CONTAINERID", self.container),
-            ("CNI_NETNS", self.netns),
-            ("CNI_IFNAME", self.interface),
-            ("CNI_ARGS", self.args),
-            ("CNI_PATH", "/opt/cni/bin"),
-        ] {
-            command.env(name, value);
-        }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // Who needs no input may be done before it is written.
-        let _ = stdin.write_all(self.stdin.as_bytes());
-        drop(stdin);
-        done(child.wait_with_output().unwrap())
-    }
-
-    /// The answer; it has to succeed.
-    #[track_caller]
-    fn ok(&self, world: &World) -> Value {
-        let done = self.run(world);
-        assert_eq!(done.status, Some(0), "{done:?}\n{}", world.log());
-        if done.stdout.is_empty() {
-            return Value::Null;
-        }
-        serde_json::from_str(&done.stdout).unwrap()
-    }
-
-    /// Code and text of the error that it has to give.
-    #[track_caller]
-    fn refused(&self, world: &World) -> (u64, String) {
-        let done = self.run(world);
-        assert_eq!(done.status, Some(1), "{done:?}");
-        assert_eq!(done.stderr, "");
-        let error: Value = serde_json::from_str(&done.stdout).unwrap();
-        assert!(error["cniVersion"].is_string(), "{error}");
-        assert!(!error["msg"].as_str().unwrap().is_empty(), "{error}");
-        let details = error["details"].as_str().unwrap_or_default();
-        (error["code"].as_u64().unwrap(), details.to_owned())
-    }
-}
-
-fn config(extra: Value) -> Value {
-    let mut config = json!({
-        "cniVersion": "1.1.0", "name": "mine", "type": "netdp",
-        "capabilities": {"portMappings": true, "ips": true, "mac": true, "aliases": true},
-    });
-    let (Value::Object(own), Value::Object(extra)) = (&mut config, extra) else {
-        panic!("objects are expected");
-    };
-    own.extend(extra);
-    config
-}
 
 fn with_result(mut config: Value, result: &Value) -> Value {
     config["prevResult"] = result.clone();
     config
-}
-
-fn is_empty(world: &World) -> bool {
-    let listed = world.json(&["ps", "--format", "json"]);
-    listed.as_array().unwrap().is_empty() && world.host_ends().is_empty()
 }
 
 #[test]
@@ -168,7 +56,7 @@ fn add_check_and_del_are_one_attachment() {
     assert_eq!(code, 100, "{why}");
 
     assert_eq!(Call::new("DEL", &pod, &check).ok(&world), Value::Null);
-    assert!(is_empty(&world));
+    assert!(world.is_empty());
     assert!(!world.ip_in(&pod.namespace, "-o link").contains("eth0"));
     // The network goes with its last container.
     assert!(!world.ok(&["network", "ls"]).contains("mine"));
@@ -211,7 +99,7 @@ fn results_are_in_the_version_that_is_asked_for() {
         version["supportedVersions"],
         json!(["0.4.0", "1.0.0", "1.1.0"])
     );
-    assert!(is_empty(&world));
+    assert!(world.is_empty());
 }
 
 #[test]
@@ -284,7 +172,7 @@ fn a_container_leaves_its_networks_one_by_one() {
     assert!(links.contains("eth1") && !links.contains("eth0"), "{links}");
     second.command = "DEL";
     second.ok(&world);
-    assert!(is_empty(&world));
+    assert!(world.is_empty());
 }
 
 #[test]
@@ -317,7 +205,7 @@ fn in_a_list_netdp_adds_to_what_came_before() {
     let (code, why) = Call::new("ADD", &pod, &conf).refused(&world);
     assert_eq!(code, 7);
     assert!(why.contains("eth0"), "{why}");
-    assert!(is_empty(&world));
+    assert!(world.is_empty());
 }
 
 #[test]
@@ -399,96 +287,6 @@ fn a_conflict_leaves_nothing() {
 }
 
 #[test]
-fn host_ports_are_held_unless_the_runtime_holds_them() {
-    let Some(world) = World::new() else { return };
-    let bind = |port: u16| {
-        world
-            .host
-            .run(|| {
-                (
-                    TcpListener::bind(("0.0.0.0", port)),
-                    UdpSocket::bind(("0.0.0.0", port)),
-                )
-            })
-            .unwrap()
-    };
-    let conf = |port: u16, hold: bool| {
-        let ports = json!([
-            {"hostPort": port, "containerPort": 80},
-            {"hostPort": port, "containerPort": 80, "protocol": "udp"},
-        ]);
-        config(json!({"holdPorts": hold, "runtimeConfig": {"portMappings": ports}}))
-    };
-    let one = Pod::new(&world, "c1");
-    Call::new("ADD", &one, &conf(8081, true)).ok(&world);
-    let (tcp, udp) = bind(8081);
-    assert!(tcp.is_err() && udp.is_err());
-
-    // As Podman: bound after the plugin was called.
-    let two = Pod::new(&world, "c2");
-    Call::new("ADD", &two, &conf(8082, false)).ok(&world);
-    let (tcp, udp) = bind(8082);
-    assert!(tcp.is_ok() && udp.is_ok(), "{tcp:?} {udp:?}");
-    let ports = world.ok(&["ps"]);
-    assert!(!ports.contains("not held"), "{ports}");
-    drop((tcp, udp));
-
-    // As Podman: bound before, by the conmon that was started for the container,
-    // by that of another, and by a program that has the name as an argument.
-    let three = Pod::new(&world, "c3");
-    let holder = |name: &str, container: &str, port: u16| {
-        let script = format!(
-            "import socket,time\nopen('/proc/self/comm','w').write('{name}')\ns=socket.socket()\n\
-             s.bind(('0.0.0.0',{port}))\ns.listen()\nprint('on',flush=True)\ntime.sleep(60)"
-        );
-        let mut command = world.host.command("python3");
-        command.args(["-c", &script, "-c", container, "-u", container]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = [0; 3];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
-        Running(child)
-    };
-    let _others = [holder("conmon", "c9", 8083), holder("editor", "c3", 8086)];
-    for (port, holder) in [(8083, "conmon"), (8086, "editor")] {
-        let (code, why) = Call::new("ADD", &three, &conf(port, false)).refused(&world);
-        assert_eq!(code, 101, "{why}");
-        assert!(why.contains(holder), "{why}");
-    }
-    let _own = holder("conmon", "c3", 8084);
-    Call::new("ADD", &three, &conf(8084, false)).ok(&world);
-    // As Podman 5: bound before by who calls the plugin, which is this test.
-    let five = Pod::new(&world, "c5");
-    let (tcp, udp) = bind(8085);
-    assert!(tcp.is_ok() && udp.is_ok());
-    Call::new("ADD", &five, &conf(8085, false)).ok(&world);
-    // Containers of netdp never share one, whoever holds it.
-    let four = Pod::new(&world, "c4");
-    let (code, why) = Call::new("ADD", &four, &conf(8084, false)).refused(&world);
-    assert_eq!(code, 101, "{why}");
-    assert!(why.contains("published by c3"), "{why}");
-}
-
-#[test]
-fn a_restarted_daemon_leaves_the_runtimes_ports_alone() {
-    let Some(mut world) = World::new() else {
-        return;
-    };
-    let (one, two) = (Pod::new(&world, "c1"), Pod::new(&world, "c2"));
-    for (pod, port, hold) in [(&one, 8081, false), (&two, 8082, true)] {
-        let ports = json!([{"hostPort": port, "containerPort": 80}]);
-        let conf = config(json!({"holdPorts": hold, "runtimeConfig": {"portMappings": ports}}));
-        Call::new("ADD", pod, &conf).ok(&world);
-    }
-    world.kill_daemon();
-    world.start_daemon(&[]);
-    let bind = |address| world.host.run(|| TcpListener::bind(address)).unwrap();
-    assert!(bind("0.0.0.0:8081").is_ok());
-    assert!(bind("0.0.0.0:8082").is_err());
-    let port = world.ok(&["port", "c1"]);
-    assert!(port.contains(":8081"), "{port}");
-}
-
-#[test]
 fn del_works_when_the_namespace_is_gone() {
     let Some(world) = World::new() else { return };
     for netns in ["", "/run/netns/never-there"] {
@@ -506,7 +304,7 @@ fn del_works_when_the_namespace_is_gone() {
             stdin: conf.to_string(),
         };
         call.ok(&world);
-        assert!(is_empty(&world));
+        assert!(world.is_empty());
         call.ok(&world);
     }
     // Nor does it need a configuration that is right.
@@ -514,7 +312,7 @@ fn del_works_when_the_namespace_is_gone() {
     Call::new("ADD", &pod, &config(json!({}))).ok(&world);
     let wrong = config(json!({"subnte": 1, "mtu": "x", "ipam": {"type": "y"}}));
     Call::new("DEL", &pod, &wrong).ok(&world);
-    assert!(is_empty(&world));
+    assert!(world.is_empty());
 }
 
 /// As ctr does it: no DEL follows when the container ends.
@@ -547,7 +345,7 @@ fn a_container_without_del_goes_with_its_process() {
         if dead {
             world.start_daemon(&[]);
         }
-        world.wait_until("the sandbox is gone", || is_empty(&world));
+        world.wait_until("the sandbox is gone", || world.is_empty());
         assert!(!world.ok(&["network", "ls"]).contains("mine"));
     }
 }
@@ -574,7 +372,7 @@ fn many_containers_at_once_leave_nothing() {
             });
         }
     });
-    assert!(is_empty(&world));
+    assert!(world.is_empty());
     assert!(!world.ok(&["network", "ls"]).contains("mine"));
 }
 
@@ -645,116 +443,6 @@ fn gc_takes_away_what_the_runtime_does_not_know() {
     assert_eq!(left[0]["endpoints"].as_array().unwrap().len(), 1);
 }
 
-#[test]
-fn without_a_daemon_it_says_so() {
-    let Some(mut world) = World::without_daemon() else {
-        return;
-    };
-    let pod = Pod::new(&world, "c1");
-    let conf = config(json!({"cni.dev/valid-attachments": []}));
-    for (command, expected) in [("ADD", 11), ("DEL", 11), ("GC", 11), ("STATUS", 50)] {
-        let (code, why) = Call::new(command, &pod, &conf).refused(&world);
-        assert_eq!(code, expected, "{command}: {why}");
-        assert!(why.contains("no daemon answers"), "{why}");
-    }
-    // What is gone needs nobody to take it away.
-    let mut gone = Call::new("DEL", &pod, &conf);
-    gone.netns = "/run/netns/never-there";
-    gone.ok(&world);
-    // Another folder may be configured.
-    let elsewhere = config(json!({"runDir": world.path("elsewhere")}));
-    let (_, why) = Call::new("ADD", &pod, &elsewhere).refused(&world);
-    assert!(why.contains("elsewhere"), "{why}");
-    world.start_daemon(&[]);
-    Call::new("STATUS", &pod, &conf).ok(&world);
-    Call::new("ADD", &pod, &conf).ok(&world);
-}
-
-#[test]
-fn what_can_not_be_read_is_refused_by_the_right_code() {
-    let Some(world) = World::new() else { return };
-    let pod = Pod::new(&world, "c1");
-    let conf = config(json!({}));
-    let call = || Call::new("ADD", &pod, &conf);
-    let refused = |call: Call<'_>| call.refused(&world).0;
-    for (text, code) in [
-        ("", 6),
-        ("{", 6),
-        ("[]", 6),
-        (r#"{"cniVersion": "1.1.0", "type": "netdp"}"#, 7),
-        (r#"{"cniVersion": "x", "name": "mine", "type": "netdp"}"#, 6),
-    ] {
-        let stdin = text.to_owned();
-        assert_eq!(refused(Call { stdin, ..call() }), code, "{text}");
-    }
-    for wrong in [
-        Call {
-            command: "ATTACH",
-            ..call()
-        },
-        Call {
-            container: "",
-            ..call()
-        },
-        Call {
-            container: "-c1",
-            ..call()
-        },
-        Call {
-            netns: "",
-            ..call()
-        },
-        Call {
-            interface: "",
-            ..call()
-        },
-        Call {
-            interface: "a/b",
-            ..call()
-        },
-        Call {
-            args: "COLOUR=red",
-            ..call()
-        },
-    ] {
-        let (code, why) = wrong.refused(&world);
-        assert_eq!(code, 4, "{why}");
-    }
-    let key = config(json!({"bridge": "cni0"}));
-    let (code, why) = Call::new("ADD", &pod, &key).refused(&world);
-    assert_eq!(code, 2);
-    assert!(why.contains("bridge") && why.contains("cni0"), "{why}");
-    let nowhere = Call {
-        netns: "/run/netns/never-there",
-        ..call()
-    };
-    let (code, why) = nowhere.refused(&world);
-    assert_eq!(code, 3, "{why}");
-    let file = world.path("file");
-    std::fs::write(&file, "").unwrap();
-    let no_namespace = Call {
-        netns: file.to_str().unwrap(),
-        ..call()
-    };
-    let (code, why) = no_namespace.refused(&world);
-    assert_eq!(code, 4, "{why}");
-    assert!(is_empty(&world));
-}
-
-#[test]
-fn only_a_runtimes_call_is_one() {
-    let Some(world) = World::new() else { return };
-    // A hook of a runtime runs the command.
-    let listed = world
-        .command(&["ps", "--format", "json"])
-        .env("CNI_COMMAND", "ADD")
-        .output()
-        .unwrap();
-    assert_eq!(done(listed).stdout.trim(), "[]");
-    let nothing = world.netdp(&[]);
-    assert_eq!(nothing.status, Some(2), "{nothing:?}");
-}
-
 /// Podman 4.3 and its CNI library, containerd's ctr 1.6 and cnitool, word by
 /// word, but for the name and the options of the plugin that was there.
 #[test]
@@ -800,9 +488,9 @@ fn recorded_runtimes_are_served() {
         }
         assert!(served.iter().any(|it| it == "ADD"), "{served:?}");
         if served.last().is_some_and(|last| last == "DEL") {
-            assert!(is_empty(&world), "{file}");
+            assert!(world.is_empty(), "{file}");
         }
         drop(pod);
-        world.wait_until("the sandbox is gone", || is_empty(&world));
+        world.wait_until("the sandbox is gone", || world.is_empty());
     }
 }

@@ -200,6 +200,12 @@ impl World {
         Namespace::create(&self.path("netns"), name).unwrap()
     }
 
+    /// Whether it has no sandbox, and the host none of its interfaces.
+    pub fn is_empty(&self) -> bool {
+        let listed = self.json(&["ps", "--format", "json"]);
+        listed.as_array().unwrap().is_empty() && self.host_ends().is_empty()
+    }
+
     /// Names of the host ends.
     pub fn host_ends(&self) -> Vec<String> {
         self.ip("-o link show type veth")
