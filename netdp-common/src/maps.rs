@@ -32,6 +32,7 @@ pub mod name {
     pub const CALLS4: &str = "calls4";
     pub const PATHS4: &str = "paths4";
     pub const LINKS4: &str = "links4";
+    pub const OTHERS4: &str = "others4";
     pub const RANGES4: &str = "ranges4";
     pub const BACK_RANGES4: &str = "back_ranges4";
     pub const ALLOW4: &str = "allow4";
@@ -47,6 +48,7 @@ pub mod name {
     pub const CALLS6: &str = "calls6";
     pub const PATHS6: &str = "paths6";
     pub const LINKS6: &str = "links6";
+    pub const OTHERS6: &str = "others6";
     pub const RANGES6: &str = "ranges6";
     pub const BACK_RANGES6: &str = "back_ranges6";
     pub const ALLOW6: &str = "allow6";
@@ -85,5 +87,7 @@ pub const MAX_LOCAL: u32 = 16_384;
 pub const MAX_CALLS: u32 = 16_384;
 /// Entries of `links4`.
 pub const MAX_LINKS: u32 = 65_536;
+/// Entries of `others4` where containers of another engine are carried.
+pub const MAX_OTHERS: u32 = 65_536;
 /// Entries of `uplinks`.
 pub const MAX_UPLINKS: u32 = 256;

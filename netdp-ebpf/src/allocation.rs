@@ -16,7 +16,7 @@ use crate::{
     family::Family,
     flows, mapped,
     masquerade::{outside_key, sender_key},
-    share,
+    others, share,
     skb::Skb,
     work::{Work, copy},
 };
@@ -98,6 +98,7 @@ extern "C" fn attempt<F: Family>(index: u32, context: *mut Search<'_, F::Addr>) 
         decision,
         search,
         key,
+        now,
         ..
     } = &mut **work;
     let from = &packet.tuple;
@@ -121,7 +122,10 @@ extern "C" fn attempt<F: Family>(index: u32, context: *mut Search<'_, F::Addr>) 
         sport: key.remote_port,
         dport: port,
     };
-    if is_taken::<F>(skb, &answer, packet.proto) || !flows::claim::<F>(key, flow) {
+    if is_taken::<F>(skb, &answer, packet.proto)
+        || others::have::<F>(key, *now)
+        || !flows::claim::<F>(key, flow)
+    {
         return 0;
     }
     // Once more, now that `to_netdev` finds the entry: of a socket and a flow

@@ -415,7 +415,7 @@ fn is_masqueraded<F: Family>(packet: &Packet<F::Addr>) -> bool {
 
 /// Whether the packet may come from a published port.
 #[inline(always)]
-fn has_published_port<A>(endpoint: &Endpoint, packet: &Packet<A>) -> bool {
+pub fn has_published_port<A>(endpoint: &Endpoint, packet: &Packet<A>) -> bool {
     rules::has_published_port(endpoint.flags, packet.proto)
 }
 

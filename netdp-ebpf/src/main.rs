@@ -9,6 +9,7 @@
 #![feature(asm_experimental_arch)]
 #![no_main]
 
+mod accelerated;
 mod allocation;
 mod alone;
 mod arp;
@@ -29,6 +30,7 @@ mod mapped;
 mod maps;
 mod masquerade;
 mod nd;
+mod others;
 mod path;
 mod published;
 mod ranges;
@@ -74,6 +76,27 @@ pub fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
     verdict::action(to_container::to_container(&Skb::new(&ctx)))
+}
+
+/// tcx ingress of an uplink, before `from_netdev`: what arrives for a container
+/// of another engine's network.
+#[classifier]
+pub fn acc_netdev_in(ctx: TcContext) -> i32 {
+    accelerated::from_netdev(&Skb::new(&ctx))
+}
+
+/// tcx egress of an uplink, before `to_netdev`: what leaves beside the flows of
+/// such containers.
+#[classifier]
+pub fn acc_netdev_out(ctx: TcContext) -> i32 {
+    accelerated::to_netdev(&Skb::new(&ctx))
+}
+
+/// tcx ingress of such a container's host end, which is a port of its engine's
+/// bridge.
+#[classifier]
+pub fn acc_container(ctx: TcContext) -> i32 {
+    accelerated::from_container(&Skb::new(&ctx))
 }
 
 /// tcx egress of a sandbox's loopback interface: a packet from one of its

@@ -34,6 +34,9 @@ pub type Locals<A> = HashMap<A, Local, { MAX_LOCAL as usize }>;
 /// Few hosts have any, so entries take memory only when they are made.
 pub type Links<A> =
     HashMap<LinkKey<A>, u32, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }>;
+/// One entry, unless the loader makes room for
+/// [`MAX_OTHERS`](netdp_common::maps::MAX_OTHERS).
+pub type Others<A> = LruHashMap<FlowKey<A>, u32, 1>;
 pub type Ranges<A> = LpmTrie<RangePlace<A>, PublishedRange<A>, { MAX_RANGES as usize }>;
 pub type BackRanges<A> = LpmTrie<RangePlace<A>, BackRange<A>, { MAX_RANGES as usize }>;
 pub type Allowed<A> = LpmTrie<AllowPlace<A>, u32, { MAX_ALLOWED as usize }>;
@@ -118,6 +121,8 @@ pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 pub static PATHS4: Paths<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "links4")]
 pub static LINKS4: Links<V4Addr> = HashMap::new();
+#[btf_map(name = "others4")]
+pub static OTHERS4: Others<V4Addr> = LruHashMap::new();
 #[btf_map(name = "ranges4")]
 pub static RANGES4: Ranges<V4Addr> = LpmTrie::new();
 #[btf_map(name = "back_ranges4")]
@@ -151,6 +156,8 @@ pub static SCRATCH6: Scratch<V6Addr> = PerCpuArray::new();
 pub static PATHS6: Paths<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "links6")]
 pub static LINKS6: Links<V6Addr> = HashMap::new();
+#[btf_map(name = "others6")]
+pub static OTHERS6: Others<V6Addr> = LruHashMap::new();
 #[btf_map(name = "ranges6")]
 pub static RANGES6: Ranges<V6Addr> = LpmTrie::new();
 #[btf_map(name = "back_ranges6")]

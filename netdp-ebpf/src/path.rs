@@ -70,11 +70,21 @@ fn keep<F: Family>(path: Path<F::Addr>) {
 /// [`DropReason::NoRoute`] also where the route leads to no uplink.
 #[inline(never)]
 pub fn ask<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<(), DropReason> {
+    ask_from::<F>(skb, work, skb.ifindex())
+}
+
+/// The same for a packet that comes in by this interface for the FIB.
+#[inline(always)]
+pub fn ask_from<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    ifindex: u32,
+) -> Result<(), DropReason> {
     let Work {
         packet, way, now, ..
     } = work;
     let tuple = &packet.tuple;
-    let route = match route::<F>(skb, skb.ifindex(), tuple, &mut way.mtu) {
+    let route = match route::<F>(skb, ifindex, tuple, &mut way.mtu) {
         Ok(route) => route,
         // The stack says so to the sender. What may be fragmented would leave
         // the stack untranslated.
@@ -173,7 +183,17 @@ fn turn<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<bool, DropReas
 /// Sends a translated packet out.
 #[inline(always)]
 pub fn leave<F: Family>(skb: &Skb, way: &Way<F::Addr>) -> Result<Verdict, DropReason> {
-    skb.set_mark(MARK_OURS);
+    leave_as::<F>(skb, way, MARK_OURS)
+}
+
+/// The same under another mark.
+#[inline(always)]
+pub fn leave_as<F: Family>(
+    skb: &Skb,
+    way: &Way<F::Addr>,
+    mark: u32,
+) -> Result<Verdict, DropReason> {
+    skb.set_mark(mark);
     if way.by == By::Macs {
         skb.write_macs(way.dmac, way.smac)?;
         Ok(skb.redirect(way.ifindex))

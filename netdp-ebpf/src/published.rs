@@ -254,7 +254,7 @@ pub fn remember_alone<F: Family>(
 
 /// Whether a flow's client used the same address and port of the host.
 #[inline(always)]
-fn asked_the_same<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
+pub fn asked_the_same<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
     unsafe { rules::asked_the_same(&*entry, from) }
 }
@@ -472,7 +472,7 @@ pub fn first_reply_alone<F: Family>(
 /// Puts the host's address and port in place of the container's, on the way to
 /// the client: out of the host, or another container.
 #[inline(always)]
-fn answer<F: Family>(
+pub fn answer<F: Family>(
     packet: &Packet<F::Addr>,
     entry: flows::Entry<F::Addr>,
     decision: &mut Decision<F::Addr>,

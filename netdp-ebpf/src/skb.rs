@@ -35,6 +35,10 @@ const HEADERS: u32 = REACH as u32;
 /// `to_netdev` takes it off.
 pub const MARK_OURS: u32 = 0x6e64_7001;
 
+/// The same of one that `acc_container` sends, until `acc_netdev_out` makes it
+/// [`MARK_OURS`].
+pub const MARK_ACCELERATED: u32 = 0x6e64_7002;
+
 /// A packet at a tcx hook.
 pub struct Skb {
     skb: *mut __sk_buff,
@@ -374,6 +378,12 @@ impl Skb {
     pub fn make_room(&self, length: usize) -> bool {
         // SAFETY: the context is valid.
         unsafe { bpf_skb_adjust_room(self.skb, length as i32, BPF_ADJ_ROOM_MAC, 0) == 0 }
+    }
+
+    /// The destination address of the Ethernet header.
+    #[inline(always)]
+    pub fn destination_mac(&self) -> Result<Mac, DropReason> {
+        self.read(0).ok_or(DropReason::Malformed)
     }
 
     /// The source address of the Ethernet header.

@@ -70,7 +70,7 @@ fn by_source<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
 /// to give way itself, the host's socket gets another port, as a container does
 /// whose port is taken.
 #[inline(always)]
-fn yield_tuple<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<Verdict, DropReason> {
+pub fn yield_tuple<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Result<Verdict, DropReason> {
     let Work { packet, key, .. } = &mut *work;
     let from = &packet.tuple;
     let kinds = (flow_kind::HOST, flow_kind::HOST_OUT);

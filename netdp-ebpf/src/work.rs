@@ -129,6 +129,12 @@ pub fn current<H: Header>() -> Option<&'static Work<H::Addr>> {
     Work::<H::Addr>::last().map(|work| &*work)
 }
 
+/// The same, to go on with.
+#[inline(always)]
+pub fn resume<H: Header>() -> Option<&'static mut Work<H::Addr>> {
+    Work::<H::Addr>::last()
+}
+
 impl<A: Address> Work<A> {
     /// What was left of the CPU's last packet; nothing only where the kernel
     /// has no such map.

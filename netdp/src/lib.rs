@@ -4,6 +4,7 @@
 //! then [`model`], then [`plan`] and [`daemon`], then [`bpf`] and [`netlink`].
 //! Only [`bpf`] speaks to aya, only [`netlink`] to rtnetlink.
 
+pub mod accelerate;
 pub mod api;
 pub mod bpf;
 mod callers;

@@ -6,6 +6,7 @@
 //! test's own thread speaks for every side, one step after another.
 
 pub mod dns;
+mod docker_api;
 mod dockerd;
 pub mod engine;
 mod flood;
@@ -15,8 +16,10 @@ mod pattern;
 mod place;
 mod side;
 mod socket;
+mod speed;
 mod topology;
 
+pub use docker_api::{ApiContainer, ApiNetwork, DockerApi, Version};
 pub use dockerd::{Dockerd, Moves};
 pub use flood::{Flood, Varied};
 pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
@@ -28,6 +31,7 @@ pub use socket::{
     Listener, abort, bind_port, connect, connect_bound, connect_from, connect_within, echo_socket,
     echo_socket6, hears, listen, ping_through, says_nothing, talk, udp,
 };
+pub use speed::{MEASURED, print_speed};
 pub use topology::{Container, Topology};
 
 use std::time::Duration;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// What names tests.
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 5] = [
     "docs/nat.md",
     "docs/links.md",
     "docs/names.md",
     "docs/cni.md",
+    "docs/docker.md",
 ];
 
 /// Folders in which a test that they name may stand.

@@ -43,6 +43,8 @@ pub mod config_flags {
     pub const RANGES: u32 = 1;
     /// `times` has entries.
     pub const TIMES: u32 = 2;
+    /// `others` is kept: these programs carry containers of another engine.
+    pub const OTHERS: u32 = 4;
 }
 
 impl Default for Config {

@@ -19,8 +19,9 @@ use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
         ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BackRanges, Backs, CALLS4, Calls,
-        FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, ORDER4, Order, PATHS4,
-        PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
+        FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, ORDER4, OTHERS4, Order,
+        Others, PATHS4, PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4,
+        Scratch, Socks,
     },
     skb::{Copied, Skb},
 };
@@ -51,6 +52,10 @@ impl Family for V4 {
     #[inline(always)]
     fn links() -> &'static Links<V4Addr> {
         &LINKS4
+    }
+    #[inline(always)]
+    fn others() -> &'static Others<V4Addr> {
+        &OTHERS4
     }
     #[inline(always)]
     fn ranges() -> &'static Ranges<V4Addr> {

@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::{
+    acceleration::{Acceleration, AccelerationRequest},
     listen::SOCKET,
     patience::{CHANGE, Patience, QUESTION},
     types::{
@@ -95,6 +96,34 @@ impl Client {
             &(),
         )
         .await
+    }
+
+    pub async fn accelerations(&self) -> Result<Vec<Acceleration>, ClientError> {
+        self.get("/v1/accelerations").await
+    }
+
+    /// Returns when the networks are carried.
+    pub async fn accelerate(
+        &self,
+        request: &AccelerationRequest,
+    ) -> Result<Acceleration, ClientError> {
+        self.send(Method::POST, "/v1/accelerations/docker", request)
+            .await
+    }
+
+    /// Gives what is still carried.
+    pub async fn end_acceleration(
+        &self,
+        networks: &[String],
+    ) -> Result<Option<Acceleration>, ClientError> {
+        let path = match networks {
+            [] => "/v1/accelerations/docker".to_owned(),
+            networks => format!(
+                "/v1/accelerations/docker?networks={}",
+                segment(&networks.join(","))
+            ),
+        };
+        self.send(Method::DELETE, &path, &()).await
     }
 
     pub async fn sandboxes(&self) -> Result<Vec<Sandbox>, ClientError> {

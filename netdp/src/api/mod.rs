@@ -1,5 +1,6 @@
 //! HTTP with JSON on a unix socket: what the daemon answers and how to ask it.
 
+pub mod acceleration;
 pub mod client;
 mod explain;
 mod flows;

@@ -9,6 +9,8 @@ use axum::{
 
 use super::types::{Failure, Reason};
 use crate::{
+    accelerate::AccelerateError,
+    bpf::BpfError,
     daemon::owner::OwnerError,
     model::{Kind, Refusal},
 };
@@ -57,6 +59,20 @@ impl From<Refusal> for Refused {
             Kind::InUse => (StatusCode::CONFLICT, "in-use"),
         };
         Self::new(status, kind, refusal.to_string())
+    }
+}
+
+impl From<AccelerateError> for Refused {
+    fn from(error: AccelerateError) -> Self {
+        match error {
+            AccelerateError::Refused(refusal) => refusal.into(),
+            AccelerateError::Docker(error) => Refusal::unavailable(error).into(),
+            AccelerateError::Bpf(error @ BpfError::NoTcx) => Refusal::unavailable(error).into(),
+            error => {
+                tracing::error!("{error}");
+                Self::internal(error)
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Answers requests.
 
-use std::{io, ops::ControlFlow, sync::Arc};
+use std::{io, ops::ControlFlow, path::Path as FsPath, sync::Arc};
 
 use axum::{
     Router,
@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::{
+    acceleration::{self, Acceleration, AccelerationEnd, AccelerationRequest},
     explain,
     listen::Socket,
     listing::{self, Filter},
@@ -27,7 +28,9 @@ use super::{
     view,
 };
 use crate::{
+    accelerate,
     daemon::owner::{self, Owner, OwnerError},
+    docker,
     explain::Question,
     model::{AttachmentRequest, NetworkRequest, Refusal, SandboxRequest},
 };
@@ -65,6 +68,11 @@ fn router(owner: Arc<Owner>) -> Router {
         .route(
             "/v1/attachments",
             get(attachments).post(attach).delete(detach),
+        )
+        .route("/v1/accelerations", get(accelerations))
+        .route(
+            "/v1/accelerations/docker",
+            post(accelerate).delete(end_acceleration),
         )
         .route("/v1/flows", get(flows))
         .route("/v1/flows/count", get(count_flows))
@@ -130,13 +138,51 @@ async fn remove_network(State(owner): Shared, Path(name): Path<String>) -> Answe
 
 async fn sandboxes(State(owner): Shared) -> Json<Vec<Sandbox>> {
     let core = owner.lock().await;
-    Json(view::sandboxes(&core))
+    let mut sandboxes = view::sandboxes(&core);
+    drop(core);
+    if sandboxes.iter().any(acceleration::is_dockers) {
+        let called = accelerate::called().await;
+        for sandbox in &mut sandboxes {
+            acceleration::name(sandbox, &called);
+        }
+    }
+    sandboxes.extend(acceleration::sandboxes(owner.accelerator().shown()));
+    Json(sandboxes)
 }
 
 async fn sandbox(State(owner): Shared, Path(name): Path<String>) -> Answer<Sandbox> {
-    let core = owner.lock().await;
-    let sandbox = core.state().sandbox(&name)?;
-    Ok(Json(view::sandbox(&core, sandbox)))
+    if let Some(container) = acceleration::sandbox_called(owner.accelerator().shown(), &name)
+        && !is_known(&owner, &name).await
+    {
+        return Ok(Json(container));
+    }
+    let name = own_name(&owner, name).await;
+    let mut sandbox = shown(&owner, &name).await?;
+    if acceleration::is_dockers(&sandbox) {
+        acceleration::name(&mut sandbox, &accelerate::called().await);
+    }
+    Ok(Json(sandbox))
+}
+
+async fn is_known(owner: &Owner, name: &str) -> bool {
+    owner.lock().await.state().sandbox(name).is_ok()
+}
+
+/// What netdp calls a sandbox that was named as Docker calls its container.
+async fn own_name(owner: &Owner, name: String) -> String {
+    if is_known(owner, &name).await {
+        return name;
+    }
+    let dockers = {
+        let core = owner.lock().await;
+        let mut sandboxes = core.state().sandboxes.values();
+        sandboxes.any(|it| it.owner.as_deref() == Some(docker::ENGINE))
+    };
+    if !dockers {
+        return name;
+    }
+    let called = accelerate::called().await;
+    accelerate::key(&called, &name).map_or(name, str::to_owned)
 }
 
 async fn create_sandbox(
@@ -186,6 +232,7 @@ async fn publish(
     Json(request): Json<Ports>,
 ) -> Answer<Sandbox> {
     whole(async move {
+        let name = own_name(&owner, name).await;
         owner.publish(&name, &request.ports, &request.allow).await?;
         shown(&owner, &name).await
     })
@@ -198,6 +245,7 @@ async fn unpublish(
     Json(request): Json<Ports>,
 ) -> Answer<Sandbox> {
     whole(async move {
+        let name = own_name(&owner, name).await;
         owner.unpublish(&name, &request.ports).await?;
         shown(&owner, &name).await
     })
@@ -226,6 +274,46 @@ async fn attach(State(owner): Shared, Json(request): Json<AttachmentRequest>) ->
 
 async fn detach(State(owner): Shared, Query(attachment): Query<Attachment>) -> Answer<()> {
     whole(async move { owner.detach(&attachment).await }).await
+}
+
+async fn accelerations(State(owner): Shared) -> Json<Vec<Acceleration>> {
+    let shown = owner.accelerator().shown();
+    Json(shown.map(acceleration::acceleration).into_iter().collect())
+}
+
+async fn accelerate(
+    State(owner): Shared,
+    Json(request): Json<AccelerationRequest>,
+) -> Answer<Acceleration> {
+    carried_through(async move {
+        let socket = request.socket.as_deref();
+        let socket = socket.unwrap_or(FsPath::new(accelerate::SOCKET));
+        let accelerator = owner.accelerator();
+        let wanted = accelerate::Request {
+            networks: &request.networks,
+            skip_rules: request.skip_rules,
+        };
+        let shown = accelerator.on(&owner, socket, &wanted).await?;
+        Ok(acceleration::acceleration(shown))
+    })
+    .await
+}
+
+async fn end_acceleration(
+    State(owner): Shared,
+    Query(end): Query<AccelerationEnd>,
+) -> Answer<Option<Acceleration>> {
+    carried_through(async move {
+        let networks = end.networks.unwrap_or_default();
+        let networks: Vec<String> = networks
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
+        let left = owner.accelerator().off(&owner, &networks).await?;
+        Ok(left.map(acceleration::acceleration))
+    })
+    .await
 }
 
 async fn flows(State(owner): Shared, Query(query): Query<FlowQuery>) -> Result<Response, Refused> {
@@ -294,6 +382,16 @@ async fn whole<T: Send + 'static>(
     change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
 ) -> Answer<T> {
     Ok(Json(owner::whole(change).await?))
+}
+
+/// The same of a change that is refused in words of its own.
+async fn carried_through<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Answer<T> {
+    match tokio::spawn(change).await {
+        Ok(done) => done.map(Json),
+        Err(error) => Err(Refused::internal(error)),
+    }
 }
 
 /// JSON both ways, with refusals in netdp's own form.

@@ -18,7 +18,7 @@ use aya::{
 use netdp_common::maps::{Config, ORDER_PER_FLOW, name};
 
 use super::{
-    BpfError, OBJECT,
+    BpfError, OBJECT, accelerated,
     attach::{self, Attachment},
     cgroup,
     layout::Layout,
@@ -111,8 +111,8 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) layout: Layout,
-    mechanism: Mechanism,
-    attached: BTreeMap<u32, Role>,
+    pub(super) mechanism: Mechanism,
+    pub(super) attached: BTreeMap<u32, Role>,
     pub(super) config: Config,
     pub(super) uplinks: BTreeSet<u32>,
 }
@@ -322,8 +322,8 @@ pub(super) fn classifier<'a>(
         .ok_or_else(|| BpfError::Missing(format!("program {name}")))
 }
 
-/// Loads every program, with the maps that are pinned in `layout`, or new ones
-/// pinned there.
+/// Loads every program but the [`accelerated`] ones, with the maps that are
+/// pinned in `layout`, or new ones pinned there.
 fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
     let mut loader = EbpfLoader::new();
     loader
@@ -342,7 +342,19 @@ fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
     let mut ebpf = loader.load(&object).map_err(|source| BpfError::Load {
         source: Box::new(source),
     })?;
+    load_programs(&mut ebpf, |name| !accelerated::is_one(name))?;
+    Ok(ebpf)
+}
+
+/// Hands the programs of these names to the kernel.
+pub(super) fn load_programs(
+    ebpf: &mut Ebpf,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(), BpfError> {
     for (name, program) in ebpf.programs_mut() {
+        if !wanted(name) {
+            continue;
+        }
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
@@ -361,7 +373,7 @@ fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
             tracing::debug!("program {name}: {count} instructions verified");
         }
     }
-    Ok(ebpf)
+    Ok(())
 }
 
 /// Whether every pinned map has the shape that this program expects. aya takes

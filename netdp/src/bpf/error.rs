@@ -13,6 +13,11 @@ use aya::{
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
     #[error(
+        "this kernel has no tcx, by which programs end with the daemon: another engine's networks \
+         can be accelerated from Linux 6.6 on"
+    )]
+    NoTcx,
+    #[error(
         "load the BPF programs: {source}; `netdp doctor` shows what this kernel and these privileges allow"
     )]
     Load {

@@ -6,6 +6,7 @@
 //! `cgroup-PROGRAM`. The folder is made under another name and renamed once it
 //! is whole. It outlives the daemon; the next one adopts it.
 
+mod accelerated;
 mod attach;
 mod batch;
 mod cgroup;
@@ -31,6 +32,7 @@ mod syscall;
 mod tables;
 mod test_run;
 
+pub use accelerated::Accelerated;
 pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;

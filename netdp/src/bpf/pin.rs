@@ -15,7 +15,7 @@ use netdp_common::{
     range::{AllowPlace, RangePlace},
 };
 
-use super::{BpfError, datapath::unpin, layout::Layout};
+use super::{BpfError, accelerated, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
@@ -126,7 +126,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
 
 /// Pins every program under its name.
 pub(super) fn pin_programs(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), BpfError> {
-    for (name, program) in ebpf.programs_mut() {
+    for (name, program) in own(ebpf) {
         pin_program(name, program, layout)?;
     }
     Ok(())
@@ -134,11 +134,17 @@ pub(super) fn pin_programs(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), BpfEr
 
 /// Pins every program in the place of an earlier one.
 pub(super) fn replace_programs(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), BpfError> {
-    for (name, program) in ebpf.programs_mut() {
+    for (name, program) in own(ebpf) {
         unpin(&layout.program(name))?;
         pin_program(name, program, layout)?;
     }
     Ok(())
+}
+
+/// Those that outlive the daemon.
+fn own(ebpf: &mut Ebpf) -> impl Iterator<Item = (&str, &mut Program)> {
+    let programs = ebpf.programs_mut();
+    programs.filter(|(name, _)| !accelerated::is_one(name))
 }
 
 fn pin_program(name: &str, program: &mut Program, layout: &Layout) -> Result<(), BpfError> {

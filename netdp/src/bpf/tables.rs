@@ -2,7 +2,7 @@
 
 use netdp_common::maps::{
     Config, Endpoint, MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS, MAX_RANGES,
-    MAX_UPLINKS, name,
+    MAX_UPLINKS, config_flags, name,
 };
 
 use super::{
@@ -203,7 +203,9 @@ impl Datapath {
 
     fn count_uplinks(&mut self) -> Result<(), BpfError> {
         self.config.uplinks = self.uplinks.len() as u32;
-        self.config.flags = self.maps.config()?.flags;
+        // One that came with loading stays, whatever the map has.
+        let flags = self.config.flags & config_flags::OTHERS;
+        self.config.flags = flags | self.maps.config()?.flags;
         self.maps.set_config(&self.config)
     }
 

@@ -1,5 +1,7 @@
 //! A program run on one packet, without traffic: `BPF_PROG_TEST_RUN`.
 
+use std::path::Path;
+
 use aya::programs::{TestRun as _, TestRunOptions};
 
 use netdp_common::maps::{Config, EARLY_FRAME};
@@ -69,6 +71,26 @@ impl Datapath {
         self.config = config;
         self.derive()?;
         self.start_sweeper()
+    }
+
+    /// Pins those programs in a folder that are loaded, for tests to find their
+    /// maps by.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    #[doc(hidden)]
+    pub fn pin_programs(&mut self, folder: &Path) -> Result<(), BpfError> {
+        for (name, program) in self.ebpf.programs_mut() {
+            let path = folder.join(name);
+            if program.fd().is_ok() {
+                let failed = |source| BpfError::Pin {
+                    path: path.clone(),
+                    source: Box::new(source),
+                };
+                program.pin(&path).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs a classifier on a packet that is thrown away afterwards, for tests

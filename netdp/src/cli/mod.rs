@@ -1,5 +1,6 @@
 //! The command `netdp`.
 
+mod accelerate;
 pub mod args;
 mod columns;
 mod doctor;
@@ -69,6 +70,7 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::show(&run_dir, args),
         Command::Flows(args) => flows::list(&run_dir, args),
         Command::Stats(args) => stats::counters(&run_dir, args),
+        Command::Accelerate(args) => accelerate::run(&run_dir, args),
         Command::Explain(args) => explain::run(&run_dir, &args),
         Command::Install { command } => install::run(&run_dir, command),
         Command::Doctor(args) => return doctor::run(&run_dir, args),

@@ -127,7 +127,7 @@ pub fn list(run_dir: &Path, args: ListArgs) -> Result<()> {
             .collect();
         let ports: Vec<&Port> = ports(sandbox).collect();
         vec![
-            short(&sandbox.id),
+            short(id(sandbox)),
             sandbox.name.clone(),
             sandbox.pid.map_or("-".to_owned(), |pid| pid.to_string()),
             output::age(sandbox.created, now),
@@ -159,6 +159,14 @@ pub fn list(run_dir: &Path, args: ListArgs) -> Result<()> {
         ],
         sandboxes.iter().map(row),
     )
+}
+
+/// Docker's own of a container that Docker has told of.
+fn id(sandbox: &Sandbox) -> &str {
+    match &sandbox.container {
+        Some(id) if sandbox.owner.as_deref() == Some("docker") => id,
+        _ => &sandbox.id,
+    }
 }
 
 pub fn inspect(run_dir: &Path, args: InspectArgs) -> Result<()> {

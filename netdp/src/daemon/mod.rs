@@ -158,14 +158,15 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
     }
     let state = store.load()?;
 
-    let datapath = Datapath::open(&bpf::Options {
+    let datapath_options = bpf::Options {
         bpffs: options.bpffs.clone(),
         cgroup: Some(cgroup),
         netns_cookie: Namespace::current()?.cookie()?,
         max_flows: options.max_flows,
         config: options.datapath,
         mechanism: None,
-    })?;
+    };
+    let datapath = Datapath::open(&datapath_options)?;
     let resolver = Resolver::new(datapath.loopback()?, options.upstreams.clone());
     let target = Target {
         netlink: Netlink::open()?,
@@ -177,6 +178,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         log_dir,
         bpffs: options.bpffs.clone(),
         pools: options.pools.clone(),
+        datapath: datapath_options,
     };
     Ok(Owner::new(state, store, engine, settings, damage, resolver))
 }

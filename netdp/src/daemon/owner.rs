@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    bpf::BpfError,
+    accelerate::Accelerator,
+    bpf::{self, BpfError},
     model::{
         Driver, EndpointRequest, HostView, Network, NetworkRequest, PortSpec, Refusal, Sandbox,
         SandboxId, SandboxRequest, State,
@@ -87,6 +88,8 @@ pub struct Settings {
     pub bpffs: PathBuf,
     /// Subnets to choose from before the usual ones.
     pub pools: Vec<IpNet>,
+    /// How programs are loaded.
+    pub datapath: bpf::Options,
 }
 
 /// The state with everything that follows from it.
@@ -100,6 +103,7 @@ pub struct Owner {
     pub(super) watches: Watches,
     /// Told when something may have to be repaired.
     dirty: Notify,
+    accelerator: Accelerator,
 }
 
 impl Owner {
@@ -122,6 +126,7 @@ impl Owner {
             hosts,
             watches: Watches::default(),
             dirty: Notify::new(),
+            accelerator: Accelerator::default(),
         })
     }
 
@@ -136,6 +141,11 @@ impl Owner {
     /// What was found to be wrong with the store.
     pub fn damage(&self) -> Option<&Damage> {
         self.damage.as_ref()
+    }
+
+    /// Networks of other engines that are carried.
+    pub fn accelerator(&self) -> &Accelerator {
+        &self.accelerator
     }
 
     /// The names of the sandboxes.

@@ -35,7 +35,7 @@ use refused::Refused;
 use wire::{Capabilities, Implements, Nothing};
 
 /// What the sandboxes and networks of this engine have as their owner.
-const ENGINE: &str = "docker";
+pub const ENGINE: &str = "docker";
 
 /// Largest body of a request, in bytes: some 130 for each of 65,535 ports, and
 /// as much again.

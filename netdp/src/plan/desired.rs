@@ -263,6 +263,28 @@ impl Desired {
         desired
     }
 
+    /// Nothing but what the host has by itself.
+    pub(super) fn empty(facts: &Facts) -> Self {
+        Self {
+            alias: String::new(),
+            bridges: BTreeMap::new(),
+            veths: BTreeMap::new(),
+            routes: BTreeSet::new(),
+            neighbours: BTreeSet::new(),
+            holds: BTreeSet::new(),
+            uplinks: facts.uplinks.clone(),
+            addresses: facts
+                .addresses
+                .iter()
+                .filter(|fact| is_hosts_own(fact.address))
+                .copied()
+                .collect(),
+            endpoints: Vec::new(),
+            openings: BTreeSet::new(),
+            no_ipv6: facts.no_ipv6,
+        }
+    }
+
     /// A range of many ports takes one socket each, not one a family.
     fn join_holds(&mut self) {
         let v4 = self.holds.iter().filter(|hold| {

@@ -10,6 +10,7 @@ mod allowed;
 mod desired;
 pub mod diff;
 mod entries;
+mod foreign;
 mod generation;
 mod inside;
 mod links;
@@ -22,6 +23,7 @@ pub use desired::{
     Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour, Reach,
     Route, Uplink,
 };
+pub use foreign::{ForeignBridge, ForeignEndpoint, Write, foreign, writes};
 pub use links::links;
 pub use observed::{Clock, Observed, ObservedLink, Role};
 pub use op::{Conflict, Op, Plan};

@@ -18,7 +18,7 @@ mod tables;
 
 use std::net::Ipv4Addr;
 
-use netdp::bpf::{Datapath, Entry, Key};
+use netdp::bpf::{Datapath, Entry, Key, Mechanism};
 use netdp_common::{
     addr::{V4Addr, V6Addr, proto},
     maps::{Config, Delivery, Endpoint, Uplink, endpoint_flags, local_flags},
@@ -177,7 +177,37 @@ pub fn world6(test: impl FnOnce(&mut World) + Send) {
     world_of(Family::V6, Config::default(), 1024, test);
 }
 
+/// Runs a test in two worlds, one of each family, whose containers are another
+/// engine's.
+pub fn worlds_accelerated(test: impl Fn(&mut World) + Sync) {
+    if Mechanism::of_this_kernel() != Mechanism::Tcx {
+        eprintln!("skipped: needs tcx, Linux 6.6");
+        return;
+    }
+    for family in [Family::V4, Family::V6] {
+        eprintln!("in a world of {family:?}");
+        world_loaded(family, &Loaded::take_accelerated, |world| {
+            for container in [&mut world.web, &mut world.db, &mut world.loner] {
+                // Its bridge is the interface that the FIB is asked for.
+                container.network = container.ifindex;
+            }
+            for container in [world.web, world.db, world.loner] {
+                world.connect(&container);
+            }
+            test(world);
+        });
+    }
+}
+
 fn world_of(family: Family, config: Config, max_flows: u32, test: impl FnOnce(&mut World) + Send) {
+    world_loaded(family, &|| Loaded::take(config, max_flows), test);
+}
+
+fn world_loaded(
+    family: Family,
+    take: &(dyn Fn() -> Loaded + Sync),
+    test: impl FnOnce(&mut World) + Send,
+) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: needs root");
         return;
@@ -190,7 +220,7 @@ fn world_of(family: Family, config: Config, max_flows: u32, test: impl FnOnce(&m
         cpus.set(nix::sched::sched_getcpu().unwrap()).unwrap();
         sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
         family.set_for_world();
-        let mut world = World::new(Loaded::take(config, max_flows));
+        let mut world = World::new(take());
         test(&mut world);
         // Not after a panic.
         world.into_loaded().give_back();

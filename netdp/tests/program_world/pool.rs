@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use netdp::bpf::{Datapath, Options};
+use netdp::bpf::{Accelerated, Datapath, Options};
 use netdp_common::maps::Config;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -109,6 +109,39 @@ impl Loaded {
         };
         loaded.datapath.begin_anew(config).unwrap();
         loaded
+    }
+
+    /// One of those for containers of another engine.
+    pub fn take_accelerated() -> Self {
+        // Of a size that no others have.
+        const MAX_FLOWS: u32 = 1021;
+        let config = Accelerated::patient(Config::default());
+        let (place, idle) = Place::take(MAX_FLOWS);
+        if let Some(Idle { datapath, maps, .. }) = idle {
+            let mut loaded = Self {
+                datapath,
+                maps,
+                place,
+            };
+            loaded.datapath.begin_anew(config).unwrap();
+            return loaded;
+        }
+        let bpffs = Bpffs::mount();
+        let options = Options {
+            bpffs: bpffs.0.path().to_owned(),
+            cgroup: None,
+            netns_cookie: 0,
+            max_flows: MAX_FLOWS,
+            config,
+            mechanism: None,
+        };
+        let mut datapath = Accelerated::load(&options).unwrap().into_datapath();
+        datapath.pin_programs(&options.bpffs).unwrap();
+        Self {
+            datapath,
+            maps: KernelMaps::of(&options.bpffs),
+            place,
+        }
     }
 
     /// A new one, however many there are.

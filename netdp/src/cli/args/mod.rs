@@ -77,6 +77,9 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show counters of endpoints and reasons for drops.
     Stats(ListArgs),
+    /// Carry another engine's own networks as netdp's; without an engine, show
+    /// which are.
+    Accelerate(AccelerateArgs),
     /// Tell which mapping, policy and route a packet would meet, without
     /// sending it.
     Explain(ExplainArgs),
@@ -138,6 +141,40 @@ pub struct ExplainArgs {
     /// matters, the identifier.
     #[arg(value_name = "DST")]
     pub destination: Place,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// An engine whose networks can be carried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum CarriedEngine {
+    Docker,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                  netdp accelerate docker               all of Docker's bridge networks\n  \
+                  netdp accelerate docker shop_default  one more\n  \
+                  netdp accelerate docker --off         none any more\n  \
+                  netdp accelerate                      what is carried")]
+pub struct AccelerateArgs {
+    #[arg(value_enum, value_name = "ENGINE")]
+    pub engine: Option<CarriedEngine>,
+    /// Names or ids of its networks [default: all].
+    #[arg(value_name = "NETWORK")]
+    pub networks: Vec<String>,
+    /// Set them back: the engine alone carries them again.
+    #[arg(long, requires = "engine")]
+    pub off: bool,
+    /// Also where this host has rules of its own for containers' packets, which
+    /// those that are carried skip.
+    #[arg(long, requires = "engine", conflicts_with = "off")]
+    pub skip_rules: bool,
+    /// Where the engine listens [default: that of DOCKER_HOST, or
+    /// /var/run/docker.sock].
+    #[arg(long, value_name = "PATH", requires = "engine", conflicts_with = "off")]
+    pub socket: Option<PathBuf>,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

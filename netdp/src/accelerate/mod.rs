@@ -1,0 +1,24 @@
+//! Docker's own bridge networks, carried by netdp's programs.
+//!
+//! Docker is the store: networks, containers, addresses and ports are read from
+//! its API, and nothing of it is kept or changed. What is carried ends with the
+//! daemon, and goes on by Docker's own rules.
+
+mod docker;
+mod error;
+mod inside;
+mod keeper;
+mod names;
+mod rules;
+mod select;
+mod view;
+mod wanted;
+
+pub use error::DockerError;
+pub use keeper::{AccelerateError, Accelerator, Request, Shown};
+pub use names::{Called, at, called, key};
+pub use view::{DockerContainer, DockerNetwork};
+pub use wanted::{Carried, Member};
+
+/// Where Docker listens unless it was told otherwise.
+pub const SOCKET: &str = "/var/run/docker.sock";
