@@ -64,7 +64,9 @@ impl EngineHost {
         if let Err(why) = host.wait_until_prepared() {
             let log = host.topology.world.dir().join("prepare.log");
             let said = fs::read_to_string(log).unwrap_or_default();
-            panic!("the engine's host {why}: {said}");
+            let said = said.trim().replace('\n', "; ");
+            println!("skipped: this machine can't have a host for engines: it {why}: {said}");
+            return None;
         }
         let runs = host.output(host.command("netdp").arg("--version"));
         if !runs.status.success() {
