@@ -6,8 +6,10 @@
 //! answers with those of the loaded programs.
 
 mod container;
+mod known;
 mod mapped;
 mod outside;
+mod outward;
 mod snapshot;
 
 use std::{
@@ -23,7 +25,8 @@ use netdp_common::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use snapshot::{KnownFlow, Mapping, Snapshot, Subnet, Way, WayBack};
+pub use known::KnownFlow;
+pub use snapshot::{Mapping, Snapshot, Subnet, Way, WayBack};
 
 /// Protocols of which a flow is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
