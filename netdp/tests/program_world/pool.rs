@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     num::NonZero,
     path::Path,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -136,10 +137,13 @@ impl Loaded {
             mechanism: None,
         };
         let mut datapath = Accelerated::load(&options).unwrap().into_datapath();
-        datapath.pin_programs(&options.bpffs).unwrap();
+        // The file system has files of its own at its root.
+        let programs = options.bpffs.join("programs");
+        fs::create_dir(&programs).unwrap();
+        datapath.pin_programs(&programs).unwrap();
         Self {
             datapath,
-            maps: KernelMaps::of(&options.bpffs),
+            maps: KernelMaps::of(&programs),
             place,
         }
     }
