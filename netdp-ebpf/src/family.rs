@@ -35,6 +35,8 @@ pub trait Family: Quoting + Alone {
     /// [`endpoint_flags`] of a container that the outside knows by its own
     /// address of this family.
     const ROUTED: u16;
+    /// Index in [`FULL`](crate::maps::FULL).
+    const FULL: u32;
 
     fn addrs() -> &'static Addrs<Self::Addr>;
     fn ports() -> &'static Ports<Self::Addr>;

@@ -13,10 +13,15 @@ use netdp_common::{
     flow, fragment,
     maps::{Config, Flow, FlowKey},
     packet::{Fragment, Packet},
+    share::may_have_room,
     tcp::Direction,
 };
 
-use crate::{family::Family, maps::CONFIG, share, sweep};
+use crate::{
+    family::Family,
+    maps::{CONFIG, FULL},
+    share, sweep,
+};
 
 /// Second of `CLOCK_MONOTONIC`, as exact as the kernel's tick.
 #[inline(always)]
@@ -149,9 +154,13 @@ pub fn establish<F: Family>(
 ) -> Result<(), DropReason> {
     // SAFETY: no arguments.
     value.tag = unsafe { bpf_get_prandom_u32() };
-    F::flows()
-        .insert(key, &*value, u64::from(BPF_ANY))
-        .map_err(|_| DropReason::TableFull)?;
+    if F::flows().insert(key, &*value, u64::from(BPF_ANY)).is_err() {
+        if let Some(full) = FULL.get_ptr_mut(F::FULL) {
+            // SAFETY: a whole second, written by any CPU.
+            unsafe { full.write_volatile(now()) };
+        }
+        return Err(DropReason::TableFull);
+    }
     sweep::remember::<F>(key, value.tag);
     Ok(())
 }
@@ -202,10 +211,24 @@ pub fn promote_alone<F: Family>(
         touch::<F>(entry, packet, direction);
         return Ok(());
     }
-    establish::<F>(key, value)?;
+    let established = establish::<F>(key, value);
     let _ = F::pending().remove(key);
+    if established.is_err() {
+        // So that its sender is told, when it tries again.
+        share::given_up(value);
+        return established;
+    }
     share::promoted(value);
     Ok(())
+}
+
+/// Whether the main table may have room for a flow that is about to begin.
+#[inline(always)]
+pub fn have_room<F: Family>() -> bool {
+    match FULL.get(F::FULL) {
+        Some(&full) => may_have_room(full, now()),
+        None => true,
+    }
 }
 
 /// Gives up an entry, wherever it is.

@@ -206,9 +206,7 @@ pub fn permit_alone<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReaso
         flows::touch::<F>(entry, packet, Direction::Original);
         return Ok(());
     }
-    if !share::has_room(decision.container.slot) {
-        return Err(DropReason::EndpointLimit);
-    }
+    share::check::<F>(decision.container.slot)?;
     let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
     copy(&mut flow.addr, &packet.tuple.saddr);
     copy(&mut flow.external, &decision.to.saddr);

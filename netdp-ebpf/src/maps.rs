@@ -75,6 +75,10 @@ pub static HOST_FLOWS: Array<u32, 1> = Array::new();
 /// Set once a mapping was made, so that hosts without any don't look for one.
 #[btf_map(name = "mappings")]
 pub static MAPPINGS: Array<u32, 1> = Array::new();
+/// Second in which the flow table of a family last had no room, by
+/// [`Family::FULL`](crate::family::Family::FULL).
+#[btf_map(name = "full")]
+pub static FULL: Array<u32, 2> = Array::new();
 /// Times of endpoints whose network has some of its own, by counter slot.
 #[btf_map(name = "times")]
 pub static TIMES: HashMap<u32, Times, { MAX_ENDPOINTS as usize }> = HashMap::new();

@@ -247,9 +247,7 @@ pub fn choose<F: Family>(
     work: &mut Work<F::Addr>,
     endpoint: &Endpoint,
 ) -> Result<(), DropReason> {
-    if !share::has_room(endpoint.slot) {
-        return Err(DropReason::EndpointLimit);
-    }
+    share::check::<F>(endpoint.slot)?;
     let container = &mut work.decision.container;
     container.ifindex = skb.ifindex();
     container.slot = endpoint.slot;

@@ -228,8 +228,8 @@ pub fn remember_alone<F: Family>(
         return Ok(());
     }
     if packet.transport.is_syn() || packet.transport == Transport::Udp {
-        if client.ifindex != 0 && !share::has_room(client.slot) {
-            return Err(DropReason::EndpointLimit);
+        if client.ifindex != 0 {
+            share::check::<F>(client.slot)?;
         }
         let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
         flow.addr = from.daddr;

@@ -78,9 +78,7 @@ pub fn open<F: Family>(
         ..
     } = work;
     rules::may_open(packet.transport)?;
-    if !share::has_room(endpoint.slot) {
-        return Err(DropReason::EndpointLimit);
-    }
+    share::check::<F>(endpoint.slot)?;
     let from = &packet.tuple;
     *key = from.sent(packet.proto);
     let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;

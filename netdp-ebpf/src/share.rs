@@ -13,28 +13,40 @@ use core::{
 };
 
 use netdp_common::{
+    drop::DropReason,
     maps::{Flow, Share, Usage, flow_kind},
-    share::drift,
+    share::{self, drift},
 };
 
-use crate::{flows, maps::USAGE};
+use crate::{family::Family, flows, maps::USAGE};
 
 /// Whether an endpoint may open one more flow. A flow that is opened has its
 /// place in the main table already, so that its answer isn't refused.
 #[inline(always)]
-pub fn has_room(slot: u32) -> bool {
+fn has_room(slot: u32) -> bool {
     let (Some(usage), Some(config)) = (USAGE.get_ptr(slot), flows::config()) else {
         return true;
     };
     // SAFETY: a map value stays readable while the program runs.
     let (flows, pending) = unsafe {
         (
-            count(&raw const (*usage).now.flows),
-            count(&raw const (*usage).now.pending),
+            (&raw const (*usage).now.flows).read_volatile(),
+            (&raw const (*usage).now.pending).read_volatile(),
         )
     };
-    pending < u64::from(config.pending_per_endpoint)
-        && flows + pending < u64::from(config.flows_per_endpoint)
+    share::has_room(flows, pending, config)
+}
+
+/// Refuses one more flow of an endpoint where there is no room for it.
+#[inline(always)]
+pub fn check<F: Family>(slot: u32) -> Result<(), DropReason> {
+    if !has_room(slot) {
+        return Err(DropReason::EndpointLimit);
+    }
+    if !flows::have_room::<F>() {
+        return Err(DropReason::TableFull);
+    }
+    Ok(())
 }
 
 /// Whether a published port of an endpoint may have one more entry.
@@ -44,18 +56,8 @@ pub fn has_room_published(slot: u32) -> bool {
         return true;
     };
     // SAFETY: as above.
-    unsafe { count(&raw const (*usage).now.published) < u64::from(config.flows_per_endpoint) }
-}
-
-/// A counter as it is now: an entry may leave that never was counted.
-///
-/// # Safety
-/// Points into a live map value.
-#[inline(always)]
-unsafe fn count(counter: *const u64) -> u64 {
-    // SAFETY: the caller's.
-    let count = unsafe { counter.read_volatile() };
-    if count > i64::MAX as u64 { 0 } else { count }
+    let published = unsafe { (&raw const (*usage).now.published).read_volatile() };
+    share::counted(published) < u64::from(config.flows_per_endpoint)
 }
 
 /// Whether an entry is one of the outside with a published port.

@@ -10,15 +10,15 @@ use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
     drop::DropReason,
     icmp::Refusal,
-    maps::{LinkKey, Uplink, endpoint_flags, uplink_flags},
+    maps::{Config, LinkKey, Uplink, endpoint_flags, uplink_flags},
 };
 use program_world::{
     CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, LONER_GATEWAY, NEXT, REDIRECT,
     REMOTE, ROUTER, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
     dice::Dice,
     family::{Family, embed, ip},
-    frame::{ACK, Frame, SYN},
-    world, worlds,
+    frame::{ACK, Frame, SYN, at},
+    world, worlds, worlds_with,
 };
 
 /// Addresses inside, of the host, outside, and of nobody.
@@ -61,6 +61,13 @@ fn told(world: &World, question: &Question, near: bool) -> Explanation {
 /// The same where nobody has written the tables since they were read, which
 /// takes longer than anything else here.
 fn told_by(tables: &Tables, world: &World, question: &Question, near: bool) -> Explanation {
+    let source = question.source.ip();
+    let senders = [world.web, world.db, world.loner];
+    let sender = senders.iter().find(|sender| ip(sender.addr) == source);
+    let want_of_room = sender.and_then(|sender| {
+        let room = world.datapath.want_of_room(sender.slot, source);
+        room.unwrap()
+    });
     explain(
         &Snapshot {
             tables,
@@ -72,6 +79,7 @@ fn told_by(tables: &Tables, world: &World, question: &Question, near: bool) -> E
                 source: Some(ip(if near { HOST } else { HOST_2 })),
             }),
             now: clock::now(),
+            want_of_room,
             subnets: &[],
         },
         question,
@@ -197,6 +205,43 @@ fn the_answers_are_those_of_the_programs() {
         let web = world.web;
         world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
         equal_over(world, 0x6e65_7464);
+    });
+}
+
+#[test]
+fn also_where_a_container_has_all_its_flows() {
+    let config = Config {
+        pending_per_endpoint: 5,
+        ..Config::default()
+    };
+    worlds_with(config, 1024, |world| {
+        let reasons = compared(world, 0x726f_6f6d);
+        assert!(reasons.contains(&"endpoint-limit"), "{reasons:?}");
+    });
+}
+
+#[test]
+fn also_where_the_table_is_full() {
+    worlds_with(Config::default(), 4, |world| {
+        let (db, question) = (
+            world.db,
+            Question {
+                protocol: Protocol::Tcp,
+                source: of_world(SocketAddrV4::new(DB, 39_000)),
+                destination: of_world(SocketAddrV4::new(REMOTE, 443)),
+            },
+        );
+        for sport in 40_000..40_020 {
+            assert_ne!(sport, 40_019, "the table never gets full");
+            let segment = db.frame(Frame::tcp(SYN, at(DB, sport), at(REMOTE, 443)));
+            let left = world.leaves(&db, &segment);
+            let answer = arriving(left.answer(SYN | ACK)).bytes();
+            if world.run_from_netdev(&answer).action == DROP {
+                break;
+            }
+        }
+        let said = told(world, &question, false);
+        assert_eq!(said.outcome, Outcome::Dropped(DropReason::TableFull));
     });
 }
 

@@ -13,6 +13,7 @@ use netdp_common::{
 use program_world::{
     CLIENT, CLIENT_MAC, Container, DB, DROP, GATEWAY, HOST, HOST_2, HOST_MAC, LONER, NEXT,
     REDIRECT, REMOTE, ROUTER_MAC, WEB, arriving,
+    error::{Error, Kind},
     family::Family,
     frame::{ACK, Body, FIN, Frame, PSH, RST, SYN, at, between, raw},
     impatient, world, worlds, worlds_with,
@@ -371,7 +372,15 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() {
             assert!(held.len() < 1000, "the table never gets full");
         }
         assert!(held.len() >= 4);
-        world.holds(held.len(), 1);
+        world.holds(held.len(), 0);
+        // The one that got no answer, and others, are told when they try again.
+        for sport in [40_000 + held.len() as u16, 39_000] {
+            let run = world.run_from_container(&db, &segment(&db, SYN, sport).bytes());
+            assert_eq!(run.action, REDIRECT);
+            assert_eq!(Error::of(&run.packet).kind, Kind::Prohibited);
+        }
+        assert_eq!(world.drops(), [(DropReason::TableFull, 3)]);
+        world.holds(held.len(), 0);
         for left in &held {
             let seen = world.enters(&answer(left, ACK), &db);
             assert_eq!(seen.to, at(DB, left.from.port()));

@@ -6,6 +6,7 @@ mod program_world;
 use netdp_common::{drop::DropReason, maps::Config};
 use program_world::{
     CLIENT, Container, DB, HOST, HOST_2, REDIRECT, REMOTE, WEB, World, arriving,
+    family::ip,
     frame::{ACK, FIN, Frame, RST, SYN, at},
     impatient, world_with,
 };
@@ -257,6 +258,10 @@ fn a_full_table_has_room_again_when_flows_have_expired() {
         assert_eq!(world.drops(), [(DropReason::TableFull, 1)]);
         world.let_pass(2);
         world.sweep_until(|world| world.flows().is_empty());
+        world.wait_until(|world| {
+            let room = world.datapath.want_of_room(db.slot, ip(DB));
+            room.unwrap().is_none()
+        });
         converse(world, &db, 42_000);
         world.holds(1, 0);
     });

@@ -241,6 +241,37 @@ fn a_damaged_store_is_kept_aside_reported_and_restored() {
     talk(&near, &set.server.accept().0);
 }
 
+/// Links without programs would be ways past all rules.
+#[test]
+fn what_a_lost_state_left_reaches_nothing() {
+    let Some(mut topology) = Topology::start("res-lost") else {
+        return;
+    };
+    topology.netdp("network create apart --subnet 10.78.0.0/24");
+    let (one, other) = (
+        topology.container("one", ""),
+        topology.container("other", "--network apart"),
+    );
+    let client = udp(&one, ANY, 0);
+    let servers = [
+        udp(&other, ANY, 9000),
+        udp(&topology.world.outside, ANY, 9000),
+    ];
+    client.send_to(b"before", (OUTSIDE_ADDRESS, 9000)).unwrap();
+    hears(&servers[1], b"before");
+    topology.world.kill_daemon();
+    let folder = topology.world.state_dir();
+    for name in ["state.redb", "state.json"] {
+        std::fs::remove_file(folder.join(name)).unwrap();
+    }
+    topology.start_daemon();
+    for to in [other.address, OUTSIDE_ADDRESS] {
+        // The container may have lost its interface, and with it its routes.
+        let _ = client.send_to(b"after", (to, 9000));
+    }
+    servers.iter().for_each(says_nothing);
+}
+
 #[test]
 fn without_a_copy_a_damaged_store_starts_anew() {
     let Some(mut topology) = Topology::start("res-anew") else {

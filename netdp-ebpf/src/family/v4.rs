@@ -32,6 +32,7 @@ const AF_INET: u8 = 2;
 impl Family for V4 {
     const STACK_ANSWERS: bool = true;
     const ROUTED: u16 = endpoint_flags::ROUTED4;
+    const FULL: u32 = 0;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V4Addr> {

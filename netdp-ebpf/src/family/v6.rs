@@ -33,6 +33,7 @@ const AF_INET6: u8 = 10;
 impl Family for V6 {
     const STACK_ANSWERS: bool = false;
     const ROUTED: u16 = endpoint_flags::ROUTED6;
+    const FULL: u32 = 1;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V6Addr> {

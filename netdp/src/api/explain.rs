@@ -34,6 +34,7 @@ pub async fn explain(core: &Core, question: &Question) -> Result<Explained, Owne
         flows6: &target.datapath.flows::<V6Addr>()?,
         way: None,
         now: clock::now(),
+        want_of_room: None,
         subnets: &subnets,
     };
     // The host's own packets, and those from outside, take no way that the
@@ -44,6 +45,10 @@ pub async fn explain(core: &Core, question: &Question) -> Result<Explained, Owne
             to: question.destination.ip(),
             iif: owner.to.ifindex,
         };
+        if let Some(endpoint) = snapshot.endpoint(owner.to.ifindex) {
+            let source = question.source.ip();
+            snapshot.want_of_room = target.datapath.want_of_room(endpoint.slot, source)?;
+        }
         let route = target.netlink.way_of(&packet).await?;
         snapshot.way = route.and_then(|route| {
             Some(Way {

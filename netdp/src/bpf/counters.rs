@@ -1,13 +1,16 @@
 //! What the programs count: drops, packets of endpoints, their share of the flow
 //! tables, and the work of the sweep.
 
+use std::net::IpAddr;
+
 use aya::maps::PerCpuValues;
 use netdp_common::{
     drop::DropReason,
     maps::{Share, Stats, Sweep, name},
+    share,
 };
 
-use super::{BpfError, Datapath};
+use super::{BpfError, Datapath, clock};
 
 impl Datapath {
     /// Packets dropped, by reason, all CPUs together.
@@ -49,6 +52,18 @@ impl Datapath {
             .get(&slot, 0)
             .map_err(BpfError::map(name::USAGE))?;
         Ok(usage.now)
+    }
+
+    /// Why an endpoint may open no flow just now; none where it may.
+    /// `address` is one of the flow's, for its family.
+    pub fn want_of_room(&self, slot: u32, address: IpAddr) -> Result<Option<DropReason>, BpfError> {
+        let share = self.share(slot)?;
+        if !share::has_room(share.flows, share.pending, &self.config()?) {
+            return Ok(Some(DropReason::EndpointLimit));
+        }
+        let full = self.maps.full.get(&u32::from(address.is_ipv6()), 0);
+        let full = full.map_err(BpfError::map(name::FULL))?;
+        Ok((!share::may_have_room(full, clock::now())).then_some(DropReason::TableFull))
     }
 
     /// How far the sweep of the flow tables is, and how long it takes.

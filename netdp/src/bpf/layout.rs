@@ -9,7 +9,7 @@ use super::{BpfError, datapath::Role};
 
 /// The folder `<bpffs>/netdp`, or the one that becomes it.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub struct Layout {
     root: PathBuf,
 }
 

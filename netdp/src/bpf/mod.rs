@@ -38,6 +38,7 @@ pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;
 pub use flow_tables::{FlowSeen, FlowTables};
 pub use kernel::tells_preferred_sources;
+pub use layout::Layout;
 pub use loopback::{Loopback, LoopbackLink};
 pub use maps::TableAddress;
 pub use test_run::{TestPacket, TestRun};

@@ -19,7 +19,7 @@ use super::{BpfError, accelerated, datapath::unpin, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 41] = [
+pub(super) const MAPS: [&str; 42] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -30,6 +30,7 @@ pub(super) const MAPS: [&str; 41] = [
     name::USAGE,
     name::OWN,
     name::MAPPINGS,
+    name::FULL,
     name::SWEEPER,
     name::ADDRS4,
     name::PORTS4,
@@ -87,6 +88,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::DROPS => of::<u32, u64>(64),
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
         name::HOST_FLOWS | name::MAPPINGS => of::<u32, u32>(1),
+        name::FULL => of::<u32, u32>(2),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
         name::SWEEPER => of::<u32, TimedSweep>(1),

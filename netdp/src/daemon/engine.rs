@@ -8,7 +8,7 @@ use crate::{
     bpf::{BpfError, clock},
     model::State,
     netlink::NetlinkError,
-    plan::{self, Clock, Conflict, Desired, Facts, Observed, Plan},
+    plan::{self, ALIAS, Clock, Conflict, Desired, Facts, Observed, Plan},
 };
 
 use super::{
@@ -93,14 +93,20 @@ impl Engine {
     /// Looks at the host anew.
     pub async fn look(&mut self, state: &State) -> Result<Host, NetlinkError> {
         let host = Host::read(&self.target.netlink).await?;
-        let alias = format!("netdp:{}:", state.instance);
-        self.facts = host.facts(&self.uplinks, &alias);
+        self.facts = host.facts(&self.uplinks, ALIAS);
         self.observed = host.observed(
             std::mem::take(&mut self.observed.attached),
             std::mem::take(&mut self.observed.tables),
             self.target.holds.held(),
         );
         self.observed.clock = self.clock(state);
+        let strange = self.observed.of_other_states(&state.instance);
+        if strange > 0 {
+            tracing::warn!(
+                "{strange} links here were made for another state than this daemon's: they are taken \
+                 away, and what had them is without a network until a daemon has that state again"
+            );
+        }
         Ok(host)
     }
 

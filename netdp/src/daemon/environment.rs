@@ -1,8 +1,10 @@
 //! What the daemon needs of the host before it starts.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, TryLockError},
     io,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +14,7 @@ use nix::{
 };
 use thiserror::Error;
 
-use crate::mountinfo::mounts;
+use crate::{bpf::Layout, mountinfo::mounts};
 
 /// Where control groups and BPF pins usually are.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -41,6 +43,16 @@ pub enum EnvironmentError {
     BpffsTaken(PathBuf),
     #[error("cannot lock the BPF file system {}: {source}", path.display())]
     LockBpffs { path: PathBuf, source: io::Error },
+    #[error(
+        "the programs of this state are pinned in another BPF file system, where they would go on \
+         with tables that nobody keeps: name that by --bpffs {}, or take them away first, by \
+         `netdp daemon --cleanup --bpffs {}` and the other options of before",
+        .0.display(),
+        .0.display()
+    )]
+    OtherBpffs(PathBuf),
+    #[error("cannot note the BPF file system in {}: {source}", path.display())]
+    NoteBpffs { path: PathBuf, source: io::Error },
     #[error("cannot make the folder {}: {source}", path.display())]
     Folder { path: PathBuf, source: io::Error },
     #[error(
@@ -150,6 +162,30 @@ pub fn claim_bpffs(path: &Path) -> Result<File, EnvironmentError> {
     }
 }
 
+/// Notes in `state_dir` that the programs of its state are pinned in `bpffs`.
+///
+/// # Errors
+/// [`EnvironmentError::OtherBpffs`] where another one still has them.
+pub fn note_bpffs(state_dir: &Path, bpffs: &Path) -> Result<(), EnvironmentError> {
+    let note = state_dir.join("bpffs");
+    let bpffs = fs::canonicalize(bpffs).unwrap_or_else(|_| bpffs.to_owned());
+    match fs::read(&note) {
+        Ok(path) => {
+            let noted = PathBuf::from(OsString::from_vec(path));
+            if noted == bpffs {
+                return Ok(());
+            }
+            if Layout::of(&noted).exists() {
+                return Err(EnvironmentError::OtherBpffs(noted));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(EnvironmentError::NoteBpffs { path: note, source }),
+    }
+    fs::write(&note, bpffs.as_os_str().as_bytes())
+        .map_err(|source| EnvironmentError::NoteBpffs { path: note, source })
+}
+
 pub fn ensure_folder(path: &Path) -> Result<(), EnvironmentError> {
     fs::create_dir_all(path).map_err(|source| EnvironmentError::Folder {
         path: path.to_owned(),
@@ -243,6 +279,21 @@ mod tests {
         assert_eq!(lacking(effective(status)), ["CAP_NET_ADMIN"]);
         assert_eq!(lacking(effective("")).len(), CAPABILITIES.len());
         assert!(lacking(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn programs_of_a_state_stay_in_one_bpffs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, one, other) = (dir.path(), dir.path().join("one"), dir.path().join("other"));
+        fs::create_dir_all(&one).unwrap();
+        fs::create_dir_all(&other).unwrap();
+        note_bpffs(state, &one).unwrap();
+        note_bpffs(state, &one).unwrap();
+        note_bpffs(state, &other).unwrap();
+        fs::create_dir(other.join("netdp")).unwrap();
+        let refused = note_bpffs(state, &one).unwrap_err().to_string();
+        assert!(refused.contains(other.to_str().unwrap()), "{refused}");
+        note_bpffs(state, &other).unwrap();
     }
 
     #[test]

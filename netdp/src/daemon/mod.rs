@@ -148,6 +148,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
     environment::ensure_folder(&options.state_dir)?;
     let log_dir = options.state_dir.join("logs");
     environment::ensure_folder(&log_dir)?;
+    environment::note_bpffs(&options.state_dir, &options.bpffs)?;
     let (store, damage) = Store::open(&options.state_dir)?;
     if let Some(damage) = &damage {
         let restored = match &damage.restored_from {

@@ -171,6 +171,11 @@ fn hairpin(
         told.drop("flow", DropReason::TupleTaken, TAKEN);
         return;
     }
+    let (seen, proto) = (mapping.container(), question.proto());
+    let known = snapshot.full_flow(client, seen, proto).is_some();
+    if !known && outward::no_room(snapshot, told) {
+        return;
+    }
     told.source = client;
     told.destination = mapping.container();
     told.outcome = Outcome::Container(mapping.published.to.ifindex);

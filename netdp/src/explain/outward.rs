@@ -112,6 +112,9 @@ fn open(
         return;
     }
     if is_routed(endpoint.flags.into(), question.source) {
+        if no_room(snapshot, told) {
+            return;
+        }
         told.say("flow", "a new one");
         told.say("policy", "routed: it leaves as it is");
         return;
@@ -130,6 +133,9 @@ fn open(
             DropReason::NoUplinkAddress,
             "the uplink has no address of this family",
         );
+        return;
+    }
+    if no_room(snapshot, told) {
         return;
     }
     told.say("flow", "a new one");
@@ -151,6 +157,19 @@ fn open(
         );
         told.source.set_port(0);
     }
+}
+
+/// Refused where the flow tables take no other flow of the container.
+pub(super) fn no_room(snapshot: &Snapshot<'_>, told: &mut Explanation) -> bool {
+    let Some(reason) = snapshot.want_of_room else {
+        return false;
+    };
+    let why = match reason {
+        DropReason::TableFull => "the flow table has just been found full",
+        _ => "the container has all the flows that one may have",
+    };
+    told.drop("flow", reason, why);
+    true
 }
 
 /// By the uplink of the flow, where the route names another.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
+    drop::DropReason,
     flow::is_past,
     maps::{
         Back, Endpoint, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
@@ -85,6 +86,8 @@ pub struct Snapshot<'a> {
     pub way: Option<Way>,
     /// Second of `CLOCK_MONOTONIC`.
     pub now: u32,
+    /// Why the container that sends the packet may open no flow.
+    pub want_of_room: Option<DropReason>,
     /// Subnets that containers have addresses of.
     pub subnets: &'a [Subnet],
 }

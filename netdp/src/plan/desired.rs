@@ -17,6 +17,9 @@ use crate::model::{
 /// How the names of host ends begin.
 pub const HOST_END: &str = "vn";
 
+/// How the aliases of links begin that a daemon made: `netdp:INSTANCE:ID`.
+pub const ALIAS: &str = "netdp:";
+
 /// An interface that leads outside.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Uplink {
@@ -222,7 +225,7 @@ pub struct Desired {
 impl Desired {
     /// What `state` asks for on a host with these `facts`.
     pub fn of(state: &State, facts: &Facts) -> Self {
-        let alias = format!("netdp:{}:", state.instance);
+        let alias = format!("{ALIAS}{}:", state.instance);
         let bridges: BTreeMap<_, _> = state
             .networks
             .values()

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Conflict, Desired, DesiredBridge, DesiredVeth, Observed, ObservedLink, Op, Plan, entries::live,
-    retract::retract,
+    ALIAS, Conflict, Desired, DesiredBridge, DesiredVeth, Observed, ObservedLink, Op, Plan,
+    entries::live, retract::retract,
 };
 
 /// Takes away what isn't wanted, then makes and repairs links. Afterwards
@@ -45,18 +45,13 @@ enum Found<'a> {
     Foreign,
 }
 
-fn find<'a>(
-    (desired, observed): (&Desired, &'a Observed),
-    ifname: &str,
-    alias: &str,
-    mac: [u8; 6],
-) -> Found<'a> {
+fn find<'a>(observed: &'a Observed, ifname: &str, alias: &str, mac: [u8; 6]) -> Found<'a> {
     match observed.links.get(ifname) {
         None => Found::Nothing,
         Some(link) => match &link.alias {
             Some(found) if found == alias => Found::Ours(link),
             // That of a network or endpoint before; it has been taken away.
-            Some(found) if found.starts_with(&desired.alias) => Found::Nothing,
+            Some(found) if found.starts_with(ALIAS) => Found::Nothing,
             None if link.mac == mac => Found::Unmarked,
             _ => Found::Foreign,
         },
@@ -65,7 +60,7 @@ fn find<'a>(
 
 fn plan_bridge(bridge: &DesiredBridge, states: (&Desired, &Observed), plan: &mut Plan) {
     let ifname = &bridge.ifname;
-    match find(states, ifname, &bridge.alias, bridge.mac) {
+    match find(states.1, ifname, &bridge.alias, bridge.mac) {
         Found::Foreign => plan.conflicts.push(Conflict {
             ifname: ifname.clone(),
         }),
@@ -106,7 +101,7 @@ fn plan_veth(
     plan: &mut Plan,
 ) {
     let ifname = &veth.host_ifname;
-    match find(states, ifname, &veth.alias, veth.host_mac) {
+    match find(states.1, ifname, &veth.alias, veth.host_mac) {
         Found::Foreign => plan.conflicts.push(Conflict {
             ifname: ifname.clone(),
         }),

@@ -20,8 +20,8 @@ mod retract;
 mod tables;
 
 pub use desired::{
-    Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour, Reach,
-    Route, Uplink,
+    ALIAS, Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour,
+    Reach, Route, Uplink,
 };
 pub use foreign::{ForeignBridge, ForeignEndpoint, Write, foreign, writes};
 pub use links::links;

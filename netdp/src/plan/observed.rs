@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{Hold, Neighbour, Op, Route};
+use super::{ALIAS, Hold, Neighbour, Op, Route};
 pub use crate::bpf::Role;
 use crate::{bpf::Tables, netlink::Family};
 
@@ -53,6 +53,16 @@ pub struct Clock {
 }
 
 impl Observed {
+    /// How many links were made by a daemon whose state had another
+    /// [instance](crate::model::State).
+    pub fn of_other_states(&self, instance: &str) -> usize {
+        let own = format!("{ALIAS}{instance}:");
+        let aliases = self.links.values().filter_map(|link| link.alias.as_ref());
+        aliases
+            .filter(|alias| alias.starts_with(ALIAS) && !alias.starts_with(&own))
+            .count()
+    }
+
     /// Notes that `op` was done, so that the next plan needs no new look at the
     /// host. `created` is the index of the link that [`Op::CreateBridge`] or
     /// [`Op::CreateEndpoint`] made.

@@ -12,7 +12,7 @@ use netdp_common::{
 };
 
 use super::{
-    Clock, Desired, Observed, Op, Role,
+    ALIAS, Clock, Desired, Observed, Op, Role,
     diff::{Change, diff},
     entries::entries,
 };
@@ -24,6 +24,10 @@ use crate::bpf::{Entry, Key};
 /// An endpoint's entry goes before its link, and its programs after the link:
 /// until then the programs drop all that the container sends, and nothing gets
 /// past them unchecked. With an uplink it is the programs that go first.
+///
+/// Links of another state go too: a namespace has one daemon, so theirs was
+/// lost, or left for this one, and without programs they would be ways between
+/// networks and out.
 pub(super) fn retract(
     desired: &Desired,
     observed: &Observed,
@@ -52,7 +56,7 @@ pub(super) fn retract(
     ops.extend(of(is_address));
     ops.extend(of(|key| matches!(key, Key::Endpoint(_) | Key::Times(_))));
     paths(desired, observed, live, &mut ops);
-    links(desired, observed, live, &mut ops);
+    links(observed, live, &mut ops);
     programs(desired, observed, live, &mut ops);
     ops.extend(of(|key| matches!(key, Key::Uplink(_))));
     ops
@@ -299,12 +303,12 @@ fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops
     );
 }
 
-fn links(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
+fn links(observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
     for (ifname, link) in &observed.links {
         let ours = link
             .alias
             .as_ref()
-            .is_some_and(|alias| alias.starts_with(&desired.alias));
+            .is_some_and(|alias| alias.starts_with(ALIAS));
         if ours && !live.contains_key(ifname.as_str()) {
             ops.push(Op::DeleteLink {
                 ifname: ifname.clone(),

@@ -63,7 +63,7 @@ fn links_of_others_are_not_touched() {
     let mut host = Host::new();
     let veth = desired.veths.keys().next().unwrap();
     host.add("netdp0", None);
-    host.add(veth, Some("netdp:another:1".into()));
+    host.add(veth, Some("another's:1".into()));
     let before = host.observed.links.clone();
     let plan = links(&desired, &host.observed);
     let names: Vec<_> = plan.conflicts.iter().map(|c| c.ifname.as_str()).collect();
@@ -78,6 +78,27 @@ fn links_of_others_are_not_touched() {
         .keys()
         .filter(|k| matches!(k, Key::Port4(_)));
     assert_eq!(ports.count(), 0, "a port leads to a link of another");
+}
+
+/// They would be ways past all rules, once their programs have gone.
+#[test]
+fn links_of_a_state_that_was_lost_go() {
+    let (_, desired, _) = running(&["8080:80"]);
+    let (_, old, mut host) = running(&["8080:80"]);
+    host.converge(&old, |_, _| {});
+    for link in host.observed.links.values_mut() {
+        let alias = link.alias.take();
+        link.alias = alias.map(|alias| alias.replace(&old.alias, "netdp:another:"));
+    }
+    assert_eq!(host.observed.of_other_states("mine"), 2);
+    host.converge(&desired, |observed, _| {
+        let bare = observed.links.iter().any(|(ifname, link)| {
+            let forwards = link.up && link.forwarding && ifname.starts_with(HOST_END);
+            forwards && !observed.attached.contains_key(&link.ifindex)
+        });
+        assert!(!bare, "a link that forwards without programs");
+    });
+    host.assert_converged(&desired);
 }
 
 #[test]
