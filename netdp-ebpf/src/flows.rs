@@ -173,7 +173,8 @@ pub fn remove<F: Family>(key: &FlowKey<F::Addr>, entry: Entry<F::Addr>) {
     let _ = F::flows().remove(key);
 }
 
-/// Moves an answered entry from `pending` to the main table.
+/// Moves an answered entry from `pending` to the main table. Where that is full
+/// the entry stays.
 #[inline(always)]
 pub fn promote<F: Family>(
     key: &FlowKey<F::Addr>,
@@ -183,6 +184,19 @@ pub fn promote<F: Family>(
 ) -> Result<(), DropReason> {
     F::promote(key, entry, packet, direction).result()?;
     Ok(())
+}
+
+/// Gives up an entry whose answer there was no room for, so that its sender is
+/// told when it tries again.
+#[inline(always)]
+pub fn end_without_room<F: Family>(
+    key: &FlowKey<F::Addr>,
+    answered: Result<(), DropReason>,
+) -> Result<(), DropReason> {
+    if answered == Err(DropReason::TableFull) {
+        F::forget(key);
+    }
+    answered
 }
 
 /// The same, for [`alone`](crate::alone).
@@ -211,13 +225,8 @@ pub fn promote_alone<F: Family>(
         touch::<F>(entry, packet, direction);
         return Ok(());
     }
-    let established = establish::<F>(key, value);
+    establish::<F>(key, value)?;
     let _ = F::pending().remove(key);
-    if established.is_err() {
-        // So that its sender is told, when it tries again.
-        share::given_up(value);
-        return established;
-    }
     share::promoted(value);
     Ok(())
 }

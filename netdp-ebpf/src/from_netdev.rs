@@ -100,7 +100,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
             // A flow may be older than the publication of its port.
             if mapping.shared != 0 {
                 source::check_for_host::<F>(&work.packet.tuple.saddr)?;
-                masquerade::inbound::<F>(skb, work, true)?;
+                answered::<F>(skb, work, true)?;
             }
             if work.decision.exit == Exit::Stack {
                 let Work {
@@ -123,7 +123,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         None => {
             source::check_for_host::<F>(&work.packet.tuple.saddr)?;
             // The peer of a flow that was masqueraded is outside.
-            masquerade::inbound::<F>(skb, work, false)?;
+            answered::<F>(skb, work, false)?;
             if work.decision.exit == Exit::Stack
                 && mapped::may_have(work.packet.proto)
                 && mapped::inbound::<F>(skb, work)?
@@ -133,6 +133,17 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         }
     }
     enter::<F>(skb, work, fragment, now)
+}
+
+/// See [`masquerade::inbound`].
+#[inline(always)]
+fn answered<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    published: bool,
+) -> Result<(), DropReason> {
+    let answered = masquerade::inbound::<F>(skb, work, published);
+    flows::end_without_room::<F>(&work.key, answered)
 }
 
 /// A later fragment waits for its first one.

@@ -156,7 +156,8 @@ fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
     // SAFETY: a map value stays readable while the program runs.
     decision.enter(unsafe { &(*entry).to });
     if pending {
-        flows::promote::<F>(key, entry, packet, Direction::Reply)
+        let answered = flows::promote::<F>(key, entry, packet, Direction::Reply);
+        flows::end_without_room::<F>(key, answered)
     } else {
         flows::touch::<F>(entry, packet, Direction::Reply);
         Ok(())

@@ -248,6 +248,32 @@ fn a_network_that_is_not_masqueraded_leaves_by_the_stack() {
     });
 }
 
+/// What the stack has never seen it would answer by a reset.
+#[test]
+fn a_conversation_goes_on_where_the_table_is_full() {
+    worlds(|world| {
+        let db = world.db;
+        let mut sport = 20_000;
+        let left = loop {
+            assert!(sport < 24_000, "the table never gets full");
+            let syn = request(world, SYN, sport);
+            let left = leaves(world, &db, &syn);
+            enters(world, &arriving(left.answer(SYN | ACK)), &db);
+            if !world.pending().is_empty() {
+                break left;
+            }
+            sport += 1;
+        };
+        for _ in 0..2 {
+            let data = request(world, PSH | ACK, sport);
+            assert_eq!(leaves(world, &db, &data).from, left.from);
+            enters(world, &arriving(left.answer(ACK)), &db);
+        }
+        let new = request(world, SYN, 30_000).bytes();
+        stays(world, &db, &new);
+    });
+}
+
 #[test]
 fn a_datagram_from_a_published_port_is_an_answer_or_the_stacks() {
     worlds(|world| {
