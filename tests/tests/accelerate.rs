@@ -19,9 +19,10 @@ fn seen_by_rules(topology: &Topology) -> u64 {
     let output = topology
         .world
         .on_host("iptables")
-        .args(["-t", "raw", "-L", "PREROUTING", "-v", "-x", "-n"])
+        .args(["-w", "-t", "raw", "-L", "PREROUTING", "-v", "-x", "-n"])
         .output()
         .unwrap();
+    assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text
         .lines()
@@ -37,6 +38,7 @@ fn count_port(topology: &Topology, port: u16) {
         .world
         .on_host("iptables")
         .args([
+            "-w",
             "-t",
             "raw",
             "-I",
@@ -166,7 +168,7 @@ fn off_and_the_end_of_the_daemon_set_everything_back() {
         talk(&out, &out_far);
         if end != "off" {
             topology.start_daemon();
-            assert!(state(&topology).is_empty());
+            topology.wait_until("carried again", || is_carried(&topology, "web"));
         }
     }
 }
@@ -209,6 +211,71 @@ fn containers_that_come_and_go_are_followed() {
     let near = connect(&world.client, (HOST_ADDRESS, 9000));
     let (far, _) = listener.accept();
     talk(&near, &far);
+}
+
+#[test]
+fn a_daemon_that_starts_again_does_what_the_last_one_was_told() {
+    let Some((mut topology, mut docker)) = shop("acc-again", Version::V28) else {
+        return;
+    };
+    docker.network(&topology.world, "back", &[]);
+    docker.run(&topology.world, "db", "back", &["9000:80"]);
+    let user = format!("-A DOCKER-USER -s {CLIENT_ADDRESS} -j DROP\n");
+    docker.make_rules(&topology.world, &user);
+    topology.accelerate(&docker.socket, "shop --skip-rules");
+    // Docker comes up after the daemon.
+    topology.world.kill_daemon();
+    docker.end();
+    topology.start_daemon();
+    topology.wait_until("told of Docker", || {
+        let shown = state(&topology);
+        let problem = shown.first().and_then(|it| it.problem.clone());
+        problem.is_some_and(|why| why.contains("Docker doesn't listen at"))
+    });
+    let shown = &state(&topology)[0];
+    assert_eq!(shown.named, ["shop"]);
+    assert!(shown.skip_rules && !shown.all && shown.networks.is_empty());
+    docker.listen();
+    topology.wait_until("carried again", || is_carried(&topology, "web"));
+    assert!(!is_carried(&topology, "db"));
+    let listener = listen(docker.container("web"), ANY, 80);
+    let near = connect(&topology.world.client, (HOST_ADDRESS, 8080));
+    let (far, _) = listener.accept();
+    talk(&near, &far);
+    // It follows.
+    docker.run(&topology.world, "next", "shop", &["8081:81"]);
+    topology.wait_until("carried", || is_carried(&topology, "next"));
+
+    // All but one.
+    topology.accelerate(&docker.socket, "");
+    topology.netdp("accelerate docker back --off");
+    topology.world.stop_daemon().unwrap();
+    topology.start_daemon();
+    topology.wait_until("carried again", || is_carried(&topology, "web"));
+    assert!(!is_carried(&topology, "db"));
+    assert_eq!(state(&topology)[0].except, ["back"]);
+
+    // Nothing is left of it.
+    topology.netdp("accelerate docker --off");
+    topology.world.stop_daemon().unwrap();
+    topology.start_daemon();
+    assert!(state(&topology).is_empty());
+    topology.accelerate(&docker.socket, "");
+    topology.world.stop_daemon().unwrap();
+    let world = &topology.world;
+    let cleaned = world
+        .on_host(world.netdp_path())
+        .args(["daemon", "--cleanup", "--state-dir"])
+        .arg(world.state_dir())
+        .arg("--bpffs")
+        .arg(world.bpffs())
+        .arg("--cgroup")
+        .arg(world.cgroup())
+        .output()
+        .unwrap();
+    assert!(cleaned.status.success(), "{cleaned:?}");
+    topology.start_daemon();
+    assert!(state(&topology).is_empty());
 }
 
 /// The daemon is stopped, as one that is behind, while a container takes the

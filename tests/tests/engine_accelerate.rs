@@ -69,7 +69,9 @@ fn is_carried(docker: &Docker, name: &str) -> bool {
 
 /// Packets for port 8081 that the host's stack has had.
 fn seen_by_stack(docker: &Docker) -> u64 {
-    let text = docker.host().sh("iptables -t raw -L PREROUTING -v -x -n");
+    let text = docker
+        .host()
+        .sh("iptables -w -t raw -L PREROUTING -v -x -n");
     let line = text.lines().find(|line| line.contains("dpt:8081")).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
@@ -93,7 +95,7 @@ fn bridge_networks_are_carried_and_set_back(packages: &str) {
     let host = docker.host();
     let world = &host.topology.world;
     run(&docker, "one", "-p 8081:80 -p 5353:53/udp");
-    host.sh("iptables -t raw -I PREROUTING -p tcp --dport 8081");
+    host.sh("iptables -w -t raw -I PREROUTING -p tcp --dport 8081");
     let ps = host.sh("docker ps --format '{{.Names}} {{.Ports}}'");
     let before_rules = rules(&docker);
     host.sh("docker network create shop");
@@ -164,6 +166,18 @@ fn bridge_networks_are_carried_and_set_back(packages: &str) {
     talk(&near, &far);
     assert_eq!(fetch(&world.client, (HOST_ADDRESS, 8081)).hostname, "one");
     assert!(seen_by_stack(&docker) > before);
+    // The next one takes it up again, until it is told not to.
+    host.start_netdp();
+    host.wait_until("carried again", || is_carried(&docker, "one"));
+    let before = seen_by_stack(&docker);
+    assert_eq!(fetch(&world.client, (HOST_ADDRESS, 8081)).hostname, "one");
+    assert_eq!(
+        seen_by_stack(&docker),
+        before,
+        "the stack had what is carried"
+    );
+    host.netdp("accelerate docker --off");
+    host.kill("netdp");
     host.start_netdp();
     assert!(state(&docker).is_empty());
     host.sh("docker network rm shop alley");

@@ -1,45 +1,32 @@
 //! Carries Docker's networks as long as it is told to.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::pending,
-    path::{Path, PathBuf},
-    pin::Pin,
+    path::Path,
     sync::{Arc, Mutex as StdMutex, PoisonError},
-    time::Duration,
 };
 
-use futures_util::{Stream, StreamExt};
 use thiserror::Error;
 use tokio::{
     sync::{Mutex, Notify, mpsc},
     task::AbortHandle,
-    time::{Instant, sleep, timeout_at},
+    time::sleep,
 };
 
 use super::{
-    docker::Api,
+    ENGINE,
     error::DockerError,
-    inside::{self, Interface},
-    rules::{self, Judged},
-    select::Selection,
+    follow::{Follower, ROUND},
     view::View,
-    wanted::{Carried, Known, Wanted, wanted},
+    wanted::Carried,
+    work::{Events, Work},
 };
 use crate::{
-    bpf::{Accelerated, BpfError, Entry, Key, Options, Role},
-    daemon::{host::Host, owner::Owner},
-    model::{Publication, Refusal},
-    netlink::{Change, Netlink, NetlinkError},
-    plan::{self, Facts, Write},
+    bpf::BpfError,
+    daemon::owner::Owner,
+    model::{Acceleration, Kind, Refusal},
+    netlink::{Change, NetlinkError},
+    store::StoreError,
 };
-
-/// Events come in bursts; they are looked at this long after the first.
-const BURST: Duration = Duration::from_millis(20);
-/// How often everything is looked at without an event.
-const ROUND: Duration = Duration::from_secs(10);
-/// How often a Docker that doesn't answer is asked again.
-const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 pub enum AccelerateError {
@@ -51,6 +38,8 @@ pub enum AccelerateError {
     Bpf(#[from] BpfError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// What is to be carried.
@@ -65,7 +54,8 @@ pub struct Request<'a> {
 /// What is carried, for answers.
 #[derive(Clone, Debug, Default)]
 pub struct Shown {
-    pub socket: PathBuf,
+    /// What was asked for.
+    pub told: Acceleration,
     /// Why Docker's words are old.
     pub problem: Option<String>,
     pub networks: Vec<Carried>,
@@ -93,7 +83,7 @@ impl Drop for Running {
 
 impl Accelerator {
     /// Carries these networks too, or all where none is named, and returns when
-    /// it does.
+    /// it does. What is asked for is stored.
     pub async fn on(
         &self,
         owner: &Arc<Owner>,
@@ -101,87 +91,161 @@ impl Accelerator {
         request: &Request<'_>,
     ) -> Result<Shown, AccelerateError> {
         let mut running = self.running.lock().await;
+        let before = remembered(owner).await.unwrap_or_else(|| Acceleration {
+            socket: socket.to_owned(),
+            ..Acceleration::default()
+        });
+        if before.socket != socket {
+            return Err(Refusal::conflict(format!(
+                "the networks of Docker at {} are accelerated: end that first, by `netdp \
+                 accelerate docker --off`",
+                before.socket.display()
+            ))
+            .into());
+        }
+        let add = |view: &View| {
+            let mut told = before.clone();
+            told.skip_rules |= request.skip_rules;
+            told.networks.add(request.networks, view).map(|()| told)
+        };
         if let Some(running) = &*running {
             let mut work = running.work.lock().await;
-            if work.socket != socket {
-                return Err(Refusal::conflict(format!(
-                    "the networks of Docker at {} are accelerated: end that first, by \
-                     `netdp accelerate docker --off`",
-                    work.socket.display()
-                ))
-                .into());
-            }
-            work.despite |= request.skip_rules;
             work.ask().await?;
-            let mut selection = work.selection.clone();
-            selection.add(request.networks, &work.view)?;
-            work.selection = selection;
-            work.enter().await;
-            work.reconcile(owner).await?;
+            let told = add(&work.view)?;
+            work.follow(owner, told).await?;
             running.wake.notify_one();
             return Ok(work.show(&self.shown));
         }
-        let api = Api::connect(socket).await?;
-        let view = api.look().await?;
-        let mut selection = Selection::default();
-        selection.add(request.networks, &view)?;
-        let mut work = Work {
-            socket: socket.to_owned(),
-            api: Some(api),
-            view,
-            selection,
-            programs: load(owner.settings().datapath.clone()).await?,
-            netlink: Netlink::open()?,
-            interfaces: BTreeMap::new(),
-            judged: Judged::default(),
-            despite: request.skip_rules,
-            slots: BTreeMap::new(),
-            wanted: Wanted::default(),
-            problem: None,
-        };
+        let mut work = Work::new(owner, before.clone()).await?;
         // Before the first look, so that nothing falls between.
         let changes = work.netlink.watch().await?;
-        let events = work.events();
-        work.enter().await;
-        work.reconcile(owner).await?;
+        work.ask().await?;
+        let told = add(&work.view)?;
+        work.follow(owner, told).await?;
         let shown = work.show(&self.shown);
-        let work = Arc::new(Mutex::new(work));
-        let wake = Arc::new(Notify::new());
-        let keeper = Keeper {
-            work: Arc::clone(&work),
-            wake: Arc::clone(&wake),
-            shown: Arc::clone(&self.shown),
-            owner: Arc::downgrade(owner),
-        };
-        let task = tokio::spawn(keeper.keep(events, changes)).abort_handle();
-        *running = Some(Running { work, wake, task });
+        let events = work.events();
+        *running = Some(self.keep(owner, work, Some(events), changes));
         Ok(shown)
     }
 
-    /// Carries these networks no longer, or none where none is named.
+    /// Carries these networks no longer, or none where none is named, and
+    /// forgets that they were asked for.
     pub async fn off(
         &self,
         owner: &Arc<Owner>,
         networks: &[String],
     ) -> Result<Option<Shown>, AccelerateError> {
         let mut running = self.running.lock().await;
+        let Some(mut told) = remembered(owner).await else {
+            return Ok(None);
+        };
         let Some(now) = &*running else {
+            // The programs could not be loaded.
+            told.networks.remove(networks, &View::default())?;
+            remember(owner, told).await?;
+            *self.lock() = None;
             return Ok(None);
         };
         let mut work = now.work.lock().await;
-        let mut selection = work.selection.clone();
-        selection.remove(networks, &work.view)?;
-        if !selection.is_empty() {
-            work.selection = selection;
-            work.reconcile(owner).await?;
+        told.networks
+            .remove(networks, &work.view)
+            .map_err(|refusal| match (&work.problem, refusal.kind) {
+                (Some(problem), Kind::NotFound) => Refusal::unavailable(format!(
+                    "{refusal}, as far as is known: {problem}; --off without a name ends it for all"
+                )),
+                _ => refusal,
+            })?;
+        if !told.networks.is_empty() {
+            work.follow(owner, told).await?;
             return Ok(Some(work.show(&self.shown)));
         }
+        remember(owner, told).await?;
         now.task.abort();
         work.programs.detach_all();
         drop(work);
         *running = None;
         *self.lock() = None;
         Ok(None)
+    }
+
+    /// Does what an earlier daemon was told, as soon as it can: Docker may come
+    /// up later than this one.
+    pub fn resume(owner: &Arc<Owner>) {
+        let owner = Arc::downgrade(owner);
+        tokio::spawn(async move {
+            loop {
+                let Some(owner) = owner.upgrade() else { return };
+                let Err(error) = owner.accelerator().take_up(&owner).await else {
+                    return;
+                };
+                drop(owner);
+                tracing::error!("Docker's networks are not accelerated: {error}");
+                if matches!(error, AccelerateError::Bpf(BpfError::NoTcx)) {
+                    return;
+                }
+                sleep(ROUND).await;
+            }
+        });
+    }
+
+    async fn take_up(&self, owner: &Arc<Owner>) -> Result<(), AccelerateError> {
+        let mut running = self.running.lock().await;
+        for engine in owner.lock().await.state().accelerations.keys() {
+            if engine != ENGINE {
+                tracing::warn!(
+                    "networks of {engine} were accelerated by a newer netdp: this one leaves them, \
+                     and what was asked for, as they are"
+                );
+            }
+        }
+        let (None, Some(told)) = (&*running, remembered(owner).await) else {
+            return Ok(());
+        };
+        *self.lock() = Some(Shown {
+            told: told.clone(),
+            problem: Some("Docker has yet to be asked".to_owned()),
+            ..Shown::default()
+        });
+        let begun = async {
+            let work = Work::new(owner, told).await?;
+            let changes = work.netlink.watch().await?;
+            Ok::<_, AccelerateError>((work, changes))
+        };
+        match begun.await {
+            Ok((work, changes)) => {
+                *running = Some(self.keep(owner, work, None, changes));
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(shown) = &mut *self.lock() {
+                    shown.problem = Some(error.to_string());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// `events`: none where Docker hasn't answered yet.
+    fn keep(
+        &self,
+        owner: &Arc<Owner>,
+        work: Work,
+        events: Option<Events>,
+        changes: mpsc::Receiver<Change>,
+    ) -> Running {
+        let work = Arc::new(Mutex::new(work));
+        let wake = Arc::new(Notify::new());
+        let follower = Follower {
+            work: Arc::clone(&work),
+            wake: Arc::clone(&wake),
+            shown: Arc::clone(&self.shown),
+            owner: Arc::downgrade(owner),
+        };
+        if events.is_none() {
+            wake.notify_one();
+        }
+        let task = tokio::spawn(follower.keep(events, changes)).abort_handle();
+        Running { work, wake, task }
     }
 
     /// What is carried now.
@@ -194,270 +258,14 @@ impl Accelerator {
     }
 }
 
-/// Loading takes seconds of the CPU.
-async fn load(options: Options) -> Result<Accelerated, BpfError> {
-    match tokio::task::spawn_blocking(move || Accelerated::load(&options)).await {
-        Ok(loaded) => loaded,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+/// What an earlier request, or daemon, was told.
+async fn remembered(owner: &Owner) -> Option<Acceleration> {
+    let core = owner.lock().await;
+    core.state().accelerations.get(ENGINE).cloned()
 }
 
-type Events = Pin<Box<dyn Stream<Item = ()> + Send>>;
-
-/// What is done, and what for.
-struct Work {
-    socket: PathBuf,
-    /// None while Docker doesn't answer.
-    api: Option<Api>,
-    view: View,
-    selection: Selection,
-    programs: Accelerated,
-    netlink: Netlink,
-    /// By the id of the endpoint.
-    interfaces: BTreeMap<String, Interface>,
-    judged: Judged,
-    /// Rules of the host's own may be skipped.
-    despite: bool,
-    slots: BTreeMap<String, u32>,
-    wanted: Wanted,
-    problem: Option<String>,
-}
-
-impl Work {
-    fn events(&self) -> Events {
-        match &self.api {
-            Some(api) => Box::pin(api.events()),
-            None => Box::pin(futures_util::stream::pending()),
-        }
-    }
-
-    /// Hears what Docker has to say now.
-    async fn ask(&mut self) -> Result<(), DockerError> {
-        let asked = async {
-            if self.api.is_none() {
-                self.api = Some(Api::connect(&self.socket).await?);
-            }
-            match &self.api {
-                Some(api) => api.look().await,
-                None => Ok(View::default()),
-            }
-        };
-        match asked.await {
-            Ok(view) => {
-                self.view = view;
-                self.problem = None;
-                self.enter().await;
-                Ok(())
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if self.problem.as_ref() != Some(&text) {
-                    tracing::warn!("{text}");
-                }
-                // What was carried goes on as long as its interfaces are there.
-                self.problem = Some(text);
-                self.api = None;
-                Err(error)
-            }
-        }
-    }
-
-    /// Looks at the host's rules, and at the interfaces of the containers.
-    async fn enter(&mut self) {
-        self.judged = rules::judge(&self.view, self.despite).await;
-        let mut found = BTreeMap::new();
-        let selected: BTreeSet<&str> = self
-            .view
-            .networks
-            .iter()
-            .filter(|network| self.selection.has(network))
-            .map(|network| network.id.as_str())
-            .collect();
-        for container in &self.view.containers {
-            let mut endpoints = container.endpoints.iter();
-            if !endpoints.any(|endpoint| selected.contains(endpoint.network.as_str())) {
-                continue;
-            }
-            match inside::interfaces(container).await {
-                Ok(interfaces) => found.extend(interfaces),
-                // It has ended meanwhile.
-                Err(error) => tracing::debug!("container {}: {error}", container.name),
-            }
-        }
-        self.interfaces = found;
-    }
-
-    /// Brings programs and tables in line with what is known.
-    async fn reconcile(&mut self, owner: &Owner) -> Result<(), AccelerateError> {
-        let links = self.netlink.links().await?;
-        let host = Host::read(&self.netlink).await?;
-        let (facts, published, uplinks) = {
-            let core = owner.lock().await;
-            let state = core.state();
-            let alias = format!("netdp:{}:", state.instance);
-            let facts = host.facts(core.engine().asked_uplinks(), &alias);
-            let endpoints = state.endpoints.values();
-            let published: Vec<Publication> =
-                endpoints.flat_map(|it| it.published.clone()).collect();
-            // These programs come before netdp's own, which have to be there.
-            let attached = core.engine().target().datapath.attached();
-            (facts, published, attached)
-        };
-        let addresses = self.netlink.addresses().await?;
-        let addresses: Vec<_> = addresses.iter().map(|it| (it.ifindex, it.net)).collect();
-        let known = Known {
-            links: &links,
-            addresses: &addresses,
-            interfaces: &self.interfaces,
-            published: &published,
-            rules: &self.judged,
-        };
-        self.wanted = wanted(&self.view, &self.selection, &known, &mut self.slots);
-        self.apply(&facts, |ifindex| {
-            uplinks.get(&ifindex) == Some(&Role::Uplink)
-        })?;
-        Ok(())
-    }
-
-    fn apply(&mut self, facts: &Facts, is_uplink: impl Fn(u32) -> bool) -> Result<(), BpfError> {
-        let Wanted {
-            bridges, endpoints, ..
-        } = &self.wanted;
-        let want = plan::foreign(facts, bridges, endpoints);
-        let mut names: BTreeMap<(u32, Role), String> = BTreeMap::new();
-        for foreign in endpoints {
-            let name = foreign.endpoint.host_ifname.clone();
-            names.insert((foreign.ifindex, Role::Endpoint), name);
-        }
-        for uplink in &facts.uplinks {
-            let of_tables = want.contains_key(&Key::Uplink(uplink.ifindex));
-            if of_tables && is_uplink(uplink.ifindex) && !endpoints.is_empty() {
-                names.insert((uplink.ifindex, Role::Uplink), uplink.ifname.clone());
-            }
-        }
-        let gone: Vec<_> = self
-            .programs
-            .attached()
-            .filter(|at| !names.contains_key(at))
-            .collect();
-        for (ifindex, role) in gone {
-            self.programs.detach(ifindex, role);
-        }
-        let datapath = self.programs.datapath_mut();
-        let have = datapath.tables()?;
-        for write in plan::writes(&have, &want) {
-            match write {
-                Write::Put(key, entry) => datapath.put(&key, &entry)?,
-                Write::Remove(key) => {
-                    datapath.remove(&key)?;
-                    if let (Key::Endpoint(ifindex), Some(Entry::Endpoint(endpoint))) =
-                        (key, have.get(&key))
-                    {
-                        datapath.forget_flows(ifindex, endpoint)?;
-                        datapath.clear_stats(endpoint.slot)?;
-                    }
-                }
-            }
-        }
-        datapath.settle_ports()?;
-        for ((ifindex, role), name) in names {
-            match self.programs.attach(&name, ifindex, role) {
-                Ok(()) => {}
-                // It has just gone: another look follows.
-                Err(error) => tracing::debug!("{error}"),
-            }
-        }
-        Ok(())
-    }
-
-    fn show(&self, shown: &StdMutex<Option<Shown>>) -> Shown {
-        let now = Shown {
-            socket: self.socket.clone(),
-            problem: self.problem.clone(),
-            networks: self.wanted.networks.clone(),
-        };
-        *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(now.clone());
-        now
-    }
-}
-
-/// Follows Docker and the host.
-struct Keeper {
-    work: Arc<Mutex<Work>>,
-    wake: Arc<Notify>,
-    shown: Arc<StdMutex<Option<Shown>>>,
-    owner: std::sync::Weak<Owner>,
-}
-
-impl Keeper {
-    async fn keep(self, mut events: Events, mut changes: mpsc::Receiver<Change>) {
-        let mut silent = false;
-        loop {
-            let mut ask = true;
-            tokio::select! {
-                event = events.next() => if event.is_none() {
-                    silent = true;
-                    events = Box::pin(futures_util::stream::pending());
-                },
-                change = changes.recv() => match change {
-                    Some(_) => ask = false,
-                    None => changes = watch_again(&self.work).await,
-                },
-                () = self.wake.notified() => {}
-                () = sleep(ROUND) => {}
-                () = until_retry(silent) => {}
-            }
-            ask |= settle(&mut events, &mut changes).await;
-            let Some(owner) = self.owner.upgrade() else {
-                return;
-            };
-            let mut work = self.work.lock().await;
-            if ask && work.ask().await.is_ok() && silent {
-                events = work.events();
-                silent = false;
-            }
-            if let Err(error) = work.reconcile(&owner).await {
-                tracing::warn!("Docker's networks: {error}");
-            }
-            work.show(&self.shown);
-        }
-    }
-}
-
-async fn until_retry(silent: bool) {
-    if silent {
-        sleep(RETRY).await;
-    } else {
-        pending().await
-    }
-}
-
-/// Takes the rest of a burst; true where Docker had a part in it.
-async fn settle(events: &mut Events, changes: &mut mpsc::Receiver<Change>) -> bool {
-    let end = Instant::now() + BURST;
-    let mut ask = false;
-    loop {
-        let next = async {
-            tokio::select! {
-                event = events.next() => event.is_some().then_some(true),
-                change = changes.recv() => change.is_some().then_some(false),
-            }
-        };
-        match timeout_at(end, next).await {
-            Ok(Some(docker)) => ask |= docker,
-            Ok(None) => return true,
-            Err(_) => return ask,
-        }
-    }
-}
-
-async fn watch_again(work: &Mutex<Work>) -> mpsc::Receiver<Change> {
-    let netlink = work.lock().await.netlink.clone();
-    loop {
-        match netlink.watch().await {
-            Ok(changes) => return changes,
-            Err(error) => tracing::error!("{error}"),
-        }
-        sleep(RETRY).await;
-    }
+/// Keeps what is told from now on for the next daemon, if there is anything.
+async fn remember(owner: &Owner, told: Acceleration) -> Result<(), StoreError> {
+    let told = (!told.networks.is_empty()).then_some(told);
+    owner.lock().await.remember(ENGINE, told)
 }

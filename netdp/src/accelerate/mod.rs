@@ -2,10 +2,12 @@
 //!
 //! Docker is the store: networks, containers, addresses and ports are read from
 //! its API, and nothing of it is kept or changed. What is carried ends with the
-//! daemon, and goes on by Docker's own rules.
+//! daemon, and goes on by Docker's own rules; which networks were asked for is
+//! kept for the next daemon.
 
 mod docker;
 mod error;
+mod follow;
 mod inside;
 mod keeper;
 mod names;
@@ -13,12 +15,16 @@ mod rules;
 mod select;
 mod view;
 mod wanted;
+mod work;
 
 pub use error::DockerError;
 pub use keeper::{AccelerateError, Accelerator, Request, Shown};
 pub use names::{Called, at, called, key};
 pub use view::{DockerContainer, DockerNetwork};
 pub use wanted::{Carried, Member};
+
+/// What was asked for is kept by this name.
+const ENGINE: &str = "docker";
 
 /// Where Docker listens unless it was told otherwise.
 pub const SOCKET: &str = "/var/run/docker.sock";

@@ -1,25 +1,9 @@
 //! Which networks are to be carried, and which can be.
 
-use std::collections::BTreeSet;
-
 use super::view::{DockerNetwork, View};
-use crate::model::Refusal;
-
-/// The networks that were asked for.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Selection {
-    /// All, but for some.
-    all: bool,
-    except: BTreeSet<String>,
-    /// These, by name.
-    named: BTreeSet<String>,
-}
+use crate::model::{Refusal, Selection};
 
 impl Selection {
-    pub fn is_empty(&self) -> bool {
-        !self.all && self.named.is_empty()
-    }
-
     /// Adds networks by name or id; all where none is named.
     ///
     /// # Errors
@@ -67,10 +51,6 @@ impl Selection {
             }
         }
         Ok(())
-    }
-
-    pub fn has(&self, network: &DockerNetwork) -> bool {
-        self.named.contains(&network.name) || self.all && !self.except.contains(&network.name)
     }
 }
 

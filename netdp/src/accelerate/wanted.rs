@@ -13,11 +13,11 @@ use netdp_common::maps::{MAX_ENDPOINTS, endpoint_flags};
 use super::{
     inside::{Interface, namespace},
     rules::Judged,
-    select::{Selection, unfit},
+    select::unfit,
     view::{DockerContainer, DockerEndpoint, DockerNetwork, View},
 };
 use crate::{
-    model::{Endpoint, EndpointId, MacAddr, NetworkId, Publication, SandboxId},
+    model::{Endpoint, EndpointId, MacAddr, NetworkId, Publication, SandboxId, Selection},
     netlink::Link,
     plan::{ForeignBridge, ForeignEndpoint},
 };
@@ -80,7 +80,7 @@ pub fn wanted(
 ) -> Wanted {
     let mut wanted = Wanted::default();
     for network in &view.networks {
-        if !selection.has(network) {
+        if !selection.has(&network.name) {
             continue;
         }
         let name = network.bridge();

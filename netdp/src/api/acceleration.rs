@@ -38,6 +38,13 @@ pub struct Acceleration {
     /// `docker`.
     pub engine: String,
     pub socket: PathBuf,
+    /// What was asked for, and is again of a daemon that starts later: all
+    /// networks, but for some, or those of these names.
+    pub all: bool,
+    pub except: Vec<String>,
+    pub named: Vec<String>,
+    /// Also where the host has rules of its own that packets would skip.
+    pub skip_rules: bool,
     /// Why it is as the engine said before, and not as it may say now.
     pub problem: Option<String>,
     pub networks: Vec<AcceleratedNetwork>,
@@ -70,9 +77,14 @@ pub struct AcceleratedContainer {
 
 /// What an engine's networks are shown as.
 pub fn acceleration(shown: Shown) -> Acceleration {
+    let networks = shown.told.networks;
     Acceleration {
         engine: ENGINE.to_owned(),
-        socket: shown.socket,
+        socket: shown.told.socket,
+        all: networks.all,
+        except: networks.except.into_iter().collect(),
+        named: networks.named.into_iter().collect(),
+        skip_rules: shown.told.skip_rules,
         problem: shown.problem,
         networks: shown.networks.iter().map(network).collect(),
     }

@@ -67,6 +67,7 @@ impl From<AccelerateError> for Refused {
         match error {
             AccelerateError::Refused(refusal) => refusal.into(),
             AccelerateError::Docker(error) => Refusal::unavailable(error).into(),
+            AccelerateError::Store(error) => OwnerError::from(error).into(),
             AccelerateError::Bpf(error @ BpfError::NoTcx) => Refusal::unavailable(error).into(),
             error => {
                 tracing::error!("{error}");

@@ -4,7 +4,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    model::{End, Endpoint, EndpointId, HostView, Refusal, Sandbox, SandboxId, State},
+    model::{
+        Acceleration, End, Endpoint, EndpointId, HostView, Refusal, Sandbox, SandboxId, State,
+    },
     netns::Namespace,
     resolver::Resolver,
     store::{Store, StoreError},
@@ -61,6 +63,19 @@ impl Core {
 
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// Stores what an engine's networks are to be, or that nothing of them is.
+    /// The host doesn't follow that by itself.
+    pub fn remember(&mut self, engine: &str, told: Option<Acceleration>) -> Result<(), StoreError> {
+        let mut next = self.state.clone();
+        match told {
+            Some(told) => drop(next.accelerations.insert(engine.to_owned(), told)),
+            None => drop(next.accelerations.remove(engine)),
+        }
+        self.store.commit(&self.state, &next)?;
+        self.state = next;
+        Ok(())
     }
 
     /// Whether something is left that a later repair may be able to do.

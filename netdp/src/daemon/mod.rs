@@ -31,6 +31,7 @@ use tokio::{
 };
 
 use crate::{
+    accelerate::Accelerator,
     api::{listen::Socket, server},
     bpf::{self, Datapath},
     docker,
@@ -87,6 +88,7 @@ pub fn run(options: Options) -> Result<()> {
         // Before the first look, so that nothing falls between.
         let changes = netlink.watch().await?;
         owner.start().await?;
+        Accelerator::resume(&owner);
         let keeper = tokio::spawn(keep(Arc::clone(&owner), netlink, changes));
         let names = Arc::clone(&owner);
         let resolver = tokio::spawn(async move {
@@ -129,7 +131,9 @@ pub fn clean_up(options: &Options) -> Result<()> {
         let _socket = Socket::bind(&options.run_dir)?;
         let _bpffs = environment::claim_bpffs(&options.bpffs)?;
         alone::claim()?;
-        open(options).await?.remove_everything().await?;
+        let owner = open(options).await?;
+        owner.forget_accelerations().await?;
+        owner.remove_everything().await?;
         Datapath::unload(&options.bpffs)?;
         Ok(())
     })

@@ -392,6 +392,16 @@ impl Owner {
             .map(drop)
     }
 
+    /// Nothing of other engines' networks is asked for any more.
+    pub async fn forget_accelerations(&self) -> Result<(), StoreError> {
+        let mut core = self.core.lock().await;
+        let engines: Vec<String> = core.state.accelerations.keys().cloned().collect();
+        for engine in engines {
+            core.remember(&engine, None)?;
+        }
+        Ok(())
+    }
+
     /// Takes every link and program away that the state asks for.
     pub async fn remove_everything(&self) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;

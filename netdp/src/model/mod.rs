@@ -4,6 +4,7 @@
 //! A request is a method of [`State`] that checks everything before it changes
 //! anything; what it must know of the host comes in a [`HostView`].
 
+mod acceleration;
 mod attachment;
 mod connect;
 mod endpoint;
@@ -30,6 +31,7 @@ pub mod subnets;
 mod taken;
 mod timeouts;
 
+pub use acceleration::{Acceleration, Selection};
 pub use attachment::{Attachment, AttachmentRequest, Container};
 pub use connect::EndpointRequest;
 pub use endpoint::{Address, Endpoint};

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Driver, Endpoint, EndpointId, LentPool, Mode, Network, NetworkId, Refusal, Sandbox, SandboxId,
+    Acceleration, Driver, Endpoint, EndpointId, LentPool, Mode, Network, NetworkId, Refusal,
+    Sandbox, SandboxId,
 };
 
 /// Numbers that were given last, so that a freed one isn't given again at once.
@@ -32,6 +33,9 @@ pub struct State {
     /// Subnets from which engines ask for addresses.
     #[serde(default)]
     pub lent: BTreeMap<IpNet, LentPool>,
+    /// Networks of other engines that are carried, by engine.
+    #[serde(default)]
+    pub accelerations: BTreeMap<String, Acceleration>,
     pub counters: Counters,
 }
 
@@ -47,6 +51,7 @@ impl State {
             sandboxes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             lent: BTreeMap::new(),
+            accelerations: BTreeMap::new(),
             counters: Counters {
                 network: 2,
                 ..Counters::default()
@@ -135,6 +140,9 @@ impl State {
             self.sandboxes.values().map(|s| s.name.as_str()),
         )?;
         unique("endpoint slot", self.endpoints.values().map(|e| e.slot))?;
+        for (engine, told) in &self.accelerations {
+            told.check(engine)?;
+        }
         for sandbox in self.sandboxes.values() {
             if let Mode::Container(other) = sandbox.mode
                 && !self.sandboxes.contains_key(&other)

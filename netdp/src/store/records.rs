@@ -26,6 +26,7 @@ const NETWORKS: Table = Table::new("networks");
 const SANDBOXES: Table = Table::new("sandboxes");
 const ENDPOINTS: Table = Table::new("endpoints");
 const LENT: Table = Table::new("lent");
+const ACCELERATIONS: Table = Table::new("accelerations");
 
 const META_FORMAT: &str = "format";
 const META_INSTANCE: &str = "instance";
@@ -54,6 +55,7 @@ pub(super) fn read(database: &Database) -> Result<State, Unreadable> {
         sandboxes: read_all(&transaction, SANDBOXES)?,
         endpoints: read_all(&transaction, ENDPOINTS)?,
         lent: read_all(&transaction, LENT)?,
+        accelerations: read_all(&transaction, ACCELERATIONS)?,
         counters,
     };
     state.check().map_err(Unreadable::Damaged)?;
@@ -140,6 +142,12 @@ pub(super) fn write(
         &new.endpoints,
     )?;
     write_changed(&transaction, LENT, old.map(|s| &s.lent), &new.lent)?;
+    write_changed(
+        &transaction,
+        ACCELERATIONS,
+        old.map(|s| &s.accelerations),
+        &new.accelerations,
+    )?;
     transaction.commit().map_err(StoreError::database)
 }
 

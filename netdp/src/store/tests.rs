@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{
-    EndpointId, EndpointRequest, NetworkId,
+    Acceleration, EndpointId, EndpointRequest, NetworkId, Selection,
     lent::PoolRequest,
     tests::{Sockets, host, network, state, web},
 };
@@ -66,12 +66,69 @@ fn what_engines_have_is_kept() {
 }
 
 #[test]
+fn what_is_accelerated_is_kept() {
+    let (folder, state) = filled();
+    let store = open(folder.path());
+    let mut next = state.clone();
+    let told = Acceleration {
+        socket: "/run/docker.sock".into(),
+        skip_rules: true,
+        networks: Selection {
+            named: ["shop".to_owned()].into(),
+            ..Selection::default()
+        },
+    };
+    // Of an engine that a later netdp knows, too.
+    for engine in ["docker", "later"] {
+        next.accelerations.insert(engine.to_owned(), told.clone());
+    }
+    store.commit(&state, &next).unwrap();
+    assert_eq!(store.load().unwrap(), next);
+    drop(store);
+    let store = open(folder.path());
+    assert_eq!(store.load().unwrap(), next);
+    store.commit(&next, &state).unwrap();
+    assert_eq!(store.load().unwrap(), state);
+}
+
+#[test]
+fn an_acceleration_that_makes_no_sense_is_kept_aside() {
+    for (record, why) in [
+        (&b"{"[..], "record 'docker' can't be read"),
+        (br#"{"all":true}"#, "missing field `socket`"),
+        (br#"{"socket":"/run/docker.sock"}"#, "no network of docker"),
+        (
+            br#"{"socket":"docker.sock","all":true}"#,
+            "no absolute path",
+        ),
+    ] {
+        let (folder, state) = filled();
+        let store = open(folder.path());
+        let transaction = store.database.begin_write().unwrap();
+        let table = redb::TableDefinition::<&str, &[u8]>::new("accelerations");
+        let mut opened = transaction.open_table(table).unwrap();
+        opened.insert("docker", record).unwrap();
+        drop(opened);
+        transaction.commit().unwrap();
+        drop(store);
+        let (store, damage) = Store::open(folder.path()).unwrap();
+        let damage = damage.unwrap();
+        assert!(damage.why.contains(why), "{}", damage.why);
+        assert!(damage.kept_as.unwrap().exists());
+        // All else is that of the copy.
+        assert_eq!(store.load().unwrap(), state);
+    }
+}
+
+#[test]
 fn a_store_of_a_netdp_without_engines_is_read() {
     let (folder, state) = filled();
     let store = open(folder.path());
     let transaction = store.database.begin_write().unwrap();
-    let table = redb::TableDefinition::<&str, &[u8]>::new("lent");
-    assert!(transaction.delete_table(table).unwrap());
+    for table in ["lent", "accelerations"] {
+        let table = redb::TableDefinition::<&str, &[u8]>::new(table);
+        assert!(transaction.delete_table(table).unwrap());
+    }
     transaction.commit().unwrap();
     drop(store);
     assert_eq!(open(folder.path()).load().unwrap(), state);
