@@ -3,7 +3,7 @@
 //! again at each call, on every path that leads there.
 //!
 //! They take numbers, the context, and pointers to what the type says, which
-//! may be null for all that the verifier knows, and give a number; one door
+//! may be null for all that the verifier knows, and give a number; there is one
 //! for each family, for they can't be generic. What they do lies with its
 //! subject, in the functions that end in `_alone`.
 
@@ -24,7 +24,7 @@ use crate::{
     work::{Decision, Work},
 };
 
-/// The doors of a family. Their results are [`Found`]s as numbers.
+/// Those of a family. Their results are [`Found`]s as numbers.
 pub trait Alone: Header {
     fn promote(
         key: &FlowKey<Self::Addr>,
@@ -62,10 +62,10 @@ pub trait Alone: Header {
     fn permit(work: &mut Work<Self::Addr>) -> Found;
 }
 
-/// What a door gives that got a null: no caller has one.
+/// What one gives that got a null: no caller has one.
 const NOTHING: u32 = Found::refused(DropReason::HelperFailed).number();
 
-macro_rules! doors {
+macro_rules! global_functions {
     (
         $family:ty, $addr:ty,
         $promote:ident, $forget:ident, $is_published:ident, $leads_here:ident,
@@ -268,7 +268,7 @@ macro_rules! doors {
     };
 }
 
-doors!(
+global_functions!(
     V4,
     V4Addr,
     promote4,
@@ -281,7 +281,7 @@ doors!(
     mapped4,
     permit4
 );
-doors!(
+global_functions!(
     V6,
     V6Addr,
     promote6,

@@ -17,6 +17,7 @@ mod place;
 mod side;
 mod socket;
 mod speed;
+mod tap;
 mod topology;
 
 pub use docker_api::{ApiContainer, ApiNetwork, DockerApi, Version};
@@ -32,6 +33,7 @@ pub use socket::{
     echo_socket6, hears, listen, ping_through, says_nothing, talk, udp,
 };
 pub use speed::{MEASURED, print_speed};
+pub use tap::Tap;
 pub use topology::{Container, Topology};
 
 use std::time::Duration;

@@ -76,6 +76,9 @@ impl Target {
                     self.netlink.set_mtu(ifname, *mtu).await?;
                 }
             }
+            Op::SetPacketLimit { ifname, limit } => {
+                self.netlink.set_packet_limit(ifname, *limit).await?;
+            }
             Op::SetLinkUp { ifname } => self.netlink.set_up(ifname).await?,
             Op::EnableForwarding { ifname, family } => enable_forwarding(ifname, *family)?,
             Op::AddAddress { ifname, address } => {
@@ -174,6 +177,7 @@ impl Target {
                 peer_mac: veth.mac,
                 mtu: veth.mtu,
                 alias: &veth.alias,
+                packet_limit: veth.packet_limit,
                 peer_netns: &namespace,
             })
             .await?;

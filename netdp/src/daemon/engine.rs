@@ -209,6 +209,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Gives uplinks back what they had before networks with BIG TCP: nobody
+    /// sees to it while no daemon runs.
+    pub async fn leave_uplinks(&mut self) {
+        let ops = plan::packet_limits(&BTreeSet::new(), &self.observed);
+        let plan = Plan {
+            ops,
+            conflicts: Vec::new(),
+        };
+        // Never fails, since failures are noted.
+        let _ = self
+            .execute(plan, Failure::IsNoted, &mut BTreeSet::new())
+            .await;
+    }
+
     /// Takes every link and program that belongs to `state` away.
     pub async fn remove_everything(&mut self, state: &State) -> Result<(), EngineError> {
         self.look(state).await?;

@@ -115,7 +115,7 @@ pub fn run(options: Options) -> Result<()> {
         resolver.abort();
         hosts.abort();
         // A change that is being made is finished first.
-        drop(owner.lock().await);
+        owner.leave().await;
         tracing::info!("ending; networks stay as they are");
         served.context("cannot serve")
     })

@@ -402,6 +402,11 @@ impl Owner {
         Ok(())
     }
 
+    /// What the end of a daemon leaves to nobody.
+    pub async fn leave(&self) {
+        self.core.lock().await.engine.leave_uplinks().await;
+    }
+
     /// Takes every link and program away that the state asks for.
     pub async fn remove_everything(&self) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;

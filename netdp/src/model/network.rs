@@ -129,6 +129,9 @@ pub struct Network {
     pub masquerade: bool,
     #[serde(default)]
     pub nat: Nat,
+    /// Its containers send packets of BIG TCP where the uplinks take them.
+    #[serde(default)]
+    pub big_tcp: bool,
     /// Where flows of its endpoints have other times than those of the host.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -262,6 +265,7 @@ impl Network {
             icc: true,
             masquerade: false,
             nat: Nat::default(),
+            big_tcp: false,
             timeouts: Timeouts::default(),
             routed4: false,
             routed6: false,
@@ -337,6 +341,7 @@ impl State {
             icc: options.icc,
             masquerade: options.masquerade,
             nat: options.nat,
+            big_tcp: options.big_tcp,
             timeouts: options.timeouts,
             routed4: options.routed.contains(&Family::V4),
             routed6: options.routed.contains(&Family::V6),

@@ -25,6 +25,7 @@ const SOURCE4: &str = "com.docker.network.host_ipv4";
 const SOURCE6: &str = "com.docker.network.host_ipv6";
 const MTU: &str = "com.docker.network.driver.mtu";
 const NAT: &str = "nat";
+const BIG_TCP: &str = "big-tcp";
 
 /// What the options of a [`NetworkRequest`] come to.
 pub(super) struct Options {
@@ -38,6 +39,7 @@ pub(super) struct Options {
     pub sources: Vec<IpAddr>,
     pub mtu: u32,
     pub nat: Nat,
+    pub big_tcp: bool,
     pub timeouts: Timeouts,
 }
 
@@ -47,6 +49,7 @@ impl Options {
         let (mut bridge, mut icc, mut masquerade, mut host_binding, mut mtu) =
             (None, true, true, None, DEFAULT_MTU);
         let mut nat = Nat::default();
+        let mut big_tcp = false;
         let mut timeouts = Timeouts::default();
         let mut routed = Vec::new();
         let mut sources = Vec::new();
@@ -81,12 +84,19 @@ impl Options {
                         bad(key, value, &format!("one of {what}"))
                     })?;
                 }
+                BIG_TCP => {
+                    big_tcp = match value.as_str() {
+                        "auto" => true,
+                        "off" => false,
+                        _ => return Err(bad(key, value, "auto or off")),
+                    }
+                }
                 _ => {
                     let [(_, mode4), (_, mode6)] = GATEWAY_MODES;
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
                          {MASQUERADE}, {HOST_BINDING}, {SOURCE4}, {SOURCE6}, {mode4}, {mode6}, \
-                         {MTU}, {NAT}, udp-timeout, icmp-timeout, tcp-established-timeout and \
+                         {MTU}, {NAT}, {BIG_TCP}, udp-timeout, icmp-timeout, tcp-established-timeout and \
                          tcp-transitory-timeout"
                     )));
                 }
@@ -108,6 +118,7 @@ impl Options {
             sources,
             mtu,
             nat,
+            big_tcp,
             timeouts,
         })
     }

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::time::sleep;
 
-use super::{Netlink, NetlinkError, Refusal};
+use super::{Netlink, NetlinkError, PacketLimit, Refusal};
 use crate::netns::Namespace;
 
 /// `IFNAMSIZ` less its terminating zero.
@@ -56,6 +56,9 @@ pub struct Link {
     /// This namespace's id for the namespace of the other end; none when both
     /// ends are in this one.
     pub peer_netnsid: Option<i32>,
+    pub packet_limit: PacketLimit,
+    /// Its driver takes packets of BIG TCP.
+    pub takes_big: bool,
 }
 
 /// A veth pair to be made.
@@ -70,6 +73,8 @@ pub struct VethPair<'a> {
     pub mtu: u32,
     /// Of the host end.
     pub alias: &'a str,
+    /// Of both ends.
+    pub packet_limit: PacketLimit,
     pub peer_netns: &'a Namespace,
 }
 
@@ -169,13 +174,13 @@ impl Netlink {
             .name(pair.peer_name)
             .address(pair.peer_mac.to_vec())
             .mtu(pair.mtu)
-            .setns_by_fd(pair.peer_netns.as_fd().as_raw_fd())
-            .build();
+            .setns_by_fd(pair.peer_netns.as_fd().as_raw_fd());
+        let peer = pair.packet_limit.write(peer).build();
         let message = LinkMessageBuilder::<LinkVeth>::new(pair.host_name, pair.peer_name)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .address(pair.host_mac.to_vec())
-            .mtu(pair.mtu)
-            .build();
+            .mtu(pair.mtu);
+        let message = pair.packet_limit.write(message).build();
         self.create(message, pair.host_name, pair.alias, |refusal| {
             refusal.to(
                 "create the veth pair",
@@ -307,7 +312,7 @@ impl Netlink {
         }
     }
 
-    async fn set(
+    pub(super) async fn set(
         &self,
         name: &str,
         message: LinkMessageBuilder<LinkUnspec>,
@@ -331,11 +336,14 @@ fn new_link(message: &RouteNetlinkMessage) -> Option<Link> {
 impl From<&LinkMessage> for Link {
     fn from(message: &LinkMessage) -> Self {
         let flags = message.header.flags;
+        let (packet_limit, takes_big) = PacketLimit::read(message);
         let mut link = Self {
             index: message.header.index,
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            packet_limit,
+            takes_big,
             running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running),
             loopback: flags.contains(LinkFlags::Loopback),
             ..Self::default()

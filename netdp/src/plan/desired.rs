@@ -9,9 +9,12 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::model::{
-    Address, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State, Timeouts,
-    host_side,
+use crate::{
+    model::{
+        Address, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State, Timeouts,
+        host_side,
+    },
+    netlink::PacketLimit,
 };
 
 /// How the names of host ends begin.
@@ -34,6 +37,21 @@ pub struct Uplink {
     pub reach6: Reach,
     /// A bridge that leads no further: containers of others are on it.
     pub beside: bool,
+    /// How large its packets may be.
+    pub packet_limit: PacketLimit,
+    /// Its driver takes packets of BIG TCP.
+    pub takes_big: bool,
+}
+
+impl Uplink {
+    /// Whether it lets packets of BIG TCP pass, or will when it is told to.
+    fn may_be_big(&self) -> bool {
+        match self.packet_limit {
+            PacketLimit::OtherBig => true,
+            PacketLimit::Other => false,
+            PacketLimit::Legacy | PacketLimit::Big | PacketLimit::BigUplink => self.takes_big,
+        }
+    }
 }
 
 /// What an uplink leads to, in one address family.
@@ -185,6 +203,8 @@ pub struct DesiredVeth {
     pub ipv6: bool,
     /// Metric of the default route through the gateways, or none for no route.
     pub metric: Option<u32>,
+    /// Of both ends.
+    pub packet_limit: PacketLimit,
 }
 
 /// What the tables shall say of an endpoint.
@@ -219,6 +239,8 @@ pub struct Desired {
     pub(super) endpoints: Vec<DesiredEndpoint>,
     /// What links open where the network has no icc.
     pub(super) openings: BTreeSet<Opening>,
+    /// Uplinks whose packets shall be those of BIG TCP, by name.
+    pub big_uplinks: BTreeSet<String>,
     no_ipv6: bool,
 }
 
@@ -252,6 +274,7 @@ impl Desired {
                 .collect(),
             endpoints: Vec::new(),
             openings: state.openings(),
+            big_uplinks: big_uplinks(state, &facts.uplinks),
             no_ipv6: facts.no_ipv6,
         };
         let linked: BTreeSet<IpAddr> = desired
@@ -284,6 +307,7 @@ impl Desired {
                 .collect(),
             endpoints: Vec::new(),
             openings: BTreeSet::new(),
+            big_uplinks: BTreeSet::new(),
             no_ipv6: facts.no_ipv6,
         }
     }
@@ -354,6 +378,7 @@ impl Desired {
                 addresses: endpoint.addresses.clone(),
                 ipv6: carried.v6().is_some(),
                 metric: endpoint.metric,
+                packet_limit: packet_limit(network, &self.uplinks),
             },
         );
         self.endpoints.push(DesiredEndpoint {
@@ -374,6 +399,32 @@ fn is_hosts_own(address: IpAddr) -> bool {
         IpAddr::V4(address) => !address.is_loopback(),
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
     }
+}
+
+/// A container's larger packets would be cut by software at an uplink that
+/// doesn't take them: slower than smaller ones.
+fn packet_limit(network: &Network, uplinks: &[Uplink]) -> PacketLimit {
+    if network.big_tcp && (network.internal || uplinks.iter().all(Uplink::may_be_big)) {
+        PacketLimit::Big
+    } else {
+        PacketLimit::Legacy
+    }
+}
+
+/// Those that are to be changed: what somebody has set stays.
+fn big_uplinks(state: &State, uplinks: &[Uplink]) -> BTreeSet<String> {
+    let mut networks = state
+        .endpoints
+        .values()
+        .filter_map(|it| state.networks.get(&it.network));
+    let wanted = networks.any(|network| network.big_tcp && !network.internal);
+    if !wanted || !uplinks.iter().all(Uplink::may_be_big) {
+        return BTreeSet::new();
+    }
+    let own = uplinks
+        .iter()
+        .filter(|uplink| uplink.packet_limit != PacketLimit::OtherBig);
+    own.map(|uplink| uplink.ifname.clone()).collect()
 }
 
 fn bridge(network: &Network, alias: &str, facts: &Facts) -> Option<DesiredBridge> {

@@ -1,6 +1,8 @@
 //! The first round: what goes, and the links.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::netlink::PacketLimit;
 
 use super::{
     ALIAS, Conflict, Desired, DesiredBridge, DesiredVeth, Observed, ObservedLink, Op, Plan,
@@ -22,6 +24,8 @@ pub fn links(desired: &Desired, observed: &Observed) -> Plan {
     for veth in desired.veths.values() {
         plan_veth(veth, (desired, observed), &whole, &mut plan);
     }
+    plan.ops
+        .extend(packet_limits(&desired.big_uplinks, observed));
     plan
 }
 
@@ -119,6 +123,22 @@ fn plan_veth(
             plan.ops.push(Op::CreateEndpoint(Box::new(veth.clone())));
         }
     }
+}
+
+/// Lets packets of BIG TCP pass the uplinks in `big`, and takes that back from
+/// others: they get what the kernel gives every link.
+pub fn packet_limits(big: &BTreeSet<String>, observed: &Observed) -> Vec<Op> {
+    let links = observed.links.iter();
+    let change = |(ifname, link): (&String, &ObservedLink)| {
+        let limit = match (big.contains(ifname), link.packet_limit) {
+            (true, PacketLimit::Legacy) => PacketLimit::BigUplink,
+            (false, PacketLimit::BigUplink) => PacketLimit::Legacy,
+            _ => return None,
+        };
+        let ifname = ifname.clone();
+        Some(Op::SetPacketLimit { ifname, limit })
+    };
+    links.filter_map(change).collect()
 }
 
 fn configure(ifname: &str, link: &ObservedLink, mac: [u8; 6], mtu: u32, ops: &mut Vec<Op>) {

@@ -24,7 +24,7 @@ pub use desired::{
     Reach, Route, Uplink,
 };
 pub use foreign::{ForeignBridge, ForeignEndpoint, Write, foreign, writes};
-pub use links::links;
+pub use links::{links, packet_limits};
 pub use observed::{Clock, Observed, ObservedLink, Role};
 pub use op::{Conflict, Op, Plan};
 pub use tables::tables;

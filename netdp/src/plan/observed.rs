@@ -6,7 +6,10 @@ use ipnet::IpNet;
 
 use super::{ALIAS, Hold, Neighbour, Op, Route};
 pub use crate::bpf::Role;
-use crate::{bpf::Tables, netlink::Family};
+use crate::{
+    bpf::Tables,
+    netlink::{Family, PacketLimit},
+};
 
 /// A link of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,6 +27,7 @@ pub struct ObservedLink {
     pub forwarding6: bool,
     /// Without link-local ones.
     pub addresses: Vec<IpNet>,
+    pub packet_limit: PacketLimit,
 }
 
 /// What netlink and the pinned maps say.
@@ -78,6 +82,7 @@ impl Observed {
                     forwarding: false,
                     forwarding6: false,
                     addresses: bridge.addresses.clone(),
+                    packet_limit: PacketLimit::Legacy,
                 };
                 self.links.insert(bridge.ifname.clone(), link);
             }
@@ -91,6 +96,7 @@ impl Observed {
                     forwarding: true,
                     forwarding6: veth.ipv6,
                     addresses: Vec::new(),
+                    packet_limit: veth.packet_limit,
                 };
                 self.links.insert(veth.host_ifname.clone(), link);
             }
@@ -103,6 +109,11 @@ impl Observed {
                 if let Some(link) = self.links.get_mut(ifname) {
                     link.mac = mac.unwrap_or(link.mac);
                     link.mtu = mtu.unwrap_or(link.mtu);
+                }
+            }
+            Op::SetPacketLimit { ifname, limit } => {
+                if let Some(link) = self.links.get_mut(ifname) {
+                    link.packet_limit = *limit;
                 }
             }
             Op::SetLinkUp { ifname } => {

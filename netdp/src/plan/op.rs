@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{DesiredBridge, DesiredVeth, Hold, Neighbour, Role, Route};
 use crate::{
     bpf::{Entry, Key},
-    netlink::Family,
+    netlink::{Family, PacketLimit},
 };
 
 /// One operation. All are idempotent: what is there already, or already gone,
@@ -31,6 +31,11 @@ pub enum Op {
         ifname: String,
         mac: Option<[u8; 6]>,
         mtu: Option<u32>,
+    },
+    /// Sets how large the packets of a link may be that isn't ours.
+    SetPacketLimit {
+        ifname: String,
+        limit: PacketLimit,
     },
     SetLinkUp {
         ifname: String,
@@ -82,6 +87,9 @@ impl fmt::Display for Op {
             }
             Self::DeleteLink { ifname } => write!(f, "delete {ifname}"),
             Self::SetLink { ifname, .. } => write!(f, "configure {ifname}"),
+            Self::SetPacketLimit { ifname, limit } => {
+                write!(f, "set the largest packets of {ifname} to {limit}")
+            }
             Self::SetLinkUp { ifname } => write!(f, "bring {ifname} up"),
             Self::EnableForwarding { ifname, family } => {
                 write!(f, "enable forwarding of {family} on {ifname}")

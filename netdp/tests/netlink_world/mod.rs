@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use netdp::{
-    netlink::{Netlink, Route, SandboxInterface, VethPair, configure_sandbox},
+    netlink::{Netlink, PacketLimit, Route, SandboxInterface, VethPair, configure_sandbox},
     netns::Namespace,
 };
 use tempfile::TempDir;
@@ -50,6 +50,7 @@ impl Topology {
             peer_mac: SANDBOX_MAC,
             mtu: 1400,
             alias: "an endpoint",
+            packet_limit: PacketLimit::Legacy,
             peer_netns: &self.sandbox,
         }
     }

@@ -120,6 +120,7 @@ impl Host {
                 forwarding: link.forwarding,
                 forwarding6: link.forwarding6,
                 addresses: self.addresses_of(link).collect(),
+                packet_limit: link.packet_limit,
             };
             (link.name.clone(), observed)
         });

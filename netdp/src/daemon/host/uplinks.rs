@@ -115,6 +115,8 @@ impl Host {
             reach6: reach(defaults[1], IpAddr::is_ipv6),
             addresses: addresses.iter().map(|address| address.net.addr()).collect(),
             broadcasts: self.broadcasts_by(link),
+            packet_limit: link.packet_limit,
+            takes_big: link.takes_big,
             beside: link.kind.as_deref() == Some("bridge") && defaults.iter().all(Option::is_none),
         }
     }

@@ -31,7 +31,7 @@ fn networks_that_are_refused() {
     let (_, text) = refuse(|r| r.driver = Driver::Null);
     assert!(text.starts_with("only one instance of \"null\" network is allowed"));
     type Case = (Kind, &'static str, fn(&mut NetworkRequest));
-    let table: [Case; 15] = [
+    let table: [Case; 16] = [
         (Kind::Unavailable, "overlay", |r| r.driver = Driver::Overlay),
         (Kind::Unavailable, "macvlan", |r| r.driver = Driver::Macvlan),
         (Kind::Unavailable, "ipvlan", |r| r.driver = Driver::Ipvlan),
@@ -65,6 +65,9 @@ fn networks_that_are_refused() {
         (Kind::Invalid, "MTU", |r| r.mtu = Some(10)),
         (Kind::Invalid, "'colour'", |r| {
             r.options.insert("colour".into(), "red".into());
+        }),
+        (Kind::Invalid, "big-tcp=on", |r| {
+            r.options.insert("big-tcp".into(), "on".into());
         }),
         (Kind::Invalid, "nat=symmetric", |r| {
             r.options.insert("nat".into(), "symmetric".into());

@@ -19,6 +19,7 @@ use crate::{
         State,
         tests::{Sockets, host, state, web},
     },
+    netlink::PacketLimit,
 };
 
 fn facts() -> Facts {
@@ -33,6 +34,8 @@ fn facts() -> Facts {
             broadcasts: vec!["192.0.2.255".parse().unwrap()],
             reach4: Reach::default(),
             reach6: Reach::default(),
+            packet_limit: PacketLimit::Legacy,
+            takes_big: true,
             beside: false,
         }],
         headerless: Vec::new(),

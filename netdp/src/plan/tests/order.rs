@@ -80,6 +80,24 @@ fn links_of_others_are_not_touched() {
     assert_eq!(ports.count(), 0, "a port leads to a link of another");
 }
 
+#[test]
+fn uplinks_take_larger_packets_as_long_as_somebody_needs_them() {
+    let (mut state, _, mut host) = running(&[]);
+    let limit = |host: &Host, ifname: &str| host.observed.links[ifname].packet_limit;
+    for ifname in ["lo", "eth0"] {
+        let link = host.observed.links.get_mut(ifname).unwrap();
+        link.packet_limit = PacketLimit::Legacy;
+    }
+    for (wanted, expected) in [(true, PacketLimit::BigUplink), (false, PacketLimit::Legacy)] {
+        for network in state.networks.values_mut() {
+            network.big_tcp = wanted;
+        }
+        host.converge(&Desired::of(&state, &facts()), |_, _| {});
+        assert_eq!(limit(&host, "eth0"), expected);
+        assert_eq!(limit(&host, "lo"), PacketLimit::Legacy);
+    }
+}
+
 /// They would be ways past all rules, once their programs have gone.
 #[test]
 fn links_of_a_state_that_was_lost_go() {
