@@ -53,6 +53,7 @@ pub mod name {
     pub const BACK_RANGES6: &str = "back_ranges6";
     pub const ALLOW6: &str = "allow6";
     pub const DROPS: &str = "drops";
+    pub const LEFT: &str = "left";
     pub const STATS: &str = "stats";
     pub const SWEEPER: &str = "sweeper";
     pub const HOST_FLOWS: &str = "host_flows";

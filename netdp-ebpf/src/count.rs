@@ -1,8 +1,8 @@
 //! Counters, per CPU.
 
-use netdp_common::drop::DropReason;
+use netdp_common::{drop::DropReason, left::Left};
 
-use crate::maps::{DROPS, STATS};
+use crate::maps::{DROPS, LEFT, STATS};
 
 /// Counts a dropped packet by its reason.
 #[inline(always)]
@@ -10,6 +10,15 @@ pub fn dropped(reason: DropReason) {
     if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: the value is this CPU's alone, and programs of one CPU don't
         // interrupt each other.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts a packet that was left to the stack.
+#[inline(always)]
+pub fn left(why: Left) {
+    if let Some(counter) = LEFT.get_ptr_mut(why as u32) {
+        // SAFETY: as above.
         unsafe { *counter += 1 };
     }
 }

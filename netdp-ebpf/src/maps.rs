@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use netdp_common::{
     addr::{V4Addr, V6Addr},
+    left::MAX_LEFT,
     maps::{
         Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
         EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ALLOWED, MAX_CALLS,
@@ -64,6 +65,9 @@ pub static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::ne
 pub static OWN: Array<u64, { own::WORDS as usize }> = Array::new();
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<u64, MAX_DROPS> = PerCpuArray::new();
+/// What the programs for another engine left to the stack, by reason.
+#[btf_map(name = "left")]
+pub static LEFT: PerCpuArray<u64, MAX_LEFT> = PerCpuArray::new();
 #[btf_map(name = "stats")]
 pub static STATS: PerCpuArray<Stats, { MAX_ENDPOINTS as usize }> = PerCpuArray::new();
 #[btf_map(name = "usage")]

@@ -4,7 +4,7 @@
 mod program_world;
 
 use netdp::bpf::{TestPacket, TestRun};
-use netdp_common::{addr::proto, maps::endpoint_flags, tcp::state};
+use netdp_common::{addr::proto, left::Left, maps::endpoint_flags, tcp::state};
 use program_world::{
     CLIENT, Container, DB, DROP, GATEWAY, HOST, HOST_2, LONER, NEXT, REDIRECT, REMOTE, WEB, World,
     arriving,
@@ -431,6 +431,55 @@ fn arriving_error(error: Error) -> Error {
 }
 
 /// Whatever a packet is, these programs hand it on or redirect it.
+/// Packets that were left to the stack for a reason since the last time.
+fn counted(world: &World, before: &mut Vec<(Left, u64)>) -> Vec<Left> {
+    let now = world.datapath.left().unwrap();
+    let risen = now.iter().zip(&*before).filter(|(now, was)| now.1 > was.1);
+    let risen = risen.map(|((reason, _), _)| *reason).collect();
+    *before = now;
+    risen
+}
+
+#[test]
+fn what_is_left_to_the_stack_is_counted_by_its_reason() {
+    worlds(|world| {
+        let (web, db) = (world.web, world.db);
+        let mut before = world.datapath.left().unwrap();
+        // What is carried is counted with the endpoint.
+        connect(world, 40_000);
+        assert_eq!(counted(world, &mut before), []);
+        let stats = world.datapath.stats(web.slot).unwrap();
+        assert_eq!((stats.rx_packets, stats.tx_packets), (2, 2));
+
+        // From outside: only what is for a published port.
+        stays_out(world, &segment(ACK, 41_000).bytes());
+        assert_eq!(counted(world, &mut before), [Left::Began]);
+        let other = arriving(Frame::tcp(SYN, at(CLIENT, 41_000), at(HOST, 8081)));
+        stays_out(world, &other.bytes());
+        assert_eq!(counted(world, &mut before), []);
+        let elsewhere = arriving(Frame::tcp(SYN, at(CLIENT, 41_000), at(REMOTE, 8080)));
+        stays_out(world, &elsewhere.bytes());
+        assert_eq!(counted(world, &mut before), [Left::Elsewhere]);
+
+        // From a container.
+        let neighbour = Frame {
+            destination: web.mac,
+            ..db.frame(Frame::tcp(SYN, at(DB, 41_000), at(WEB, 80)))
+        };
+        stays(world, &db, &neighbour.bytes());
+        assert_eq!(counted(world, &mut before), [Left::Bridge]);
+        let began = request(world, ACK, 41_000).bytes();
+        stays(world, &db, &began);
+        assert_eq!(counted(world, &mut before), [Left::Began]);
+        let host = db.frame(Frame::tcp(SYN, at(DB, 41_000), at(HOST, 22)));
+        stays(world, &db, &host.bytes());
+        assert_eq!(counted(world, &mut before), [Left::Elsewhere]);
+        let spoofed = db.frame(Frame::tcp(SYN, at(WEB, 41_000), at(REMOTE, 443)));
+        stays(world, &db, &spoofed.bytes());
+        assert_eq!(counted(world, &mut before), [Left::Source]);
+    });
+}
+
 #[test]
 fn nothing_is_ever_dropped() {
     worlds(|world| {

@@ -5,7 +5,10 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-use netdp::api::{acceleration::Acceleration, types::Sandbox};
+use netdp::api::{
+    acceleration::Acceleration,
+    types::{Flow, Sandbox, Statistics},
+};
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
 use netdp_tests::{
     DockerApi, MEASURED, PATIENCE, SILENCE, Topology, Version, connect, connect_from,
@@ -393,6 +396,71 @@ fn listings_show_containers_by_dockers_names() {
     let table = topology.netdp("accelerate");
     let line = table.lines().find(|line| line.starts_with("shop")).unwrap();
     assert!(line.ends_with("yes"), "{line}");
+}
+
+#[test]
+fn what_is_carried_can_be_seen() {
+    let Some((topology, docker)) = shop("acc-seen", Version::V28) else {
+        return;
+    };
+    let world = &topology.world;
+    topology.accelerate(&docker.socket, "");
+    let web = docker.container("web");
+    let listener = listen(web, ANY, 80);
+    let near = connect(&world.client, (HOST_ADDRESS, 8080));
+    let (far, _) = listener.accept();
+    talk(&near, &far);
+    let server = listen(&world.outside, ANY, 443);
+    let out = connect_from(web, (ANY, 40_000), (OUTSIDE_ADDRESS, 443));
+    let (out_far, _) = server.accept();
+    talk(&out, &out_far);
+    // What the host asks a container goes Docker's way.
+    let own = connect(&topology.host_program(), (web.address, 80));
+    drop(own);
+
+    let shown = &state(&topology)[0];
+    let network = &shown.networks[0];
+    assert_eq!((network.name.as_str(), network.traffic.flows), ("shop", 2));
+    assert!(network.traffic.rx_packets >= 4 && network.traffic.tx_packets >= 4);
+    assert_eq!(network.containers[0].traffic, network.traffic);
+    let bridge = shown.left.iter().find(|it| it.reason == "bridge").unwrap();
+    assert!(bridge.packets > 0, "{:?}", shown.left);
+    let table = topology.netdp("accelerate");
+    let [heading, line] = &table.lines().collect::<Vec<_>>()[..] else {
+        panic!("{table}");
+    };
+    assert!(heading.contains("FLOWS") && line.contains(" 2 "), "{table}");
+
+    let flows: Vec<Flow> = serde_json::from_str(&topology.netdp("flows --format json")).unwrap();
+    let mut seen: Vec<_> = flows
+        .iter()
+        .map(|flow| (flow.kind.as_str(), flow.accelerated.as_deref()))
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(
+        seen,
+        [("masquerade", Some("shop")), ("published", Some("shop"))]
+    );
+    let listed = topology.netdp("flows --sandbox web --proto tcp");
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    assert!(
+        listed.lines().skip(1).all(|line| line.ends_with("shop")),
+        "{listed}"
+    );
+    assert!(topology.netdp("flows --count").starts_with("2 flows"));
+
+    let stats: Statistics = serde_json::from_str(&topology.netdp("stats --format json")).unwrap();
+    let counters = stats.endpoints.iter().find(|it| it.name == "web").unwrap();
+    assert!(counters.accelerated && counters.network == "shop");
+    assert!(counters.rx_packets >= network.traffic.rx_packets);
+    let listed = topology.netdp("stats");
+    assert!(
+        listed.contains("LEFT TO DOCKER") && listed.contains("bridge"),
+        "{listed}"
+    );
+    topology.netdp("accelerate docker --off");
+    assert!(topology.netdp("flows --count").starts_with("0 flows"));
+    assert!(!topology.netdp("stats").contains("LEFT TO DOCKER"));
 }
 
 #[test]

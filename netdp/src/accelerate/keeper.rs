@@ -1,10 +1,12 @@
 //! Carries Docker's networks as long as it is told to.
 
 use std::{
+    fmt,
     path::Path,
     sync::{Arc, Mutex as StdMutex, PoisonError},
 };
 
+use netdp_common::addr::{V4Addr, V6Addr};
 use thiserror::Error;
 use tokio::{
     sync::{Mutex, Notify, mpsc},
@@ -17,11 +19,11 @@ use super::{
     error::DockerError,
     follow::{Follower, ROUND},
     view::View,
-    wanted::Carried,
+    wanted::{Carried, Member},
     work::{Events, Work},
 };
 use crate::{
-    bpf::BpfError,
+    bpf::{BpfError, Counters, FlowTables},
     daemon::owner::Owner,
     model::{Acceleration, Kind, Refusal},
     netlink::{Change, NetlinkError},
@@ -59,6 +61,33 @@ pub struct Shown {
     /// Why Docker's words are old.
     pub problem: Option<String>,
     pub networks: Vec<Carried>,
+    /// None before the programs are loaded.
+    pub seen: Option<Seen>,
+}
+
+/// What the programs write, to be read while they are followed.
+#[derive(Clone)]
+pub struct Seen {
+    pub counters: Counters,
+    pub v4: FlowTables<V4Addr>,
+    pub v6: FlowTables<V6Addr>,
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seen")
+    }
+}
+
+impl Shown {
+    /// The containers that are carried, with their networks.
+    pub fn carried(&self) -> impl Iterator<Item = (&Carried, &Member)> {
+        let networks = self.networks.iter().filter(|it| it.left.is_none());
+        networks.flat_map(|network| {
+            let members = network.members.iter().filter(|it| it.left.is_none());
+            members.map(move |member| (network, member))
+        })
+    }
 }
 
 /// Networks of Docker that are carried, or none.

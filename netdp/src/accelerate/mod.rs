@@ -18,7 +18,7 @@ mod wanted;
 mod work;
 
 pub use error::DockerError;
-pub use keeper::{AccelerateError, Accelerator, Request, Shown};
+pub use keeper::{AccelerateError, Accelerator, Request, Seen, Shown};
 pub use names::{Called, at, called, key};
 pub use view::{DockerContainer, DockerNetwork};
 pub use wanted::{Carried, Member};

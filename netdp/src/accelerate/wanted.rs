@@ -40,6 +40,8 @@ pub struct Member {
     pub host_ifname: String,
     /// Ports that it publishes by this network.
     pub published: Vec<Publication>,
+    /// Place of its counters, where it is carried.
+    pub slot: Option<u32>,
     /// Why it is left as it is; none where it is carried.
     pub left: Option<String>,
 }
@@ -114,7 +116,10 @@ pub fn wanted(
             let mut member = member(container, endpoint, bridge, known);
             if let (None, None, Some(bridge)) = (&carried.left, &member.left, bridge) {
                 match foreign(network, &member, bridge, known, slots) {
-                    Some(foreign) => wanted.endpoints.push(foreign),
+                    Some(foreign) => {
+                        member.slot = Some(foreign.endpoint.slot);
+                        wanted.endpoints.push(foreign);
+                    }
                     None => member.left = Some("Docker's description of it is odd".into()),
                 }
             }
@@ -157,6 +162,7 @@ fn member(
             .filter(|port| leads(&port.host_ip))
             .cloned()
             .collect(),
+        slot: None,
         left: match (&interface, host_end) {
             (None, _) => Some("its interface was not found in its namespace".into()),
             (_, None) => Some("its interface leads to no port of the bridge".into()),

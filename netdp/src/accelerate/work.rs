@@ -14,7 +14,7 @@ use super::{
     docker::Api,
     error::DockerError,
     inside::{self, Interface},
-    keeper::{AccelerateError, Shown},
+    keeper::{AccelerateError, Seen, Shown},
     rules::{self, Judged},
     view::View,
     wanted::{Known, Wanted, wanted},
@@ -244,6 +244,11 @@ impl Work {
             told: self.told.clone(),
             problem: self.problem.clone(),
             networks: self.wanted.networks.clone(),
+            seen: Some(Seen {
+                counters: self.programs.counters(),
+                v4: self.programs.datapath().flow_tables().clone(),
+                v6: self.programs.datapath().flow_tables().clone(),
+            }),
         };
         *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(now.clone());
         now

@@ -3,11 +3,13 @@
 
 use std::path::PathBuf;
 
+use netdp_common::share;
 use serde::{Deserialize, Serialize};
 
-use super::types::{Endpoint, Port, Sandbox};
+use super::types::{Drops, Endpoint, EndpointCounters, Port, Sandbox, Statistics};
 use crate::{
     accelerate::{self, Called, Carried, Member, Shown},
+    bpf::{BpfError, Counters},
     docker::ENGINE,
     model::Publication,
 };
@@ -48,6 +50,34 @@ pub struct Acceleration {
     /// Why it is as the engine said before, and not as it may say now.
     pub problem: Option<String>,
     pub networks: Vec<AcceleratedNetwork>,
+    /// Packets that containers sent, or that were sent to published ports, and
+    /// that were left to the engine's own way, by reason.
+    pub left: Vec<Drops>,
+}
+
+/// What the programs have carried, as a container sees it, and the flows that
+/// they hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    /// Entries of the flow tables, without what clients have asked and nobody
+    /// has answered.
+    pub flows: u64,
+}
+
+impl Traffic {
+    fn and(self, other: Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets + other.rx_packets,
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            tx_packets: self.tx_packets + other.tx_packets,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            flows: self.flows + other.flows,
+        }
+    }
 }
 
 /// A network that was asked for.
@@ -61,6 +91,8 @@ pub struct AcceleratedNetwork {
     /// Why it is left as it is.
     pub reason: Option<String>,
     pub containers: Vec<AcceleratedContainer>,
+    /// Of all its containers.
+    pub traffic: Traffic,
 }
 
 /// A container on one.
@@ -73,12 +105,24 @@ pub struct AcceleratedContainer {
     pub reason: Option<String>,
     /// How many ports it publishes by this network.
     pub ports: usize,
+    pub traffic: Traffic,
 }
 
 /// What an engine's networks are shown as.
-pub fn acceleration(shown: Shown) -> Acceleration {
+///
+/// # Errors
+/// Its counters can't be read.
+pub fn acceleration(shown: Shown) -> Result<Acceleration, BpfError> {
+    let counters = shown.seen.as_ref().map(|seen| &seen.counters);
+    let left = match counters {
+        Some(counters) => left(counters)?,
+        None => Vec::new(),
+    };
     let networks = shown.told.networks;
-    Acceleration {
+    let carried = shown.networks.iter().map(|it| network(it, counters));
+    Ok(Acceleration {
+        networks: carried.collect::<Result<_, _>>()?,
+        left,
         engine: ENGINE.to_owned(),
         socket: shown.told.socket,
         all: networks.all,
@@ -86,29 +130,87 @@ pub fn acceleration(shown: Shown) -> Acceleration {
         named: networks.named.into_iter().collect(),
         skip_rules: shown.told.skip_rules,
         problem: shown.problem,
-        networks: shown.networks.iter().map(network).collect(),
-    }
+    })
 }
 
-fn network(carried: &Carried) -> AcceleratedNetwork {
-    AcceleratedNetwork {
+fn network(carried: &Carried, counters: Option<&Counters>) -> Result<AcceleratedNetwork, BpfError> {
+    let members = carried.members.iter();
+    let containers = members.map(|member| {
+        Ok(AcceleratedContainer {
+            id: member.container.id.clone(),
+            name: member.container.name.clone(),
+            accelerated: carried.left.is_none() && member.left.is_none(),
+            reason: member.left.clone(),
+            ports: member.published.len(),
+            traffic: traffic(member, counters)?,
+        })
+    });
+    let containers: Vec<_> = containers.collect::<Result<_, BpfError>>()?;
+    let traffic = containers.iter().map(|it| it.traffic);
+    Ok(AcceleratedNetwork {
         id: carried.network.id.clone(),
         name: carried.network.name.clone(),
         interface: carried.network.bridge(),
         accelerated: carried.left.is_none(),
         reason: carried.left.clone(),
-        containers: carried
-            .members
-            .iter()
-            .map(|member| AcceleratedContainer {
-                id: member.container.id.clone(),
-                name: member.container.name.clone(),
-                accelerated: carried.left.is_none() && member.left.is_none(),
-                reason: member.left.clone(),
-                ports: member.published.len(),
-            })
-            .collect(),
+        traffic: traffic.fold(Traffic::default(), Traffic::and),
+        containers,
+    })
+}
+
+fn traffic(member: &Member, counters: Option<&Counters>) -> Result<Traffic, BpfError> {
+    let (Some(slot), Some(counters)) = (member.slot, counters) else {
+        return Ok(Traffic::default());
+    };
+    let (stats, has) = (counters.stats(slot)?, counters.share(slot)?);
+    Ok(Traffic {
+        rx_packets: stats.rx_packets,
+        rx_bytes: stats.rx_bytes,
+        tx_packets: stats.tx_packets,
+        tx_bytes: stats.tx_bytes,
+        flows: [has.flows, has.pending, has.published]
+            .into_iter()
+            .map(share::counted)
+            .sum(),
+    })
+}
+
+fn left(counters: &Counters) -> Result<Vec<Drops>, BpfError> {
+    let left = counters.left()?.into_iter();
+    let left = left.map(|(reason, packets)| Drops {
+        reason: reason.name().to_owned(),
+        packets,
+    });
+    Ok(left.collect())
+}
+
+/// Adds the containers on networks that are carried, and what was left to the
+/// stack.
+///
+/// # Errors
+/// The counters can't be read.
+pub fn count(statistics: &mut Statistics, shown: Option<&Shown>) -> Result<(), BpfError> {
+    let Some((shown, seen)) = shown.and_then(|it| Some((it, it.seen.as_ref()?))) else {
+        return Ok(());
+    };
+    for (carried, member) in shown.carried() {
+        let traffic = traffic(member, Some(&seen.counters))?;
+        let interface = member.interface.as_ref();
+        statistics.endpoints.push(EndpointCounters {
+            sandbox: member.container.id.clone(),
+            name: member.container.name.clone(),
+            network: carried.network.name.clone(),
+            interface: interface.map_or_else(String::new, |it| it.ifname.clone()),
+            rx_packets: traffic.rx_packets,
+            rx_bytes: traffic.rx_bytes,
+            tx_packets: traffic.tx_packets,
+            tx_bytes: traffic.tx_bytes,
+            drops: 0,
+            accelerated: true,
+        });
     }
+    statistics.left = left(&seen.counters)?;
+    Ok(())
 }
 
 /// Whether it is a container of Docker's on a network of netdp's.

@@ -50,6 +50,7 @@ pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<F
         idle: now.saturating_sub(flow.last_seen.into()),
         timeout: flow.timeout.into(),
         pending: *pending,
+        accelerated: None,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Picking flows out of a million, and sending them without holding them as
 //! text.
 
-use std::{net::IpAddr, ops::ControlFlow};
+use std::{collections::BTreeMap, net::IpAddr, ops::ControlFlow};
 
 use netdp_common::{
     addr::{Address, V4Addr, V6Addr, proto},
@@ -9,12 +9,13 @@ use netdp_common::{
 };
 
 use super::{
-    flows,
-    types::{FlowCount, FlowQuery},
+    acceleration, flows,
+    types::{Flow, FlowCount, FlowQuery},
 };
 use crate::{
+    accelerate::{Seen, Shown},
     bpf::{BpfError, FlowSeen, FlowTables},
-    model::{Mode, Refusal, State},
+    model::{Mode, Refusal, Sandbox, State},
 };
 
 /// Bytes of one piece of an answer.
@@ -27,6 +28,29 @@ const SORTED: usize = 1 << 16;
 pub struct Tables {
     pub v4: FlowTables<V4Addr>,
     pub v6: FlowTables<V6Addr>,
+    pub accelerated: Option<Accelerated>,
+}
+
+/// The tables of the programs for other engines' networks.
+pub struct Accelerated {
+    v4: FlowTables<V4Addr>,
+    v6: FlowTables<V6Addr>,
+    names: Names,
+}
+
+/// The network of a container, by its address.
+type Names = BTreeMap<IpAddr, String>;
+
+impl Accelerated {
+    /// None before they are loaded.
+    pub fn of(shown: Shown) -> Option<Self> {
+        let names = shown.carried().flat_map(|(carried, member)| {
+            let addresses = member.endpoint.addresses.iter();
+            addresses.map(|address| (address.net.addr(), carried.network.name.clone()))
+        });
+        let names = names.collect();
+        shown.seen.map(|Seen { v4, v6, .. }| Self { v4, v6, names })
+    }
 }
 
 /// Which flows are wanted.
@@ -41,20 +65,18 @@ pub struct Filter {
 }
 
 impl Filter {
-    pub fn of(query: &FlowQuery, state: &State) -> Result<Self, Refusal> {
+    pub fn of(query: &FlowQuery, state: &State, shown: Option<&Shown>) -> Result<Self, Refusal> {
         let containers = match &query.sandbox {
             None => None,
-            Some(name) => {
-                let sandbox = state.sandbox(name)?;
-                // Who shares a network has its flows.
-                let id = match sandbox.mode {
-                    Mode::Container(other) => other,
-                    _ => sandbox.id,
-                };
-                let endpoints = state.endpoints_of(id).into_iter();
-                let addresses = endpoints.flat_map(|endpoint| &endpoint.addresses);
-                Some(addresses.map(|address| address.net.addr()).collect())
-            }
+            Some(name) => Some(match state.sandbox(name) {
+                Ok(sandbox) => addresses(state, sandbox),
+                Err(refusal) => {
+                    let found = acceleration::sandbox_called(shown.cloned(), name);
+                    let endpoints = found.ok_or(refusal)?.endpoints.into_iter();
+                    let nets = endpoints.flat_map(|endpoint| endpoint.addresses);
+                    nets.map(|net| net.addr()).collect()
+                }
+            }),
         };
         Ok(Self {
             protocols: match &query.protocol {
@@ -76,6 +98,17 @@ impl Filter {
                     .is_some_and(|addr| containers.iter().any(|wanted| is(*wanted, addr)))
             })
     }
+}
+
+/// Of a sandbox; who shares a network has its flows.
+fn addresses(state: &State, sandbox: &Sandbox) -> Vec<IpAddr> {
+    let id = match sandbox.mode {
+        Mode::Container(other) => other,
+        _ => sandbox.id,
+    };
+    let endpoints = state.endpoints_of(id).into_iter();
+    let addresses = endpoints.flat_map(|endpoint| &endpoint.addresses);
+    addresses.map(|address| address.net.addr()).collect()
 }
 
 /// Protocol numbers by a name, or a number.
@@ -104,16 +137,20 @@ impl Tables {
                 &mut count.flows
             } += 1;
         };
-        self.v4.each(|seen| {
-            if flows::is_shown(&seen) && filter.admits(&seen) {
-                add(seen.pending);
-            }
-        })?;
-        self.v6.each(|seen| {
-            if flows::is_shown(&seen) && filter.admits(&seen) {
-                add(seen.pending);
-            }
-        })?;
+        let mine = (&self.v4, &self.v6);
+        let accelerated = self.accelerated.as_ref().map(|it| (&it.v4, &it.v6));
+        for (v4, v6) in std::iter::once(mine).chain(accelerated) {
+            v4.each(|seen| {
+                if flows::is_shown(&seen) && filter.admits(&seen) {
+                    add(seen.pending);
+                }
+            })?;
+            v6.each(|seen| {
+                if flows::is_shown(&seen) && filter.admits(&seen) {
+                    add(seen.pending);
+                }
+            })?;
+        }
         Ok(count)
     }
 
@@ -129,41 +166,52 @@ impl Tables {
     ) -> Result<(), BpfError> {
         let mut array = Array::new(filter.limit, now, send);
         if array.rest.is_continue() {
-            write(&self.v4, filter, &mut array)?;
+            let accelerated = self.accelerated.as_ref().map(|it| (&it.v4, &it.names));
+            write(&self.v4, accelerated, filter, &mut array)?;
         }
         if array.rest.is_continue() {
-            write(&self.v6, filter, &mut array)?;
+            let accelerated = self.accelerated.as_ref().map(|it| (&it.v6, &it.names));
+            write(&self.v6, accelerated, filter, &mut array)?;
         }
         array.end();
         Ok(())
     }
 }
 
-/// The flows of one family.
+/// The flows of one family, those of other engines' networks among them.
 fn write<A: Address + Into<IpAddr>>(
-    tables: &FlowTables<A>,
+    own: &FlowTables<A>,
+    accelerated: Option<(&FlowTables<A>, &Names)>,
     filter: &Filter,
     array: &mut Array<impl FnMut(Vec<u8>) -> ControlFlow<()>>,
 ) -> Result<(), BpfError> {
     let mut few = Some(Vec::new());
-    tables.each_until(|seen| {
-        if !flows::is_shown(&seen) || !filter.admits(&seen) {
-            return ControlFlow::Continue(());
-        }
-        match &mut few {
-            None => array.add(&seen),
-            Some(held) => {
-                held.push(seen);
-                if held.len() <= SORTED {
-                    return ControlFlow::Continue(());
-                }
-                let held = few.take().unwrap_or_default();
-                held.iter().try_for_each(|seen| array.add(seen))
+    let mut all = |tables: &FlowTables<A>, names: Option<&Names>| {
+        tables.each_until(|seen| {
+            if !flows::is_shown(&seen) || !filter.admits(&seen) {
+                return array.rest;
             }
-        }
-    })?;
+            let network = names.map(|names| network(&seen, names));
+            match &mut few {
+                None => array.add(&seen, network),
+                Some(held) => {
+                    held.push((seen, network));
+                    if held.len() <= SORTED {
+                        return ControlFlow::Continue(());
+                    }
+                    let held = few.take().unwrap_or_default();
+                    let mut held = held.into_iter();
+                    held.try_for_each(|(seen, network)| array.add(&seen, network))
+                }
+            }
+        })
+    };
+    all(own, None)?;
+    if let Some((tables, names)) = accelerated {
+        all(tables, Some(names))?;
+    }
     let mut few = few.unwrap_or_default();
-    few.sort_unstable_by_key(|seen| {
+    few.sort_unstable_by_key(|(seen, _)| {
         let FlowKey {
             remote,
             remote_port,
@@ -175,8 +223,16 @@ fn write<A: Address + Into<IpAddr>>(
         let (remote, local): (IpAddr, IpAddr) = (remote.into(), local.into());
         (proto, remote, remote_port.get(), local, local_port.get())
     });
-    let _ = few.iter().try_for_each(|seen| array.add(seen));
+    let mut few = few.into_iter();
+    let _ = few.try_for_each(|(seen, network)| array.add(&seen, network));
     Ok(())
+}
+
+/// The network that an accelerated flow is carried for; `-` where its container
+/// has just gone.
+fn network<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, names: &Names) -> String {
+    let name = flows::container(seen).and_then(|address| names.get(&address.into()));
+    name.map_or("-", String::as_str).to_owned()
 }
 
 /// An array in JSON that is sent in pieces while it is made.
@@ -210,9 +266,18 @@ impl<S: FnMut(Vec<u8>) -> ControlFlow<()>> Array<S> {
         }
     }
 
-    fn add<A: Address + Into<IpAddr>>(&mut self, seen: &FlowSeen<A>) -> ControlFlow<()> {
+    /// `accelerated`: the network of another engine that it is carried for.
+    fn add<A: Address + Into<IpAddr>>(
+        &mut self,
+        seen: &FlowSeen<A>,
+        accelerated: Option<String>,
+    ) -> ControlFlow<()> {
         let Some(flow) = flows::flow(seen, self.now) else {
             return ControlFlow::Continue(());
+        };
+        let flow = Flow {
+            accelerated,
+            ..flow
         };
         self.text
             .extend(if self.empty { &b"\n"[..] } else { b",\n" });
@@ -242,7 +307,7 @@ impl<S: FnMut(Vec<u8>) -> ControlFlow<()>> Array<S> {
 mod tests {
     use netdp_common::{
         addr::Be16,
-        maps::{Delivery, Flow, flow_kind},
+        maps::{self, Delivery, flow_kind},
     };
 
     use super::*;
@@ -260,7 +325,7 @@ mod tests {
         };
         FlowSeen {
             key: FlowKey::full(remote, Be16::new(port), local, Be16::new(80), proto),
-            flow: Flow {
+            flow: maps::Flow {
                 addr: v4(2),
                 external: v4(1),
                 port: Be16::new(8080),
@@ -319,7 +384,7 @@ mod tests {
         });
         for port in 0..flows {
             let flow = seen(flow_kind::PUBLISHED, proto::TCP, v4(7), port);
-            if array.rest.is_break() || array.add(&flow).is_break() {
+            if array.rest.is_break() || array.add(&flow, None).is_break() {
                 break;
             }
         }
@@ -359,7 +424,7 @@ mod tests {
             ControlFlow::Break(())
         });
         let flow = seen(flow_kind::PUBLISHED, proto::TCP, v4(7), 1);
-        assert!((0..10_000).any(|_| array.add(&flow).is_break()));
+        assert!((0..10_000).any(|_| array.add(&flow, None).is_break()));
         array.end();
         assert_eq!(sent, 1);
     }

@@ -276,9 +276,10 @@ async fn detach(State(owner): Shared, Query(attachment): Query<Attachment>) -> A
     whole(async move { owner.detach(&attachment).await }).await
 }
 
-async fn accelerations(State(owner): Shared) -> Json<Vec<Acceleration>> {
+async fn accelerations(State(owner): Shared) -> Answer<Vec<Acceleration>> {
     let shown = owner.accelerator().shown();
-    Json(shown.map(acceleration::acceleration).into_iter().collect())
+    let all: Result<Vec<_>, _> = shown.map(acceleration::acceleration).into_iter().collect();
+    Ok(Json(all.map_err(OwnerError::from)?))
 }
 
 async fn accelerate(
@@ -294,7 +295,7 @@ async fn accelerate(
             skip_rules: request.skip_rules,
         };
         let shown = accelerator.on(&owner, socket, &wanted).await?;
-        Ok(acceleration::acceleration(shown))
+        Ok(acceleration::acceleration(shown).map_err(OwnerError::from)?)
     })
     .await
 }
@@ -311,7 +312,8 @@ async fn end_acceleration(
             .map(str::to_owned)
             .collect();
         let left = owner.accelerator().off(&owner, &networks).await?;
-        Ok(left.map(acceleration::acceleration))
+        let left = left.map(acceleration::acceleration).transpose();
+        Ok(left.map_err(OwnerError::from)?)
     })
     .await
 }
@@ -357,14 +359,20 @@ async fn count_flows(State(owner): Shared, Query(query): Query<FlowQuery>) -> An
 /// The flow tables and what of them is wanted. Reading them takes a while when
 /// they hold many, and keeps nobody else waiting.
 async fn asked(owner: &Owner, query: &FlowQuery) -> Result<(listing::Tables, Filter), Refused> {
+    let shown = owner.accelerator().shown();
     let core = owner.lock().await;
-    let filter = Filter::of(query, core.state())?;
-    Ok((view::flow_tables(&core), filter))
+    let filter = Filter::of(query, core.state(), shown.as_ref())?;
+    Ok((view::flow_tables(&core, shown), filter))
 }
 
 async fn statistics(State(owner): Shared) -> Answer<Statistics> {
-    let core = owner.lock().await;
-    Ok(Json(view::statistics(&core).map_err(OwnerError::from)?))
+    let mut statistics = {
+        let core = owner.lock().await;
+        view::statistics(&core).map_err(OwnerError::from)?
+    };
+    let shown = owner.accelerator().shown();
+    acceleration::count(&mut statistics, shown.as_ref()).map_err(OwnerError::from)?;
+    Ok(Json(statistics))
 }
 
 async fn explain_packet(State(owner): Shared, Json(question): Json<Question>) -> Answer<Explained> {

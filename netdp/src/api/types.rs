@@ -223,6 +223,9 @@ pub struct Flow {
     pub timeout: u64,
     /// Not answered yet.
     pub pending: bool,
+    /// The network of another engine that it is carried for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerated: Option<String>,
 }
 
 /// The answer to `POST /v1/explain`, which takes a
@@ -263,6 +266,10 @@ pub enum Fate {
 pub struct Statistics {
     pub endpoints: Vec<EndpointCounters>,
     pub drops: Vec<Drops>,
+    /// What the programs for other engines' networks left to the stack; empty
+    /// where they carry none.
+    #[serde(default)]
+    pub left: Vec<Drops>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -277,6 +284,9 @@ pub struct EndpointCounters {
     pub tx_packets: u64,
     pub tx_bytes: u64,
     pub drops: u64,
+    /// On another engine's network, which these programs carry.
+    #[serde(default)]
+    pub accelerated: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use super::{
     },
 };
 use crate::{
+    accelerate::Shown,
     bpf::BpfError,
     daemon::{change::Core, owner::Owner},
     model::{self, Driver, Mode, State},
@@ -163,11 +164,13 @@ fn addresses(endpoint: &model::Endpoint) -> Vec<ipnet::IpNet> {
         .collect()
 }
 
-pub fn flow_tables(core: &Core) -> listing::Tables {
+/// With those of other engines' networks that are carried.
+pub fn flow_tables(core: &Core, shown: Option<Shown>) -> listing::Tables {
     let datapath = &core.engine().target().datapath;
     listing::Tables {
         v4: datapath.flow_tables::<V4Addr>().clone(),
         v6: datapath.flow_tables::<V6Addr>().clone(),
+        accelerated: shown.and_then(listing::Accelerated::of),
     }
 }
 
@@ -188,6 +191,7 @@ pub fn statistics(core: &Core) -> Result<Statistics, BpfError> {
             tx_packets: stats.tx_packets,
             tx_bytes: stats.tx_bytes,
             drops: stats.drops,
+            accelerated: false,
         });
     }
     endpoints
@@ -200,7 +204,11 @@ pub fn statistics(core: &Core) -> Result<Statistics, BpfError> {
             packets,
         })
         .collect();
-    Ok(Statistics { endpoints, drops })
+    Ok(Statistics {
+        endpoints,
+        drops,
+        left: Vec::new(),
+    })
 }
 
 pub fn status(core: &Core, owner: &Owner) -> Status {

@@ -15,7 +15,7 @@ use aya::{
 use netdp_common::maps::{Config, MAX_OTHERS, ORDER_PER_FLOW, config_flags, name};
 
 use super::{
-    BpfError, Datapath, Mechanism, OBJECT, Options, Role,
+    BpfError, Counters, Datapath, Mechanism, OBJECT, Options, Role,
     datapath::{classifier, load_programs},
     layout::Layout,
     maps::Maps,
@@ -63,6 +63,7 @@ fn programs(role: Role) -> &'static [(&'static str, TcAttachType)] {
 /// The loaded programs, their tables, and the interfaces that they are on.
 pub struct Accelerated {
     datapath: Datapath,
+    counters: Counters,
     /// The programs go with their links.
     links: BTreeMap<(u32, Role), Vec<FdLink>>,
 }
@@ -100,6 +101,7 @@ impl Accelerated {
             source: Box::new(source),
         })?;
         load_programs(&mut ebpf, |name| is_one(name) || name == "sweep_start")?;
+        let counters = Counters::of(&ebpf)?;
         let mut maps = Maps::take(&mut ebpf)?;
         let config = Self::patient(options.config);
         maps.set_config(&config)?;
@@ -117,6 +119,7 @@ impl Accelerated {
         datapath.start_sweeper()?;
         Ok(Self {
             datapath,
+            counters,
             links: BTreeMap::new(),
         })
     }
@@ -137,6 +140,11 @@ impl Accelerated {
     /// The tables, and the programs to be tried.
     pub fn datapath(&self) -> &Datapath {
         &self.datapath
+    }
+
+    /// What they count, for whoever asks.
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 
     /// The same, to be changed.

@@ -33,6 +33,7 @@ mod tables;
 mod test_run;
 
 pub use accelerated::Accelerated;
+pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;

@@ -56,7 +56,16 @@ fn print(format: Format, all: &[Acceleration]) -> Result<()> {
     output::print(
         format,
         all,
-        &["NETWORK", "INTERFACE", "CONTAINERS", "PORTS", "ACCELERATED"],
+        &[
+            "NETWORK",
+            "INTERFACE",
+            "CONTAINERS",
+            "PORTS",
+            "FLOWS",
+            "RX PACKETS",
+            "TX PACKETS",
+            "ACCELERATED",
+        ],
         rows,
     )?;
     if format == Format::Table {
@@ -82,6 +91,9 @@ fn row(network: &AcceleratedNetwork) -> Vec<String> {
             .map(|it| it.ports)
             .sum::<usize>()
             .to_string(),
+        network.traffic.flows.to_string(),
+        network.traffic.rx_packets.to_string(),
+        network.traffic.tx_packets.to_string(),
         match (&network.reason, &left[..]) {
             (Some(why), _) => format!("no: {why}"),
             (None, []) => "yes".to_owned(),

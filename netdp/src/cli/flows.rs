@@ -17,7 +17,7 @@ use crate::api::{
     types::{Flow, FlowQuery},
 };
 
-const HEADING: [&str; 8] = [
+const HEADING: [&str; 9] = [
     "PROTO",
     "KIND",
     "STATE",
@@ -26,6 +26,7 @@ const HEADING: [&str; 8] = [
     "CONTAINER",
     "IDLE",
     "TIMEOUT",
+    "ACCELERATED",
 ];
 
 pub fn list(run_dir: &Path, args: FlowsArgs) -> Result<()> {
@@ -105,6 +106,7 @@ fn cells(flow: &Flow) -> Vec<String> {
             .map_or_else(|| "-".to_owned(), |socket| socket.to_string()),
         format!("{} s", flow.idle),
         format!("{} s", flow.timeout),
+        flow.accelerated.clone().unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
@@ -164,6 +166,7 @@ mod tests {
             "-",
             "1 s",
             "2 s",
+            "-",
         ];
         assert_eq!(shown, expected);
         assert!(flow(b"{").is_err());

@@ -30,6 +30,7 @@ pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
             counters.tx_packets.to_string(),
             counters.tx_bytes.to_string(),
             counters.drops.to_string(),
+            if counters.accelerated { "yes" } else { "-" }.to_owned(),
         ]
     };
     output::print(
@@ -45,6 +46,7 @@ pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
             "TX PACKETS",
             "TX BYTES",
             "DROPS",
+            "ACCELERATED",
         ],
         stats.endpoints.iter().map(endpoint),
     )?;
@@ -59,5 +61,16 @@ pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
             .iter()
             .filter(|drops| drops.packets > 0)
             .map(drops),
+    )?;
+    if stats.left.is_empty() {
+        return Ok(());
+    }
+    output::line("")?;
+    let left = stats.left.iter().filter(|left| left.packets > 0);
+    output::print(
+        Format::Table,
+        &(),
+        &["LEFT TO DOCKER", "PACKETS"],
+        left.map(drops),
     )
 }
