@@ -6,6 +6,7 @@
 
 pub mod accelerate;
 pub mod api;
+pub mod bench;
 pub mod bpf;
 mod callers;
 pub mod cli;
@@ -23,6 +24,8 @@ pub mod netlink;
 pub mod netns;
 pub mod plan;
 mod plugin;
+mod progress;
 pub mod resolver;
 pub mod sandbox;
 pub mod store;
+pub mod world;

@@ -34,7 +34,7 @@ pub use socket::{
 };
 pub use speed::{MEASURED, print_speed};
 pub use tap::Tap;
-pub use topology::{Container, Topology};
+pub use topology::{Container, Topology, netdp_binary};
 
 use std::time::Duration;
 

@@ -228,7 +228,8 @@ impl Drop for Topology {
 }
 
 /// The netdp that xtask names, or the one built beside this test.
-fn netdp_binary() -> PathBuf {
+/// The command under test.
+pub fn netdp_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("NETDP_BIN") {
         return path.into();
     }

@@ -65,8 +65,7 @@ enum Command {
         #[arg(long)]
         netdp: Option<PathBuf>,
     },
-    /// Measure longer than the demo does: build with --release and run `netdp
-    /// demo --rounds 15 --milliseconds 1000 ARGS` as root
+    /// Measure: build with --release and run `netdp bench ARGS` as root
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -99,8 +98,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Vm { kernel, netdp } => vm::run(&workspace, kernel, netdp)?,
         Command::Lint => lint::run(&workspace)?,
         Command::Bench { args } => {
-            let long = ["demo", "--rounds", "15", "--milliseconds", "1000"];
-            let all = long.into_iter().map(OsString::from).chain(args);
+            let all = [OsString::from("bench")].into_iter().chain(args);
             return run(&workspace, all.collect());
         }
         Command::Doctor => return Ok(doctor::run(&workspace)),
@@ -114,7 +112,10 @@ fn run(workspace: &Workspace, mut args: Vec<OsString>) -> Result<ExitCode> {
     if args.is_empty() {
         args.push("daemon".into());
     }
-    if args.first().is_some_and(|first| first == "demo") {
+    if args
+        .first()
+        .is_some_and(|first| first == "demo" || first == "bench")
+    {
         tools::provide();
     }
     let netdp = compile::netdp(workspace, true)?;

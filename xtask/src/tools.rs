@@ -35,12 +35,12 @@ pub const TOOLS: [Tool; 6] = [
     Tool {
         program: "iptables",
         package: "iptables",
-        purpose: "the demo's comparison with Docker's rules",
+        purpose: "comparing with Docker's rules",
     },
     Tool {
         program: "nft",
         package: "nftables",
-        purpose: "tests that no rule was made",
+        purpose: "tests that no rule was made, comparing with plain nftables",
     },
 ];
 

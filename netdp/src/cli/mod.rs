@@ -25,7 +25,7 @@ use anyhow::Context;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::{daemon, demo, load};
+use crate::{bench, daemon, demo, load};
 
 use args::{Command, Options};
 
@@ -75,6 +75,7 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::Install { command } => install::run(&run_dir, command),
         Command::Doctor(args) => return doctor::run(&run_dir, args),
         Command::Demo(args) => return demo::run(args),
+        Command::Bench(args) => return bench::run(args),
         Command::LoadServer(args) => return Ok(load::server_main(args)?),
         Command::LoadClient(args) => return Ok(load::client_main(args)?),
         Command::LoadFetch(args) => return Ok(load::fetch_main(args)?),

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::process;
-use super::progress::Progress;
-use super::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS, World};
 use crate::load::WhoAmI;
+use crate::progress::Progress;
+use crate::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS, World, process};
 
 /// The web servers: each on port 80 of its own container, published here.
 const WEB: [(&str, u16); 2] = [("web1", 8080), ("web2", 8081)];

@@ -3,9 +3,9 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use super::checks::{Check, From, eventually, fetch, masqueraded, named, saw, start_web_server};
-use super::progress::Progress;
-use super::world::{CLIENT_ADDRESS6, HOST_ADDRESS6, OUTSIDE_ADDRESS6, World};
 use crate::daemon::environment::no_ipv6;
+use crate::progress::Progress;
+use crate::world::{CLIENT_ADDRESS6, HOST_ADDRESS6, OUTSIDE_ADDRESS6, World};
 
 const NAME: &str = "web6";
 const PORT: u16 = 8082;

@@ -2,28 +2,27 @@
 //! netdp: from the one client, over the same kind of wire, in turn.
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::Serialize;
 
-use super::docker_bridge::DockerBridge;
-use super::process::{self, ProcessError};
-use super::progress::Progress;
-use super::world::{HOST_ADDRESS, Host, World, WorldError};
-use crate::load::{Comparison, Kind, Measurement, Mode, Series, compare, last_allowed_cpu};
+use crate::load::{
+    Comparison, Kind, Measurement, Mode, Series, Service, WARM_UP, compare, last_allowed_cpu,
+};
+use crate::progress::Progress;
+use crate::world::docker_bridge::{DockerBridge, Iptables, PublishedPort};
+use crate::world::load::{Load, LoadServer, server_args};
+use crate::world::process::ProcessError;
+use crate::world::{HOST_ADDRESS, Host, World, WorldError};
 
 /// What is measured, and the port its server listens on in every mode.
-const METRICS: [(Kind, &str, &str, u16); 3] = [
-    (Kind::Rr, "TCP round trips", "echo", 7001),
-    (Kind::Crr, "TCP connections", "crr", 7002),
-    (Kind::Bulk, "TCP bulk", "sink", 7003),
+const METRICS: [(Kind, &str, u16); 3] = [
+    (Kind::Rr, "TCP round trips", 7001),
+    (Kind::Crr, "TCP connections", 7002),
+    (Kind::Bulk, "TCP bulk", 7003),
 ];
-/// The machine's default may be another, and bulk depends on it.
-const CONGESTION: &str = "cubic";
 
 /// Rounds, and how long each measures.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +54,7 @@ pub(super) struct Stage {
     modes: Vec<(String, Ipv4Addr)>,
     cpu: usize,
     // Before the hosts they run in.
-    _servers: Vec<Server>,
+    _servers: Vec<LoadServer>,
     _hosts: (Host, Option<DockerBridge>),
 }
 
@@ -69,11 +68,22 @@ impl Stage {
         let plain = world.add_host()?;
         let mut modes = vec![("host mode".to_owned(), plain.address)];
         let netdp = world.netdp_path().to_owned();
-        let mut servers = vec![Server::start(world.within(&plain.namespace, &netdp), cpu)?];
-        let ports = METRICS.map(|(.., port)| port);
-        let docker = match DockerBridge::create(world, &ports) {
+        let mut servers = vec![LoadServer::start(
+            world.within(&plain.namespace, &netdp),
+            &services(),
+            cpu,
+        )?];
+        let ports = METRICS.map(|(.., port)| PublishedPort {
+            protocol: "tcp",
+            port,
+        });
+        let docker = match DockerBridge::create(world, Iptables::Default, &ports) {
             Ok(docker) => {
-                servers.push(Server::start(world.within(&docker.container, &netdp), cpu)?);
+                servers.push(LoadServer::start(
+                    world.within(&docker.container, &netdp),
+                    &services(),
+                    cpu,
+                )?);
                 modes.push(("bridge, Docker's rules".into(), docker.host.address));
                 Some(docker)
             }
@@ -103,13 +113,13 @@ impl Stage {
         for spec in &published {
             args.extend(["-p", spec]);
         }
-        let server = server_args(self.cpu);
+        let server = server_args(&services(), self.cpu);
         args.extend(["--", &exe]);
         args.extend(server.iter().map(String::as_str));
         world
             .netdp_ok(&args)
             .context("cannot start the server to measure")?;
-        wait_for_port(world, (HOST_ADDRESS, METRICS[0].3).into())?;
+        wait_for_port(world, (HOST_ADDRESS, METRICS[0].2).into())?;
         self.modes.push(("netdp".into(), HOST_ADDRESS));
         Ok(())
     }
@@ -122,7 +132,7 @@ impl Stage {
     ) -> anyhow::Result<Vec<Metric>> {
         METRICS
             .iter()
-            .map(|&(kind, name, _, port)| {
+            .map(|&(kind, name, port)| {
                 progress.step(&format!(
                     "measuring {name}: {} modes, {} rounds of {} s",
                     self.modes.len(),
@@ -155,8 +165,15 @@ impl Stage {
             .map(|((name, address), kept)| Mode {
                 name: name.clone(),
                 measure: Box::new(move || {
-                    let target = SocketAddr::from((*address, port));
-                    let measurement = load(world, kind, target, effort.duration, self.cpu)
+                    let load = Load {
+                        kind,
+                        target: (*address, port).into(),
+                        duration: effort.duration,
+                        warm_up: WARM_UP.min(effort.duration),
+                        cpu: self.cpu,
+                    };
+                    let measurement = load
+                        .run(world.on_client(world.netdp_path()))
                         .with_context(|| name.clone())?;
                     let rate = measurement.rate;
                     kept.borrow_mut().push(measurement);
@@ -186,37 +203,9 @@ impl Stage {
     }
 }
 
-fn load(
-    world: &World,
-    kind: Kind,
-    target: SocketAddr,
-    duration: Duration,
-    cpu: usize,
-) -> anyhow::Result<Measurement> {
-    let mut command = world.on_client(world.netdp_path());
-    command.arg("__load-client");
-    command.arg("--kind").arg(kind.to_string());
-    command.arg("--target").arg(target.to_string());
-    command
-        .arg("--seconds")
-        .arg(duration.as_secs_f64().to_string());
-    command.arg("--cpu").arg(cpu.to_string());
-    command.args(["--congestion", CONGESTION]);
-    let output = process::output(command, duration + Duration::from_secs(15))?;
-    if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    serde_json::from_slice(&output.stdout).context("the load client printed no result")
-}
-
-fn server_args(cpu: usize) -> Vec<String> {
-    let mut args = vec!["__load-server".to_owned()];
-    for (.., service, port) in METRICS {
-        args.extend(["--listen".into(), format!("{service}=0.0.0.0:{port}")]);
-    }
-    args.extend(["--cpu".into(), cpu.to_string()]);
-    args.extend(["--congestion".into(), CONGESTION.into()]);
-    args
+/// Services and the ports they listen on.
+fn services() -> [(Service, u16); METRICS.len()] {
+    METRICS.map(|(kind, _, port)| (kind.service(), port))
 }
 
 /// Waits without sending anything through a mode that others are measured
@@ -232,31 +221,5 @@ fn wait_for_port(world: &World, target: SocketAddr) -> anyhow::Result<()> {
             }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
-    }
-}
-
-/// A load server of ours, ended with this value.
-struct Server(Child);
-
-impl Server {
-    /// Returns once it listens.
-    fn start(mut command: Command, cpu: usize) -> anyhow::Result<Self> {
-        command.args(server_args(cpu)).stdout(Stdio::piped());
-        let mut server = Self(process::spawn(command)?);
-        let mut line = String::new();
-        if let Some(stdout) = server.0.stdout.take() {
-            BufReader::new(stdout)
-                .read_line(&mut line)
-                .context("cannot read from the load server")?;
-        }
-        // It said why on standard error, which is ours.
-        anyhow::ensure!(!line.is_empty(), "the load server did not start");
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        process::kill(&mut self.0);
     }
 }

@@ -1,14 +1,9 @@
 //! `netdp demo`: the main job on real traffic, in namespaces of its own.
 
 mod checks;
-mod docker_bridge;
-mod interrupt;
 mod ipv6;
 mod measure;
-mod process;
-mod progress;
 mod report;
-pub mod world;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,9 +13,11 @@ use clap::ValueEnum;
 
 use checks::Check;
 use measure::{Effort, Stage};
-use progress::Progress;
 use report::Report;
-use world::World;
+
+use crate::progress::Progress;
+pub use crate::world;
+use crate::world::{World, interrupt};
 
 /// `netdp demo`
 #[derive(Clone, Debug, clap::Args)]
@@ -56,9 +53,8 @@ pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         duration: Duration::from_millis(args.milliseconds),
     };
     let result = perform(effort);
-    if let Some(signal) = interrupt::received() {
-        eprintln!("interrupted; everything that the demo made is removed");
-        return Ok(ExitCode::from(128_u8.saturating_add(signal as u8)));
+    if let Some(code) = interrupt::exit_code("the demo") {
+        return Ok(code);
     }
     let report = result?;
     match args.format {

@@ -155,6 +155,7 @@ mod tests {
             first_error: (errors > 0).then(|| "connect: refused".into()),
             cpu_seconds: 0.5,
             machine_cpu_seconds: None,
+            pinned_cpu_seconds: None,
         };
         ModeResult {
             against_host: Some(series.against(&host)),

@@ -46,6 +46,9 @@ pub struct ClientArgs {
     /// How long to measure
     #[arg(long, default_value = "1", value_parser = parse_seconds)]
     pub seconds: Duration,
+    /// How long the traffic runs before it is measured
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub warm_up: Option<Duration>,
     /// Run on this CPU only
     #[arg(long)]
     pub cpu: Option<usize>,
@@ -104,6 +107,7 @@ pub fn server_main(args: ServerArgs) -> Result<ExitCode, LoadError> {
         listen,
         cpu: args.cpu,
         congestion: args.congestion,
+        stoppable: false,
     })?;
     // Whoever started this may not read it, and is served all the same.
     print_line(&json!({ "name": name, "listening": server.addresses() }).to_string());
@@ -114,11 +118,13 @@ pub fn server_main(args: ServerArgs) -> Result<ExitCode, LoadError> {
 /// # Errors
 /// When the server can't be reached at all or the CPU does not exist.
 pub fn client_main(args: ClientArgs) -> Result<ExitCode, LoadError> {
+    let usual = ClientConfig::new(args.kind, args.target, args.seconds);
     let measurement = client::run(ClientConfig {
+        warm_up: args.warm_up.unwrap_or(usual.warm_up),
         cpu: args.cpu,
         congestion: args.congestion,
         connections: args.connections,
-        ..ClientConfig::new(args.kind, args.target, args.seconds)
+        ..usual
     })?;
     print_line(&json!(measurement).to_string());
     Ok(ExitCode::SUCCESS)

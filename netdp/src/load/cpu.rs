@@ -30,49 +30,62 @@ pub fn last_allowed_cpu() -> io::Result<usize> {
         .ok_or_else(|| io::Error::other("the kernel reports no CPU that this thread may run on"))
 }
 
-/// CPU time used so far, by this process and by the whole machine.
+/// CPU time used so far.
 #[derive(Clone, Copy)]
 pub(super) struct CpuTime {
     process: Duration,
     machine: Option<Duration>,
+    pinned: Option<Duration>,
+}
+
+/// CPU time between two moments, in seconds. What /proc/stat tells is counted in
+/// ticks, of 10 ms mostly.
+#[derive(Clone, Copy, Default)]
+pub(super) struct CpuUse {
+    /// Of this process.
+    pub(super) process: f64,
+    /// Of the whole machine, where it could be read.
+    pub(super) machine: Option<f64>,
+    /// Of one CPU, by whatever ran there.
+    pub(super) pinned: Option<f64>,
 }
 
 impl CpuTime {
-    pub(super) fn now() -> io::Result<Self> {
+    pub(super) fn now(pinned: Option<usize>) -> io::Result<Self> {
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
         let process = [usage.user_time(), usage.system_time()]
             .iter()
             .map(|time| Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64))
             .sum();
+        // Some sandboxes hide /proc/stat.
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let busy = |line: &str| busy_ticks(&stat, line).and_then(ticks_to_duration);
         Ok(Self {
             process,
-            // Some sandboxes hide /proc/stat.
-            machine: std::fs::read_to_string("/proc/stat")
-                .ok()
-                .and_then(|stat| busy_ticks(&stat))
-                .and_then(ticks_to_duration),
+            machine: busy("cpu"),
+            pinned: pinned.and_then(|cpu| busy(&format!("cpu{cpu}"))),
         })
     }
 
-    /// Seconds used since `earlier`: of the process, and of the machine where
-    /// it could be read.
-    pub(super) fn since(&self, earlier: &Self) -> (f64, Option<f64>) {
-        let machine = self
-            .machine
-            .zip(earlier.machine)
-            .map(|(now, then)| now.saturating_sub(then).as_secs_f64());
-        let process = self.process.saturating_sub(earlier.process).as_secs_f64();
-        (process, machine)
+    pub(super) fn since(&self, earlier: &Self) -> CpuUse {
+        let between = |now: Option<Duration>, then: Option<Duration>| {
+            Some(now?.saturating_sub(then?).as_secs_f64())
+        };
+        CpuUse {
+            process: self.process.saturating_sub(earlier.process).as_secs_f64(),
+            machine: between(self.machine, earlier.machine),
+            pinned: between(self.pinned, earlier.pinned),
+        }
     }
 }
 
-/// Sum of user, nice, system, irq and softirq of the `cpu` line: proc_stat(5).
-/// Idle, iowait and stolen time did no work here; guest time is within user.
-fn busy_ticks(stat: &str) -> Option<u64> {
-    let line = stat.lines().find(|line| line.starts_with("cpu "))?;
-    let fields: Vec<u64> = line
-        .split_whitespace()
-        .skip(1)
+/// Sum of user, nice, system, irq and softirq of the line that begins with
+/// `name`: proc_stat(5). Idle, iowait and stolen time did no work here; guest
+/// time is within user.
+fn busy_ticks(stat: &str, name: &str) -> Option<u64> {
+    let mut lines = stat.lines().map(str::split_whitespace);
+    let fields = lines.find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+    let fields: Vec<u64> = fields
         .map(|field| field.parse().ok())
         .collect::<Option<_>>()?;
     let [user, nice, system, _idle, _iowait, irq, softirq, ..] = fields[..] else {
@@ -94,20 +107,25 @@ mod tests {
     #[test]
     fn idle_and_stolen_time_is_not_busy() {
         let stat = "cpu  10 20 30 4000 500 6 7 800 900 1000\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
-        assert_eq!(busy_ticks(stat), Some(10 + 20 + 30 + 6 + 7));
-        assert_eq!(busy_ticks("intr 1 2 3\n"), None);
-        assert_eq!(busy_ticks("cpu  1 2 x 4 5 6 7\n"), None);
+        assert_eq!(busy_ticks(stat, "cpu"), Some(10 + 20 + 30 + 6 + 7));
+        assert_eq!(busy_ticks(stat, "cpu0"), Some(1 + 2 + 3 + 6 + 7));
+        assert_eq!(busy_ticks(stat, "cpu1"), None);
+        assert_eq!(busy_ticks("intr 1 2 3\n", "cpu"), None);
+        assert_eq!(busy_ticks("cpu  1 2 x 4 5 6 7\n", "cpu"), None);
     }
 
     #[test]
     fn spinning_costs_cpu_time() {
-        let before = CpuTime::now().unwrap();
+        let cpu = last_allowed_cpu().unwrap();
+        pin(cpu).unwrap();
+        let before = CpuTime::now(Some(cpu)).unwrap();
         let end = Instant::now() + Duration::from_millis(60);
         while Instant::now() < end {
             std::hint::spin_loop();
         }
-        let (process, _) = CpuTime::now().unwrap().since(&before);
-        assert!(process > 0.01, "{process}");
+        let used = CpuTime::now(Some(cpu)).unwrap().since(&before);
+        assert!(used.process > 0.01, "{}", used.process);
+        assert!(used.pinned.is_none_or(|pinned| pinned > 0.0));
     }
 
     #[test]

@@ -19,8 +19,8 @@ mod latency;
 mod server;
 
 pub use args::{ClientArgs, FetchArgs, ServerArgs, client_main, fetch_main, server_main};
-pub use client::{ClientConfig, Kind, Measurement, Unit, run};
-pub use compare::{Comparison, Mode, Series, Verdict, compare};
+pub use client::{ClientConfig, Kind, Measurement, Unit, WARM_UP, run};
+pub use compare::{Comparison, Mode, Series, Verdict, compare, order};
 pub use cpu::{last_allowed_cpu, pin};
 pub use http::{Response, WhoAmI, fetch};
 pub use latency::{Histogram, Latency};

@@ -68,16 +68,21 @@ pub struct ServerConfig {
     /// TCP congestion control; the namespace's own otherwise, which a new
     /// namespace takes from the machine's.
     pub congestion: Option<String>,
+    /// Whether [`Server::stop`] ends it: threads that wait then look ten times a
+    /// second, which is work on the CPU that is measured.
+    pub stoppable: bool,
 }
 
 impl ServerConfig {
-    /// Without listeners, on any CPU, with the default congestion control.
+    /// Without listeners, on any CPU, with the default congestion control,
+    /// stoppable.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             listen: Vec::new(),
             cpu: None,
             congestion: None,
+            stoppable: true,
         }
     }
 }
@@ -105,7 +110,7 @@ pub fn serve(config: ServerConfig) -> Result<Server, LoadError> {
     };
     let mut bound = Vec::new();
     for listen in &config.listen {
-        let bind = Socket::bind(*listen, config.congestion.as_deref());
+        let bind = Socket::bind(*listen, &config);
         let (socket, address) = bind.map_err(|source| LoadError::Listen {
             address: listen.bind,
             service: listen.service,
@@ -193,11 +198,12 @@ enum Socket {
 }
 
 impl Socket {
-    fn bind(listen: Listen, congestion: Option<&str>) -> io::Result<(Self, SocketAddr)> {
+    fn bind(listen: Listen, config: &ServerConfig) -> io::Result<(Self, SocketAddr)> {
+        let look = config.stoppable.then_some(STOP_CHECK);
         match listen.service {
             Service::UdpEcho | Service::UdpSink => {
                 let socket = UdpSocket::bind(listen.bind)?;
-                socket.set_read_timeout(Some(STOP_CHECK))?;
+                socket.set_read_timeout(look)?;
                 let address = socket.local_addr()?;
                 Ok((Self::Udp(socket), address))
             }
@@ -205,10 +211,10 @@ impl Socket {
                 let listener = TcpListener::bind(listen.bind)?;
                 // Accepted sockets inherit the listener's options, so a
                 // connection pays no system call for them.
-                if let Some(name) = congestion {
+                if let Some(name) = &config.congestion {
                     set_congestion(&listener, name)?;
                 }
-                let timeout = TimeVal::milliseconds(STOP_CHECK.as_millis() as i64);
+                let timeout = TimeVal::milliseconds(look.map_or(0, |time| time.as_millis() as i64));
                 setsockopt(&listener.as_fd(), sockopt::ReceiveTimeout, &timeout)?;
                 setsockopt(&listener.as_fd(), sockopt::SendTimeout, &timeout)?;
                 let address = listener.local_addr()?;

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::{explain::Place, parse};
 use crate::{
     api::{RUN_DIR, RUN_DIR_VARIABLE},
+    bench::BenchArgs,
     daemon::config::{ConfigError, Options as DaemonOptions, Settings, Xdp},
     demo::DemoArgs,
     explain::Protocol,
@@ -94,6 +95,9 @@ pub enum Command {
     /// are gone afterwards.
     #[command(args_override_self = true)]
     Demo(DemoArgs),
+    /// Measure host mode, Docker's rules and netdp against each other, in
+    /// namespaces that are gone afterwards.
+    Bench(BenchArgs),
     /// Serve measurements.
     #[command(name = "__load-server", hide = true)]
     LoadServer(load::ServerArgs),

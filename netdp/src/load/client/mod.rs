@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::{Latency, LoadError, cpu};
+use super::{Latency, LoadError, Service, cpu};
 use recorder::Recorder;
 
 /// What is measured. The server side is named in brackets.
@@ -35,6 +35,34 @@ pub enum Kind {
     UdpPps,
     /// HTTP requests on keep-alive connections (http).
     Http,
+}
+
+/// How long traffic runs before it is measured, unless told otherwise.
+pub const WARM_UP: Duration = Duration::from_millis(100);
+
+impl Kind {
+    pub const ALL: [Self; 7] = [
+        Self::Rr,
+        Self::UdpRr,
+        Self::Crr,
+        Self::UdpPps,
+        Self::Bulk,
+        Self::BulkBack,
+        Self::Http,
+    ];
+
+    /// The server side.
+    pub fn service(self) -> Service {
+        match self {
+            Self::Rr => Service::Echo,
+            Self::Crr => Service::Crr,
+            Self::Bulk => Service::Sink,
+            Self::BulkBack => Service::Source,
+            Self::UdpRr => Service::UdpEcho,
+            Self::UdpPps => Service::UdpSink,
+            Self::Http => Service::Http,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -76,7 +104,7 @@ impl ClientConfig {
             kind,
             target,
             duration,
-            warm_up: Duration::from_millis(100).min(duration),
+            warm_up: WARM_UP.min(duration),
             cpu: None,
             connections: 32,
             congestion: None,
@@ -118,6 +146,8 @@ pub struct Measurement {
     pub cpu_seconds: f64,
     /// CPU time of the whole machine meanwhile, where /proc/stat can be read.
     pub machine_cpu_seconds: Option<f64>,
+    /// The same of the CPU that the client was bound to.
+    pub pinned_cpu_seconds: Option<f64>,
 }
 
 /// Measures once, in a thread of its own: the caller's CPU affinity stays.

@@ -17,6 +17,7 @@ pub(super) struct Recorder {
     target: std::net::SocketAddr,
     measured_from: Instant,
     until: Instant,
+    cpu: Option<usize>,
     cpu_at_start: Option<CpuTime>,
     latency: Histogram,
     operations: u64,
@@ -38,7 +39,11 @@ impl Recorder {
             target: config.target,
             measured_from,
             until: measured_from + config.duration,
-            cpu_at_start: warm_up.is_zero().then(|| CpuTime::now().ok()).flatten(),
+            cpu: config.cpu,
+            cpu_at_start: warm_up
+                .is_zero()
+                .then(|| CpuTime::now(config.cpu).ok())
+                .flatten(),
             latency: Histogram::default(),
             operations: 0,
             bytes: 0,
@@ -65,7 +70,7 @@ impl Recorder {
             return;
         }
         if self.cpu_at_start.is_none() {
-            self.cpu_at_start = CpuTime::now().ok();
+            self.cpu_at_start = CpuTime::now(self.cpu).ok();
         }
         self.operations += 1;
         self.bytes += bytes;
@@ -90,10 +95,11 @@ impl Recorder {
             .saturating_duration_since(self.measured_from)
             .as_secs_f64()
             .max(f64::EPSILON);
-        let (cpu_seconds, machine_cpu_seconds) = self
+        let used = self
             .cpu_at_start
-            .zip(CpuTime::now().ok())
-            .map_or((0.0, None), |(start, end)| end.since(&start));
+            .zip(CpuTime::now(self.cpu).ok())
+            .map(|(start, end)| end.since(&start))
+            .unwrap_or_default();
         let (rate, unit) = match self.kind {
             Kind::Bulk | Kind::BulkBack => (self.bytes as f64 * 8.0 / seconds, Unit::BitsPerSecond),
             _ => (self.operations as f64 / seconds, Unit::PerSecond),
@@ -110,8 +116,9 @@ impl Recorder {
             lost: self.lost,
             errors: self.errors,
             first_error: self.first_error,
-            cpu_seconds,
-            machine_cpu_seconds,
+            cpu_seconds: used.process,
+            machine_cpu_seconds: used.machine,
+            pinned_cpu_seconds: used.pinned,
         }
     }
 }

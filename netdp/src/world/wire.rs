@@ -28,6 +28,7 @@ const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 
 pub(super) const MAX_WIRES: u8 = 250;
 const OUTSIDE_WIRE: u8 = 255;
+const IP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The client's address on the wire to host number `wire`.
 pub const fn wire_client_address(wire: u8) -> Ipv4Addr {
@@ -44,25 +45,40 @@ pub const fn wire_host_address(wire: u8) -> Ipv4Addr {
 /// # Errors
 /// When `ip` is missing or refuses a line.
 pub fn ip(namespace: &Namespace, lines: &str) -> Result<(), WorldError> {
-    let batch = || {
+    feed(namespace, "ip", &["-batch", "-"], lines, IP_TIMEOUT)
+}
+
+/// Runs a program inside `namespace` with `input` on its standard input.
+///
+/// # Errors
+/// When it is missing, takes longer than `timeout`, or refuses.
+pub(crate) fn feed(
+    namespace: &Namespace,
+    program: &str,
+    args: &[&str],
+    input: &str,
+    timeout: Duration,
+) -> Result<(), WorldError> {
+    let file = || {
         let mut file = tempfile::tempfile()?;
-        file.write_all(lines.as_bytes())?;
+        file.write_all(input.as_bytes())?;
         file.rewind()?;
         std::io::Result::Ok(file)
     };
-    let batch = batch().map_err(|source| WorldError::Io {
+    let file = file().map_err(|source| WorldError::Io {
         doing: "write a file in",
         path: std::env::temp_dir(),
         source,
     })?;
-    let mut command = namespace.command("ip");
-    command.args(["-batch", "-"]).stdin(batch);
-    let output = process::output(command, Duration::from_secs(10))?;
+    let mut command = namespace.command(program);
+    command.args(args).stdin(file);
+    let output = process::output(command, timeout)?;
     if output.status.success() {
         return Ok(());
     }
+    let words: Vec<&str> = [&[program], args].concat();
     Err(WorldError::Refused {
-        command: format!("ip -batch in {}", namespace.path().display()),
+        command: format!("{} in {}", words.join(" "), namespace.path().display()),
         status: output.status,
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })

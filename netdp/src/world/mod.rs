@@ -1,4 +1,4 @@
-//! A small world of network namespaces: a client, a host that runs netdp, and
+//! A small world of network namespaces, for the demo, measurements and tests: a client, a host that runs netdp, and
 //! an outside behind the client's router.
 //!
 //! ```text
@@ -15,7 +15,11 @@
 //! machine's own namespace is touched.
 
 mod cgroup;
+pub(crate) mod docker_bridge;
 mod folder;
+pub(crate) mod interrupt;
+pub(crate) mod load;
+pub(crate) mod process;
 mod wire;
 
 use std::ffi::OsStr;
@@ -26,11 +30,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::process::{self, ProcessError};
 use crate::netns::{Namespace, NetnsError};
 use cgroup::Cgroup;
 use folder::Folder;
+use process::ProcessError;
 
+pub(crate) use wire::feed;
 pub use wire::{
     CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS,
     OUTSIDE_ADDRESS6, ip, set_sysctls, wire_client_address, wire_host_address,

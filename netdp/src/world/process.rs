@@ -33,12 +33,15 @@ pub enum ProcessError {
 fn package(program: &str) -> &'static str {
     match program {
         "ip" => "iproute2 on Debian and Ubuntu, iproute on Fedora",
-        "iptables" | "iptables-restore" => "iptables",
+        "iptables" | "iptables-restore" | "iptables-nft-restore" | "iptables-legacy-restore" => {
+            "iptables"
+        }
+        "nft" => "nftables",
         _ => "your distribution's search tells which",
     }
 }
 
-pub(super) fn spawn(mut command: Command) -> Result<Child, ProcessError> {
+pub(crate) fn spawn(mut command: Command) -> Result<Child, ProcessError> {
     command.spawn().map_err(|source| {
         let program = command.get_program();
         if source.kind() == io::ErrorKind::NotFound && !program.to_string_lossy().contains('/') {
@@ -53,7 +56,7 @@ pub(super) fn spawn(mut command: Command) -> Result<Child, ProcessError> {
 }
 
 /// Runs `command` to its end and returns what it wrote.
-pub(super) fn output(mut command: Command, timeout: Duration) -> Result<Output, ProcessError> {
+pub(crate) fn output(mut command: Command, timeout: Duration) -> Result<Output, ProcessError> {
     let text = line(&command);
     let start_error = |source| ProcessError::Start {
         command: text.clone(),
@@ -113,7 +116,7 @@ fn contents(mut file: File) -> io::Result<Vec<u8>> {
 
 /// Sends SIGTERM; whether the child ended within `timeout`. It is killed and
 /// waited for otherwise.
-pub(super) fn terminate(child: &mut Child, timeout: Duration) -> bool {
+pub(crate) fn terminate(child: &mut Child, timeout: Duration) -> bool {
     if let Ok(pid) = i32::try_from(child.id()) {
         let _ = send_signal(Pid::from_raw(pid), Signal::SIGTERM);
     }
@@ -129,7 +132,7 @@ pub(super) fn terminate(child: &mut Child, timeout: Duration) -> bool {
 }
 
 /// Sends SIGKILL and waits. A child that has ended already is only waited for.
-pub(super) fn kill(child: &mut Child) {
+pub(crate) fn kill(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
 }

@@ -1,0 +1,49 @@
+//! `netdp bench`: the same traffic through host mode, through what Docker makes
+//! and through netdp, in namespaces that are gone afterwards.
+//!
+//! [`site`] builds a host for each mode, [`traffic`] measures all of them in
+//! turn, [`report`] shows what came out.
+
+mod args;
+mod measure;
+mod mode;
+mod report;
+mod scenario;
+mod site;
+mod traffic;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::world::interrupt;
+
+pub use args::{BenchArgs, BenchFormat};
+pub use mode::Mode;
+pub use scenario::Scenario;
+
+/// Measures and prints what came out. Blocks; from async code, call it on a
+/// thread that may. SIGINT, SIGTERM and SIGHUP end it early, with everything
+/// removed, and status 128 plus the signal's number.
+///
+/// # Errors
+/// When nothing could be set up or measured. A mode that can't be had here is no
+/// error but left out, with the reason.
+pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    interrupt::catch().context("cannot catch signals")?;
+    let plan = args.plan()?;
+    let result = traffic::run(&plan);
+    if let Some(code) = interrupt::exit_code("the measurement") {
+        return Ok(code);
+    }
+    let report = result?;
+    match args.format {
+        BenchFormat::Table => println!("{}", report.table()),
+        BenchFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(if report.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

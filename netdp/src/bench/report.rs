@@ -1,0 +1,349 @@
+//! What was measured, for people and for programs.
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use super::Mode;
+use super::args::Effort;
+use super::measure::{LaneResult, Workload};
+use crate::load::{Comparison, Kind, Latency, Unit, Verdict};
+
+/// All that was measured. Its JSON fields are stable.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) machine: Machine,
+    pub(super) left_out: Vec<LeftOut>,
+    pub(super) scenarios: Vec<ScenarioResult>,
+}
+
+/// What it was measured on, and how.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Machine {
+    pub(super) netdp: String,
+    pub(super) kernel: String,
+    pub(super) cpus: usize,
+    /// That client and server shared.
+    pub(super) cpu: usize,
+    pub(super) rounds: usize,
+    pub(super) milliseconds: u128,
+    /// The words that measured it.
+    pub(super) command: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LeftOut {
+    pub(super) mode: Mode,
+    pub(super) why: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ScenarioResult {
+    pub(super) scenario: String,
+    pub(super) title: String,
+    pub(super) workloads: Vec<Workload>,
+}
+
+impl Machine {
+    pub(super) fn here(effort: &Effort) -> Self {
+        let mut words: Vec<String> = std::env::args().collect();
+        if let Some(program) = words.first_mut() {
+            *program = "netdp".into();
+        }
+        Self {
+            netdp: env!("CARGO_PKG_VERSION").into(),
+            kernel: nix::sys::utsname::uname()
+                .map(|names| names.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpu: effort.cpu,
+            rounds: effort.rounds,
+            milliseconds: effort.duration.as_millis(),
+            command: words.join(" "),
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        format!(
+            "{}: netdp {}, Linux {}, {} CPUs, client and server on CPU {}, median of {} rounds of \
+             {} ms, modes in turn",
+            self.command,
+            self.netdp,
+            self.kernel,
+            self.cpus,
+            self.cpu,
+            self.rounds,
+            self.milliseconds
+        )
+    }
+}
+
+impl Report {
+    /// Whether all that could be measured was, without an error.
+    pub(super) fn is_complete(&self) -> bool {
+        let workloads = self
+            .scenarios
+            .iter()
+            .flat_map(|scenario| &scenario.workloads);
+        let mut modes = workloads.flat_map(|workload| &workload.modes);
+        modes.all(|mode| mode.series.is_some() && mode.errors == 0)
+    }
+
+    pub(super) fn table(&self) -> String {
+        let mut text = vec![self.machine.text()];
+        for scenario in &self.scenarios {
+            text.push(String::new());
+            text.push(format!("{}:", scenario.title));
+            text.push(ratios(scenario).to_string());
+            text.push(details(scenario).to_string());
+        }
+        text.push(
+            "Ratios are to the first mode, of the rounds' ratios the median; in brackets where the \
+             difference is no more than their spread. Spread: between the quartiles, to the median."
+                .into(),
+        );
+        for LeftOut { mode, why } in &self.left_out {
+            text.push(format!("Left out: {}: {why}", mode.title()));
+        }
+        text.extend(self.errors());
+        text.join("\n")
+    }
+
+    fn errors(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for scenario in &self.scenarios {
+            for workload in &scenario.workloads {
+                for mode in workload.modes.iter().filter(|mode| mode.errors > 0) {
+                    lines.push(format!(
+                        "{} errors: {}, {}, {}: {}",
+                        mode.errors,
+                        scenario.title,
+                        short(workload.workload),
+                        mode.title,
+                        mode.first_error.as_deref().unwrap_or_default()
+                    ));
+                }
+            }
+        }
+        lines
+    }
+}
+
+/// A column for each workload, a row for each mode.
+fn ratios(scenario: &ScenarioResult) -> Table {
+    let mut table = Table::new();
+    let names = scenario
+        .workloads
+        .iter()
+        .map(|workload| short(workload.workload));
+    let header: Vec<&str> = [scenario.title.as_str()].into_iter().chain(names).collect();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let Some(first) = scenario.workloads.first() else {
+        return table;
+    };
+    for (row, lane) in first.modes.iter().enumerate() {
+        let cells = scenario.workloads.iter().map(|workload| {
+            let mode = &workload.modes[row];
+            match (&mode.series, row) {
+                (Some(series), 0) => rate(series.median, workload.unit),
+                _ => ratio(mode),
+            }
+        });
+        let cells: Vec<String> = [lane.title.clone()].into_iter().chain(cells).collect();
+        table.add_row(cells);
+    }
+    table
+}
+
+fn details(scenario: &ScenarioResult) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+        "workload", "mode", "ratio", "spread", "rate", "spread", "p50", "p99", "p99.9", "CPU",
+        "lost", "errors",
+    ]);
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for workload in &scenario.workloads {
+        for (row, mode) in workload.modes.iter().enumerate() {
+            let name = if row == 0 {
+                short(workload.workload)
+            } else {
+                ""
+            };
+            let quantile = |of: fn(&Latency) -> u64| {
+                let latency = mode.latency.as_ref().map(of);
+                latency.map_or(String::new(), |time| microseconds(time as f64 / 1e9))
+            };
+            let compared = mode.against_reference;
+            let series = mode.series.as_ref();
+            table.add_row([
+                name.to_owned(),
+                mode.title.clone(),
+                if row == 0 { "1".into() } else { ratio(mode) },
+                compared.map_or(String::new(), |compared| percent(compared.spread)),
+                series.map_or("none".into(), |series| rate(series.median, workload.unit)),
+                series.map_or(String::new(), |series| percent(series.spread)),
+                quantile(|latency| latency.p50),
+                quantile(|latency| latency.p99),
+                quantile(|latency| latency.p999),
+                mode.cpu_per_operation
+                    .map_or(String::new(), |time| cpu(time, workload.unit)),
+                count(mode.lost),
+                count(mode.errors),
+            ]);
+        }
+    }
+    table
+}
+
+/// For the head of a column.
+pub(super) fn short(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Rr => "TCP RR",
+        Kind::Crr => "TCP CRR",
+        Kind::Bulk => "bulk",
+        Kind::BulkBack => "bulk back",
+        Kind::UdpRr => "UDP RR",
+        Kind::UdpPps => "UDP pps",
+        Kind::Http => "HTTP",
+    }
+}
+
+pub(super) fn rate(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::BitsPerSecond => format!("{:.1} Gbit/s", value / 1e9),
+        Unit::PerSecond if value >= 1e4 => format!("{:.1} k/s", value / 1e3),
+        Unit::PerSecond => format!("{value:.0} /s"),
+    }
+}
+
+/// Empty where there is nothing to compare.
+pub(super) fn ratio(mode: &LaneResult) -> String {
+    mode.against_reference
+        .map_or(String::new(), |compared| compared_text(&compared))
+}
+
+pub(super) fn compared_text(compared: &Comparison) -> String {
+    match compared.verdict {
+        Verdict::WithinSpread => format!("({:.2})", compared.ratio),
+        _ => format!("{:.2}", compared.ratio),
+    }
+}
+
+pub(super) fn percent(part: f64) -> String {
+    if part.is_finite() {
+        format!("{:.0} %", part * 100.0)
+    } else {
+        "unknown".into()
+    }
+}
+
+pub(super) fn microseconds(seconds: f64) -> String {
+    format!("{:.1} µs", seconds * 1e6)
+}
+
+fn cpu(seconds: f64, unit: Unit) -> String {
+    match unit {
+        Unit::BitsPerSecond => format!("{:.1} ms/Gbit", seconds * 1e3),
+        Unit::PerSecond => microseconds(seconds),
+    }
+}
+
+fn count(number: u64) -> String {
+    match number {
+        0 => String::new(),
+        number => number.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Series;
+
+    fn lane(mode: &str, values: &[f64], errors: u64) -> LaneResult {
+        let series = Series::new(mode, values.to_vec());
+        let host = Series::new("host", vec![100.0, 101.0, 99.0]);
+        LaneResult {
+            mode: mode.into(),
+            title: mode.into(),
+            against_reference: (mode != "host").then(|| series.against(&host)),
+            series: Some(series),
+            latency: None,
+            cpu_per_operation: Some(9e-6),
+            errors,
+            lost: 7,
+            first_error: (errors > 0).then(|| "connect: refused".into()),
+            rounds: Vec::new(),
+        }
+    }
+
+    fn report(errors: u64) -> Report {
+        let modes = vec![
+            lane("host", &[100.0, 101.0, 99.0], 0),
+            lane("docker", &[67.0, 66.0, 68.0], errors),
+            lane("netdp", &[99.0, 97.0, 101.0], 0),
+        ];
+        let effort = Effort {
+            rounds: 3,
+            duration: std::time::Duration::from_millis(400),
+            warm_up: std::time::Duration::from_millis(100),
+            cpu: 1,
+        };
+        Report {
+            machine: Machine::here(&effort),
+            left_out: vec![LeftOut {
+                mode: Mode::Nft,
+                why: "nft is not installed".into(),
+            }],
+            scenarios: vec![ScenarioResult {
+                scenario: "published".into(),
+                title: "published port".into(),
+                workloads: vec![Workload {
+                    workload: Kind::Rr,
+                    unit: Unit::PerSecond,
+                    modes,
+                }],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_difference_below_the_spread_is_in_brackets() {
+        let table = report(0).table();
+        assert!(table.contains(" 0.67 "), "{table}");
+        assert!(table.contains("(0.99)"), "{table}");
+        assert!(table.contains("nft is not installed"), "{table}");
+    }
+
+    #[test]
+    fn what_went_wrong_is_told_and_fails() {
+        assert!(report(0).is_complete());
+        let failed = report(3);
+        assert!(!failed.is_complete());
+        assert!(
+            failed.table().contains("connect: refused"),
+            "{}",
+            failed.table()
+        );
+        let mut unmeasured = report(0);
+        unmeasured.scenarios[0].workloads[0].modes[2].series = None;
+        assert!(!unmeasured.is_complete());
+        assert!(unmeasured.table().contains("none"));
+    }
+
+    #[test]
+    fn fields_of_json_are_there() {
+        let json = serde_json::to_value(report(0)).unwrap();
+        let mode = &json["scenarios"][0]["workloads"][0]["modes"][1];
+        assert_eq!(mode["mode"], "docker");
+        assert_eq!(mode["series"]["median"], 67.0);
+        assert_eq!(mode["against_reference"]["verdict"], "slower");
+        assert_eq!(json["scenarios"][0]["workloads"][0]["workload"], "rr");
+        assert_eq!(json["left_out"][0]["mode"], "nft");
+    }
+}

@@ -1,0 +1,91 @@
+//! The scenarios, each on every mode that can be had.
+
+use anyhow::bail;
+
+use super::args::Plan;
+use super::measure::{Lane, measure};
+use super::report::{LeftOut, Machine, Report, ScenarioResult};
+use super::site::{Outside, Site};
+use crate::progress::Progress;
+use crate::world::process::ProcessError;
+use crate::world::{World, interrupt};
+
+/// Everything it makes is gone when it returns, whichever way it does.
+pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
+    let progress = Progress::new();
+    progress.step("making a client and hosts");
+    let mut world = World::new("bench")?;
+    let mut left_out = Vec::new();
+    let sites = sites(&mut world, plan, &mut left_out, &progress)?;
+    let _outside = Outside::start(&world, plan.effort.cpu)?;
+    let pieces = plan.scenarios.iter().map(|(scenario, workloads)| {
+        let modes = sites.iter().filter(|site| scenario.has(&site.mode));
+        modes.count() * workloads.len() * plan.effort.rounds
+    });
+    progress.expect(pieces.sum::<usize>() as u64);
+    let mut scenarios = Vec::new();
+    for (scenario, workloads) in &plan.scenarios {
+        let mut results = Vec::new();
+        for &kind in workloads {
+            progress.step(&format!("{}: {kind}", scenario.title()));
+            let sites = sites.iter().filter(|site| scenario.has(&site.mode));
+            let lanes: Vec<Lane<'_>> = sites
+                .map(|site| {
+                    let (route, world) = (site.route(&world, *scenario), &world);
+                    Lane {
+                        name: site.mode.to_string(),
+                        title: scenario.title_of(&site.mode),
+                        target: route.target(kind).into(),
+                        client: Box::new(move || route.client(world)),
+                    }
+                })
+                .collect();
+            if lanes.is_empty() {
+                continue;
+            }
+            results.push(measure(&lanes, kind, &plan.effort, &progress)?);
+        }
+        scenarios.push(ScenarioResult {
+            scenario: scenario.name().into(),
+            title: scenario.title().into(),
+            workloads: results,
+        });
+    }
+    progress.step("removing everything");
+    Ok(Report {
+        machine: Machine::here(&plan.effort),
+        left_out,
+        scenarios,
+    })
+}
+
+/// What can't be had here is left out, with a note.
+fn sites(
+    world: &mut World,
+    plan: &Plan,
+    left_out: &mut Vec<LeftOut>,
+    progress: &Progress,
+) -> anyhow::Result<Vec<Site>> {
+    let mut sites = Vec::new();
+    for mode in &plan.modes {
+        progress.step(&format!("making a host: {}", mode.title()));
+        match Site::build(world, mode, plan.effort.cpu) {
+            Ok(site) => sites.push(site),
+            Err(_) if interrupt::received().is_some() => {
+                return Err(ProcessError::Interrupted.into());
+            }
+            Err(why) => {
+                let why = format!("{why:#}");
+                progress.note(&format!("left out: {}: {why}", mode.title()));
+                left_out.push(LeftOut {
+                    mode: mode.clone(),
+                    why,
+                });
+            }
+        }
+    }
+    if sites.is_empty() {
+        bail!("nothing to measure: none of the modes can be had here");
+    }
+    Ok(sites)
+}

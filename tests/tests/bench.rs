@@ -1,0 +1,181 @@
+//! `netdp bench` at its shortest: what it measures, how it is ended, and that
+//! nothing of it is left. Figures are not looked at.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use netdp_tests::netdp_binary;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A `netdp bench` whose folders are its own, so that what it leaves is known.
+struct Bench {
+    folder: TempDir,
+    groups: Vec<String>,
+    links: Vec<String>,
+    // Others of this file would be taken for what it left.
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Bench {
+    /// None, with the reason printed, without root.
+    fn new() -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: network namespaces need root");
+            return None;
+        }
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Self {
+            folder: TempDir::new().unwrap(),
+            groups: groups(),
+            links: links(),
+            _alone: alone,
+        })
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(netdp_binary());
+        command
+            .arg("bench")
+            .args(words.split_whitespace())
+            .env("TMPDIR", self.folder.path());
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, words: &str) -> Output {
+        self.command(words).output().expect("start netdp")
+    }
+
+    #[track_caller]
+    fn nothing_is_left(&self) {
+        let left: Vec<_> = fs::read_dir(self.folder.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let folder = self.folder.path().to_str().unwrap();
+        assert!(!mounts.contains(folder), "{mounts}");
+        assert_eq!(groups(), self.groups);
+        assert_eq!(links(), self.links);
+    }
+}
+
+/// Control groups of measurements.
+fn groups() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts = mounts
+        .lines()
+        .filter(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let points = mounts.filter_map(|line| line.split(' ').nth(1));
+    let mut groups: Vec<String> = points
+        .filter_map(|point| fs::read_dir(point).ok())
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("netdp-bench-"))
+        .collect();
+    groups.sort();
+    groups
+}
+
+/// Interfaces of the machine's own namespace.
+fn links() -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/net").unwrap().flatten();
+    let mut links: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    links.sort();
+    links
+}
+
+#[track_caller]
+fn json(output: &Output) -> Value {
+    let said = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| Path::new(&folder).join(program).exists())
+}
+
+#[test]
+fn every_mode_that_can_be_had_carries_every_workload() {
+    let Some(bench) = Bench::new() else { return };
+    let output = bench.run("--quick --rounds 1 --milliseconds 20 --format json");
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let mut wanted = vec!["host", "netdp"];
+    if is_installed("iptables-nft-restore") {
+        wanted.push("docker-nft");
+    }
+    if is_installed("nft") {
+        wanted.push("nft");
+    }
+    let scenarios = report["scenarios"].as_array().unwrap();
+    let names: Vec<&str> = scenarios
+        .iter()
+        .filter_map(|scenario| scenario["scenario"].as_str())
+        .collect();
+    assert_eq!(names, ["published", "egress", "containers", "local"]);
+    for scenario in scenarios {
+        let workloads = scenario["workloads"].as_array().unwrap();
+        let is_first = scenario["scenario"] == "published";
+        assert_eq!(workloads.len(), if is_first { 7 } else { 2 });
+        for workload in workloads {
+            let modes = workload["modes"].as_array().unwrap();
+            assert_eq!(modes[0]["mode"], "host");
+            for name in &wanted {
+                let mode = modes.iter().find(|mode| mode["mode"] == *name);
+                let mode = mode.unwrap_or_else(|| panic!("no {name} in {workload:#}"));
+                let round = &mode["rounds"][0];
+                assert!(round["operations"].as_u64() > Some(0), "{mode:#}");
+                assert!(mode["series"]["median"].as_f64() > Some(0.0), "{mode:#}");
+                assert_eq!(mode["errors"], 0, "{mode:#}");
+            }
+        }
+    }
+    bench.nothing_is_left();
+}
+
+#[test]
+fn an_interrupt_ends_it_with_nothing_left() {
+    let Some(bench) = Bench::new() else { return };
+    let mut command = bench.command("--mode host --workload rr --rounds 100 --milliseconds 1000");
+    let mut child: Child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("published") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended by itself");
+    }
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 2), "{rest}");
+    assert!(rest.contains("removed"), "{rest}");
+    bench.nothing_is_left();
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    for (words, said) in [
+        ("--scenario nowhere", "published"),
+        ("--mode podman", "docker-nft"),
+        ("--rounds 0", "1..=100"),
+    ] {
+        let output = Command::new(netdp_binary())
+            .arg("bench")
+            .args(words.split_whitespace())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words}: {text}");
+        assert!(text.contains(said), "{words}: {text}");
+    }
+}
