@@ -107,7 +107,7 @@ fn is_installed(program: &str) -> bool {
 #[test]
 fn every_mode_that_can_be_had_carries_every_workload() {
     let Some(bench) = Bench::new() else { return };
-    let output = bench.run("--quick --rounds 1 --milliseconds 20 --format json");
+    let output = bench.run("--quick --rounds 1 --milliseconds 60 --format json");
     let report = json(&output);
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     let mut wanted = vec!["host", "netdp"];

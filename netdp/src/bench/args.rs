@@ -1,5 +1,6 @@
 //! The command line of `netdp bench`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -40,6 +41,9 @@ pub struct BenchArgs {
     /// The CPU that client and server share [default: the last that may be used]
     #[arg(long, value_name = "NUMBER")]
     pub cpu: Option<usize>,
+    /// Also write a page with charts to this file
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// How to print the results
     #[arg(long, value_enum, default_value = "table")]
     pub format: BenchFormat,

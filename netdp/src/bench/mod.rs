@@ -5,6 +5,7 @@
 //! turn, [`report`] shows what came out.
 
 mod args;
+mod html;
 mod measure;
 mod mode;
 mod report;
@@ -37,6 +38,10 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     let report = result?;
+    if let Some(path) = &args.report {
+        std::fs::write(path, html::page(&report)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     match args.format {
         BenchFormat::Table => println!("{}", report.table()),
         BenchFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),

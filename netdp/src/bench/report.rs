@@ -63,17 +63,11 @@ impl Machine {
         }
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(super) fn conditions(&self) -> String {
         format!(
-            "{}: netdp {}, Linux {}, {} CPUs, client and server on CPU {}, median of {} rounds of \
+            "netdp {}, Linux {}, {} CPUs, client and server on CPU {}, median of {} rounds of \
              {} ms, modes in turn",
-            self.command,
-            self.netdp,
-            self.kernel,
-            self.cpus,
-            self.cpu,
-            self.rounds,
-            self.milliseconds
+            self.netdp, self.kernel, self.cpus, self.cpu, self.rounds, self.milliseconds
         )
     }
 }
@@ -90,27 +84,33 @@ impl Report {
     }
 
     pub(super) fn table(&self) -> String {
-        let mut text = vec![self.machine.text()];
+        let machine = &self.machine;
+        let mut text = vec![format!("{}: {}", machine.command, machine.conditions())];
         for scenario in &self.scenarios {
+            let names = scenario
+                .workloads
+                .iter()
+                .map(|workload| short(workload.workload));
+            let header: Vec<&str> = [scenario.title.as_str()].into_iter().chain(names).collect();
             text.push(String::new());
-            text.push(format!("{}:", scenario.title));
-            text.push(ratios(scenario).to_string());
-            text.push(details(scenario).to_string());
+            text.push(table(&header, 1, ratio_rows(scenario)));
+            text.push(table(&DETAILS, 2, detail_rows(scenario)));
         }
         text.push(
             "Ratios are to the first mode, of the rounds' ratios the median; in brackets where the \
              difference is no more than their spread. Spread: between the quartiles, to the median."
                 .into(),
         );
-        for LeftOut { mode, why } in &self.left_out {
-            text.push(format!("Left out: {}: {why}", mode.title()));
-        }
-        text.extend(self.errors());
+        text.extend(self.remarks());
         text.join("\n")
     }
 
-    fn errors(&self) -> Vec<String> {
-        let mut lines = Vec::new();
+    /// What was left out, and what went wrong.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let left_out = self.left_out.iter();
+        let mut lines: Vec<String> = left_out
+            .map(|LeftOut { mode, why }| format!("Left out: {}: {why}", mode.title()))
+            .collect();
         for scenario in &self.scenarios {
             for workload in &scenario.workloads {
                 for mode in workload.modes.iter().filter(|mode| mode.errors > 0) {
@@ -129,22 +129,24 @@ impl Report {
     }
 }
 
-/// A column for each workload, a row for each mode.
-fn ratios(scenario: &ScenarioResult) -> Table {
+/// The first `names` columns are words, the others figures.
+pub(super) fn table(header: &[&str], names: usize, rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    let names = scenario
-        .workloads
-        .iter()
-        .map(|workload| short(workload.workload));
-    let header: Vec<&str> = [scenario.title.as_str()].into_iter().chain(names).collect();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().skip(names) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    table.add_rows(rows);
+    table.to_string()
+}
+
+/// A row for each mode: its title, and a ratio for each workload. Of the first
+/// mode rates.
+pub(super) fn ratio_rows(scenario: &ScenarioResult) -> Vec<Vec<String>> {
     let Some(first) = scenario.workloads.first() else {
-        return table;
+        return Vec::new();
     };
-    for (row, lane) in first.modes.iter().enumerate() {
+    let rows = first.modes.iter().enumerate().map(|(row, lane)| {
         let cells = scenario.workloads.iter().map(|workload| {
             let mode = &workload.modes[row];
             match (&mode.series, row) {
@@ -152,24 +154,24 @@ fn ratios(scenario: &ScenarioResult) -> Table {
                 _ => ratio(mode),
             }
         });
-        let cells: Vec<String> = [lane.title.clone()].into_iter().chain(cells).collect();
-        table.add_row(cells);
-    }
-    table
+        [lane.title.clone()].into_iter().chain(cells).collect()
+    });
+    rows.collect()
 }
 
-fn details(scenario: &ScenarioResult) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header([
-        "workload", "mode", "ratio", "spread", "rate", "spread", "p50", "p99", "p99.9", "CPU",
-        "lost", "errors",
-    ]);
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+/// The head of [`detail_rows`].
+pub(super) const DETAILS: [&str; 12] = [
+    "workload", "mode", "ratio", "spread", "rate", "spread", "p50", "p99", "p99.9", "CPU", "lost",
+    "errors",
+];
+
+/// A row for each workload and mode.
+pub(super) fn detail_rows(scenario: &ScenarioResult) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
     for workload in &scenario.workloads {
         for (row, mode) in workload.modes.iter().enumerate() {
-            let name = if row == 0 {
+            let is_first = row == 0;
+            let name = if is_first {
                 short(workload.workload)
             } else {
                 ""
@@ -180,10 +182,10 @@ fn details(scenario: &ScenarioResult) -> Table {
             };
             let compared = mode.against_reference;
             let series = mode.series.as_ref();
-            table.add_row([
+            rows.push(vec![
                 name.to_owned(),
                 mode.title.clone(),
-                if row == 0 { "1".into() } else { ratio(mode) },
+                if is_first { "1".into() } else { ratio(mode) },
                 compared.map_or(String::new(), |compared| percent(compared.spread)),
                 series.map_or("none".into(), |series| rate(series.median, workload.unit)),
                 series.map_or(String::new(), |series| percent(series.spread)),
@@ -197,7 +199,7 @@ fn details(scenario: &ScenarioResult) -> Table {
             ]);
         }
     }
-    table
+    rows
 }
 
 /// For the head of a column.
@@ -261,7 +263,7 @@ fn count(number: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::load::Series;
 
@@ -282,7 +284,7 @@ mod tests {
         }
     }
 
-    fn report(errors: u64) -> Report {
+    pub(in crate::bench) fn report(errors: u64) -> Report {
         let modes = vec![
             lane("host", &[100.0, 101.0, 99.0], 0),
             lane("docker", &[67.0, 66.0, 68.0], errors),

@@ -41,6 +41,8 @@ pub struct Comparison {
     /// Median of the rounds' ratios. What slows a whole round down is in both
     /// sides of its ratio.
     pub ratio: f64,
+    /// First and third quartile of these ratios.
+    pub quartiles: [f64; 2],
     /// Of these ratios, as [`Series::spread`].
     pub spread: f64,
     pub verdict: Verdict,
@@ -78,7 +80,7 @@ impl Series {
         let pairs = self.values.iter().zip(&reference.values);
         let mut ratios: Vec<f64> = pairs.map(|(own, theirs)| own / theirs).collect();
         ratios.sort_by(f64::total_cmp);
-        let [_, ratio, _] = quartiles(&ratios);
+        let [first, ratio, third] = quartiles(&ratios);
         let spread = spread(&ratios);
         let known = ratios.len() >= LEAST_ROUNDS && ratio.is_finite();
         let verdict = if !known || (ratio - 1.0).abs() <= spread {
@@ -90,6 +92,7 @@ impl Series {
         };
         Comparison {
             ratio,
+            quartiles: [first, third],
             spread,
             verdict,
         }

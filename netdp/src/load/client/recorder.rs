@@ -58,9 +58,15 @@ impl Recorder {
         *self = Self::new(config);
     }
 
-    /// Whether an operation that would begin at `now` is no longer measured.
+    /// Whether an operation that would begin at `now` is no longer measured. Of
+    /// round trips one is always measured, or fails: where it took longer than
+    /// all the time there was, that is what is to be told.
     pub(super) fn over(&self, now: Instant) -> bool {
-        now >= self.until
+        let is_known = match self.kind {
+            Kind::Bulk | Kind::BulkBack | Kind::UdpPps => true,
+            _ => self.operations + self.errors + self.lost > 0,
+        };
+        is_known && now >= self.until
     }
 
     /// An operation that succeeded and carried `bytes`. Its end is the

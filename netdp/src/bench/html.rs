@@ -1,0 +1,226 @@
+//! The report as one HTML file: ratios as charts, then all figures.
+
+use std::fmt::{Display, Write as _};
+
+use anyhow::anyhow;
+use plotters::prelude::*;
+
+use super::report::{DETAILS, Report, ScenarioResult, detail_rows, ratio_rows, short};
+use crate::load::Verdict;
+
+const WIDTH: u32 = 960;
+const HEIGHT: u32 = 300;
+/// One for each mode, told apart also by those who see few colours (Okabe and
+/// Ito).
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(120, 120, 120),
+    RGBColor(0, 158, 115),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(213, 94, 0),
+    RGBColor(204, 121, 167),
+    RGBColor(0, 114, 178),
+    RGBColor(240, 228, 66),
+];
+const STYLE: &str = "body{font:15px/1.4 system-ui,sans-serif;max-width:62rem;margin:2rem auto;\
+    padding:0 1rem;color:#222;background:#fff}table{border-collapse:collapse;margin:.5rem 0}\
+    th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}\
+    th:first-child,td:first-child{text-align:left}code{background:#f3f3f3}\
+    svg{max-width:100%;height:auto}.key span{display:inline-block;margin-right:1rem}\
+    .key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.3rem}.weak{color:#777}";
+
+/// A page that needs nothing but itself.
+///
+/// # Errors
+/// When a chart can't be drawn.
+pub(super) fn page(report: &Report) -> anyhow::Result<String> {
+    let mut page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <title>netdp bench</title><style>{STYLE}</style></head><body>\n<h1>netdp bench</h1>\n\
+         <p><code>{}</code><br>{}</p>\n",
+        escaped(&report.machine.command),
+        escaped(&report.machine.conditions()),
+    );
+    for scenario in &report.scenarios {
+        section(&mut page, scenario)?;
+    }
+    page.push_str(
+        "<p class=\"weak\">Ratios are to the first mode; of the ratios of the rounds the median. \
+         Pale bars and brackets: the difference is no more than the rounds' spread, and nothing \
+         is claimed. Lines on bars lead from the first to the third quartile.</p>\n",
+    );
+    for line in report.remarks() {
+        let _ = writeln!(page, "<p>{}</p>", escaped(&line));
+    }
+    page.push_str("</body></html>\n");
+    Ok(page)
+}
+
+fn section(page: &mut String, scenario: &ScenarioResult) -> anyhow::Result<()> {
+    // Writing to a String can't fail.
+    let _ = writeln!(page, "<h2>{}</h2>", escaped(&scenario.title));
+    let Some(first) = scenario.workloads.first() else {
+        return Ok(());
+    };
+    page.push_str("<p class=\"key\">");
+    for (row, mode) in first.modes.iter().enumerate() {
+        let RGBColor(red, green, blue) = colour(row);
+        let _ = write!(
+            page,
+            "<span><i style=\"background:rgb({red},{green},{blue})\"></i>{}</span>",
+            escaped(&mode.title)
+        );
+    }
+    page.push_str("</p>\n");
+    page.push_str(&bars(scenario).map_err(|error| anyhow!("cannot draw a chart: {error}"))?);
+    let names = scenario
+        .workloads
+        .iter()
+        .map(|workload| short(workload.workload));
+    table(
+        page,
+        ["to the first mode"].into_iter().chain(names),
+        ratio_rows(scenario),
+    );
+    page.push_str("<details><summary>All figures</summary>\n");
+    table(page, DETAILS, detail_rows(scenario));
+    page.push_str("</details>\n");
+    Ok(())
+}
+
+fn table<H: Display>(
+    page: &mut String,
+    header: impl IntoIterator<Item = H>,
+    rows: Vec<Vec<String>>,
+) {
+    page.push_str("<table><tr>");
+    for cell in header {
+        let _ = write!(page, "<th>{}</th>", escaped(&cell.to_string()));
+    }
+    page.push_str("</tr>\n");
+    for row in rows {
+        page.push_str("<tr>");
+        for cell in row {
+            let _ = write!(page, "<td>{}</td>", escaped(&cell));
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</table>\n");
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+fn colour(row: usize) -> RGBColor {
+    COLOURS[row % COLOURS.len()]
+}
+
+/// A group of bars for each workload, a bar for each mode but the first, which
+/// is the line at 1.
+fn bars(scenario: &ScenarioResult) -> Result<String, Box<dyn std::error::Error>> {
+    let ratios = scenario
+        .workloads
+        .iter()
+        .flat_map(|workload| &workload.modes);
+    let highest = ratios
+        .filter_map(|mode| mode.against_reference)
+        .map(|compared| compared.quartiles[1])
+        .filter(|top| top.is_finite())
+        .fold(1.1, f64::max);
+    let groups = scenario.workloads.len();
+    let names: Vec<&str> = scenario
+        .workloads
+        .iter()
+        .map(|workload| short(workload.workload))
+        .collect();
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area)
+            .margin(8)
+            .x_label_area_size(28)
+            .y_label_area_size(44)
+            .build_cartesian_2d(0.0..groups as f64, 0.0..highest * 1.05)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .x_labels(2 * groups + 1)
+            .x_label_formatter(&|at| name_at(&names, *at))
+            .y_label_formatter(&|ratio| format!("{ratio:.1}"))
+            .draw()?;
+        for (group, workload) in scenario.workloads.iter().enumerate() {
+            let width = 0.8 / workload.modes.len().saturating_sub(1).max(1) as f64;
+            for (row, mode) in workload.modes.iter().enumerate().skip(1) {
+                let Some(compared) = mode.against_reference else {
+                    continue;
+                };
+                let left = group as f64 + 0.1 + width * (row - 1) as f64;
+                let strength = match compared.verdict {
+                    Verdict::WithinSpread => 0.35,
+                    _ => 1.0,
+                };
+                chart.draw_series([Rectangle::new(
+                    [(left, 0.0), (left + width * 0.9, compared.ratio)],
+                    colour(row).mix(strength).filled(),
+                )])?;
+                {
+                    let [low, high] = compared.quartiles;
+                    let middle = left + width * 0.45;
+                    chart.draw_series(LineSeries::new([(middle, low), (middle, high)], BLACK))?;
+                }
+            }
+        }
+        chart.draw_series(LineSeries::new(
+            [(0.0, 1.0), (groups as f64, 1.0)],
+            colour(0),
+        ))?;
+        area.present()?;
+    }
+    Ok(svg)
+}
+
+/// Names stand in the middle of their groups.
+fn name_at(names: &[&str], at: f64) -> String {
+    let is_middle = (at.fract() - 0.5).abs() < 1e-6;
+    let name = names.get(at.floor() as usize).filter(|_| is_middle);
+    name.map_or(String::new(), |name| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::report;
+    use super::*;
+
+    #[test]
+    fn the_page_holds_charts_and_figures_and_needs_nothing_else() {
+        let page = page(&report(3)).unwrap();
+        assert!(page.contains("<svg") && page.contains("TCP RR"), "{page}");
+        assert!(
+            page.contains(">0.67<") && page.contains(">(0.99)<"),
+            "{page}"
+        );
+        assert!(page.contains("connect: refused"), "{page}");
+        let outside = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!outside.contains("http"), "{page}");
+    }
+
+    #[test]
+    fn what_is_markup_is_shown_as_text() {
+        let mut report = report(0);
+        report.machine.command = "netdp bench <b> & \"c\"".into();
+        let page = page(&report).unwrap();
+        assert!(page.contains("bench &lt;b&gt; &amp; &quot;c&quot;"));
+    }
+
+    #[test]
+    fn a_name_stands_in_the_middle_of_its_group() {
+        let names = ["a", "b"];
+        let shown = [0.0, 0.5, 1.0, 1.5, 2.0].map(|at| name_at(&names, at));
+        assert_eq!(shown, ["", "a", "", "b", ""]);
+    }
+}
