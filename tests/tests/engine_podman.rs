@@ -14,12 +14,20 @@ macro_rules! with_each_podman {
                 super::$test("debian-12");
             })*
         }
-        /// With netavark.
+        /// With netavark 1.
         mod podman_5 {
             $(#[test]
             #[ignore = "needs a real Podman: cargo xtask test engines"]
             fn $test() {
                 super::$test("debian-13");
+            })*
+        }
+        /// With netavark 2.
+        mod podman_6 {
+            $(#[test]
+            #[ignore = "needs a real Podman: cargo xtask test engines"]
+            fn $test() {
+                super::$test("newest-podman");
             })*
         }
     };

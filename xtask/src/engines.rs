@@ -31,78 +31,78 @@ const RECIPE: u32 = 1;
 /// A folder of packages with all that they depend on.
 struct Root {
     name: &'static str,
-    suite: &'static str,
+    /// The last is where packages are from that several have.
+    suites: &'static [&'static str],
     packages: &'static [&'static str],
+    /// With what a container engine calls, and a shell.
+    is_engine: bool,
 }
 
+/// What every engine's tests call.
+const CALLED: [&str; 7] = [
+    "runc",
+    "mount",
+    "util-linux",
+    "dash",
+    "coreutils",
+    "tar",
+    "busybox-static",
+];
+
 /// What the tests ask for by these names.
-const ROOTS: [Root; 4] = [
+const ROOTS: [Root; 5] = [
     // Docker 20.10, Podman 4.3 and containerd 1.6.
     Root {
         name: "debian-12",
-        suite: "bookworm",
+        suites: &["bookworm"],
         packages: &[
             "docker.io",
             "docker-compose",
             "podman",
             "containernetworking-plugins",
             "containerd",
-            "runc",
             "iptables",
-            "mount",
-            "util-linux",
-            "dash",
-            "coreutils",
-            "tar",
-            "busybox-static",
         ],
+        is_engine: true,
     },
     // Podman 5 with netavark.
     Root {
         name: "debian-13",
-        suite: "trixie",
-        packages: &[
-            "podman",
-            "netavark",
-            "aardvark-dns",
-            "runc",
-            "mount",
-            "util-linux",
-            "dash",
-            "coreutils",
-            "tar",
-            "busybox-static",
-        ],
+        suites: &["trixie"],
+        packages: &["podman", "netavark", "aardvark-dns"],
+        is_engine: true,
     },
     // The newest Docker and containerd that there are packages of.
     Root {
         name: "newest",
-        suite: "sid",
+        suites: &["sid"],
         packages: &[
             "docker.io",
             "docker-cli",
             "docker-compose",
             "containerd",
-            "runc",
             "iptables",
-            "mount",
-            "util-linux",
-            "dash",
-            "coreutils",
-            "tar",
-            "busybox-static",
         ],
+        is_engine: true,
+    },
+    // The same of Podman, with netavark 2.
+    Root {
+        name: "newest-podman",
+        suites: &["sid", "experimental"],
+        packages: &["podman", "netavark", "aardvark-dns"],
+        is_engine: true,
     },
     // Becomes an image: what an application is made of.
     Root {
         name: "application",
-        suite: "bookworm",
+        suites: &["bookworm"],
         packages: &[
             "nginx-light",
             "redis-server",
             "redis-tools",
             "busybox-static",
         ],
+        is_engine: false,
     },
 ];
 
@@ -150,13 +150,24 @@ pub fn provide(workspace: &Workspace) -> Result<PathBuf> {
 
 impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (Debian {})", self.packages[0], self.suite)
+        let suites = self.suites.join(" and ");
+        write!(f, "{} (Debian {suites})", self.packages[0])
     }
 }
 
 impl Root {
+    fn packages(&self) -> impl Iterator<Item = &'static str> {
+        let called = if self.is_engine { &CALLED[..] } else { &[] };
+        self.packages.iter().chain(called).copied()
+    }
+
     fn recipe(&self) -> String {
-        format!("{RECIPE} {} {}\n", self.suite, self.packages.join(" "))
+        let packages: Vec<&str> = self.packages().collect();
+        format!(
+            "{RECIPE} {} {}\n",
+            self.suites.join(" "),
+            packages.join(" ")
+        )
     }
 
     fn stamp(&self, folder: &Path) -> PathBuf {
@@ -172,9 +183,9 @@ impl Root {
         if root.exists() {
             fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
         }
-        let apt = Apt::new(&folder.join("apt").join(self.name), self.suite, mirror)?;
+        let apt = Apt::new(&folder.join("apt").join(self.name), self.suites, mirror)?;
         eprintln!("xtask: fetching {self} with what it needs");
-        let packages = apt.download(self.packages)?;
+        let packages = apt.download(self.packages())?;
         eprintln!(
             "xtask: unpacking {} packages into {}",
             packages.len(),
@@ -228,10 +239,11 @@ fn main_mirror(targets: &str) -> Option<&str> {
 /// dependency is fetched.
 struct Apt {
     folder: PathBuf,
+    suite: &'static str,
 }
 
 impl Apt {
-    fn new(folder: &Path, suite: &str, mirror: &str) -> Result<Self> {
+    fn new(folder: &Path, suites: &'static [&'static str], mirror: &str) -> Result<Self> {
         for name in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(name))?;
         }
@@ -240,10 +252,12 @@ impl Apt {
             true => format!("[signed-by={KEYRING}] "),
             false => String::new(),
         };
-        let source = format!("deb {key}{mirror} {suite} main\n");
-        fs::write(folder.join("sources.list"), source)?;
+        let source = |suite| format!("deb {key}{mirror} {suite} main\n");
+        let sources: String = suites.iter().map(source).collect();
+        fs::write(folder.join("sources.list"), sources)?;
         Ok(Self {
             folder: folder.to_owned(),
+            suite: suites.last().context("a root without a suite")?,
         })
     }
 
@@ -272,10 +286,12 @@ impl Apt {
         command
     }
 
-    fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    fn download(&self, packages: impl Iterator<Item = &'static str>) -> Result<Vec<PathBuf>> {
         run(self.command().arg("update"), UPDATE_LIMIT).context("apt-get update")?;
         let words = [
             "install",
+            "-t",
+            self.suite,
             "-y",
             "--no-install-recommends",
             "--download-only",

@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    claim,
+    bound, claim,
     host::SocketProbe,
     owner::{Owner, OwnerError, choose_subnet},
     port_owner::{self, PortOwner},
@@ -105,8 +105,9 @@ fn attach(
 /// Ports of the host as a container sees them whose engine holds its ports: a
 /// socket that this engine has for this very container is in nobody's way.
 /// Podman 5 binds the ports itself before it calls its plugins, and gives them
-/// to conmon afterwards; Podman 4 does so afterwards; and conmon has them when
-/// a container is put on a further network.
+/// to conmon afterwards; Podman 6 the same without listening at them; Podman 4
+/// does so afterwards; and conmon has them when a container is put on a further
+/// network.
 struct ContainerProbe<'a> {
     container: &'a str,
     callers: &'a [u32],
@@ -118,18 +119,29 @@ impl HostPorts for ContainerProbe<'_> {
         let Some(ports) = PortRange::single(port).filter(|_| taken.is_err()) else {
             return taken;
         };
-        let owner = port_owner::find(&Hold {
+        let hold = Hold {
             address,
             ports,
             proto,
             both: false,
-        });
-        match owner {
+        };
+        match port_owner::find(&hold) {
             Some(owner) if self.callers.contains(&owner.pid) || is_for(&owner, self.container) => {
                 Ok(())
             }
+            None if self.has_bound(&hold) => Ok(()),
             _ => taken,
         }
+    }
+}
+
+impl ContainerProbe<'_> {
+    /// Whether the engine has a port without listening at it.
+    fn has_bound(&self, hold: &Hold) -> bool {
+        self.callers.iter().any(|pid| bound::has(*pid, hold))
+            || port_owner::processes()
+                .filter(|process| is_for(process, self.container))
+                .any(|process| bound::has(process.pid, hold))
     }
 }
 

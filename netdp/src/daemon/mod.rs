@@ -7,6 +7,7 @@
 mod alone;
 mod apply;
 mod attachment;
+mod bound;
 pub mod change;
 mod claim;
 pub mod config;

@@ -38,7 +38,7 @@ pub fn find(port: &Hold) -> Option<PortOwner> {
                 .lines()
                 .skip(1)
                 .filter_map(Socket::parse)
-                .filter(|socket| socket.collides(port))
+                .filter(|socket| port.collides(socket.addr, socket.port))
                 .map(|socket| socket.inode)
                 .collect::<Vec<_>>()
         })
@@ -67,19 +67,6 @@ impl Socket {
             inode,
         })
     }
-
-    fn collides(&self, port: &Hold) -> bool {
-        let family = match (self.addr, port.address) {
-            // A dual-stack socket has the port in both families.
-            (IpAddr::V6(own), IpAddr::V4(_)) => own.is_unspecified(),
-            (own, wanted) => own.is_ipv4() == wanted.is_ipv4() || port.both,
-        };
-        family
-            && port.ports.holds(self.port)
-            && (self.addr == port.address
-                || self.addr.is_unspecified()
-                || port.address.is_unspecified())
-    }
 }
 
 /// Addresses are printed as native words of 32 bits.
@@ -105,16 +92,17 @@ fn holder(inode: u64) -> Option<PortOwner> {
             .flatten()
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()))
     };
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        if !holds(&entry.path()) {
-            return None;
-        }
+    processes().find(|process| holds(Path::new(&format!("/proc/{}", process.pid))))
+}
+
+/// All programs of this process namespace.
+pub fn processes() -> impl Iterator<Item = PortOwner> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
         let command = fs::read_to_string(entry.path().join("comm")).ok()?;
-        Some(PortOwner {
-            command: command.trim_end().to_owned(),
-            pid,
-        })
+        let command = command.trim_end().to_owned();
+        Some(PortOwner { command, pid })
     })
 }
 

@@ -139,6 +139,18 @@ impl Hold {
         })
     }
 
+    /// Whether a socket that is bound to `addr` and `port` has one of these ports.
+    pub fn collides(&self, addr: IpAddr, port: u16) -> bool {
+        let family = match (addr, self.address) {
+            // A dual-stack socket has the port in both families.
+            (IpAddr::V6(own), IpAddr::V4(_)) => own.is_unspecified(),
+            (own, wanted) => own.is_ipv4() == wanted.is_ipv4() || self.both,
+        };
+        family
+            && self.ports.holds(port)
+            && (addr == self.address || addr.is_unspecified() || self.address.is_unspecified())
+    }
+
     /// Each of the ports by itself.
     pub fn singles(self) -> impl Iterator<Item = (u16, Self)> {
         let ports = self.ports.ports();

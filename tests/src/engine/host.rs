@@ -21,6 +21,11 @@ const PREPARE: &str = include_str!("prepare.sh");
 /// of them at once.
 const LIMIT: Duration = Duration::from_secs(90);
 
+/// Packages of engines that know no control groups of version 1, and refuse
+/// hosts that have them.
+const ONLY_VERSION_2: [&str; 1] = ["newest-podman"];
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// netdp's host of a [`Topology`], with mounts and processes of its own. All
 /// that runs there ends with it: the kernel kills a PID namespace as a whole.
 pub struct EngineHost {
@@ -29,6 +34,8 @@ pub struct EngineHost {
     parent: Child,
     /// The first process, in this process's own PID namespace.
     first: u32,
+    /// What is [`CGROUPS`] there.
+    cgroups: PathBuf,
 }
 
 impl EngineHost {
@@ -44,6 +51,13 @@ impl EngineHost {
         };
         let topology = Topology::without_daemon(name)?;
         let world = &topology.world;
+        let cgroups = match ONLY_VERSION_2.contains(&packages) {
+            true => own_cgroup(&topology)
+                .parent()
+                .expect("the root of all")
+                .to_owned(),
+            false => PathBuf::from(CGROUPS),
+        };
         let mount = world.dir().join("engine");
         fs::create_dir(&mount).expect("make a folder");
         let log = File::create(world.dir().join("prepare.log")).expect("make a log");
@@ -51,7 +65,7 @@ impl EngineHost {
         command
             .args(["--mount", "--pid", "--fork", "--kill-child"])
             .args(["--propagation", "private", "sh", "-c", PREPARE, "prepare"])
-            .args([&folder, &mount, world.netdp_path()])
+            .args([&folder, &mount, world.netdp_path(), &cgroups])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second descriptor"))
             .stderr(log);
@@ -59,6 +73,7 @@ impl EngineHost {
         let mut host = Self {
             parent: command.spawn().expect("start unshare"),
             first: 0,
+            cgroups,
             topology,
         };
         if let Err(why) = host.wait_until_prepared() {
@@ -253,6 +268,8 @@ impl EngineHost {
     #[track_caller]
     pub fn start_netdp(&self) {
         let cgroup = self.cgroup();
+        let below = cgroup.strip_prefix(&self.cgroups).expect("it is below");
+        let cgroup = Path::new(CGROUPS).join(below);
         self.spawn(
             "netdp",
             &format!("netdp daemon --cgroup {}", cgroup.display()),
@@ -268,8 +285,7 @@ impl EngineHost {
 
     /// The control group (v2) of everything here.
     fn cgroup(&self) -> PathBuf {
-        let own = self.topology.world.cgroup();
-        own.parent().expect("it lies in the world's").to_owned()
+        own_cgroup(&self.topology)
     }
 
     /// A control group for an engine's containers, as engines name it.
@@ -312,7 +328,7 @@ impl EngineHost {
     fn remove_cgroups(&self) {
         let cgroup = self.cgroup();
         let name = cgroup.file_name().expect("it has a name");
-        let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
+        let Ok(hierarchies) = fs::read_dir(CGROUPS) else {
             return;
         };
         for hierarchy in hierarchies.flatten() {
@@ -322,6 +338,11 @@ impl EngineHost {
             }
         }
     }
+}
+
+fn own_cgroup(topology: &Topology) -> PathBuf {
+    let own = topology.world.cgroup();
+    own.parent().expect("it lies in the world's").to_owned()
 }
 
 fn remove_groups(group: &Path) {

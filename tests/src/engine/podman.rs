@@ -9,12 +9,14 @@ pub struct Podman {
 }
 
 /// runc, because crun refuses control groups of both versions beside each other,
-/// and limits that any machine allows.
+/// and limits that any machine allows: none by groups of version 2, which have
+/// no controllers where those of version 1 do.
 const CONFIGURATION: &str = "\
 mkdir -p /etc/containers /etc/cni/net.d
 cat >/etc/containers/containers.conf <<'END'
 [containers]
 default_ulimits = [\"nofile=4096:4096\", \"nproc=4096:4096\"]
+pids_limit = 0
 [engine]
 runtime = \"runc\"
 cgroup_manager = \"cgroupfs\"

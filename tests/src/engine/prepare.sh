@@ -1,6 +1,7 @@
 # Becomes the first process of a host for a container engine: in mount, PID and
 # network namespaces of its own, below the files of unpacked packages.
-# $1 the packages' folder, $2 an empty one, $3 the netdp command
+# $1 the packages' folder, $2 an empty one, $3 the netdp command, $4 the control
+# groups that are seen
 set -e
 mount -t tmpfs -o mode=755 engine "$2"
 cd "$2"
@@ -10,7 +11,7 @@ cd root
 mkdir -p proc sys dev run tmp var/tmp root old usr/local/bin usr/lib/cni opt/cni/bin usr/local/lib/netavark
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-mount --rbind /sys/fs/cgroup sys/fs/cgroup
+mount --rbind "$4" sys/fs/cgroup
 mount -t bpf -o mode=0700 bpf sys/fs/bpf
 mount -t tmpfs -o mode=755 dev dev
 mkdir dev/pts dev/shm
