@@ -4,6 +4,8 @@
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netdp::api::{
     acceleration::Acceleration,
@@ -458,9 +460,61 @@ fn what_is_carried_can_be_seen() {
         listed.contains("LEFT TO DOCKER") && listed.contains("bridge"),
         "{listed}"
     );
+    let question = format!("explain tcp {CLIENT_ADDRESS}:40000 {HOST_ADDRESS}:8080");
+    let told = topology.netdp(&question);
+    assert!(
+        told.contains("container web on Docker's network shop"),
+        "{told}"
+    );
     topology.netdp("accelerate docker --off");
+    assert!(!topology.netdp(&question).contains("Docker's network"));
     assert!(topology.netdp("flows --count").starts_with("0 flows"));
     assert!(!topology.netdp("stats").contains("LEFT TO DOCKER"));
+}
+
+/// A hundred containers that stay as they are.
+#[test]
+fn a_quiet_docker_is_asked_for_little() {
+    let Some((topology, mut docker)) = shop("acc-quiet", Version::V28) else {
+        return;
+    };
+    let world = &topology.world;
+    for number in 1..100 {
+        docker.run(world, &format!("c{number}"), "shop", &[]);
+    }
+    topology.accelerate(&docker.socket, "");
+    let asked = |requests: &[String], path: &str| {
+        let of_path = requests.iter().filter(|it| it.as_str() == path);
+        of_path.count()
+    };
+    let is_inspection = |it: &&String| it.starts_with("/containers/") && it.len() > 64;
+    let first = docker.requests();
+    assert_eq!(first.iter().filter(is_inspection).count(), 100);
+    // Once more after the request, and when a round is over.
+    let (mut later, began) = (Vec::new(), Instant::now());
+    while asked(&later, "/containers/json") < 2 {
+        assert!(began.elapsed() < 3 * PATIENCE, "{later:?}");
+        thread::sleep(Duration::from_millis(50));
+        later.extend(docker.requests());
+    }
+    let lists = asked(&later, "/containers/json");
+    println!("{lists} looks made {} requests: {later:?}", later.len());
+    assert_eq!(later.iter().filter(is_inspection).count(), 0);
+    assert!(later.len() <= 2 * lists + 1, "{later:?}");
+    // What has changed is inspected, and nothing else.
+    docker.run(world, "next", "shop", &["9000:80"]);
+    let next = docker.container("next").id.clone();
+    topology.wait_until("carried", || is_carried(&topology, "next"));
+    let requests = docker.requests();
+    let inspected: Vec<_> = requests.iter().filter(is_inspection).collect();
+    assert!(
+        !inspected.is_empty() && inspected.len() <= 2,
+        "{inspected:?}"
+    );
+    assert!(
+        inspected.iter().all(|path| path.contains(&next)),
+        "{inspected:?}"
+    );
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Docker's own bridge networks on netdp's programs, with real dockerds: `cargo
 //! xtask test engines`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netdp::api::acceleration::Acceleration;
-use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
-use netdp_tests::engine::{Docker, Engine, fetch, fetch_within};
+use netdp::demo::world::{
+    CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6,
+};
+use netdp_tests::engine::{Docker, Engine, fetch, fetch_within, get};
 use netdp_tests::{SILENCE, connect, connect_from, connect_within, hears, listen, talk, udp};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -183,6 +185,76 @@ fn bridge_networks_are_carried_and_set_back(packages: &str) {
     host.sh("docker network rm shop alley");
     assert_eq!(host.sh("docker ps --format '{{.Names}} {{.Ports}}'"), ps);
     assert_eq!(rules(&docker), before_rules);
+}
+
+/// Docker has rules for IPv6 by itself from 27 on.
+#[test]
+#[ignore = "needs a real Docker: cargo xtask test engines"]
+fn ports_of_ipv6_are_carried() {
+    let Some(docker) = Docker::start("ak-six", NEWEST) else {
+        return;
+    };
+    docker.host.topology.world.add_ipv6().unwrap();
+    let host = docker.host();
+    let world = &host.topology.world;
+    host.sh("docker network create --ipv6 --subnet fd00:8::/64 six");
+    host.sh(
+        "docker run -d --name one --hostname one --network six -p 8081:80 web:1 \
+         /bin/busybox httpd -f -p [::]:80 -h /www",
+    );
+    host.sh("ip6tables -w -t raw -I PREROUTING -p tcp --dport 8081");
+    let seen_by_stack = || {
+        let text = host.sh("ip6tables -w -t raw -L PREROUTING -v -x -n");
+        let line = text.lines().find(|line| line.contains("dpt:8081")).unwrap();
+        let packets = line.split_whitespace().next().unwrap();
+        packets.parse::<u64>().unwrap()
+    };
+    let fetched = || {
+        host.wait_until("fetched", || {
+            let to = (HOST_ADDRESS6, 8081);
+            get(&world.client, to, "/cgi-bin/who", SILENCE).is_ok_and(|seen| {
+                // The client's own address.
+                seen.contains(&CLIENT_ADDRESS6.to_string()) && seen.contains("one")
+            })
+        });
+    };
+    // By Docker's rules.
+    fetched();
+    let before = seen_by_stack();
+    assert!(before > 0);
+
+    host.netdp("accelerate docker six");
+    assert!(is_carried(&docker, "one"), "{:#?}", state(&docker));
+    let carried = || state(&docker)[0].networks[0].traffic;
+    assert_eq!(carried().rx_packets, 0);
+    for _ in 0..3 {
+        fetched();
+    }
+    assert_eq!(seen_by_stack(), before, "the stack had what is carried");
+    let traffic = carried();
+    // At the least SYN, ACK, the request and FIN of each, and as many answers.
+    assert!(
+        traffic.rx_packets >= 12 && traffic.tx_packets >= 9,
+        "{traffic:?}"
+    );
+    // What the container says outside leaves under the host's address.
+    let one = docker.namespace("one");
+    let server = listen(&world.outside, Ipv6Addr::UNSPECIFIED, 443);
+    let near = connect_from(
+        &one,
+        (Ipv6Addr::UNSPECIFIED, 40_000),
+        (OUTSIDE_ADDRESS6, 443),
+    );
+    let (far, seen) = server.accept();
+    assert_eq!(seen, (HOST_ADDRESS6, 40_000).into());
+    talk(&near, &far);
+    let flows = host.netdp("flows --sandbox one");
+    let line = flows.lines().find(|line| line.contains("masquerade"));
+    assert!(line.is_some_and(|line| line.contains("six")), "{flows}");
+
+    host.netdp("accelerate docker --off");
+    fetched();
+    assert!(seen_by_stack() > before);
 }
 
 fn what_docker_refuses_stays_refused(packages: &str) {

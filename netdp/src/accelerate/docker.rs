@@ -1,6 +1,7 @@
 //! Docker's API, by bollard, over a unix socket.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
@@ -8,6 +9,7 @@ use std::{
 use bollard::{
     API_DEFAULT_VERSION, ClientVersion, Docker,
     errors::Error,
+    models::{ContainerSummary, EventMessage, EventMessageTypeEnum},
     query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions},
 };
 use futures_util::{Stream, StreamExt};
@@ -23,6 +25,24 @@ const PATIENCE: u64 = 20;
 
 /// That of Docker 20.10.
 const LEAST: (usize, usize) = (1, 41);
+
+/// Events after which networks or containers may be others. All containers with
+/// a health check make some more each half minute.
+const EVENTS: [&str; 9] = [
+    "connect",
+    "create",
+    "destroy",
+    "die",
+    "disconnect",
+    "remove",
+    "rename",
+    "start",
+    "update",
+];
+
+/// Containers that run, as they were inspected, and as Docker listed them then.
+#[derive(Default)]
+pub struct Inspected(BTreeMap<String, (ContainerSummary, DockerContainer)>);
 
 /// A Docker that answers.
 pub struct Api {
@@ -75,8 +95,14 @@ impl Api {
         })
     }
 
-    /// Its networks, and its containers that run.
-    pub async fn look(&self) -> Result<View, DockerError> {
+    /// Its networks, and its containers that run. Inspected are those alone that
+    /// are not `inspected` yet, that are listed otherwise than they were then, or
+    /// of which an event told that they have `changed`.
+    pub async fn look(
+        &self,
+        inspected: &mut Inspected,
+        changed: &BTreeSet<String>,
+    ) -> Result<View, DockerError> {
         let networks = self
             .docker
             .list_networks(None)
@@ -87,14 +113,30 @@ impl Api {
             .list_containers(None::<ListContainersOptions>)
             .await
             .map_err(self.failed("list its containers"))?;
-        let mut containers = Vec::new();
-        for id in running.into_iter().filter_map(|container| container.id) {
+        let mut now = BTreeMap::new();
+        for mut listed in running {
+            let Some(id) = listed.id.clone() else {
+                continue;
+            };
+            forget_time(&mut listed);
+            if let Some((before, container)) = inspected.0.get(&id)
+                && *before == listed
+                && !changed.contains(&id)
+                && is_there(container.pid)
+            {
+                now.insert(id, (listed, container.clone()));
+                continue;
+            }
             let shown = self
                 .docker
                 .inspect_container(&id, None::<InspectContainerOptions>)
                 .await;
             match shown {
-                Ok(shown) => containers.extend(DockerContainer::of(shown)),
+                Ok(shown) => {
+                    if let Some(container) = DockerContainer::of(shown) {
+                        now.insert(id, (listed, container));
+                    }
+                }
                 // It has gone meanwhile.
                 Err(Error::DockerResponseServerError {
                     status_code: 404, ..
@@ -102,6 +144,9 @@ impl Api {
                 Err(source) => return Err(self.failed("show a container")(source)),
             }
         }
+        let containers = now.values().map(|(_, container)| container.clone());
+        let mut containers: Vec<_> = containers.collect();
+        *inspected = Inspected(now);
         let mut networks: Vec<_> = networks.into_iter().filter_map(DockerNetwork::of).collect();
         networks.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         containers.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
@@ -111,12 +156,17 @@ impl Api {
         })
     }
 
-    /// An item for each change of a container or a network, until the
-    /// connection ends.
-    pub fn events(&self) -> impl Stream<Item = ()> + Send + Unpin + 'static + use<> {
+    /// The container, if it is one's, of each change of a container or a network
+    /// since this second of the Unix epoch, until the connection ends.
+    pub fn events(
+        &self,
+        since: u64,
+    ) -> impl Stream<Item = Option<String>> + Send + Unpin + 'static + use<> {
         let types = ["container", "network"].map(str::to_owned).to_vec();
+        let events = EVENTS.map(str::to_owned).to_vec();
         let options = EventsOptions {
-            filters: Some([("type".to_owned(), types)].into()),
+            since: Some(since.to_string()),
+            filters: Some([("type".to_owned(), types), ("event".to_owned(), events)].into()),
             ..EventsOptions::default()
         };
         let events = self.docker.clone();
@@ -129,9 +179,36 @@ impl Api {
     }
 }
 
-fn async_events(docker: Docker, options: EventsOptions) -> impl Stream<Item = ()> + Send {
+fn async_events(
+    docker: Docker,
+    options: EventsOptions,
+) -> impl Stream<Item = Option<String>> + Send {
     let events = docker.events(Some(options));
     events
         .take_while(|event| std::future::ready(event.is_ok()))
-        .map(drop)
+        .map(|event| event.ok().and_then(container))
+}
+
+/// The container that an event is about, or that joined or left the network.
+pub(super) fn container(event: EventMessage) -> Option<String> {
+    let actor = event.actor?;
+    match event.typ? {
+        EventMessageTypeEnum::CONTAINER => actor.id,
+        EventMessageTypeEnum::NETWORK => actor.attributes?.remove("container"),
+        _ => None,
+    }
+}
+
+/// Takes out of what was listed what changes by itself.
+pub(super) fn forget_time(listed: &mut ContainerSummary) {
+    listed.status = None;
+    listed.health = None;
+    listed.size_rw = None;
+    listed.size_root_fs = None;
+}
+
+/// Whether a container's process is: one that has ended and been started again
+/// has another.
+fn is_there(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }

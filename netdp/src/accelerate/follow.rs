@@ -2,6 +2,7 @@
 //! network, and from time to time all of it.
 
 use std::{
+    collections::BTreeSet,
     future::pending,
     sync::{Arc, Mutex as StdMutex, Weak},
     time::Duration,
@@ -39,13 +40,18 @@ impl Follower {
     pub async fn keep(self, events: Option<Events>, mut changes: mpsc::Receiver<Change>) {
         let mut silent = events.is_none();
         let mut events = events.unwrap_or_else(nothing);
+        // Containers that have to be inspected anew.
+        let mut changed = BTreeSet::new();
         loop {
             let mut ask = true;
             let mut again = false;
             tokio::select! {
-                event = events.next() => if event.is_none() {
-                    silent = true;
-                    events = nothing();
+                event = events.next() => match event {
+                    Some(container) => changed.extend(container),
+                    None => {
+                        silent = true;
+                        events = nothing();
+                    }
                 },
                 change = changes.recv() => match change {
                     Some(_) => ask = false,
@@ -56,13 +62,16 @@ impl Follower {
                 () = until_retry(silent) => again = true,
             }
             if !again {
-                ask |= settle(&mut events, &mut changes).await;
+                ask |= settle(&mut events, &mut changes, &mut changed).await;
             }
             let Some(owner) = self.owner.upgrade() else {
                 return;
             };
             let mut work = self.work.lock().await;
-            let answered = ask && work.ask().await.is_ok();
+            let answered = ask && work.ask(&changed).await.is_ok();
+            if answered {
+                changed.clear();
+            }
             if answered && silent {
                 events = work.events();
                 silent = false;
@@ -93,13 +102,20 @@ async fn until_retry(silent: bool) {
 }
 
 /// Takes the rest of a burst; true where Docker had a part in it.
-async fn settle(events: &mut Events, changes: &mut mpsc::Receiver<Change>) -> bool {
+async fn settle(
+    events: &mut Events,
+    changes: &mut mpsc::Receiver<Change>,
+    changed: &mut BTreeSet<String>,
+) -> bool {
     let end = Instant::now() + BURST;
     let mut ask = false;
     loop {
         let next = async {
             tokio::select! {
-                event = events.next() => event.is_some().then_some(true),
+                event = events.next() => event.map(|container| {
+                    changed.extend(container);
+                    true
+                }),
                 change = changes.recv() => change.is_some().then_some(false),
             }
         };

@@ -1,6 +1,7 @@
 //! Carries Docker's networks as long as it is told to.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::Path,
     sync::{Arc, Mutex as StdMutex, PoisonError},
@@ -139,7 +140,7 @@ impl Accelerator {
         };
         if let Some(running) = &*running {
             let mut work = running.work.lock().await;
-            work.ask().await?;
+            work.ask(&BTreeSet::new()).await?;
             let told = add(&work.view)?;
             work.follow(owner, told).await?;
             running.wake.notify_one();
@@ -148,7 +149,7 @@ impl Accelerator {
         let mut work = Work::new(owner, before.clone()).await?;
         // Before the first look, so that nothing falls between.
         let changes = work.netlink.watch().await?;
-        work.ask().await?;
+        work.ask(&BTreeSet::new()).await?;
         let told = add(&work.view)?;
         work.follow(owner, told).await?;
         let shown = work.show(&self.shown);

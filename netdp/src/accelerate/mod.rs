@@ -11,6 +11,8 @@ mod follow;
 mod inside;
 mod keeper;
 mod names;
+#[cfg(test)]
+mod recorded;
 mod rules;
 mod select;
 mod view;

@@ -2,6 +2,7 @@
 //! neither their names nor their ids.
 
 use std::{
+    collections::BTreeSet,
     env,
     path::{Path, PathBuf},
     time::Duration,
@@ -9,7 +10,11 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{SOCKET, docker::Api, view::View};
+use super::{
+    SOCKET,
+    docker::{Api, Inspected},
+    view::View,
+};
 
 /// How long a listing waits for Docker: without its names, it has ids.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +38,12 @@ pub async fn called() -> Vec<Called> {
         },
         Err(_) => SOCKET.into(),
     };
-    let asked = async { Api::connect(&socket).await?.look().await };
+    let asked = async {
+        Api::connect(&socket)
+            .await?
+            .look(&mut Inspected::default(), &BTreeSet::new())
+            .await
+    };
     match timeout(PATIENCE, asked).await {
         Ok(Ok(view)) => of(view),
         Ok(Err(error)) => {

@@ -11,7 +11,7 @@ use futures_util::Stream;
 
 use super::{
     ENGINE,
-    docker::Api,
+    docker::{Api, Inspected},
     error::DockerError,
     inside::{self, Interface},
     keeper::{AccelerateError, Seen, Shown},
@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     bpf::{Accelerated, BpfError, Entry, Key, Options, Role},
-    daemon::{host::Host, owner::Owner},
+    daemon::{
+        host::Host,
+        owner::{Owner, now},
+    },
     model::{Acceleration, Publication},
     netlink::Netlink,
     plan::{self, Facts, Write},
@@ -35,7 +38,7 @@ async fn load(options: Options) -> Result<Accelerated, BpfError> {
     }
 }
 
-pub(super) type Events = Pin<Box<dyn Stream<Item = ()> + Send>>;
+pub(super) type Events = Pin<Box<dyn Stream<Item = Option<String>> + Send>>;
 
 /// What is done, and what for.
 pub(super) struct Work {
@@ -45,6 +48,9 @@ pub(super) struct Work {
     pub view: View,
     pub programs: Accelerated,
     pub netlink: Netlink,
+    inspected: Inspected,
+    /// When Docker was last asked, in seconds since the Unix epoch.
+    asked: u64,
     /// By the id of the endpoint.
     interfaces: BTreeMap<String, Interface>,
     judged: Judged,
@@ -61,6 +67,8 @@ impl Work {
             told,
             api: None,
             view: View::default(),
+            inspected: Inspected::default(),
+            asked: 0,
             programs: load(owner.settings().datapath.clone()).await?,
             netlink: Netlink::open()?,
             interfaces: BTreeMap::new(),
@@ -93,21 +101,24 @@ impl Work {
         done
     }
 
+    /// What changes from the last look on; nothing while Docker doesn't answer.
     pub fn events(&self) -> Events {
         match &self.api {
-            Some(api) => Box::pin(api.events()),
+            Some(api) => Box::pin(api.events(self.asked)),
             None => Box::pin(futures_util::stream::pending()),
         }
     }
 
-    /// Hears what Docker has to say now.
-    pub async fn ask(&mut self) -> Result<(), DockerError> {
+    /// Hears what Docker has to say now. `changed`: containers of which it told
+    /// that they have.
+    pub async fn ask(&mut self, changed: &BTreeSet<String>) -> Result<(), DockerError> {
+        self.asked = now();
         let asked = async {
             if self.api.is_none() {
                 self.api = Some(Api::connect(&self.told.socket).await?);
             }
             match &self.api {
-                Some(api) => api.look().await,
+                Some(api) => api.look(&mut self.inspected, changed).await,
                 None => Ok(View::default()),
             }
         };

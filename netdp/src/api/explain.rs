@@ -1,15 +1,18 @@
 //! `netdp explain`: the tables, the flows and the route of this moment, put to
 //! [`crate::explain`].
 
+use std::net::{IpAddr, SocketAddr};
+
 use netdp_common::addr::{V4Addr, V6Addr};
 
 use super::types::{Explained, Fate};
 use crate::{
+    accelerate::{Member, Shown},
     bpf::clock,
     bpf::tells_preferred_sources,
     daemon::{change::Core, owner::OwnerError},
-    explain::{self, Explanation, Outcome, Question, Snapshot, Subnet, Way},
-    model::Refusal,
+    explain::{self, Explanation, Outcome, Protocol, Question, Snapshot, Step, Subnet, Way},
+    model::{Proto, Publication, Refusal},
     netlink::Forwarded,
 };
 
@@ -17,13 +20,20 @@ use crate::{
 ///
 /// # Errors
 /// Refused where the two addresses are of different families.
-pub async fn explain(core: &Core, question: &Question) -> Result<Explained, OwnerError> {
+pub async fn explain(
+    core: &Core,
+    shown: Option<&Shown>,
+    question: &Question,
+) -> Result<Explained, OwnerError> {
     if question.source.is_ipv4() != question.destination.is_ipv4() {
         return Err(Refusal::invalid(format!(
             "{} and {} are of different families: ask about two addresses of one",
             question.source, question.destination
         ))
         .into());
+    }
+    if let Some(carried) = shown.and_then(|shown| accelerated(core, shown, question)) {
+        return Ok(carried);
     }
     let target = core.engine().target();
     let tables = target.datapath.tables()?;
@@ -60,6 +70,55 @@ pub async fn explain(core: &Core, question: &Question) -> Result<Explained, Owne
     }
     let told = explain::explain(&snapshot, question);
     Ok(explained(core, question, told))
+}
+
+/// A packet from outside for a published port of another engine's network that
+/// is carried: its programs see it before netdp's own. None of any other packet.
+fn accelerated(core: &Core, shown: &Shown, question: &Question) -> Option<Explained> {
+    let proto = match question.protocol {
+        Protocol::Tcp => Proto::Tcp,
+        Protocol::Udp => Proto::Udp,
+        Protocol::Icmp => return None,
+    };
+    let (from, to) = (question.source.ip(), question.destination);
+    let mut addresses = core.engine().facts().addresses.iter();
+    let has = |member: &Member, address: IpAddr| {
+        let mut own = member.endpoint.addresses.iter();
+        own.any(|own| own.net.addr() == address)
+    };
+    let sends = shown.carried().any(|(_, member)| has(member, from));
+    if sends || to.ip().is_loopback() || !addresses.any(|it| it.address == to.ip()) {
+        return None;
+    }
+    let is_asked = |port: &&Publication| {
+        let any = port.host_ip.is_unspecified() && port.host_ip.is_ipv4() == to.is_ipv4();
+        port.proto == proto && port.host_port == to.port() && (any || port.host_ip == to.ip())
+    };
+    let (network, member, port) = shown.carried().find_map(|(network, member)| {
+        let port = member.published.iter().find(is_asked)?;
+        Some((network, member, port))
+    })?;
+    let mut own = member.endpoint.addresses.iter();
+    let own = own.find(|own| own.net.addr().is_ipv4() == to.is_ipv4())?;
+    let destination = SocketAddr::new(own.net.addr(), port.container_port);
+    let (container, network) = (&member.container.name, &network.network.name);
+    Some(Explained {
+        question: *question,
+        steps: vec![Step {
+            asked: "mapping".to_owned(),
+            answer: format!(
+                "port {} of container {container} on Docker's network {network}, which is \
+                 accelerated: past Docker's rules",
+                port.container_port
+            ),
+        }],
+        source: question.source,
+        destination,
+        fate: Fate::Delivered,
+        reason: None,
+        sandbox: Some(container.clone()),
+        interface: Some(member.host_ifname.clone()),
+    })
 }
 
 /// Of all networks that have containers.

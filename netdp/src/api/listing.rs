@@ -398,7 +398,7 @@ mod tests {
             let pieces = pieces(flows, None);
             assert!(pieces.iter().all(|piece| piece.len() < PIECE + 512));
             let text = String::from_utf8(pieces.concat()).unwrap();
-            let array: Vec<crate::api::types::Flow> = serde_json::from_str(&text).unwrap();
+            let array: Vec<Flow> = serde_json::from_str(&text).unwrap();
             assert_eq!(array.len(), usize::from(flows));
             assert_eq!(text.lines().count(), usize::from(flows) + 2);
             for line in text.lines().skip(1).take(flows.into()) {
@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn a_limit_ends_the_array() {
         for limit in [0, 1, 10, 11] {
-            let array: Vec<crate::api::types::Flow> =
+            let array: Vec<Flow> =
                 serde_json::from_slice(&pieces(10, Some(limit)).concat()).unwrap();
             assert_eq!(array.len(), limit.min(10));
         }

@@ -376,8 +376,10 @@ async fn statistics(State(owner): Shared) -> Answer<Statistics> {
 }
 
 async fn explain_packet(State(owner): Shared, Json(question): Json<Question>) -> Answer<Explained> {
+    let shown = owner.accelerator().shown();
     let core = owner.lock().await;
-    Ok(Json(explain::explain(&core, &question).await?))
+    let told = explain::explain(&core, shown.as_ref(), &question).await?;
+    Ok(Json(told))
 }
 
 async fn shown(owner: &Owner, name: &str) -> Result<Sandbox, OwnerError> {

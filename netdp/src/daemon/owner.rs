@@ -458,7 +458,7 @@ pub(super) fn choose_subnet(
 }
 
 /// Seconds since the Unix epoch.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

@@ -4,9 +4,12 @@
 //! 28.5 (API 1.51), with what a test needs filled in. There is no Docker behind
 //! it: bridge, veth pairs and rules are made here, as dockerd makes them.
 
-use std::io::{BufRead, BufReader, Write};
+mod rules;
+mod said;
+
+use std::io::Write;
 use std::net::Ipv4Addr;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
@@ -16,9 +19,10 @@ use netdp::bpf::Mechanism;
 use netdp::demo::world::{World, ip, set_sysctls};
 use netdp::netns::Namespace;
 use nix::sys::socket::{AddressFamily, SockProtocol, SockType};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{Place, Topology};
+use said::Said;
 
 /// Which dockerd answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +74,12 @@ pub struct ApiContainer {
     program: Child,
 }
 
+impl ApiContainer {
+    fn pid(&self) -> u32 {
+        self.program.id()
+    }
+}
+
 impl Drop for ApiContainer {
     fn drop(&mut self) {
         let _ = self.program.kill();
@@ -86,14 +96,6 @@ impl Place for ApiContainer {
     ) -> std::os::fd::OwnedFd {
         self.namespace.open_family(family, kind, protocol)
     }
-}
-
-/// What is answered.
-#[derive(Default)]
-struct Said {
-    networks: Vec<Value>,
-    containers: Vec<(String, Value)>,
-    listeners: Vec<UnixStream>,
 }
 
 /// A Docker that answers until it is dropped.
@@ -138,7 +140,7 @@ impl DockerApi {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 let said = Arc::clone(&said);
-                thread::spawn(move || drop(answer(stream, &said, version)));
+                thread::spawn(move || drop(said::answer(stream, &said, version)));
             }
         });
         self.listener = Some(own);
@@ -267,61 +269,13 @@ impl DockerApi {
         self.said.lock().unwrap().listeners = listeners;
     }
 
-    pub fn container(&self, name: &str) -> &ApiContainer {
-        self.containers.iter().find(|it| it.name == name).unwrap()
+    /// What it was asked for since the last time.
+    pub fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.said.lock().unwrap().requests)
     }
 
-    /// The rules that dockerd makes for what is there, with more for the chain
-    /// `DOCKER-USER`. False where this host has no iptables.
-    pub fn make_rules(&self, world: &World, user: &str) -> bool {
-        let (mut nat, mut filter, mut raw) = (String::new(), String::new(), String::new());
-        for network in self.networks.iter().filter(|it| it.driver == "bridge") {
-            let (bridge, number) = (&network.bridge, network.number);
-            nat += &format!("-A POSTROUTING -s 172.18.{number}.0/24 ! -o {bridge} -j MASQUERADE\n");
-            filter += &format!(
-                "-A FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-                 -A FORWARD -o {bridge} -j DOCKER\n-A FORWARD -i {bridge} ! -o {bridge} -j ACCEPT\n\
-                 -A FORWARD -i {bridge} -o {bridge} -j ACCEPT\n"
-            );
-        }
-        for container in &self.containers {
-            let network = self.networks.iter().find(|it| it.name == container.network);
-            let (bridge, to) = (&network.unwrap().bridge, container.address);
-            for (port, on, host_port) in &container.ports {
-                let (port, proto) = port.split_once('/').unwrap();
-                let on = match on.as_str() {
-                    "0.0.0.0" => String::new(),
-                    on => format!("-d {on}/32 "),
-                };
-                nat += &format!(
-                    "-A DOCKER {on}! -i {bridge} -p {proto} --dport {host_port} \
-                     -j DNAT --to-destination {to}:{port}\n"
-                );
-                filter += &format!(
-                    "-A DOCKER -d {to}/32 ! -i {bridge} -o {bridge} -p {proto} --dport {port} -j ACCEPT\n"
-                );
-            }
-            raw += &format!("-A PREROUTING -d {to}/32 ! -i {bridge} -j DROP\n");
-        }
-        let rules = format!(
-            "*raw\n:PREROUTING ACCEPT\n{raw}COMMIT\n\
-             *nat\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n:DOCKER -\n\
-             -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n\
-             -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER\n{nat}COMMIT\n\
-             *filter\n:INPUT ACCEPT\n:FORWARD DROP\n:OUTPUT ACCEPT\n:DOCKER -\n:DOCKER-USER -\n\
-             -A FORWARD -j DOCKER-USER\n{filter}{user}-A DOCKER-USER -j RETURN\nCOMMIT\n"
-        );
-        let Ok(mut restore) = world
-            .on_host("iptables-restore")
-            .stdin(Stdio::piped())
-            .spawn()
-        else {
-            return false;
-        };
-        let mut stdin = restore.stdin.take().unwrap();
-        stdin.write_all(rules.as_bytes()).unwrap();
-        drop(stdin);
-        restore.wait().unwrap().success()
+    pub fn container(&self, name: &str) -> &ApiContainer {
+        self.containers.iter().find(|it| it.name == name).unwrap()
     }
 
     /// Says what is so now, and that it has changed.
@@ -345,86 +299,18 @@ impl DockerApi {
         said.networks = self
             .networks
             .iter()
-            .map(|it| self.network_json(it))
+            .map(|it| said::network(self.version, it))
             .collect();
         said.containers = self
             .containers
             .iter()
-            .map(|it| (it.id.clone(), self.container_json(it)))
+            .map(|it| {
+                let mut networks = self.networks.iter();
+                let network = networks.find(|network| network.name == it.network);
+                let shown = said::container(self.version, network.unwrap(), it);
+                (it.id.clone(), shown)
+            })
             .collect();
-    }
-
-    fn network_json(&self, network: &ApiNetwork) -> Value {
-        let options: serde_json::Map<String, Value> = network
-            .options
-            .iter()
-            .filter(|(key, _)| key != "internal")
-            .map(|(key, value)| (key.clone(), json!(value)))
-            .collect();
-        let mut value = json!({
-            "Name": network.name, "Id": network.id,
-            "Created": "2026-01-02T03:04:05.678901234Z", "Scope": "local",
-            "Driver": network.driver, "EnableIPv6": false,
-            "IPAM": { "Driver": "default", "Options": null, "Config": [{
-                "Subnet": format!("172.18.{}.0/24", network.number),
-                "Gateway": network.gateway().to_string(),
-            }] },
-            "Internal": network.internal, "Attachable": false, "Ingress": false,
-            "ConfigFrom": { "Network": "" }, "ConfigOnly": false,
-            "Containers": {}, "Options": options, "Labels": {},
-        });
-        if self.version == Version::V28 {
-            value["EnableIPv4"] = json!(true);
-        }
-        value
-    }
-
-    fn container_json(&self, container: &ApiContainer) -> Value {
-        let network = self.networks.iter().find(|it| it.name == container.network);
-        let network = network.unwrap();
-        let mut ports = serde_json::Map::new();
-        for (port, on, host_port) in &container.ports {
-            let binding = json!({ "HostIp": on, "HostPort": host_port.to_string() });
-            let bindings = ports.entry(port.clone()).or_insert(json!([]));
-            bindings.as_array_mut().unwrap().push(binding);
-        }
-        // Exposed, and not published.
-        ports.entry("9999/tcp").or_insert(Value::Null);
-        let [.., last] = container.address.octets();
-        let mut endpoint = json!({
-            "IPAMConfig": null, "Links": null, "Aliases": null,
-            "NetworkID": network.id, "EndpointID": container.id.replacen('c', "e", 1),
-            "Gateway": network.gateway().to_string(),
-            "IPAddress": container.address.to_string(), "IPPrefixLen": 24,
-            "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-            "MacAddress": format!("02:42:ac:12:{:02x}:{last:02x}", network.number),
-            "DriverOpts": null,
-        });
-        if self.version == Version::V28 {
-            endpoint["DNSNames"] = json!([container.name]);
-            endpoint["GwPriority"] = json!(0);
-        }
-        let name = &container.name;
-        json!({
-            "Id": container.id, "Created": "2026-01-02T03:04:05.678901234Z",
-            "Path": "httpd", "Args": ["-f"],
-            "State": {
-                "Status": "running", "Running": true, "Paused": false, "Restarting": false,
-                "OOMKilled": false, "Dead": false, "Pid": container.program.id(),
-                "ExitCode": 0, "Error": "", "StartedAt": "2026-01-02T03:04:06.1Z",
-                "FinishedAt": "0001-01-01T00:00:00Z",
-            },
-            "Image": "sha256:0", "Name": format!("/{name}"), "RestartCount": 0,
-            "Driver": "overlay2", "Platform": "linux", "MountLabel": "", "ProcessLabel": "",
-            "AppArmorProfile": "", "ExecIDs": null, "Mounts": [],
-            "Config": { "Hostname": &container.id[..12], "Image": "web:1", "Labels": {} },
-            "NetworkSettings": {
-                "Bridge": "", "SandboxID": container.id,
-                "SandboxKey": format!("/var/run/docker/netns/{}", &container.id[..12]),
-                "Ports": ports,
-                "Networks": { &network.name: endpoint },
-            },
-        })
     }
 }
 
@@ -442,82 +328,6 @@ fn port(text: &str) -> (String, String, u16) {
         false => format!("{container}/tcp"),
     };
     (container, on.to_owned(), host_port.parse().unwrap())
-}
-
-/// Answers the requests of a connection.
-fn answer(mut stream: UnixStream, said: &Mutex<Said>, version: Version) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    loop {
-        let mut request = String::new();
-        if reader.read_line(&mut request)? == 0 {
-            return Ok(());
-        }
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header)?;
-            if header.trim_end().is_empty() {
-                break;
-            }
-        }
-        let path = request.split(' ').nth(1).unwrap_or("/");
-        let path = path.split('?').next().unwrap_or(path);
-        // Without the version of the API that was asked for.
-        let path = match path.strip_prefix("/v1.") {
-            Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
-            None => path,
-        };
-        let mut said = said.lock().unwrap();
-        let body = match path {
-            "/events" => {
-                stream.write_all(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
-                      Transfer-Encoding: chunked\r\n\r\n",
-                )?;
-                said.listeners.push(stream);
-                return Ok(());
-            }
-            "/version" => Some(json!({
-                "Version": "0", "ApiVersion": version.api(), "MinAPIVersion": "1.12",
-                "Os": "linux", "Arch": "amd64", "KernelVersion": "6",
-            })),
-            "/networks" => Some(json!(said.networks)),
-            "/containers/json" => Some(json!(
-                said.containers
-                    .iter()
-                    .map(|(id, it)| json!({
-                        "Id": id, "Names": [it["Name"]], "Image": "web:1", "ImageID": "sha256:0",
-                        "Command": "httpd -f", "Created": 1_767_323_045, "Labels": {},
-                        "Ports": [], "State": "running", "Status": "Up 2 seconds",
-                        "HostConfig": { "NetworkMode": "default" },
-                        "NetworkSettings": { "Networks": it["NetworkSettings"]["Networks"] },
-                        "Mounts": [],
-                    }))
-                    .collect::<Vec<_>>()
-            )),
-            path => {
-                let of = path.strip_prefix("/containers/");
-                let of = of.and_then(|rest| rest.strip_suffix("/json"));
-                let mut containers = said.containers.iter();
-                of.and_then(|id| containers.find(|(it, _)| it == id))
-                    .map(|(_, it)| it.clone())
-            }
-        };
-        drop(said);
-        let (status, body) = match body {
-            Some(body) => ("200 OK", body.to_string()),
-            None => (
-                "404 Not Found",
-                json!({ "message": "no such thing" }).to_string(),
-            ),
-        };
-        write!(
-            stream,
-            "HTTP/1.1 {status}\r\nApi-Version: {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            version.api(),
-            body.len()
-        )?;
-    }
 }
 
 impl Topology {
