@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 
 use netdp::demo::world::World;
 use netdp::netns::Namespace;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use serde_json::{Value, json};
 
 use crate::{PATIENCE, Topology};
@@ -106,25 +109,35 @@ impl Dockerd {
     /// Bytes to the driver's socket; gives status and body.
     #[track_caller]
     pub fn raw(&self, head: &str, body: &[u8]) -> (u16, Value) {
-        let mut stream = UnixStream::connect(&self.socket).expect("the driver answers");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let length = body.len();
-        let head = format!(
-            "{head} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nConnection: close\r\n\
-             Content-Length: {length}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\r\n"
+        let stream = UnixStream::connect(&self.socket).expect("the driver answers");
+        exchange(stream, head, body)
+    }
+
+    /// One request of a dockerd that is another process, until that is killed.
+    #[track_caller]
+    pub fn ask_as_another(&self, path: &str, body: &Value) -> Child {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None);
+        let (socket, address) = (socket.expect("a socket"), UnixAddr::new(&self.socket));
+        let (number, address) = (socket.as_raw_fd(), address.expect("its path is short"));
+        let mut command = Command::new("sleep");
+        command
+            .arg("600")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        // SAFETY: one system call; nothing allocates or locks between fork and exec.
+        unsafe {
+            command.pre_exec(move || Ok(socket::connect(number, &address)?));
+        }
+        let child = command.spawn().expect("start sleep");
+        let body = body.to_string();
+        let (status, answer) = exchange(
+            UnixStream::from(socket),
+            &format!("POST {path}"),
+            body.as_bytes(),
         );
-        stream.write_all(head.as_bytes()).expect("send");
-        // A driver that has read enough may close before it has read all.
-        let _ = stream.write_all(body);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let answer = String::from_utf8_lossy(&answer);
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("{answer:?}"));
-        let status = head.split(' ').nth(1).and_then(|text| text.parse().ok());
-        let body = serde_json::from_str(body).unwrap_or(Value::Null);
-        (status.unwrap_or_else(|| panic!("{head}")), body)
+        assert_eq!(status, 200, "{path} {body}: {answer}");
+        child
     }
 
     /// One request; gives the answer, or the text of `Err`.
@@ -337,4 +350,27 @@ fn ip(namespace: &Namespace, words: &str) -> Result<(), String> {
 #[track_caller]
 fn run(namespace: &Namespace, words: &str) {
     ip(namespace, words).unwrap_or_else(|error| panic!("ip {words}: {error}"));
+}
+
+/// Bytes over a connection; gives status and body.
+#[track_caller]
+fn exchange(mut stream: UnixStream, head: &str, body: &[u8]) -> (u16, Value) {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let length = body.len();
+    let head = format!(
+        "{head} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nConnection: close\r\n\
+         Content-Length: {length}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("send");
+    // A driver that has read enough may close before it has read all.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("{answer:?}"));
+    let status = head.split(' ').nth(1).and_then(|text| text.parse().ok());
+    let body = serde_json::from_str(body).unwrap_or(Value::Null);
+    (status.unwrap_or_else(|| panic!("{head}")), body)
 }

@@ -4,10 +4,15 @@
 mod docker_world;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use docker_world::{DRIVER, interfaces, nothing_is_left, sandboxes};
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
-use netdp_tests::{Dockerd, Moves, Topology, bind_port, connect, hears, listen, talk, udp};
+use netdp_tests::{
+    Dockerd, Moves, PATIENCE, Topology, bind_port, connect, hears, listen, talk, udp,
+};
 use serde_json::{Value, json};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -414,6 +419,67 @@ fn what_was_missed_is_made_up_for() {
     end(&mut dockerd, NETWORK, 2);
     end(&mut dockerd, NETWORK, 10);
     assert_eq!(interfaces(&topology), [""; 0]);
+}
+
+/// A dockerd is killed in the middle of starts, and no other one comes.
+#[test]
+fn what_a_killed_dockerd_has_not_finished_ends_after_it() {
+    let Some((mut topology, mut dockerd)) = Topology::with_dockerd("docker-killed", Moves::AtOnce)
+    else {
+        return;
+    };
+    create_network(&dockerd, NETWORK, "10.50.0.0/24", json!({})).unwrap();
+    let mut killed = Vec::new();
+    for number in 2..=4 {
+        let id = endpoint_id(number);
+        let address = json!({"Address": format!("10.50.0.{number}/24")});
+        let port = ports(&[(6, "", 8080 + u16::from(number), 80)]);
+        let asked = json!({"NetworkID": NETWORK, "EndpointID": id, "Interface": address,
+                           "Options": port});
+        killed.push(dockerd.ask_as_another(&driver("CreateEndpoint"), &asked));
+        let key = format!("/var/run/docker/netns/{}", sandbox_name(number));
+        if number == 2 {
+            // Joined, with its port, and never moved.
+            let joined = json!({"NetworkID": NETWORK, "EndpointID": id, "SandboxKey": key,
+                                "Options": port});
+            dockerd.ask(&driver("Join"), &joined).unwrap();
+            let program = json!({"NetworkID": NETWORK, "EndpointID": id, "Options": port});
+            let path = driver("ProgramExternalConnectivity");
+            dockerd.ask(&path, &program).unwrap();
+        }
+    }
+    // One whose dockerd lives, and has as much time as it takes.
+    let alive = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(9),
+                       "Interface": {"Address": "10.50.0.9/24"}, "Options": {}});
+    dockerd.ask(&driver("CreateEndpoint"), &alive).unwrap();
+    bind_port(&topology.world.host, ANY, 8082).unwrap_err();
+    assert_eq!(sandboxes(&topology).len(), 4);
+    // A daemon that starts meanwhile knows whose they are.
+    topology.world.kill_daemon();
+    topology.start_driver();
+    let end = |mut dockerd: Child| {
+        dockerd.kill().unwrap();
+        dockerd.wait().unwrap();
+    };
+    let last = killed.pop().unwrap();
+    killed.into_iter().for_each(end);
+    let began = Instant::now();
+    while sandboxes(&topology).len() > 2 {
+        assert!(began.elapsed() < 4 * PATIENCE, "{:?}", sandboxes(&topology));
+        thread::sleep(Duration::from_millis(50));
+    }
+    bind_port(&topology.world.host, ANY, 8082).unwrap();
+    assert_eq!(sandboxes(&topology).len(), 2);
+    end(last);
+    // Address and port are free.
+    start(
+        &mut dockerd,
+        NETWORK,
+        10,
+        "10.50.0.2/24",
+        &ports(&[(6, "", 8082, 80)]),
+    )
+    .unwrap();
 }
 
 #[test]

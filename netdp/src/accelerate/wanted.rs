@@ -239,6 +239,7 @@ fn foreign(
         links: Vec::new(),
         allow: Vec::new(),
         handover: None,
+        offered_to: None,
         list: None,
     };
     Some(ForeignEndpoint {

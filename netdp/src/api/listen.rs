@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::Router;
+use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
 use nix::sys::stat::{Mode, umask};
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -118,6 +118,25 @@ impl Socket {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// As [`serve`](Self::serve), and tells handlers who asks, as a `P`.
+    pub async fn serve_with<P>(
+        self,
+        router: Router,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()>
+    where
+        P: for<'a> Connected<IncomingStream<'a, UnixListener>>,
+    {
+        let Self {
+            listener,
+            path: _,
+            name: _name,
+        } = self;
+        axum::serve(listener, router.into_make_service_with_connect_info::<P>())
+            .with_graceful_shutdown(end)
+            .await
     }
 
     /// Answers requests until `end`, and then those that are being answered.

@@ -1,13 +1,18 @@
 //! Endpoints: offered, joined to a sandbox, made its way out, withdrawn.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use axum::extract::State;
+use axum::{
+    Extension,
+    extract::{ConnectInfo, State},
+};
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
-    Answer, ENGINE, Json, Shared, done, ports,
+    Answer, ENGINE, Json, Shared, done,
+    peer::{self, Peer, Peers},
+    ports,
     wire::{
         CreateEndpoint, CreatedEndpoint, Endpoint, Interface, InterfaceName, Join, Joined, Nothing,
         OperInfo, Program,
@@ -23,6 +28,8 @@ const ALLOW: &str = "allow";
 
 pub async fn create(
     State(owner): Shared,
+    Extension(peers): Extension<Arc<Peers>>,
+    ConnectInfo(Peer(process)): ConnectInfo<Peer>,
     Json(asked): Json<CreateEndpoint>,
 ) -> Answer<CreatedEndpoint> {
     let request = request(&asked)?;
@@ -34,9 +41,13 @@ pub async fn create(
     done(async move {
         let made = owner
             .change(|state, host| {
-                state.offer_endpoint(ENGINE, network_id, endpoint_id, &request, host.now)
+                let made =
+                    state.offer_endpoint(ENGINE, network_id, endpoint_id, &request, host.now)?;
+                state.offer_to(made.id, process);
+                Ok(made)
             })
             .await?;
+        peer::follow(&owner, &peers, process);
         Ok(CreatedEndpoint {
             interface: not_given(&made, &request),
         })

@@ -10,6 +10,7 @@ mod abandoned;
 mod endpoint;
 mod ipam;
 mod network;
+mod peer;
 mod ports;
 mod refused;
 mod wire;
@@ -17,7 +18,7 @@ mod wire;
 use std::{io, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Request, State},
     http::{StatusCode, Uri, header},
@@ -31,6 +32,7 @@ use crate::{
     daemon::owner::{self, Owner, OwnerError},
 };
 
+use peer::{Peer, Peers};
 use refused::Refused;
 use wire::{Capabilities, Implements, Nothing};
 
@@ -52,7 +54,10 @@ pub async fn serve(
     owner: Arc<Owner>,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    socket.serve(router(owner), end).await
+    let peers = Arc::new(Peers::default());
+    peer::follow_all(&owner, &peers, owner.lock().await.state());
+    let router = router(owner).layer(Extension(peers));
+    socket.serve_with::<Peer>(router, end).await
 }
 
 fn router(owner: Arc<Owner>) -> Router {

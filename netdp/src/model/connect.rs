@@ -237,6 +237,7 @@ impl State {
             links,
             allow: normal(&request.allow),
             handover: None,
+            offered_to: None,
             list: None,
         };
         self.counters.slot = slot;

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointId, Handover, Link, MacAddr, Name, NetworkId, Publication, SandboxId, subnets::Family,
+    EndpointId, Handover, Link, MacAddr, Name, NetworkId, Process, Publication, SandboxId,
+    subnets::Family,
 };
 
 /// How names of host ends begin; digits of the endpoint's id follow.
@@ -73,6 +74,9 @@ pub struct Endpoint {
     /// the sandbox; none: netdp does.
     #[serde(default)]
     pub handover: Option<Handover>,
+    /// The engine's process that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_to: Option<Process>,
     /// Name of the engine's configuration by which it was attached.
     #[serde(default)]
     pub list: Option<String>,

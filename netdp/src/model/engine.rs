@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Endpoint, EndpointId, EndpointRequest, Exposed, HostView, LentPool, Mode, Name, Network,
-    NetworkId, NetworkRequest, PortRequest, Publication, Refusal, Sandbox, SandboxId, State,
-    connect::free_index, subnets::Family,
+    NetworkId, NetworkRequest, PortRequest, Process, Publication, Refusal, Sandbox, SandboxId,
+    State, connect::free_index, subnets::Family,
 };
 
 /// How far an engine is with the container's end of an endpoint.
@@ -345,6 +345,23 @@ impl State {
             && let Some(sandbox) = self.sandboxes.get_mut(&gone.sandbox)
         {
             sandbox.allow = gone.allow;
+        }
+    }
+
+    /// Notes whose request an offer is.
+    pub fn offer_to(&mut self, id: EndpointId, process: Option<Process>) {
+        if let Ok(endpoint) = self.given(id) {
+            endpoint.offered_to = process;
+        }
+    }
+
+    /// Removes the endpoints that this process asked for and has not taken.
+    pub fn withdraw_offers_to(&mut self, process: Process) {
+        let is_left = |endpoint: &Endpoint| {
+            endpoint.handover == Some(Handover::Offered) && endpoint.offered_to == Some(process)
+        };
+        for id in self.handed_over(is_left) {
+            self.withdraw_endpoint(id);
         }
     }
 
