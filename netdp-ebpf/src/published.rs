@@ -7,7 +7,7 @@ use netdp_common::{
     addr::{Address, Be16, proto},
     drop::DropReason,
     flow::{self, ANSWERED},
-    maps::{Back, Delivery, Endpoint, FlowKey, PortKey, Published, flow_kind},
+    maps::{Back, Delivery, Endpoint, Flow, FlowKey, PortKey, Published, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
     rules,
     tcp::{self, Direction},
@@ -218,11 +218,7 @@ pub fn remember_alone<F: Family>(
         && asked_the_same::<F>(entry, from)
     {
         note_interface(skb, packet, entry, stateless);
-        if packet.proto == proto::UDP && flows::state(entry) == ANSWERED {
-            return flows::promote::<F>(&key, entry, packet, Direction::Original);
-        }
-        flows::touch::<F>(entry, packet, Direction::Original);
-        return Ok(());
+        return keep_expected::<F>(&key, entry, packet);
     }
     if stateless {
         return Ok(());
@@ -232,14 +228,8 @@ pub fn remember_alone<F: Family>(
             share::check::<F>(client.slot)?;
         }
         let flow = flows::scratch::<F>().ok_or(DropReason::HelperFailed)?;
-        flow.addr = from.daddr;
-        flow.external = from.daddr;
-        flow.port = from.dport;
-        flow.kind = flow_kind::PUBLISHED;
+        describe::<F>(skb, flow, &key, from);
         copy(&mut flow.to, client);
-        flow.ifindex = skb.ifindex();
-        flow.tag = key.tag();
-        flow.generation = 0;
         if to.saddr != from.saddr {
             flow.kind = flow_kind::HAIRPIN;
             flow.external = from.saddr;
@@ -249,6 +239,39 @@ pub fn remember_alone<F: Family>(
         share::expected(flow);
         return Ok(());
     }
+    Ok(())
+}
+
+/// Fills in an entry for a client that asked for this address and port of the
+/// host, but for where the client is.
+#[inline(always)]
+pub fn describe<F: Family>(
+    skb: &Skb,
+    flow: &mut Flow<F::Addr>,
+    key: &FlowKey<F::Addr>,
+    from: &Tuple<F::Addr>,
+) {
+    copy(&mut flow.addr, &from.daddr);
+    copy(&mut flow.external, &from.daddr);
+    flow.port = from.dport;
+    flow.kind = flow_kind::PUBLISHED;
+    flow.ifindex = skb.ifindex();
+    flow.tag = key.tag();
+    flow.generation = 0;
+}
+
+/// Keeps an entry that is not answered up to date for one more packet of the
+/// client. A datagram that was answered moves it to the main table.
+#[inline(always)]
+pub fn keep_expected<F: Family>(
+    key: &FlowKey<F::Addr>,
+    entry: flows::Entry<F::Addr>,
+    packet: &Packet<F::Addr>,
+) -> Result<(), DropReason> {
+    if packet.proto == proto::UDP && flows::state(entry) == ANSWERED {
+        return flows::promote::<F>(key, entry, packet, Direction::Original);
+    }
+    flows::touch::<F>(entry, packet, Direction::Original);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use netdp::api::types::Sandbox;
 use netdp::demo::world::HOST_ADDRESS;
 use netdp_tests::engine::scene::{self, sandboxes};
 use netdp_tests::engine::{Docker, Engine, Left, fetch};
@@ -38,6 +39,7 @@ with_each_docker! {
     a_killed_dockerd_is_made_up_for,
     with_live_restore_connections_outlive_both_daemons,
     kills_in_the_middle_of_starts_leave_nothing,
+    starts_end_after_a_dockerd_that_stays_away,
 }
 
 fn published_ports_are_reached_from_everywhere(packages: &str) {
@@ -144,6 +146,42 @@ fn kills_in_the_middle_of_starts_leave_nothing(packages: &str) {
     docker.run("next", "-p 9001:80");
     let client = &host.topology.world.client;
     assert_eq!(fetch(client, (HOST_ADDRESS, 9001)).hostname, "next");
+    host.sh("docker rm -f next");
+    before.comes_back(host);
+}
+
+/// dockerd is killed while containers start, and does not come back: what it had
+/// not finished ends without it.
+fn starts_end_after_a_dockerd_that_stays_away(packages: &str) {
+    let Some(docker) = Docker::start("dk-away", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    let before = Left::on(host);
+    host.sh(&format!(
+        "for i in 1 2 3 4 5 6 7 8; do {} >/dev/null 2>&1 & done",
+        docker.run_words("c$i", "-p $((9000 + i)):80")
+    ));
+    host.wait_until("some have started", || sandboxes(host) >= 3);
+    docker.kill_dockerd();
+    let all = || -> Vec<Sandbox> {
+        serde_json::from_str(&host.netdp("ps --format json")).expect("sandboxes in JSON")
+    };
+    let runs = |sandbox: &Sandbox| {
+        let path = sandbox.netns.display();
+        let line = format!(
+            "test -n '{path}' && of=$(stat -Lc %i '{path}') || exit 1; for it in \
+             /proc/[0-9]*/ns/net; do test \"$(stat -Lc %i $it)\" != $of || exit 0; done; exit 1"
+        );
+        host.try_sh(&line).is_ok()
+    };
+    let running = all().iter().filter(|it| runs(it)).count();
+    println!("{} were there, of which {running} ran", all().len());
+    host.wait_until("only what runs is left", || all().iter().all(runs));
+    assert_eq!(sandboxes(host), running);
+    docker.start_dockerd();
+    host.sh("for id in $(docker ps -aq); do docker rm -f $id || exit; done");
+    docker.run("next", "-p 9001:80");
     host.sh("docker rm -f next");
     before.comes_back(host);
 }

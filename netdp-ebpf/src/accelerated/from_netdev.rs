@@ -3,9 +3,8 @@
 
 use netdp_common::{
     addr::proto,
-    flow::ANSWERED,
     left::Left,
-    maps::{Delivery, FlowKey, Published, flow_kind},
+    maps::{Delivery, FlowKey, Published},
     packet::{Fragment, Transport, V4, V6, ethertype},
     rules,
     tcp::{self, Direction},
@@ -21,7 +20,7 @@ use crate::{
     skb::Skb,
     source,
     verdict::{self, Verdict},
-    work::{self, Exit, Work, copy},
+    work::{self, Exit, Work},
 };
 
 /// tcx ingress of an uplink.
@@ -157,12 +156,8 @@ fn to_published<F: Family>(
         && rules::is_published(flows::kind(entry))
         && published::asked_the_same::<F>(entry, from)
     {
-        if packet.proto == proto::UDP && flows::state(entry) == ANSWERED {
-            // Where there is no room it works from where it is.
-            let _ = flows::promote::<F>(key, entry, packet, Direction::Original);
-        } else {
-            flows::touch::<F>(entry, packet, Direction::Original);
-        }
+        // Where there is no room it works from where it is.
+        let _ = published::keep_expected::<F>(key, entry, packet);
     } else {
         return false;
     }
@@ -223,15 +218,9 @@ fn begin_published<F: Family>(
     let Some(flow) = flows::scratch::<F>() else {
         return false;
     };
-    copy(&mut flow.addr, &from.daddr);
-    copy(&mut flow.external, &from.daddr);
-    flow.port = from.dport;
-    flow.kind = flow_kind::PUBLISHED;
+    published::describe::<F>(skb, flow, key, from);
     flow.to = Delivery::default();
     flow.to.slot = mapping.to.slot;
-    flow.ifindex = skb.ifindex();
-    flow.tag = key.tag();
-    flow.generation = 0;
     flows::begin::<F>(flow, packet, Direction::Original);
     if flows::expect::<F>(key, flow).is_err() {
         count::left(Left::NoRoom);
