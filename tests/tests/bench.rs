@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use netdp::netns::Namespace;
 use netdp_tests::netdp_binary;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,26 +16,19 @@ use tempfile::TempDir;
 /// A `netdp bench` whose folders are its own, so that what it leaves is known.
 struct Bench {
     folder: TempDir,
-    groups: Vec<String>,
     links: Vec<String>,
-    // Others of this file would be taken for what it left.
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Bench {
     /// None, with the reason printed, without root.
     fn new() -> Option<Self> {
-        static ALONE: Mutex<()> = Mutex::new(());
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: network namespaces need root");
             return None;
         }
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Self {
             folder: TempDir::new().unwrap(),
-            groups: groups(),
             links: links(),
-            _alone: alone,
         })
     }
 
@@ -60,27 +53,38 @@ impl Bench {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let folder = self.folder.path().to_str().unwrap();
         assert!(!mounts.contains(folder), "{mounts}");
-        assert_eq!(groups(), self.groups);
+        assert_eq!(self.groups_left(), <Vec<PathBuf>>::new());
         assert_eq!(links(), self.links);
     }
-}
 
-/// Control groups of measurements.
-fn groups() -> Vec<String> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let mounts = mounts
-        .lines()
-        .filter(|line| line.split(' ').nth(2) == Some("cgroup2"));
-    let points = mounts.filter_map(|line| line.split(' ').nth(1));
-    let mut groups: Vec<String> = points
-        .filter_map(|point| fs::read_dir(point).ok())
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.starts_with("netdp-bench-"))
-        .collect();
-    groups.sort();
-    groups
+    /// Control groups of measurements that are over. Each is called as the folder
+    /// of its measurement, which is there for longer; others may be under way, of
+    /// this file and of users.
+    fn groups_left(&self) -> Vec<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mounts = mounts
+            .lines()
+            .filter(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let points = mounts.filter_map(|line| line.split(' ').nth(1));
+        let mut groups: Vec<PathBuf> = points
+            .filter_map(|point| fs::read_dir(point).ok())
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.to_string_lossy().contains("/netdp-bench-"))
+            .collect();
+        let place = self.folder.path().parent().unwrap().to_owned();
+        groups.retain(|group| {
+            let name = group.file_name().unwrap();
+            let is_under_way = |folder: &Path| folder.join(name).exists();
+            let folders = fs::read_dir(&place).unwrap().flatten();
+            let mut folders = folders.map(|entry| entry.path());
+            !is_under_way(&place) && !folders.any(|folder| is_under_way(&folder))
+        });
+        // One may have ended since it was listed.
+        groups.retain(|group| group.exists());
+        groups
+    }
 }
 
 /// Interfaces of the machine's own namespace.
@@ -144,6 +148,98 @@ fn every_mode_that_can_be_had_carries_every_workload() {
 }
 
 #[test]
+fn growth_is_measured() {
+    let Some(bench) = Bench::new() else { return };
+    let output = bench.run(
+        "--scenario ports,flows --sizes 40 --mode nft,netdp --rounds 1 --milliseconds 60 \
+         --format json",
+    );
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let growth = report["growth"].as_array().unwrap();
+    let names: Vec<&str> = growth
+        .iter()
+        .filter_map(|it| it["growth"].as_str())
+        .collect();
+    assert_eq!(names, ["ports", "flows"]);
+    for mode in growth.iter().flat_map(|it| it["modes"].as_array().unwrap()) {
+        let points = mode["points"].as_array().unwrap();
+        let sizes: Vec<u64> = points.iter().filter_map(|it| it["size"].as_u64()).collect();
+        assert_eq!(sizes, [40]);
+        if mode["mode"] == "nft" && !is_installed("nft") {
+            continue;
+        }
+        for point in points {
+            let rounds = &point["result"]["rounds"];
+            assert!(rounds[0]["operations"].as_u64() > Some(0), "{point:#}");
+        }
+    }
+    bench.nothing_is_left();
+}
+
+#[test]
+fn the_daemon_is_measured() {
+    let Some(bench) = Bench::new() else { return };
+    let output = bench.run("control --endpoints 6 --at-once 3 --ports 20 --cycles 5 --format json");
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let figures = report["figures"].as_array().unwrap();
+    let find = |name: &str| {
+        let found = figures.iter().find(|figure| figure["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {report:#}"))
+    };
+    for name in [
+        "start",
+        "attach, one port published: median",
+        "attach 3 at once",
+        "publish 20 ports, each by itself",
+        "start with 6 endpoints",
+        "memory at rest (resident)",
+    ] {
+        assert!(find(name)["value"].as_f64() > Some(0.0), "{name}");
+    }
+    assert_eq!(find("interfaces that 5 left")["value"], 0.0);
+    bench.nothing_is_left();
+}
+
+#[test]
+fn servers_elsewhere_are_compared() {
+    let Some(bench) = Bench::new() else { return };
+    // As two machines: no port of this one is taken.
+    let namespace = Namespace::create(&bench.folder.path().join("netns"), "machine").unwrap();
+    let mut command = namespace.command(netdp_binary());
+    command.args(["bench", "server", "--port", "7001"]);
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut said = BufReader::new(server.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("7001 to 7007"), "{line}");
+
+    let mut client = namespace.command(netdp_binary());
+    client.args(["bench", "client", "four=127.0.0.1:7001", "six=[::1]:7001"]);
+    client.args(["--rounds", "1", "--milliseconds", "40", "--format", "json"]);
+    let output = client.output().unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let workloads = report["scenarios"][0]["workloads"].as_array().unwrap();
+    assert_eq!(workloads.len(), 7);
+    for mode in workloads
+        .iter()
+        .flat_map(|it| it["modes"].as_array().unwrap())
+    {
+        assert!(
+            mode["rounds"][0]["operations"].as_u64() > Some(0),
+            "{mode:#}"
+        );
+    }
+    drop(namespace);
+    fs::remove_dir(bench.folder.path().join("netns")).unwrap();
+    bench.nothing_is_left();
+}
+
+#[test]
 fn an_interrupt_ends_it_with_nothing_left() {
     let Some(bench) = Bench::new() else { return };
     let mut command = bench.command("--mode host --workload rr --rounds 100 --milliseconds 1000");
@@ -168,6 +264,8 @@ fn wrong_usage_is_refused() {
         ("--scenario nowhere", "published"),
         ("--mode podman", "docker-nft"),
         ("--rounds 0", "1..=100"),
+        ("client 192.0.2.1", "HOST:PORT"),
+        ("control --endpoints 0", "1..="),
     ] {
         let output = Command::new(netdp_binary())
             .arg("bench")

@@ -3,27 +3,52 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use clap::ValueEnum;
+use anyhow::{Context, bail, ensure};
+use clap::{ValueEnum, builder::PossibleValue};
 
-use super::{Mode, Scenario};
+use super::{Growth, Mode, Scenario};
 use crate::load::{Kind, WARM_UP, last_allowed_cpu};
 
 /// `netdp bench`
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
+    #[command(flatten)]
+    pub compare: CompareArgs,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum BenchCommand {
+    /// Serve measurements of another machine
+    Server(super::remote::ServerArgs),
+    /// Measure servers on another machine
+    Client(super::remote::ClientArgs),
+    /// Measure how long the daemon takes for what it is asked, and what it holds
+    /// on to
+    Control(super::control::ControlArgs),
+    /// Measure the same by iperf3, sockperf and wrk, where they are installed
+    Check(super::check::CheckArgs),
+}
+
+/// What is compared with what.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
                   netdp bench --quick                       the comparison in a minute\n  \
                   netdp bench                               all of it, a quarter of an hour\n  \
                   netdp bench --scenario published --workload rr,crr --rounds 15\n  \
-                  netdp bench --mode host,netdp             only these; the first is compared with")]
-pub struct BenchArgs {
+                  netdp bench --mode host,netdp             only these; the first is compared with\n  \
+                  netdp bench --scenario ports              what ten thousand published ports cost\n  \
+                  netdp bench control                       the daemon")]
+pub struct CompareArgs {
     /// A minute instead of a quarter of an hour: fewer modes, scenarios with the
     /// two workloads that tell most, short rounds
     #[arg(long)]
     pub quick: bool,
-    /// Who speaks to whom [default: all]
+    /// Who speaks to whom, or what there is more and more of [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
-    pub scenario: Vec<Scenario>,
+    pub scenario: Vec<Subject>,
     /// What carries it: host, host-rules, docker-nft, docker-legacy, nft, netdp,
     /// or netdp with options of its network, such as netdp:KEY=VALUE; the first
     /// is what the others are compared with [default: all]
@@ -32,6 +57,12 @@ pub struct BenchArgs {
     /// What is measured [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD")]
     pub workload: Vec<Kind>,
+    /// How much there is of what there is more and more of; the first size is
+    /// what the others are compared with [default: up to 10000 ports, 1000000
+    /// flows, 1000 endpoints]
+    #[arg(long, value_delimiter = ',', value_name = "NUMBER",
+          value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub sizes: Vec<u32>,
     /// How often each mode is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rounds: u8,
@@ -55,6 +86,34 @@ pub enum BenchFormat {
     Json,
 }
 
+/// What a measurement is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Traffic(Scenario),
+    Growth(Growth),
+}
+
+impl ValueEnum for Subject {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Traffic(Scenario::Published),
+            Self::Traffic(Scenario::Egress),
+            Self::Traffic(Scenario::Containers),
+            Self::Traffic(Scenario::Local),
+            Self::Growth(Growth::Ports),
+            Self::Growth(Growth::Flows),
+            Self::Growth(Growth::Endpoints),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Traffic(scenario) => scenario.to_possible_value(),
+            Self::Growth(growth) => growth.to_possible_value(),
+        }
+    }
+}
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
@@ -69,11 +128,12 @@ pub(super) struct Effort {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) scenarios: Vec<(Scenario, Vec<Kind>)>,
+    pub(super) growth: Vec<(Growth, Vec<usize>)>,
     pub(super) modes: Vec<Mode>,
     pub(super) effort: Effort,
 }
 
-impl BenchArgs {
+impl CompareArgs {
     /// # Errors
     /// When a choice makes no sense, or the CPU can't be used.
     pub(super) fn plan(&self) -> anyhow::Result<Plan> {
@@ -82,50 +142,74 @@ impl BenchArgs {
             ([], true) => Mode::few(),
             (chosen, _) => without_repetition(chosen),
         };
-        let scenarios = match &self.scenario[..] {
-            [] => Scenario::ALL.to_vec(),
-            chosen => without_repetition(chosen),
+        let subjects = match (&self.scenario[..], self.quick) {
+            ([], false) => Subject::value_variants().to_vec(),
+            ([], true) => Scenario::ALL.map(Subject::Traffic).to_vec(),
+            (chosen, _) => without_repetition(chosen),
         };
-        let scenarios = scenarios.into_iter().map(|scenario| {
-            let workloads = match (&self.workload[..], self.quick) {
-                ([], false) => Kind::ALL.to_vec(),
-                ([], true) => scenario.few(),
-                (chosen, _) => without_repetition(chosen),
-            };
-            (scenario, workloads)
-        });
+        let (mut scenarios, mut growth) = (Vec::new(), Vec::new());
+        for subject in subjects {
+            match subject {
+                Subject::Growth(what) => {
+                    let sizes = without_repetition(&self.sizes);
+                    let sizes: Vec<usize> = match &sizes[..] {
+                        [] => what.sizes().to_vec(),
+                        chosen => chosen.iter().map(|size| *size as usize).collect(),
+                    };
+                    let most = what.most();
+                    if let Some(size) = sizes.iter().find(|size| **size > most) {
+                        bail!(
+                            "{size} {} are more than can be had here: at most {most}",
+                            what.name()
+                        );
+                    }
+                    growth.push((what, sizes));
+                }
+                Subject::Traffic(scenario) => {
+                    let workloads = match (&self.workload[..], self.quick) {
+                        ([], false) => Kind::ALL.to_vec(),
+                        ([], true) => scenario.few(),
+                        (chosen, _) => without_repetition(chosen),
+                    };
+                    scenarios.push((scenario, workloads));
+                }
+            }
+        }
         let usual = if self.quick { 100 } else { 400 };
         let duration = Duration::from_millis(self.milliseconds.unwrap_or(usual));
         Ok(Plan {
-            scenarios: scenarios.collect(),
+            scenarios,
+            growth,
             modes,
             effort: Effort {
                 rounds: self.rounds.into(),
                 duration,
                 warm_up: WARM_UP.min(duration / 3),
-                cpu: self.chosen_cpu()?,
+                cpu: chosen_cpu(self.cpu)?,
             },
         })
     }
+}
 
-    fn chosen_cpu(&self) -> anyhow::Result<usize> {
-        let Some(cpu) = self.cpu else {
-            return last_allowed_cpu().context("cannot choose a CPU");
-        };
-        let may_be_used = std::thread::scope(|scope| {
-            let pinned = scope.spawn(|| crate::load::pin(cpu).is_ok());
-            pinned.join().unwrap_or(false)
-        });
-        ensure!(
-            may_be_used,
-            "there is no CPU {cpu} that may be used here; taskset -p $$ shows which may"
-        );
-        Ok(cpu)
-    }
+/// # Errors
+/// When there is no such CPU.
+pub(super) fn chosen_cpu(chosen: Option<usize>) -> anyhow::Result<usize> {
+    let Some(cpu) = chosen else {
+        return last_allowed_cpu().context("cannot choose a CPU");
+    };
+    let may_be_used = std::thread::scope(|scope| {
+        let pinned = scope.spawn(|| crate::load::pin(cpu).is_ok());
+        pinned.join().unwrap_or(false)
+    });
+    ensure!(
+        may_be_used,
+        "there is no CPU {cpu} that may be used here; taskset -p $$ shows which may"
+    );
+    Ok(cpu)
 }
 
 /// In the order in which they first come.
-fn without_repetition<T: Clone + PartialEq>(items: &[T]) -> Vec<T> {
+pub(super) fn without_repetition<T: Clone + PartialEq>(items: &[T]) -> Vec<T> {
     let mut kept: Vec<T> = Vec::new();
     for item in items {
         if !kept.contains(item) {
@@ -147,9 +231,9 @@ mod tests {
         args: BenchArgs,
     }
 
-    fn args(words: &str) -> Result<BenchArgs, clap::Error> {
+    fn args(words: &str) -> Result<CompareArgs, clap::Error> {
         let words = ["bench"].into_iter().chain(words.split_whitespace());
-        Line::try_parse_from(words).map(|line| line.args)
+        Line::try_parse_from(words).map(|line| line.args.compare)
     }
 
     fn plan(words: &str) -> Plan {
@@ -160,6 +244,8 @@ mod tests {
     fn all_is_measured_unless_told_otherwise() {
         let all = plan("");
         assert_eq!(all.scenarios.len(), Scenario::ALL.len());
+        let growth: Vec<Growth> = all.growth.iter().map(|(what, _)| *what).collect();
+        assert_eq!(growth, Growth::ALL);
         assert_eq!(all.modes, Mode::usual());
         let workloads = all.scenarios.iter().map(|(_, workloads)| workloads.len());
         assert!(workloads.min() == Some(Kind::ALL.len()));
@@ -170,6 +256,7 @@ mod tests {
     fn quick_leaves_out_what_was_not_asked_for() {
         let quick = plan("--quick");
         assert!(quick.modes.len() < Mode::usual().len());
+        assert!(quick.growth.is_empty());
         assert!(quick.effort.duration < plan("").effort.duration);
         let asked = plan("--quick --mode docker-legacy,host --workload http --milliseconds 700");
         assert_eq!(asked.modes, [Mode::DockerLegacy, Mode::Host]);
@@ -184,10 +271,23 @@ mod tests {
 
     #[test]
     fn what_is_said_twice_is_measured_once() {
-        let plan = plan("--scenario local,published,local --mode netdp --mode netdp");
+        let plan = plan("--scenario local,published,ports,local --mode netdp --mode netdp");
+        assert_eq!(
+            plan.growth,
+            [(Growth::Ports, Growth::Ports.sizes().to_vec())]
+        );
         let scenarios: Vec<Scenario> = plan.scenarios.iter().map(|(name, _)| *name).collect();
         assert_eq!(scenarios, [Scenario::Local, Scenario::Published]);
         assert_eq!(plan.modes.len(), 1);
+    }
+
+    #[test]
+    fn sizes_are_as_chosen_and_no_more_than_can_be_had() {
+        let chosen = plan("--scenario flows --sizes 0,7,7").growth;
+        assert_eq!(chosen, [(Growth::Flows, vec![0, 7])]);
+        let refused = args("--scenario endpoints --sizes 2,5000").unwrap();
+        let refusal = refused.plan().unwrap_err().to_string();
+        assert!(refusal.contains("5000 endpoints"), "{refusal}");
     }
 
     #[test]
@@ -206,6 +306,11 @@ mod tests {
             ("--rounds 0", "1..=100"),
             ("--milliseconds 5", "20..="),
             ("--format html", "json"),
+            ("server --quick", "--quick"),
+            ("client", "HOST:PORT"),
+            ("client 192.0.2.1", "HOST:PORT"),
+            ("control --endpoints 0", "1..="),
+            ("control --quick --cycles 3", "--cycles"),
         ] {
             let error = args(words).unwrap_err().render().to_string();
             assert!(error.contains(said), "{words}: {error}");

@@ -5,7 +5,10 @@ use std::fmt::{Display, Write as _};
 use anyhow::anyhow;
 use plotters::prelude::*;
 
-use super::report::{DETAILS, Report, ScenarioResult, detail_rows, ratio_rows, short};
+use super::growth::GrowthResult;
+use super::report::{
+    DETAILS, Report, ScenarioResult, detail_rows, growth_header, growth_rows, ratio_rows, short,
+};
 use crate::load::Verdict;
 
 const WIDTH: u32 = 960;
@@ -44,8 +47,12 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
     for scenario in &report.scenarios {
         section(&mut page, scenario)?;
     }
+    for growth in &report.growth {
+        growth_section(&mut page, growth)?;
+    }
     page.push_str(
-        "<p class=\"weak\">Ratios are to the first mode; of the ratios of the rounds the median. \
+        "<p class=\"weak\">Ratios are to the first mode (by size: to the first size); of the \
+         ratios of the rounds the median. \
          Pale bars and brackets: the difference is no more than the rounds' spread, and nothing \
          is claimed. Lines on bars lead from the first to the third quartile.</p>\n",
     );
@@ -62,16 +69,7 @@ fn section(page: &mut String, scenario: &ScenarioResult) -> anyhow::Result<()> {
     let Some(first) = scenario.workloads.first() else {
         return Ok(());
     };
-    page.push_str("<p class=\"key\">");
-    for (row, mode) in first.modes.iter().enumerate() {
-        let RGBColor(red, green, blue) = colour(row);
-        let _ = write!(
-            page,
-            "<span><i style=\"background:rgb({red},{green},{blue})\"></i>{}</span>",
-            escaped(&mode.title)
-        );
-    }
-    page.push_str("</p>\n");
+    key(page, first.modes.iter().map(|mode| mode.title.as_str()));
     page.push_str(&bars(scenario).map_err(|error| anyhow!("cannot draw a chart: {error}"))?);
     let names = scenario
         .workloads
@@ -86,6 +84,78 @@ fn section(page: &mut String, scenario: &ScenarioResult) -> anyhow::Result<()> {
     table(page, DETAILS, detail_rows(scenario));
     page.push_str("</details>\n");
     Ok(())
+}
+
+fn key<'a>(page: &mut String, titles: impl Iterator<Item = &'a str>) {
+    page.push_str("<p class=\"key\">");
+    for (row, title) in titles.enumerate() {
+        let RGBColor(red, green, blue) = colour(row);
+        let _ = write!(
+            page,
+            "<span><i style=\"background:rgb({red},{green},{blue})\"></i>{}</span>",
+            escaped(title)
+        );
+    }
+    page.push_str("</p>\n");
+}
+
+fn growth_section(page: &mut String, growth: &GrowthResult) -> anyhow::Result<()> {
+    let _ = writeln!(page, "<h2>{}</h2>", escaped(&growth.title));
+    key(page, growth.modes.iter().map(|mode| mode.title.as_str()));
+    page.push_str(&lines(growth).map_err(|error| anyhow!("cannot draw a chart: {error}"))?);
+    table(page, growth_header(growth), growth_rows(growth));
+    Ok(())
+}
+
+/// A line for each mode over the sizes, each the same distance from the next.
+fn lines(growth: &GrowthResult) -> Result<String, Box<dyn std::error::Error>> {
+    let sizes: Vec<String> = growth_header(growth).split_off(1);
+    let names: Vec<&str> = sizes.iter().map(String::as_str).collect();
+    let points = growth.modes.iter().map(|mode| {
+        let ratios = mode.points.iter().enumerate().filter_map(|(at, point)| {
+            let result = point.result.as_ref()?;
+            let ratio = match result.against_reference {
+                Some(compared) => compared.ratio,
+                None => result.series.as_ref().map(|_| 1.0)?,
+            };
+            ratio.is_finite().then_some((at as f64 + 0.5, ratio))
+        });
+        ratios.collect::<Vec<(f64, f64)>>()
+    });
+    let points: Vec<Vec<(f64, f64)>> = points.collect();
+    let highest = points
+        .iter()
+        .flatten()
+        .map(|point| point.1)
+        .fold(1.1, f64::max);
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area)
+            .margin(8)
+            .x_label_area_size(28)
+            .y_label_area_size(44)
+            .build_cartesian_2d(0.0..names.len().max(1) as f64, 0.0..highest * 1.05)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .x_labels(2 * names.len() + 1)
+            .x_label_formatter(&|at| name_at(&names, *at))
+            .y_label_formatter(&|ratio| format!("{ratio:.1}"))
+            .draw()?;
+        for (row, points) in points.into_iter().enumerate() {
+            let style = colour(row).stroke_width(2);
+            chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
+            chart.draw_series(
+                points
+                    .into_iter()
+                    .map(|point| Circle::new(point, 4, colour(row).filled())),
+            )?;
+        }
+        area.present()?;
+    }
+    Ok(svg)
 }
 
 fn table<H: Display>(

@@ -116,7 +116,7 @@ fn unit(kind: Kind) -> Unit {
 }
 
 impl LaneResult {
-    fn new(lane: &Lane<'_>, rounds: Vec<Measurement>, failure: Option<String>) -> Self {
+    pub(super) fn new(lane: &Lane<'_>, rounds: Vec<Measurement>, failure: Option<String>) -> Self {
         let complete = failure.is_none() && !rounds.is_empty();
         let rates = rounds.iter().map(|round| round.rate).collect();
         let first_error = rounds.iter().find_map(|round| round.first_error.clone());

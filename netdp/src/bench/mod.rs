@@ -1,25 +1,36 @@
 //! `netdp bench`: the same traffic through host mode, through what Docker makes
 //! and through netdp, in namespaces that are gone afterwards.
 //!
-//! [`site`] builds a host for each mode, [`traffic`] measures all of them in
-//! turn, [`report`] shows what came out.
+//! [`site`] builds a host for each mode, [`traffic`] and [`growth`] measure all
+//! of them in turn, [`report`] shows what came out. [`remote`] measures between
+//! two machines, [`control`] the daemon; [`check`] compares the load generator with
+//! others.
 
 mod args;
+mod attach;
+mod check;
+mod control;
+mod growth;
 mod html;
 mod measure;
 mod mode;
+mod remote;
 mod report;
 mod scenario;
 mod site;
 mod traffic;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
 use crate::world::interrupt;
+use args::{BenchCommand, CompareArgs};
+use report::Report;
 
 pub use args::{BenchArgs, BenchFormat};
+pub use growth::Growth;
 pub use mode::Mode;
 pub use scenario::Scenario;
 
@@ -31,20 +42,33 @@ pub use scenario::Scenario;
 /// When nothing could be set up or measured. A mode that can't be had here is no
 /// error but left out, with the reason.
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        None => compare(&args.compare),
+        Some(BenchCommand::Server(args)) => remote::server(&args),
+        Some(BenchCommand::Client(args)) => remote::client(&args),
+        Some(BenchCommand::Control(args)) => control::run(&args),
+        Some(BenchCommand::Check(args)) => check::run(&args),
+    }
+}
+
+fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     interrupt::catch().context("cannot catch signals")?;
     let plan = args.plan()?;
     let result = traffic::run(&plan);
     if let Some(code) = interrupt::exit_code("the measurement") {
         return Ok(code);
     }
-    let report = result?;
-    if let Some(path) = &args.report {
-        std::fs::write(path, html::page(&report)?)
+    print(&result?, args.format, args.report.as_deref())
+}
+
+fn print(report: &Report, format: BenchFormat, page: Option<&Path>) -> anyhow::Result<ExitCode> {
+    if let Some(path) = page {
+        std::fs::write(path, html::page(report)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    match args.format {
+    match format {
         BenchFormat::Table => println!("{}", report.table()),
-        BenchFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        BenchFormat::Json => println!("{}", serde_json::to_string_pretty(report)?),
     }
     Ok(if report.is_complete() {
         ExitCode::SUCCESS

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Mode;
 use super::args::Effort;
+use super::growth::GrowthResult;
 use super::measure::{LaneResult, Workload};
 use crate::load::{Comparison, Kind, Latency, Unit, Verdict};
 
@@ -13,8 +14,11 @@ use crate::load::{Comparison, Kind, Latency, Unit, Verdict};
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
     pub(super) machine: Machine,
+    #[serde(flatten)]
+    pub(super) effort: EffortResult,
     pub(super) left_out: Vec<LeftOut>,
     pub(super) scenarios: Vec<ScenarioResult>,
+    pub(super) growth: Vec<GrowthResult>,
 }
 
 /// What it was measured on, and how.
@@ -23,12 +27,38 @@ pub(super) struct Machine {
     pub(super) netdp: String,
     pub(super) kernel: String,
     pub(super) cpus: usize,
-    /// That client and server shared.
+    /// The words that measured it.
+    pub(super) command: String,
+    pub(super) method: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct EffortResult {
     pub(super) cpu: usize,
     pub(super) rounds: usize,
     pub(super) milliseconds: u128,
-    /// The words that measured it.
-    pub(super) command: String,
+}
+
+impl From<Effort> for EffortResult {
+    fn from(effort: Effort) -> Self {
+        Self {
+            cpu: effort.cpu,
+            rounds: effort.rounds,
+            milliseconds: effort.duration.as_millis(),
+        }
+    }
+}
+
+impl Effort {
+    /// In words; `who` runs on the CPU.
+    pub(super) fn text(&self, who: &str) -> String {
+        format!(
+            "{who} on CPU {}, median of {} rounds of {} ms, modes in turn",
+            self.cpu,
+            self.rounds,
+            self.duration.as_millis()
+        )
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -45,7 +75,7 @@ pub(super) struct ScenarioResult {
 }
 
 impl Machine {
-    pub(super) fn here(effort: &Effort) -> Self {
+    pub(super) fn here(method: String) -> Self {
         let mut words: Vec<String> = std::env::args().collect();
         if let Some(program) = words.first_mut() {
             *program = "netdp".into();
@@ -56,36 +86,40 @@ impl Machine {
                 .map(|names| names.release().to_string_lossy().into_owned())
                 .unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            cpu: effort.cpu,
-            rounds: effort.rounds,
-            milliseconds: effort.duration.as_millis(),
             command: words.join(" "),
+            method,
         }
     }
 
     pub(super) fn conditions(&self) -> String {
         format!(
-            "netdp {}, Linux {}, {} CPUs, client and server on CPU {}, median of {} rounds of \
-             {} ms, modes in turn",
-            self.netdp, self.kernel, self.cpus, self.cpu, self.rounds, self.milliseconds
+            "netdp {}, Linux {}, {} CPUs; {}",
+            self.netdp, self.kernel, self.cpus, self.method
         )
+    }
+
+    pub(super) fn text(&self) -> String {
+        format!("{}: {}", self.command, self.conditions())
     }
 }
 
 impl Report {
     /// Whether all that could be measured was, without an error.
     pub(super) fn is_complete(&self) -> bool {
+        let points = self.growth.iter().flat_map(|growth| &growth.modes);
+        let points = points.flat_map(|mode| &mode.points);
+        let mut points = points.filter_map(|point| point.result.as_ref());
         let workloads = self
             .scenarios
             .iter()
             .flat_map(|scenario| &scenario.workloads);
         let mut modes = workloads.flat_map(|workload| &workload.modes);
-        modes.all(|mode| mode.series.is_some() && mode.errors == 0)
+        let is_complete = |mode: &LaneResult| mode.series.is_some() && mode.errors == 0;
+        modes.all(is_complete) && points.all(is_complete)
     }
 
     pub(super) fn table(&self) -> String {
-        let machine = &self.machine;
-        let mut text = vec![format!("{}: {}", machine.command, machine.conditions())];
+        let mut text = vec![self.machine.text()];
         for scenario in &self.scenarios {
             let names = scenario
                 .workloads
@@ -96,9 +130,15 @@ impl Report {
             text.push(table(&header, 1, ratio_rows(scenario)));
             text.push(table(&DETAILS, 2, detail_rows(scenario)));
         }
+        for growth in &self.growth {
+            text.push(String::new());
+            let header = growth_header(growth);
+            let header: Vec<&str> = header.iter().map(String::as_str).collect();
+            text.push(table(&header, 1, growth_rows(growth)));
+        }
         text.push(
-            "Ratios are to the first mode, of the rounds' ratios the median; in brackets where the \
-             difference is no more than their spread. Spread: between the quartiles, to the median."
+            "Ratios are to the first mode (by size: to the first size), of the rounds' ratios the \
+             median; in brackets where the difference is no more than their spread. Spread: between the quartiles, to the median."
                 .into(),
         );
         text.extend(self.remarks());
@@ -125,8 +165,49 @@ impl Report {
                 }
             }
         }
+        for growth in &self.growth {
+            for mode in &growth.modes {
+                for point in &mode.points {
+                    let place = format!("{}, {}, {}", growth.title, mode.title, point.size);
+                    if let Some(why) = &point.left_out {
+                        lines.push(format!("Left out: {place}: {why}"));
+                    }
+                    let failed = point.result.as_ref().filter(|result| result.errors > 0);
+                    if let Some(result) = failed {
+                        let first = result.first_error.as_deref().unwrap_or_default();
+                        lines.push(format!("{} errors: {place}: {first}", result.errors));
+                    }
+                }
+            }
+        }
         lines
     }
+}
+
+/// The head of [`growth_rows`].
+pub(super) fn growth_header(growth: &GrowthResult) -> Vec<String> {
+    let sizes = growth.modes.first().map(|mode| &mode.points[..]);
+    let sizes = sizes.unwrap_or_default().iter();
+    let sizes = sizes.map(|point| point.size.to_string());
+    [growth.title.clone()].into_iter().chain(sizes).collect()
+}
+
+/// A row for each mode: a rate of the first size, ratios to it of the others.
+pub(super) fn growth_rows(growth: &GrowthResult) -> Vec<Vec<String>> {
+    let rows = growth.modes.iter().map(|mode| {
+        let cells = mode.points.iter().map(|point| {
+            let Some(result) = &point.result else {
+                return "none".to_owned();
+            };
+            match (&result.against_reference, &result.series) {
+                (Some(compared), _) => compared_text(compared),
+                (None, Some(series)) => rate(series.median, Unit::PerSecond),
+                (None, None) => "none".into(),
+            }
+        });
+        [mode.title.clone()].into_iter().chain(cells).collect()
+    });
+    rows.collect()
 }
 
 /// The first `names` columns are words, the others figures.
@@ -297,7 +378,9 @@ pub(super) mod tests {
             cpu: 1,
         };
         Report {
-            machine: Machine::here(&effort),
+            machine: Machine::here(effort.text("client and server")),
+            effort: effort.into(),
+            growth: Vec::new(),
             left_out: vec![LeftOut {
                 mode: Mode::Nft,
                 why: "nft is not installed".into(),

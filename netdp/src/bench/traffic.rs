@@ -3,9 +3,10 @@
 use anyhow::bail;
 
 use super::args::Plan;
+use super::growth;
 use super::measure::{Lane, measure};
 use super::report::{LeftOut, Machine, Report, ScenarioResult};
-use super::site::{Outside, Site};
+use super::site::{Outside, Site, Size};
 use crate::progress::Progress;
 use crate::world::process::ProcessError;
 use crate::world::{World, interrupt};
@@ -13,17 +14,41 @@ use crate::world::{World, interrupt};
 /// Everything it makes is gone when it returns, whichever way it does.
 pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let progress = Progress::new();
+    let mut report = Report {
+        machine: Machine::here(plan.effort.text("client and server")),
+        effort: plan.effort.into(),
+        left_out: Vec::new(),
+        scenarios: Vec::new(),
+        growth: Vec::new(),
+    };
+    if !plan.scenarios.is_empty() {
+        scenarios(plan, &mut report, &progress)?;
+    }
+    if !plan.growth.is_empty() {
+        let pieces = plan
+            .growth
+            .iter()
+            .map(|(_, sizes)| growth::pieces(plan, sizes));
+        progress.expect(pieces.sum::<usize>() as u64);
+        for (what, sizes) in &plan.growth {
+            let result = growth::run(plan, *what, sizes, &progress)?;
+            report.growth.push(result);
+        }
+    }
+    progress.step("removing everything");
+    Ok(report)
+}
+
+fn scenarios(plan: &Plan, report: &mut Report, progress: &Progress) -> anyhow::Result<()> {
     progress.step("making a client and hosts");
     let mut world = World::new("bench")?;
-    let mut left_out = Vec::new();
-    let sites = sites(&mut world, plan, &mut left_out, &progress)?;
+    let sites = sites(&mut world, plan, &mut report.left_out, progress)?;
     let _outside = Outside::start(&world, plan.effort.cpu)?;
     let pieces = plan.scenarios.iter().map(|(scenario, workloads)| {
         let modes = sites.iter().filter(|site| scenario.has(&site.mode));
         modes.count() * workloads.len() * plan.effort.rounds
     });
     progress.expect(pieces.sum::<usize>() as u64);
-    let mut scenarios = Vec::new();
     for (scenario, workloads) in &plan.scenarios {
         let mut results = Vec::new();
         for &kind in workloads {
@@ -40,23 +65,17 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
                     }
                 })
                 .collect();
-            if lanes.is_empty() {
-                continue;
+            if !lanes.is_empty() {
+                results.push(measure(&lanes, kind, &plan.effort, progress)?);
             }
-            results.push(measure(&lanes, kind, &plan.effort, &progress)?);
         }
-        scenarios.push(ScenarioResult {
+        report.scenarios.push(ScenarioResult {
             scenario: scenario.name().into(),
             title: scenario.title().into(),
             workloads: results,
         });
     }
-    progress.step("removing everything");
-    Ok(Report {
-        machine: Machine::here(&plan.effort),
-        left_out,
-        scenarios,
-    })
+    Ok(())
 }
 
 /// What can't be had here is left out, with a note.
@@ -69,7 +88,7 @@ fn sites(
     let mut sites = Vec::new();
     for mode in &plan.modes {
         progress.step(&format!("making a host: {}", mode.title()));
-        match Site::build(world, mode, plan.effort.cpu) {
+        match Site::build(world, mode, &Size::default(), plan.effort.cpu) {
             Ok(site) => sites.push(site),
             Err(_) if interrupt::received().is_some() => {
                 return Err(ProcessError::Interrupted.into());

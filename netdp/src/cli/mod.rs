@@ -79,6 +79,7 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::LoadServer(args) => return Ok(load::server_main(args)?),
         Command::LoadClient(args) => return Ok(load::client_main(args)?),
         Command::LoadFetch(args) => return Ok(load::fetch_main(args)?),
+        Command::LoadFill(args) => return Ok(load::fill_main(&args)?),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ClientConfig, Kind, Listen, LoadError, ServerConfig, Service, client, fetch, serve};
+use super::{
+    ClientConfig, Kind, Listen, LoadError, ServerConfig, Service, client, fetch, fill, serve,
+};
 
 /// `netdp __load-server`: serves until it is killed. Once every listener is
 /// bound it prints one line of JSON with their addresses.
@@ -72,6 +74,17 @@ pub struct FetchArgs {
     /// How long to wait for each step
     #[arg(long, default_value = "3", value_parser = parse_seconds)]
     pub timeout: Duration,
+}
+
+/// `netdp __load-fill`: makes flows and leaves them.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FillArgs {
+    /// How many
+    #[arg(long)]
+    pub flows: usize,
+    /// Echo servers; may be given again
+    #[arg(long = "target", value_name = "ADDR:PORT", required = true)]
+    pub targets: Vec<SocketAddr>,
 }
 
 fn parse_listen(text: &str) -> Result<Listen, String> {
@@ -145,6 +158,18 @@ pub fn fetch_main(args: FetchArgs) -> Result<ExitCode, LoadError> {
         args.target, args.path, response.status
     );
     Ok(ExitCode::FAILURE)
+}
+
+/// # Errors
+/// When fewer flows than wanted were answered.
+pub fn fill_main(args: &FillArgs) -> Result<ExitCode, LoadError> {
+    let answered = fill(args.flows, &args.targets)?;
+    // A datagram in a thousand may be lost, five times in a row even.
+    if answered + args.flows / 1000 < args.flows {
+        let wanted = args.flows;
+        return Err(LoadError::Fill { answered, wanted });
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print_line(line: &str) {

@@ -6,22 +6,26 @@
 //! receiving side saw.
 //!
 //! `netdp demo` and `netdp bench` run both sides as processes of their own
-//! (the hidden subcommands [`ServerArgs`], [`ClientArgs`] and [`FetchArgs`]
-//! belong to), so that each can be put into a namespace and on a CPU.
+//! (the hidden subcommands [`ServerArgs`], [`ClientArgs`], [`FetchArgs`] and
+//! [`FillArgs`] belong to), so that each can be put into a namespace and on a CPU.
 
 mod args;
 mod client;
 mod compare;
 mod cpu;
 mod datagram;
+mod fill;
 mod http;
 mod latency;
 mod server;
 
-pub use args::{ClientArgs, FetchArgs, ServerArgs, client_main, fetch_main, server_main};
+pub use args::{
+    ClientArgs, FetchArgs, FillArgs, ServerArgs, client_main, fetch_main, fill_main, server_main,
+};
 pub use client::{ClientConfig, Kind, Measurement, Unit, WARM_UP, run};
 pub use compare::{Comparison, Mode, Series, Verdict, compare, order};
 pub use cpu::{last_allowed_cpu, pin};
+pub use fill::fill;
 pub use http::{Response, WhoAmI, fetch};
 pub use latency::{Histogram, Latency};
 pub use server::{Listen, Server, ServerConfig, Service, serve};
@@ -52,6 +56,8 @@ pub enum LoadError {
     Thread(#[source] io::Error),
     #[error("{address} did not answer in HTTP: {reason}")]
     NotHttp { address: SocketAddr, reason: String },
+    #[error("{answered} of {wanted} flows were answered: are there ports and tables for more?")]
+    Fill { answered: usize, wanted: usize },
     #[error("the sink at {0} did not report what it received")]
     NoReport(SocketAddr),
 }

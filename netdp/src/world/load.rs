@@ -41,7 +41,16 @@ impl LoadServer {
         listen: &[(Service, u16)],
         cpu: usize,
     ) -> anyhow::Result<Self> {
-        netdp.args(server_args(listen, cpu)).stdout(Stdio::piped());
+        netdp.args(server_args(listen, cpu));
+        Self::wait_for(netdp)
+    }
+
+    /// As [`LoadServer::start`], of a command that has its words.
+    ///
+    /// # Errors
+    /// As that.
+    pub(crate) fn wait_for(mut netdp: Command) -> anyhow::Result<Self> {
+        netdp.stdout(Stdio::piped());
         let mut server = Self(process::spawn(netdp)?);
         let mut line = String::new();
         if let Some(stdout) = server.0.stdout.take() {

@@ -28,7 +28,8 @@ const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 
 pub(super) const MAX_WIRES: u8 = 250;
 const OUTSIDE_WIRE: u8 = 255;
-const IP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A thousand links take some seconds.
+const IP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The client's address on the wire to host number `wire`.
 pub const fn wire_client_address(wire: u8) -> Ipv4Addr {

@@ -5,19 +5,54 @@ mod netfilter;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
+use super::attach::{Requests, Wanted};
 use super::{Mode, Scenario};
 use crate::load::{Kind, Service};
 use crate::netns::Namespace;
 use crate::world::docker_bridge::{self, DockerBridge, Iptables, PublishedPort};
 use crate::world::load::{CONGESTION, LoadServer};
-use crate::world::{CLIENT_ADDRESS, HOST_ADDRESS, World, set_sysctls};
+use crate::world::{CLIENT_ADDRESS, HOST_ADDRESS, World, ip, set_sysctls};
 
 /// Servers listen from here on, one port for each workload.
-const FIRST_PORT: u16 = 7001;
+pub(super) const FIRST_PORT: u16 = 7001;
 /// Where containers publish that have nothing to do with what is measured.
 const OTHER_PORTS: u16 = 17001;
 /// Between the ports of two netdp networks on the one host.
 const PORTS_OF_A_MODE: u16 = 100;
+/// Requests to the daemon under way at a time.
+const AT_ONCE: usize = 50;
+
+/// Ports that are published for their number alone.
+const FILLER_PORTS: u16 = 20001;
+
+/// How much there is on a host besides what is measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    /// Published ports in all.
+    pub(super) ports: usize,
+    /// Containers in all.
+    pub(super) endpoints: usize,
+    /// Flows that the tables must have room for.
+    pub(super) flows: usize,
+}
+
+impl Size {
+    /// Ports of the first container: those that are measured are published last.
+    fn published(&self, first: u16) -> Vec<PublishedPort> {
+        let measured = published(first);
+        let fillers = self.ports.saturating_sub(measured.len()) as u16;
+        let fillers = (0..fillers).map(|offset| PublishedPort {
+            protocol: "tcp",
+            port: FILLER_PORTS + offset,
+        });
+        fillers.chain(measured).collect()
+    }
+
+    /// Containers besides the two that every host has.
+    fn crowd(&self) -> usize {
+        self.endpoints.saturating_sub(2)
+    }
+}
 
 /// A host that carries traffic in one way.
 pub(super) struct Site {
@@ -29,6 +64,7 @@ pub(super) struct Site {
     client: Ipv4Addr,
     inside: Option<Inside>,
     first_port: u16,
+    _crowd: Vec<Namespace>,
     // Containers keep their namespaces alive; servers end first.
     _servers: Vec<LoadServer>,
 }
@@ -68,12 +104,12 @@ impl Route<'_> {
     }
 }
 
-fn port(first: u16, kind: Kind) -> u16 {
+pub(super) fn port(first: u16, kind: Kind) -> u16 {
     let offset = Kind::ALL.iter().position(|other| *other == kind);
     first + offset.unwrap_or_default() as u16
 }
 
-fn services(first: u16) -> Vec<(Service, u16)> {
+pub(super) fn services(first: u16) -> Vec<(Service, u16)> {
     let services = Kind::ALL.map(|kind| (kind.service(), port(first, kind)));
     services.into()
 }
@@ -110,18 +146,23 @@ fn settle(namespace: &Namespace) {
 impl Site {
     /// # Errors
     /// When the mode can't be had here.
-    pub(super) fn build(world: &mut World, mode: &Mode, cpu: usize) -> anyhow::Result<Self> {
+    pub(super) fn build(
+        world: &mut World,
+        mode: &Mode,
+        size: &Size,
+        cpu: usize,
+    ) -> anyhow::Result<Self> {
         match mode {
-            Mode::Host => Self::host(world, cpu),
+            Mode::Host => Self::plain(world, cpu),
             Mode::HostRules => Self::host_rules(world, cpu),
-            Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, cpu),
-            Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, cpu),
-            Mode::Nft => netfilter::build(world, cpu),
-            Mode::Netdp(options) => Self::netdp(world, options, cpu),
+            Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, size, cpu),
+            Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size, cpu),
+            Mode::Nft => netfilter::build(world, size, cpu),
+            Mode::Netdp(options) => Self::netdp(world, options, size, cpu),
         }
     }
 
-    fn host(world: &mut World, cpu: usize) -> anyhow::Result<Self> {
+    fn plain(world: &mut World, cpu: usize) -> anyhow::Result<Self> {
         let host = world.add_host()?;
         settle(&host.namespace);
         let netdp = world.within(&host.namespace, world.netdp_path());
@@ -131,6 +172,7 @@ impl Site {
             client: host.client_address,
             inside: None,
             first_port: FIRST_PORT,
+            _crowd: Vec::new(),
             _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
             host: host.namespace,
         })
@@ -146,6 +188,7 @@ impl Site {
             client: docker.host.client_address,
             inside: None,
             first_port: FIRST_PORT,
+            _crowd: Vec::new(),
             _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
             host: docker.host.namespace,
         })
@@ -155,9 +198,13 @@ impl Site {
         world: &mut World,
         mode: &Mode,
         iptables: Iptables,
+        size: &Size,
         cpu: usize,
     ) -> anyhow::Result<Self> {
-        let docker = DockerBridge::create(world, iptables, &published(FIRST_PORT))?;
+        let docker = DockerBridge::create(world, iptables, &size.published(FIRST_PORT))?;
+        let crowd = crowd(world, &docker.host.namespace, size, |interface, _| {
+            format!("link set {interface} master docker0 up\n")
+        })?;
         let inside = Inside {
             first: docker.container,
             address: docker_bridge::CONTAINER,
@@ -170,6 +217,7 @@ impl Site {
             address: docker.host.address,
             client: docker.host.client_address,
             first_port: FIRST_PORT,
+            _crowd: crowd,
             _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
             inside: Some(inside),
             host: docker.host.namespace,
@@ -177,10 +225,20 @@ impl Site {
     }
 
     /// All networks of netdp are on the one host that its daemon runs on.
-    fn netdp(world: &mut World, options: &[String], cpu: usize) -> anyhow::Result<Self> {
+    fn netdp(
+        world: &mut World,
+        options: &[String],
+        size: &Size,
+        cpu: usize,
+    ) -> anyhow::Result<Self> {
         if world.daemon_pid().is_none() {
             settle(&world.host);
-            world.start_daemon::<&str>(&[])?;
+            let mut words = Vec::new();
+            if size.flows > 0 {
+                words.push("--config".into());
+                words.push(super::growth::settings(world, size.flows)?.into_os_string());
+            }
+            world.start_daemon(&words)?;
         }
         let networks: Vec<serde_json::Value> =
             serde_json::from_str(&world.netdp_ok(&["network", "ls", "--format", "json"])?)?;
@@ -193,29 +251,29 @@ impl Site {
         }
         world.netdp_ok(&words)?;
 
-        let attach =
-            |name: &str, ports: &[PublishedPort]| -> anyhow::Result<(Namespace, Ipv4Addr)> {
-                let name = format!("{network}-{name}");
-                let namespace = world.add_namespace(&name)?;
-                let path = namespace.path().display().to_string();
-                let specs: Vec<String> = ports
-                    .iter()
-                    .map(|PublishedPort { protocol, port }| format!("{port}:{port}/{protocol}"))
-                    .collect();
-                let mut words = vec!["attach", "--netns", &path, "--name", &name];
-                words.extend(["--network", &network]);
-                for spec in &specs {
-                    words.extend(["-p", spec]);
-                }
-                world.netdp_ok(&words)?;
-                let address = address_of(world, &name)?;
-                Ok((namespace, address))
-            };
-        let (first, address) = attach("first", &published(first_port))?;
-        let (second, _) = attach("second", &[])?;
+        let requests = Requests::new(world)?;
+        let attach = |name: &str, ports: &[String]| -> anyhow::Result<(Namespace, Wanted)> {
+            let name = format!("{network}-{name}");
+            let namespace = world.add_namespace(&name)?;
+            let wanted = Wanted::new(&name, &namespace, Some(&network), ports)?;
+            Ok((namespace, wanted))
+        };
+        let specs: Vec<String> = size
+            .published(first_port)
+            .iter()
+            .map(|PublishedPort { protocol, port }| format!("{port}:{port}/{protocol}"))
+            .collect();
+        let (crowd, others): (Vec<Namespace>, Vec<Wanted>) = (0..size.crowd())
+            .map(|number| attach(&format!("other{number}"), &[]))
+            .collect::<anyhow::Result<_>>()?;
+        requests.attach_all(&others, AT_ONCE)?;
+        let (second, wanted) = attach("second", &[])?;
+        requests.attach(&wanted)?;
+        let (first, wanted) = attach("first", &specs)?;
+        requests.attach(&wanted)?;
         let inside = Inside {
+            address: address_of(world, &wanted.name)?,
             first,
-            address,
             second,
         };
         inside.settle();
@@ -225,9 +283,14 @@ impl Site {
             address: HOST_ADDRESS,
             client: CLIENT_ADDRESS,
             first_port,
+            _crowd: crowd,
             _servers: vec![inside.serve(world, first_port, cpu)?],
             inside: Some(inside),
         })
+    }
+
+    pub(super) fn host(&self) -> &Namespace {
+        &self.host
     }
 
     /// How the scenario goes here.
@@ -261,6 +324,34 @@ impl Site {
             first_port,
         }
     }
+}
+
+/// Further containers of a host, all in one namespace: they only have to be
+/// there. `connect` says, of the host's end and a number from 0 on, how it hangs
+/// on the host, as lines for iproute2.
+fn crowd(
+    world: &World,
+    host: &Namespace,
+    size: &Size,
+    connect: impl Fn(&str, usize) -> String,
+) -> anyhow::Result<Vec<Namespace>> {
+    if size.crowd() == 0 {
+        return Ok(Vec::new());
+    }
+    let inode = host.inode();
+    let others = world.add_namespace(&format!("others-{inode}"))?;
+    let path = others.path().display();
+    let (mut outside, mut inside) = (String::new(), String::new());
+    for number in 0..size.crowd() {
+        outside += &format!(
+            "link add other{number} type veth peer name eth{number} netns {path}\n{}",
+            connect(&format!("other{number}"), number)
+        );
+        inside += &format!("link set eth{number} up\n");
+    }
+    ip(host, &outside)?;
+    ip(&others, &inside)?;
+    Ok(vec![others])
 }
 
 fn address_of(world: &World, name: &str) -> anyhow::Result<Ipv4Addr> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{FIRST_PORT, Inside, Site, published, settle};
+use super::{FIRST_PORT, Inside, Site, Size, crowd, settle};
 use crate::bench::Mode;
 use crate::netns::Namespace;
 use crate::world::docker_bridge::PublishedPort;
@@ -17,7 +17,7 @@ const SECOND: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 3);
 
 const RULES_TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
+pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Result<Site> {
     let host = world.add_host()?;
     let namespace = &host.namespace;
     set_sysctls(
@@ -29,8 +29,12 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     )?;
     let first = container(world, namespace, "first", FIRST)?;
     let second = container(world, namespace, "second", SECOND)?;
-    let rules = rules(&published(FIRST_PORT));
+    let rules = rules(&size.published(FIRST_PORT));
     feed(namespace, "nft", &["-f", "-"], &rules, RULES_TIMEOUT)?;
+    let crowd = crowd(world, namespace, size, |interface, number| {
+        let [high, low] = (number as u16).to_be_bytes();
+        format!("link set {interface} up\nroute add 172.19.{high}.{low}/32 dev {interface}\n")
+    })?;
     let inside = Inside {
         first,
         address: FIRST,
@@ -43,6 +47,7 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
         address: host.address,
         client: host.client_address,
         first_port: FIRST_PORT,
+        _crowd: crowd,
         _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
         inside: Some(inside),
         host: host.namespace,

@@ -107,6 +107,9 @@ pub enum Command {
     /// Fetch a page.
     #[command(name = "__load-fetch", hide = true)]
     LoadFetch(load::FetchArgs),
+    /// Make flows.
+    #[command(name = "__load-fill", hide = true)]
+    LoadFill(load::FillArgs),
 }
 
 /// How to print.
