@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use netdp::api::{
     types::{Flow, Sandbox, Statistics},
 };
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
+use netdp::netns::Namespace;
 use netdp_tests::{
     DockerApi, MEASURED, PATIENCE, SILENCE, Topology, Version, connect, connect_from,
     connect_within, hears, listen, print_speed, talk, udp,
@@ -349,6 +350,74 @@ fn what_dockers_rules_refuse_stays_refused() {
     }
     web_listener.assert_nobody_came();
     db_listener.assert_nobody_came();
+}
+
+/// Nothing waits for a Docker that doesn't answer.
+#[test]
+fn off_is_at_once_whatever_docker_does() {
+    let Some((topology, docker)) = shop("acc-silent", Version::V28) else {
+        return;
+    };
+    topology.accelerate(&docker.socket, "");
+    let silence = docker.silence();
+    let mut waiting = topology
+        .world
+        .on_host(topology.world.netdp_path())
+        .args(["accelerate", "docker", "shop", "--socket"])
+        .arg(&docker.socket)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It is in the middle of asking.
+    thread::sleep(SILENCE);
+    assert!(waiting.try_wait().unwrap().is_none());
+    let began = Instant::now();
+    topology.netdp("accelerate docker --off");
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert_eq!(state(&topology).len(), 0);
+    let output = waiting.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--off"), "{said}");
+    drop(silence);
+}
+
+/// With the rights of an administrator in its own namespace, a container makes
+/// an interface that says that it leads to another's host end.
+#[test]
+fn a_container_gets_nobody_elses_host_end() {
+    let Some((topology, mut docker)) = shop("acc-claim", Version::V28) else {
+        return;
+    };
+    let world = &topology.world;
+    docker.run(world, "zatt", "shop", &[]);
+    docker.make_rules(world, "");
+    let (web, zatt) = (docker.container("web"), docker.container("zatt"));
+    let index = |namespace: &Namespace, ifname: &str| {
+        let output = namespace
+            .command("ip")
+            .args(["-j", "link", "show", ifname])
+            .output();
+        let shown: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        shown[0]["ifindex"].as_u64().unwrap()
+    };
+    let victim = index(&world.host, &web.host_end);
+    let within = index(&web.namespace, "eth0");
+    let deeper = world.add_namespace("deeper").unwrap();
+    let lines = format!(
+        "link set eth0 down\nlink del eth0\n\
+         link add fake index {within} type veth peer name far index {victim} netns {}\n\
+         addr add {}/24 dev fake\nlink set fake up\n",
+        deeper.path().display(),
+        zatt.address
+    );
+    topology.ip(&zatt.namespace, &lines);
+    topology.accelerate(&docker.socket, "");
+    assert!(is_carried(&topology, "web"));
+    assert!(!is_carried(&topology, "zatt"));
+    let listener = listen(web, ANY, 80);
+    let near = connect(&world.client, (HOST_ADDRESS, 8080));
+    let (far, _) = listener.accept();
+    talk(&near, &far);
 }
 
 /// Rules of the host's own for what containers get hold.

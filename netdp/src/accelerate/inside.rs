@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
     model::MacAddr,
-    netlink::{Netlink, NetlinkError},
+    netlink::{Link, Netlink, NetlinkError},
     netns::Namespace,
 };
 
@@ -15,6 +15,10 @@ use super::view::{DockerContainer, DockerEndpoint};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
     pub ifname: String,
+    /// In the container's namespace.
+    pub index: u32,
+    /// The host's number for that namespace.
+    pub netnsid: i32,
     pub mac: MacAddr,
     /// Index of the host end, in the namespace of the host.
     pub host_end: u32,
@@ -29,13 +33,28 @@ pub fn namespace(pid: u32) -> PathBuf {
     format!("/proc/{pid}/ns/net").into()
 }
 
+impl Interface {
+    /// Whether a link of the host is its other end. The host's link has to say so
+    /// too: a container may have made a pair of its own with any index.
+    pub fn leads_to(&self, link: &Link) -> bool {
+        link.index == self.host_end
+            && link.kind.as_deref() == Some("veth")
+            && link.peer_index == Some(self.index)
+            && link.peer_netnsid == Some(self.netnsid)
+    }
+}
+
 /// The interfaces of a container, by its endpoints; those that aren't there are
-/// left out.
+/// left out. `host` speaks for the host's namespace.
 pub async fn interfaces(
     container: &DockerContainer,
+    host: &Netlink,
 ) -> Result<Vec<(String, Interface)>, NetlinkError> {
     let namespace = Namespace::open(&namespace(container.pid))?;
     let netlink = Netlink::open_in(&namespace)?;
+    let Some(netnsid) = host.number_of(&namespace).await? else {
+        return Ok(Vec::new());
+    };
     let links = netlink.links().await?;
     let addresses = netlink.addresses().await?;
     let routes = netlink.routes().await?;
@@ -59,6 +78,8 @@ pub async fn interfaces(
         })?;
         let interface = Interface {
             ifname: link.name.clone(),
+            index: link.index,
+            netnsid,
             mac: MacAddr::try_from(link.mac).ok()?,
             host_end: link.peer_index?,
             leads4: leads4 == Some(link.index),

@@ -95,6 +95,9 @@ impl Shown {
 #[derive(Default)]
 pub struct Accelerator {
     running: Mutex<Option<Running>>,
+    /// Told when something is to end, so that nothing waits for a Docker that
+    /// doesn't answer.
+    ending: Notify,
     shown: Arc<StdMutex<Option<Shown>>>,
 }
 
@@ -115,6 +118,21 @@ impl Accelerator {
     /// Carries these networks too, or all where none is named, and returns when
     /// it does. What is asked for is stored.
     pub async fn on(
+        &self,
+        owner: &Arc<Owner>,
+        socket: &Path,
+        request: &Request<'_>,
+    ) -> Result<Shown, AccelerateError> {
+        tokio::select! {
+            shown = self.begin(owner, socket, request) => shown,
+            () = self.ending.notified() => Err(Refusal::conflict(
+                "`netdp accelerate docker --off` came before Docker had answered",
+            )
+            .into()),
+        }
+    }
+
+    async fn begin(
         &self,
         owner: &Arc<Owner>,
         socket: &Path,
@@ -165,37 +183,46 @@ impl Accelerator {
         owner: &Arc<Owner>,
         networks: &[String],
     ) -> Result<Option<Shown>, AccelerateError> {
+        self.ending.notify_waiters();
         let mut running = self.running.lock().await;
         let Some(mut told) = remembered(owner).await else {
             return Ok(None);
         };
-        let Some(now) = &*running else {
+        let Some(now) = &mut *running else {
             // The programs could not be loaded.
             told.networks.remove(networks, &View::default())?;
             remember(owner, told).await?;
             *self.lock() = None;
             return Ok(None);
         };
+        // It may be waiting for Docker, with the work in its hands.
+        now.task.abort();
         let mut work = now.work.lock().await;
-        told.networks
-            .remove(networks, &work.view)
-            .map_err(|refusal| match (&work.problem, refusal.kind) {
+        let done = match told.networks.remove(networks, &work.view) {
+            Ok(()) if told.networks.is_empty() => {
+                remember(owner, told).await?;
+                work.programs.detach_all();
+                drop(work);
+                *running = None;
+                *self.lock() = None;
+                return Ok(None);
+            }
+            Ok(()) => {
+                let done = work.follow(owner, told).await;
+                done.map(|()| work.show(&self.shown))
+            }
+            Err(refusal) => Err(match (&work.problem, refusal.kind) {
                 (Some(problem), Kind::NotFound) => Refusal::unavailable(format!(
                     "{refusal}, as far as is known: {problem}; --off without a name ends it for all"
-                )),
-                _ => refusal,
-            })?;
-        if !told.networks.is_empty() {
-            work.follow(owner, told).await?;
-            return Ok(Some(work.show(&self.shown)));
-        }
-        remember(owner, told).await?;
-        now.task.abort();
-        work.programs.detach_all();
+                ))
+                .into(),
+                _ => refusal.into(),
+            }),
+        };
+        let changes = work.netlink.watch().await?;
         drop(work);
-        *running = None;
-        *self.lock() = None;
-        Ok(None)
+        now.task = self.follow(owner, &now.work, &now.wake, None, changes);
+        done.map(Some)
     }
 
     /// Does what an earlier daemon was told, as soon as it can: Docker may come
@@ -255,7 +282,6 @@ impl Accelerator {
         }
     }
 
-    /// `events`: none where Docker hasn't answered yet.
     fn keep(
         &self,
         owner: &Arc<Owner>,
@@ -265,17 +291,29 @@ impl Accelerator {
     ) -> Running {
         let work = Arc::new(Mutex::new(work));
         let wake = Arc::new(Notify::new());
+        let task = self.follow(owner, &work, &wake, events, changes);
+        Running { work, wake, task }
+    }
+
+    /// `events`: none where Docker has yet to answer.
+    fn follow(
+        &self,
+        owner: &Arc<Owner>,
+        work: &Arc<Mutex<Work>>,
+        wake: &Arc<Notify>,
+        events: Option<Events>,
+        changes: mpsc::Receiver<Change>,
+    ) -> AbortHandle {
         let follower = Follower {
-            work: Arc::clone(&work),
-            wake: Arc::clone(&wake),
+            work: Arc::clone(work),
+            wake: Arc::clone(wake),
             shown: Arc::clone(&self.shown),
             owner: Arc::downgrade(owner),
         };
         if events.is_none() {
             wake.notify_one();
         }
-        let task = tokio::spawn(follower.keep(events, changes)).abort_handle();
-        Running { work, wake, task }
+        tokio::spawn(follower.keep(events, changes)).abort_handle()
     }
 
     /// What is carried now.

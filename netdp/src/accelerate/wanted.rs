@@ -142,8 +142,7 @@ fn member(
     let interface = known.interfaces.get(&endpoint.id).cloned();
     let host_end = interface.as_ref().and_then(|interface| {
         known.links.iter().find(|link| {
-            link.index == interface.host_end
-                && link.kind.as_deref() == Some("veth")
+            interface.leads_to(link)
                 && bridge.is_some_and(|bridge| link.master == Some(bridge.index))
         })
     });

@@ -158,7 +158,7 @@ impl Work {
             if !endpoints.any(|endpoint| selected.contains(endpoint.network.as_str())) {
                 continue;
             }
-            match inside::interfaces(container).await {
+            match inside::interfaces(container, &self.netlink).await {
                 Ok(interfaces) => found.extend(interfaces),
                 // It has ended meanwhile.
                 Err(error) => tracing::debug!("container {}: {error}", container.name),

@@ -9,6 +9,7 @@ mod address;
 mod error;
 mod link;
 mod neighbour;
+mod nsid;
 mod packet_limit;
 mod route;
 mod sandbox;

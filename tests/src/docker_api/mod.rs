@@ -146,6 +146,11 @@ impl DockerApi {
         self.listener = Some(own);
     }
 
+    /// Hears what it is asked, and answers once what this gives is dropped.
+    pub fn silence(&self) -> impl Drop + use<'_> {
+        self.said.lock().unwrap()
+    }
+
     /// Answers nothing any more, as a dockerd that was killed.
     pub fn end(&mut self) {
         if let Some(listener) = self.listener.take() {
