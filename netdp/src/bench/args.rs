@@ -49,8 +49,8 @@ pub struct CompareArgs {
     /// Who speaks to whom, or what there is more and more of [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
     pub scenario: Vec<Subject>,
-    /// What carries it: host, host-rules, docker-nft, docker-legacy, nft, netdp,
-    /// or netdp with options of its network, such as netdp:KEY=VALUE; the first
+    /// What carries it: host, host-rules, docker-nft, docker-legacy, nft,
+    /// netavark, netdp, or netdp with options of its network, such as netdp:KEY=VALUE; the first
     /// is what the others are compared with [default: all]
     #[arg(long, value_delimiter = ',', value_name = "MODE")]
     pub mode: Vec<Mode>,
@@ -66,7 +66,7 @@ pub struct CompareArgs {
     /// How often each mode is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rounds: u8,
-    /// How long each measurement takes [default: 400, with --quick 100]
+    /// How long each measurement takes [default: 300, with --quick 100]
     #[arg(long, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub milliseconds: Option<u64>,
     /// The CPU that client and server share [default: the last that may be used]
@@ -175,7 +175,7 @@ impl CompareArgs {
                 }
             }
         }
-        let usual = if self.quick { 100 } else { 400 };
+        let usual = if self.quick { 100 } else { 300 };
         let duration = Duration::from_millis(self.milliseconds.unwrap_or(usual));
         Ok(Plan {
             scenarios,

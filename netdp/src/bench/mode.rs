@@ -21,6 +21,8 @@ pub enum Mode {
     /// DNAT and masquerade by a handful of nftables rules and maps, routed
     /// without a bridge: as fast as netfilter gets.
     Nft,
+    /// Podman's bridge, with the rules that netavark makes.
+    Netavark,
     /// netdp, on a network with these options (KEY=VALUE).
     Netdp(Vec<String>),
 }
@@ -34,6 +36,7 @@ impl Mode {
             Self::DockerNft,
             Self::DockerLegacy,
             Self::Nft,
+            Self::Netavark,
             Self::Netdp(Vec::new()),
         ]
     }
@@ -56,6 +59,7 @@ impl Mode {
             Self::DockerNft => "Docker's bridge, iptables-nft".into(),
             Self::DockerLegacy => "Docker's bridge, iptables-legacy".into(),
             Self::Nft => "nftables DNAT, no bridge".into(),
+            Self::Netavark => "Podman's bridge, netavark".into(),
             Self::Netdp(options) if options.is_empty() => "netdp".into(),
             Self::Netdp(options) => format!("netdp, {}", options.join(", ")),
         }
@@ -71,6 +75,7 @@ impl fmt::Display for Mode {
             Self::DockerNft => formatter.write_str("docker-nft"),
             Self::DockerLegacy => formatter.write_str("docker-legacy"),
             Self::Nft => formatter.write_str("nft"),
+            Self::Netavark => formatter.write_str("netavark"),
             Self::Netdp(options) if options.is_empty() => formatter.write_str("netdp"),
             Self::Netdp(options) => write!(formatter, "netdp:{}", options.join("+")),
         }
@@ -87,11 +92,12 @@ impl FromStr for Mode {
             "docker-nft" => Self::DockerNft,
             "docker-legacy" => Self::DockerLegacy,
             "nft" => Self::Nft,
+            "netavark" => Self::Netavark,
             "netdp" => Self::Netdp(Vec::new()),
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
-                    "expected host, host-rules, docker-nft, docker-legacy, nft, netdp, or netdp \
-                     with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
+                    "expected host, host-rules, docker-nft, docker-legacy, nft, netavark, netdp, or \
+                     netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
                 )?;
                 let options: Vec<String> = options.split('+').map(str::to_owned).collect();
                 let is_option = |option: &String| {

@@ -1,5 +1,6 @@
 //! A host for each mode, with everything running that its traffic needs.
 
+mod netavark;
 mod netfilter;
 
 use std::net::Ipv4Addr;
@@ -158,6 +159,7 @@ impl Site {
             Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, size, cpu),
             Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size, cpu),
             Mode::Nft => netfilter::build(world, size, cpu),
+            Mode::Netavark => netavark::build(world, size, cpu),
             Mode::Netdp(options) => Self::netdp(world, options, size, cpu),
         }
     }
