@@ -13,6 +13,7 @@ pub mod drop;
 pub mod flow;
 pub mod fragment;
 pub mod icmp;
+pub mod joined;
 pub mod left;
 pub mod maps;
 pub mod nat;

@@ -8,10 +8,12 @@
 //! described below; those of IPv6, which end in 6, are the same.
 
 mod configuration;
+mod joined;
 mod layout;
 mod state;
 
 pub use configuration::*;
+pub use joined::*;
 pub use state::*;
 
 /// Names under which maps are pinned; at most 15 bytes, as the kernel keeps.
@@ -61,6 +63,12 @@ pub mod name {
     pub const FULL: &str = "full";
     pub const USAGE: &str = "usage";
     pub const OWN: &str = "own";
+    pub const SOCKETS: &str = "sockets";
+    pub const JOINED: &str = "joined";
+    pub const PAIRS: &str = "pairs";
+    pub const SHORT: &str = "short";
+    pub const MEMBERS4: &str = "members4";
+    pub const MEMBERS6: &str = "members6";
 }
 
 /// How many endpoints can have counters of their own: entries of `stats`.
@@ -93,3 +101,7 @@ pub const MAX_LINKS: u32 = 65_536;
 pub const MAX_OTHERS: u32 = 65_536;
 /// Entries of `uplinks`.
 pub const MAX_UPLINKS: u32 = 256;
+/// Entries of `sockets`: two for each connection.
+pub const MAX_SOCKETS: u32 = 131_072;
+/// Entries of `pairs`.
+pub const MAX_PAIRS: u32 = MAX_SOCKETS / 2;

@@ -20,8 +20,8 @@ use netdp_common::{
 use crate::{
     alone::Alone,
     maps::{
-        Addrs, Allowed, BackRanges, Backs, Calls, Flows, Frags, Links, Locals, Order, Others,
-        Paths, Pending, Ports, Ranges, Scratch, Socks,
+        Addrs, Allowed, BackRanges, Backs, Calls, Flows, Frags, Links, Locals, Members, Order,
+        Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
     },
     skb::Skb,
 };
@@ -43,6 +43,7 @@ pub trait Family: Quoting + Alone {
     fn backs() -> &'static Backs<Self::Addr>;
     fn locals() -> &'static Locals<Self::Addr>;
     fn links() -> &'static Links<Self::Addr>;
+    fn members() -> &'static Members<Self::Addr>;
     fn others() -> &'static Others<Self::Addr>;
     fn ranges() -> &'static Ranges<Self::Addr>;
     fn back_ranges() -> &'static BackRanges<Self::Addr>;

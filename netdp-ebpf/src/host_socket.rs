@@ -26,7 +26,7 @@ const EINVAL: i32 = 22;
 /// Cookie of the host's network namespace (`SO_NETNS_COOKIE`, Linux 5.14), set
 /// by the loader. Sockets of other namespaces are none of netdp's business.
 #[unsafe(no_mangle)]
-static HOST_NETNS: Global<u64> = Global::new(0);
+pub static HOST_NETNS: Global<u64> = Global::new(0);
 
 /// Puts the container's address in place of a published one.
 #[inline(always)]

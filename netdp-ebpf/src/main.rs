@@ -25,6 +25,7 @@ mod from_netdev;
 mod hairpin;
 mod host_socket;
 mod icmp;
+mod joined;
 mod linked;
 mod mapped;
 mod maps;
@@ -47,8 +48,8 @@ mod verdict;
 mod work;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, sk_msg, sock_ops},
+    programs::{SkMsgContext, SockAddrContext, SockOpsContext, TcContext},
 };
 use skb::Skb;
 
@@ -164,6 +165,20 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     host_socket::as_asked6(&ctx);
     host_socket::ALLOW
+}
+
+/// cgroup: what happens to TCP sockets; here, that a connection is there, and
+/// that it has gone.
+#[sock_ops]
+pub fn join(ctx: SockOpsContext) -> u32 {
+    joined::happened(&ctx);
+    1
+}
+
+/// sockhash `sockets`: a joined socket sends.
+#[sk_msg]
+pub fn send_short(ctx: SkMsgContext) -> u32 {
+    joined::send(&ctx)
 }
 
 #[cfg(not(test))]

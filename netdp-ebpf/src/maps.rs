@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_timer},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, SkStorage, SockHash},
     macros::btf_map,
 };
 use netdp_common::{
@@ -10,10 +10,11 @@ use netdp_common::{
     left::MAX_LEFT,
     maps::{
         Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
-        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local, MAX_ALLOWED, MAX_CALLS,
-        MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_UPLINKS,
-        ORDER_PER_FLOW, Owner, Path, PortKey, Published, PublishedRange, Refusals, SockKey, Stats,
-        Sweep, Times, Uplink, Usage,
+        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey, Local, MAX_ALLOWED,
+        MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS, MAX_PENDING, MAX_PORTS,
+        MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW, Owner, Pair, Path, PortKey,
+        Published, PublishedRange, Refusals, Short, SockKey, SocketKey, Stats, Sweep, Times,
+        Uplink, Usage,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -49,6 +50,9 @@ pub type Order<A> = Queue<FlowKey<A>, { (ORDER_PER_FLOW * DEFAULT_FLOWS) as usiz
 pub type Frags<A> = LruHashMap<FragKey<A>, Frag, 8192>;
 pub type EarlyPlaces = Array<Early, { (EARLY_GROUPS * EARLY_IN_GROUP) as usize }>;
 pub type Calls<A> = LruHashMap<FlowKey<A>, u32, { MAX_CALLS as usize }>;
+/// Few hosts have any.
+pub type Members<A> =
+    HashMap<A, Member, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }>;
 pub type Socks<A> = LruHashMap<SockKey<A>, Asked<A>, 65536>;
 /// Room for an entry in the making.
 pub type Scratch<A> = PerCpuArray<Flow<A>, 1>;
@@ -89,6 +93,19 @@ pub static TIMES: HashMap<u32, Times, { MAX_ENDPOINTS as usize }> = HashMap::new
 #[btf_map(name = "sweeper")]
 pub static SWEEPER: Array<Sweeper, 1> = Array::new();
 
+/// Joined sockets, by their connections.
+#[btf_map(name = "sockets")]
+pub static SOCKETS: SockHash<SocketKey, { MAX_SOCKETS as usize }> = SockHash::new();
+/// What a socket that was joined needs for each message.
+#[btf_map(name = "joined")]
+pub static JOINED: SkStorage<Joined> = SkStorage::new();
+/// How far both directions of a joined connection are.
+#[btf_map(name = "pairs")]
+pub static PAIRS: HashMap<SocketKey, Pair, { MAX_PAIRS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map(name = "short")]
+pub static SHORT: PerCpuArray<Short, { MAX_ENDPOINTS as usize }> = PerCpuArray::new();
+
 #[btf_map(name = "addrs4")]
 pub static ADDRS4: Addrs<V4Addr> = HashMap::new();
 #[btf_map(name = "ports4")]
@@ -127,6 +144,8 @@ pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "paths4")]
 pub static PATHS4: Paths<V4Addr> = PerCpuArray::new();
+#[btf_map(name = "members4")]
+pub static MEMBERS4: Members<V4Addr> = HashMap::new();
 #[btf_map(name = "links4")]
 pub static LINKS4: Links<V4Addr> = HashMap::new();
 #[btf_map(name = "others4")]
@@ -162,6 +181,8 @@ pub static SOCKS6: Socks<V6Addr> = LruHashMap::new();
 pub static SCRATCH6: Scratch<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "paths6")]
 pub static PATHS6: Paths<V6Addr> = PerCpuArray::new();
+#[btf_map(name = "members6")]
+pub static MEMBERS6: Members<V6Addr> = HashMap::new();
 #[btf_map(name = "links6")]
 pub static LINKS6: Links<V6Addr> = HashMap::new();
 #[btf_map(name = "others6")]

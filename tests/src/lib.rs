@@ -26,7 +26,7 @@ pub use flood::{Flood, Varied};
 pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
 pub use offload::{Offload, set_offload};
 pub use pattern::{Pattern, receive, send, transfer};
-pub use place::{HostProgram, Place};
+pub use place::{HostProgram, Place, Reached};
 pub use side::{SIDES, Side};
 pub use socket::{
     Listener, abort, bind_port, connect, connect_bound, connect_from, connect_within, echo_socket,

@@ -1,8 +1,10 @@
 //! Where a socket is opened.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
+use std::sync::Mutex;
 
 use netdp::demo::world::World;
 use netdp::netns::Namespace;
@@ -68,6 +70,76 @@ impl Place for HostProgram<'_> {
         let process = pidfd_open(pid, PidfdFlags::empty()).expect("open the process");
         pidfd_getfd(process, libc::STDIN_FILENO, PidfdGetfdFlags::empty())
             .expect("take the socket over")
+    }
+}
+
+/// A program in a namespace, in the control group that the daemon was given.
+///
+/// Opens many sockets at once, for it takes a process.
+pub struct Reached<'world> {
+    world: &'world World,
+    namespace: &'world Namespace,
+    opened: Mutex<Vec<(AddressFamily, OwnedFd)>>,
+}
+
+impl<'world> Reached<'world> {
+    /// How many sockets a process opens.
+    const AT_ONCE: i32 = 16;
+    /// Descriptors from here on are theirs.
+    const FIRST: i32 = 200;
+
+    pub fn new(world: &'world World, namespace: &'world Namespace) -> Self {
+        Self {
+            world,
+            namespace,
+            opened: Mutex::default(),
+        }
+    }
+
+    fn open_many(&self, family: AddressFamily, kind: SockType) -> Vec<OwnedFd> {
+        let mut command = self.world.within_reach(self.namespace, "sleep");
+        command.arg("60").stdin(Stdio::null()).stdout(Stdio::null());
+        // SAFETY: system calls alone between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                for number in 0..Self::AT_ONCE {
+                    let opened = socket(family, kind, SockFlag::empty(), None)?.into_raw_fd();
+                    if libc::dup2(opened, Self::FIRST + number) < 0 {
+                        return Err(io::Error::last_os_error());
+                    }
+                    libc::close(opened);
+                }
+                Ok(())
+            });
+        }
+        let holder = Ended(command.spawn().expect("start sleep"));
+        let pid = i32::try_from(holder.0.id()).expect("a process id");
+        let pid = Pid::from_raw(pid).expect("a process id");
+        let process = pidfd_open(pid, PidfdFlags::empty()).expect("open the process");
+        let flags = PidfdGetfdFlags::empty();
+        (0..Self::AT_ONCE)
+            .map(|number| {
+                pidfd_getfd(&process, Self::FIRST + number, flags).expect("take a socket over")
+            })
+            .collect()
+    }
+}
+
+impl Place for Reached<'_> {
+    fn open_family(
+        &self,
+        family: AddressFamily,
+        kind: SockType,
+        protocol: Option<SockProtocol>,
+    ) -> OwnedFd {
+        assert!(kind == SockType::Stream && protocol.is_none(), "TCP alone");
+        let mut opened = self.opened.lock().expect("sockets");
+        if let Some(at) = opened.iter().position(|it| it.0 == family) {
+            return opened.swap_remove(at).1;
+        }
+        let more = self.open_many(family, kind);
+        opened.extend(more.into_iter().map(|socket| (family, socket)));
+        opened.pop().expect("a socket").1
     }
 }
 

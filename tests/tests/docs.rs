@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// What names tests.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "docs/nat.md",
     "docs/links.md",
     "docs/names.md",
     "docs/cni.md",
     "docs/docker.md",
+    "docs/sockmap.md",
 ];
 
 /// Folders in which a test that they name may stand.

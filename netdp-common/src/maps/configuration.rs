@@ -35,6 +35,9 @@ pub struct Config {
     pub uplinks: u32,
     /// [`config_flags`].
     pub flags: u32,
+    /// Another number each time that `members` loses an entry, or an entry changes.
+    pub members: u32,
+    pub pad: u32,
 }
 
 /// Bits of [`Config::flags`].
@@ -62,6 +65,8 @@ impl Default for Config {
             pending_per_endpoint: MAX_PENDING / ENDPOINT_SHARE,
             uplinks: 0,
             flags: 0,
+            members: 0,
+            pad: 0,
         }
     }
 }

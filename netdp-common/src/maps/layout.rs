@@ -7,8 +7,8 @@ use crate::{
 
 use super::{
     Asked, Back, BackRange, Config, Delivery, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag,
-    FragKey, LinkKey, Local, Owner, Path, PortKey, Published, PublishedRange, Refusals, Share,
-    SockKey, Stats, Sweep, TimedSweep, Times, Uplink, Usage,
+    FragKey, Joined, LinkKey, Local, Member, Owner, Pair, Path, PortKey, Published, PublishedRange,
+    Refusals, Share, Short, SockKey, SocketKey, Stats, Sweep, TimedSweep, Times, Uplink, Usage,
 };
 
 /// Asserts that no bytes of a type are implicit padding.
@@ -22,7 +22,12 @@ macro_rules! assert_layout {
 }
 
 assert_layout! {
-    Config: 40 = 4 * 4, 2 * 2, 4, 4 * 3, 4;
+    Config: 48 = 4 * 4, 2 * 2, 4, 4 * 3, 4, 8;
+    SocketKey: 32 = 8 * 3, 8;
+    Joined: 56 = 32, 4 * 6;
+    Pair: 32 = 16 * 2;
+    Member: 24 = 8, 8, 8;
+    Short: 24 = 24;
     Times: 16 = 4 * 4;
     Endpoint: 88 = 8, 8, 8, 8, 32, 8, 16;
     Delivery: 20 = 8, 12;
@@ -89,8 +94,8 @@ mod pod {
     }
 
     pod!(
-        Config, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage, TimedSweep, Times, V4Addr,
-        V6Addr,
+        Config, Member, Pair, Short, SocketKey, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage,
+        TimedSweep, Times, V4Addr, V6Addr,
     );
     family_pod!(
         PortKey,

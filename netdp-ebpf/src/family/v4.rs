@@ -19,9 +19,9 @@ use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
         ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BackRanges, Backs, CALLS4, Calls,
-        FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, ORDER4, OTHERS4, Order,
-        Others, PATHS4, PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4,
-        Scratch, Socks,
+        FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, MEMBERS4, Members, ORDER4,
+        OTHERS4, Order, Others, PATHS4, PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges,
+        SCRATCH4, SOCKS4, Scratch, Socks,
     },
     skb::{Copied, Skb},
 };
@@ -49,6 +49,10 @@ impl Family for V4 {
     #[inline(always)]
     fn locals() -> &'static Locals<V4Addr> {
         &LOCAL4
+    }
+    #[inline(always)]
+    fn members() -> &'static Members<V4Addr> {
+        &MEMBERS4
     }
     #[inline(always)]
     fn links() -> &'static Links<V4Addr> {

@@ -19,9 +19,9 @@ use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
         ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BackRanges, Backs, CALLS6, Calls,
-        FLOWS6, FRAGS6, Flows, Frags, LINKS6, LOCAL6, Links, Locals, ORDER6, OTHERS6, Order,
-        Others, PATHS6, PENDING6, PORTS6, Paths, Pending, Ports, RANGES6, Ranges, SCRATCH6, SOCKS6,
-        Scratch, Socks,
+        FLOWS6, FRAGS6, Flows, Frags, LINKS6, LOCAL6, Links, Locals, MEMBERS6, Members, ORDER6,
+        OTHERS6, Order, Others, PATHS6, PENDING6, PORTS6, Paths, Pending, Ports, RANGES6, Ranges,
+        SCRATCH6, SOCKS6, Scratch, Socks,
     },
     skb::Skb,
     work::copy,
@@ -82,6 +82,10 @@ impl Family for V6 {
     #[inline(always)]
     fn frags() -> &'static Frags<V6Addr> {
         &FRAGS6
+    }
+    #[inline(always)]
+    fn members() -> &'static Members<V6Addr> {
+        &MEMBERS6
     }
     #[inline(always)]
     fn links() -> &'static Links<V6Addr> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use netdp_common::share;
 use serde::{Deserialize, Serialize};
 
-use super::types::{Drops, Endpoint, EndpointCounters, Port, Sandbox, Statistics};
+use super::types::{Drops, Endpoint, EndpointCounters, JoinedCounters, Port, Sandbox, Statistics};
 use crate::{
     accelerate::{self, Called, Carried, Member, Shown},
     bpf::{BpfError, Counters},
@@ -207,6 +207,7 @@ pub fn count(statistics: &mut Statistics, shown: Option<&Shown>) -> Result<(), B
             tx_bytes: traffic.tx_bytes,
             drops: 0,
             accelerated: true,
+            joined: JoinedCounters::default(),
         });
     }
     statistics.left = left(&seen.counters)?;

@@ -287,6 +287,18 @@ pub struct EndpointCounters {
     /// On another engine's network, which these programs carry.
     #[serde(default)]
     pub accelerated: bool,
+    /// By TCP from socket to socket, past the interface.
+    #[serde(default)]
+    pub joined: JoinedCounters,
+}
+
+/// What the sockets of an endpoint sent the short way, and those of the host to
+/// it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct JoinedCounters {
+    pub connections: u64,
+    pub messages: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

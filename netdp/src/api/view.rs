@@ -10,8 +10,8 @@ use netdp_common::{
 use super::{
     listing,
     types::{
-        Drops, Endpoint, EndpointCounters, Member, Network, Port, Problem, Sandbox, Statistics,
-        Status, Subnet, UplinkStatus,
+        Drops, Endpoint, EndpointCounters, JoinedCounters, Member, Network, Port, Problem, Sandbox,
+        Statistics, Status, Subnet, UplinkStatus,
     },
 };
 use crate::{
@@ -180,6 +180,7 @@ pub fn statistics(core: &Core) -> Result<Statistics, BpfError> {
     let mut endpoints = Vec::new();
     for endpoint in state.endpoints.values() {
         let stats = datapath.stats(endpoint.slot)?;
+        let short = datapath.short(endpoint.slot)?;
         let network = state.networks.get(&endpoint.network);
         endpoints.push(EndpointCounters {
             sandbox: endpoint.sandbox.to_string(),
@@ -192,6 +193,11 @@ pub fn statistics(core: &Core) -> Result<Statistics, BpfError> {
             tx_bytes: stats.tx_bytes,
             drops: stats.drops,
             accelerated: false,
+            joined: JoinedCounters {
+                connections: short.connections,
+                messages: short.messages,
+                bytes: short.bytes,
+            },
         });
     }
     endpoints

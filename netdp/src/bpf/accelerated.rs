@@ -25,7 +25,7 @@ use super::{
 const PREFIX: &str = "acc_";
 
 /// Tables that these programs don't use, each with one entry.
-const UNUSED: [&str; 16] = [
+const UNUSED: [&str; 21] = [
     name::LINKS4,
     name::LINKS6,
     name::RANGES4,
@@ -39,6 +39,11 @@ const UNUSED: [&str; 16] = [
     name::CALLS4,
     name::CALLS6,
     name::TIMES,
+    name::SOCKETS,
+    name::PAIRS,
+    name::SHORT,
+    name::MEMBERS4,
+    name::MEMBERS6,
     "early",
     "early_groups",
     "refusals",
@@ -114,6 +119,8 @@ impl Accelerated {
             attached: BTreeMap::new(),
             config,
             uplinks: Default::default(),
+            cgroup: None,
+            joins: false,
         };
         datapath.derive()?;
         datapath.start_sweeper()?;

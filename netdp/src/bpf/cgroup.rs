@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, links::FdLink},
+    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramFd, links::FdLink},
 };
 
 use super::{
@@ -43,17 +43,26 @@ pub(super) fn attach(ebpf: &mut Ebpf, layout: &Layout, cgroup: &Path) -> Result<
             .program_mut(name)
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| BpfError::Missing(format!("program {name}")))?;
-        attach_program(program, name, layout, cgroup, &folder)?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        attach_program(fd, name, layout, cgroup, &folder, || {
+            // Links may always be several; the kernel refuses to be told so
+            // (cgroup_bpf_link_attach).
+            let id = program.attach(&folder, CgroupAttachMode::Single)?;
+            Ok(FdLink::try_from(program.take_link(id)?).ok())
+        })?;
     }
     Ok(())
 }
 
-fn attach_program(
-    program: &mut CgroupSockAddr,
+/// Puts a program in the place of the one that is pinned for this folder, or
+/// attaches it, by `attach`.
+pub(super) fn attach_program(
+    program: Result<ProgramFd, ProgramError>,
     name: &'static str,
     layout: &Layout,
     cgroup: &Path,
     folder: &File,
+    attach: impl FnOnce() -> Result<Option<FdLink>, ProgramError>,
 ) -> Result<(), BpfError> {
     let path = layout.cgroup_link(name);
     let failed = |source: ProgramError| BpfError::Attach {
@@ -61,23 +70,17 @@ fn attach_program(
         target: cgroup.display().to_string(),
         source: Box::new(source),
     };
-    if replace(program, &path, folder).is_ok() {
+    let program = program.map_err(failed)?;
+    if replace(program.as_fd(), &path, folder).is_ok() {
         return Ok(());
     }
     // There is no link, or it is one to another control group. That one stays
     // until the new one is there: no call of a socket goes unseen.
     let staging = layout.cgroup_link_staging(name);
     unpin(&staging)?;
-    // Links may always be several; the kernel refuses to be told so
-    // (cgroup_bpf_link_attach).
-    let id = program
-        .attach(folder, CgroupAttachMode::Single)
-        .map_err(failed)?;
-    let link = program.take_link(id).map_err(failed)?;
-    let link: FdLink = link.try_into().map_err(|source| BpfError::Link {
-        path: staging.clone(),
-        source: Box::new(source),
-    })?;
+    let link = attach()
+        .map_err(failed)?
+        .ok_or_else(|| BpfError::Missing(format!("a link of program {name}")))?;
     link.pin(&staging).map_err(|source| BpfError::Pin {
         path: staging.clone(),
         source: Box::new(source),
@@ -92,14 +95,13 @@ fn attach_program(
 
 /// Replaces the program of the link that is pinned for this folder. aya has no
 /// way to do this for links of control groups.
-fn replace(program: &CgroupSockAddr, path: &Path, folder: &File) -> io::Result<()> {
+fn replace(program: BorrowedFd<'_>, path: &Path, folder: &File) -> io::Result<()> {
     let link = open_pin(path)?;
     // The number of a control group is that of its folder's inode.
     if cgroup_id(link.as_fd())? != folder.metadata()?.ino() {
         return Err(io::Error::other("it is attached to another control group"));
     }
-    let program = program.fd().map_err(io::Error::other)?;
-    update(link.as_fd(), program.as_fd())
+    update(link.as_fd(), program)
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of `bpf(2)`: the control group of a link; 0 when it

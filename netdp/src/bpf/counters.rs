@@ -84,7 +84,8 @@ impl Datapath {
         self.maps
             .stats
             .set(slot, zero, 0)
-            .map_err(BpfError::map(name::STATS))
+            .map_err(BpfError::map(name::STATS))?;
+        self.clear_short(slot)
     }
 }
 

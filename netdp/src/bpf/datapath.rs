@@ -20,7 +20,7 @@ use netdp_common::maps::{Config, ORDER_PER_FLOW, name};
 use super::{
     BpfError, OBJECT, accelerated,
     attach::{self, Attachment},
-    cgroup,
+    cgroup, joined,
     layout::Layout,
     link, linkage,
     maps::Maps,
@@ -115,6 +115,10 @@ pub struct Datapath {
     pub(super) attached: BTreeMap<u32, Role>,
     pub(super) config: Config,
     pub(super) uplinks: BTreeSet<u32>,
+    /// Where programs for sockets are attached.
+    pub(super) cgroup: Option<PathBuf>,
+    /// Sockets are being joined.
+    pub(super) joins: bool,
 }
 
 impl fmt::Debug for Datapath {
@@ -143,16 +147,16 @@ impl Datapath {
         staging.remove()?;
         let mechanism = options.mechanism.unwrap_or_else(Mechanism::of_this_kernel);
         if layout.exists() && is_compatible(&layout, options) {
-            let mut ebpf = load(&layout, options)?;
-            pin::replace_programs(&mut ebpf, &layout)?;
-            return Self::take_over(ebpf, layout, mechanism, options);
+            let mut loaded = load(&layout, options)?;
+            pin::replace_programs(&mut loaded.0, &layout)?;
+            return Self::take_over(loaded, layout, mechanism, options);
         }
         staging.create()?;
-        let made = load(&staging, options).and_then(|mut ebpf| {
-            pin::pin_programs(&mut ebpf, &staging)?;
-            Ok(ebpf)
+        let made = load(&staging, options).and_then(|mut loaded| {
+            pin::pin_programs(&mut loaded.0, &staging)?;
+            Ok(loaded)
         });
-        let ebpf = made.inspect_err(|_| {
+        let loaded = made.inspect_err(|_| {
             if let Err(error) = staging.remove() {
                 tracing::warn!("{error}");
             }
@@ -166,17 +170,18 @@ impl Datapath {
             layout.remove()?;
         }
         staging.rename_to(&layout)?;
-        Self::take_over(ebpf, layout, mechanism, options)
+        Self::take_over(loaded, layout, mechanism, options)
     }
 
     /// Puts the loaded programs in the place of those attached.
     fn take_over(
-        mut ebpf: Ebpf,
+        (mut ebpf, unable): Loaded,
         layout: Layout,
         mechanism: Mechanism,
         options: &Options,
     ) -> Result<Self, BpfError> {
-        let maps = Maps::take(&mut ebpf)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        maps.members.unable = unable;
         let mut datapath = Self {
             ebpf,
             maps,
@@ -185,6 +190,8 @@ impl Datapath {
             attached: BTreeMap::new(),
             config: options.config,
             uplinks: BTreeSet::new(),
+            cgroup: options.cgroup.clone(),
+            joins: false,
         };
         datapath.derive()?;
         tracing::debug!("programs are attached by {mechanism}");
@@ -196,6 +203,7 @@ impl Datapath {
         if let Some(cgroup) = &options.cgroup {
             cgroup::attach(&mut datapath.ebpf, &datapath.layout, cgroup)?;
         }
+        datapath.adopt_joining()?;
         datapath.start_sweeper()?;
         Ok(datapath)
     }
@@ -312,6 +320,9 @@ impl Datapath {
     }
 }
 
+/// What was loaded, and why it joins no sockets.
+type Loaded = (Ebpf, Option<String>);
+
 /// The classifier of that name.
 pub(super) fn classifier<'a>(
     ebpf: &'a mut Ebpf,
@@ -324,8 +335,10 @@ pub(super) fn classifier<'a>(
 
 /// Loads every program but the [`accelerated`] ones, with the maps that are
 /// pinned in `layout`, or new ones pinned there.
-fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
+fn load(layout: &Layout, options: &Options) -> Result<Loaded, BpfError> {
+    let offsets = joined::Offsets::of_this_kernel();
     let mut loader = EbpfLoader::new();
+    offsets.tell(&mut loader);
     loader
         .override_global("HOST_NETNS", &options.netns_cookie, true)
         .map_max_entries(name::FLOWS4, options.max_flows)
@@ -342,8 +355,11 @@ fn load(layout: &Layout, options: &Options) -> Result<Ebpf, BpfError> {
     let mut ebpf = loader.load(&object).map_err(|source| BpfError::Load {
         source: Box::new(source),
     })?;
-    load_programs(&mut ebpf, |name| !accelerated::is_one(name))?;
-    Ok(ebpf)
+    load_programs(&mut ebpf, |name| {
+        !accelerated::is_one(name) && !joined::is_one(name)
+    })?;
+    let unable = joined::load(&mut ebpf, &offsets);
+    Ok((ebpf, unable))
 }
 
 /// Hands the programs of these names to the kernel.
@@ -358,6 +374,8 @@ pub(super) fn load_programs(
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::SkMsg(program) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
         loaded.map_err(|source| BpfError::Program {

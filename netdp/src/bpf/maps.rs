@@ -15,7 +15,9 @@ use netdp_common::{
     range::{AllowPlace, RangePlace},
 };
 
-use super::{BpfError, FlowTables, Key, datapath::take, own::Filter, shared::Shared};
+use super::{
+    BpfError, FlowTables, Key, datapath::take, joined::Members, own::Filter, shared::Shared,
+};
 
 /// The maps that userspace reads or writes.
 pub struct Maps {
@@ -33,6 +35,7 @@ pub struct Maps {
     pub(super) sweeper: Array<MapData, TimedSweep>,
     pub(super) own: Filter,
     pub(super) shared: Shared,
+    pub(super) members: Members,
     /// What the programs ask for only where there is any: ranges of ports, and
     /// endpoints with times of their own.
     pub(super) rare: BTreeSet<Key>,
@@ -155,6 +158,7 @@ impl Maps {
             sweeper: open!(name::SWEEPER),
             own: Filter::new(open!(name::OWN)),
             shared: Shared::default(),
+            members: Members::take(ebpf)?,
             rare: BTreeSet::new(),
         })
     }

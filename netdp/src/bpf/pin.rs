@@ -6,20 +6,21 @@ use aya::{Ebpf, maps::lpm_trie::Key as Prefix, programs::Program};
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     maps::{
-        Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, LinkKey, Local,
-        MAX_ALLOWED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PENDING, MAX_PORTS,
-        MAX_RANGES, MAX_UPLINKS, Owner, Path, PortKey, Published, PublishedRange, SockKey, Stats,
-        TimedSweep, Times, Uplink, Usage, name,
+        Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey,
+        Local, MAX_ALLOWED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS, MAX_PENDING,
+        MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, Owner, Pair, Path, PortKey,
+        Published, PublishedRange, Short, SockKey, SocketKey, Stats, TimedSweep, Times, Uplink,
+        Usage, name,
     },
     own,
     range::{AllowPlace, RangePlace},
 };
 
-use super::{BpfError, accelerated, datapath::unpin, layout::Layout};
+use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 42] = [
+pub(super) const MAPS: [&str; 48] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -32,6 +33,12 @@ pub(super) const MAPS: [&str; 42] = [
     name::MAPPINGS,
     name::FULL,
     name::SWEEPER,
+    name::SOCKETS,
+    name::JOINED,
+    name::PAIRS,
+    name::SHORT,
+    name::MEMBERS4,
+    name::MEMBERS6,
     name::ADDRS4,
     name::PORTS4,
     name::BACK4,
@@ -92,6 +99,12 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
         name::SWEEPER => of::<u32, TimedSweep>(1),
+        name::SOCKETS => of::<SocketKey, u32>(MAX_SOCKETS),
+        name::JOINED => of::<u32, Joined>(0),
+        name::PAIRS => of::<SocketKey, Pair>(MAX_PAIRS),
+        name::SHORT => of::<u32, Short>(MAX_ENDPOINTS),
+        name::MEMBERS4 => of::<V4Addr, Member>(MAX_ENDPOINTS),
+        name::MEMBERS6 => of::<V6Addr, Member>(MAX_ENDPOINTS),
         name::ADDRS4 => of::<V4Addr, Owner>(MAX_ENDPOINTS),
         name::PORTS4 => of::<PortKey<V4Addr>, Published<V4Addr>>(MAX_PORTS),
         name::BACK4 => of::<PortKey<V4Addr>, Back<V4Addr>>(MAX_PORTS),
@@ -146,7 +159,10 @@ pub(super) fn replace_programs(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), B
 /// Those that outlive the daemon.
 fn own(ebpf: &mut Ebpf) -> impl Iterator<Item = (&str, &mut Program)> {
     let programs = ebpf.programs_mut();
-    programs.filter(|(name, _)| !accelerated::is_one(name))
+    // One that this kernel didn't take can't be pinned.
+    programs.filter(|(name, program)| {
+        !accelerated::is_one(name) && (!joined::is_one(name) || program.fd().is_ok())
+    })
 }
 
 fn pin_program(name: &str, program: &mut Program, layout: &Layout) -> Result<(), BpfError> {

@@ -1,5 +1,7 @@
 //! Reading and writing the configuration maps.
 
+use std::net::IpAddr;
+
 use netdp_common::maps::{
     Config, Endpoint, MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS, MAX_RANGES,
     MAX_UPLINKS, config_flags, name,
@@ -203,9 +205,11 @@ impl Datapath {
 
     fn count_uplinks(&mut self) -> Result<(), BpfError> {
         self.config.uplinks = self.uplinks.len() as u32;
+        let before = self.maps.config()?;
         // One that came with loading stays, whatever the map has.
         let flags = self.config.flags & config_flags::OTHERS;
-        self.config.flags = flags | self.maps.config()?.flags;
+        self.config.flags = flags | before.flags;
+        self.config.members = before.members;
         self.maps.set_config(&self.config)
     }
 
@@ -280,6 +284,10 @@ impl Datapath {
     /// Forgets the flows of an endpoint that had its host end at `ifindex`: who
     /// gets its address next must not get its conversations.
     pub fn forget_flows(&mut self, ifindex: u32, endpoint: &Endpoint) -> Result<(), BpfError> {
+        self.part([
+            IpAddr::V4(endpoint.addr4.into()),
+            IpAddr::V6(endpoint.addr6.into()),
+        ])?;
         self.forget_endpoint(ifindex, endpoint.addr4)?;
         self.forget_endpoint(ifindex, endpoint.addr6)
     }

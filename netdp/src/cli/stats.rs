@@ -51,6 +51,37 @@ pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
         stats.endpoints.iter().map(endpoint),
     )?;
     output::line("")?;
+    let joined: Vec<_> = stats
+        .endpoints
+        .iter()
+        .filter(|counters| counters.joined.messages > 0)
+        .map(|counters| {
+            vec![
+                short(&counters.sandbox),
+                counters.name.clone(),
+                counters.network.clone(),
+                counters.joined.connections.to_string(),
+                counters.joined.messages.to_string(),
+                counters.joined.bytes.to_string(),
+            ]
+        })
+        .collect();
+    if !joined.is_empty() {
+        output::print(
+            Format::Table,
+            &(),
+            &[
+                "SANDBOX ID",
+                "NAME",
+                "NETWORK",
+                "JOINED CONNECTIONS",
+                "MESSAGES",
+                "BYTES",
+            ],
+            joined,
+        )?;
+        output::line("")?;
+    }
     let drops = |drops: &Drops| vec![drops.reason.clone(), drops.packets.to_string()];
     output::print(
         Format::Table,

@@ -14,6 +14,7 @@ use crate::{
 use super::{
     apply::{ApplyError, Target},
     host::Host,
+    members::{self, Cookies},
 };
 
 #[derive(Debug, Error)]
@@ -32,6 +33,8 @@ pub enum EngineError {
          the same tunnel"
     )]
     NoEthernet,
+    #[error("{0}")]
+    NoSockmap(String),
 }
 
 /// What to do when an operation fails.
@@ -53,6 +56,7 @@ pub struct Engine {
     facts: Facts,
     /// What should be done and can't be, with the reason.
     problems: BTreeMap<String, String>,
+    cookies: Cookies,
 }
 
 impl Engine {
@@ -69,6 +73,7 @@ impl Engine {
             observed,
             facts: Facts::default(),
             problems: BTreeMap::new(),
+            cookies: Cookies::default(),
         })
     }
 
@@ -162,8 +167,32 @@ impl Engine {
         if let Err(error) = self.target.datapath.settle_ports() {
             tracing::warn!("cannot look for flows that have a published port: {error}");
         }
+        self.join_sockets(state, &mut planned)?;
         self.problems.retain(|what, _| planned.contains(what));
         Ok(())
+    }
+
+    /// What can't be joined goes by the stack, so nothing is undone for it.
+    fn join_sockets(
+        &mut self,
+        state: &State,
+        planned: &mut BTreeSet<String>,
+    ) -> Result<(), EngineError> {
+        let wanted = members::wanted(state, &mut self.cookies);
+        let what = "join the sockets of networks with sockmap".to_owned();
+        let datapath = &mut self.target.datapath;
+        let unable = datapath.unable_to_join().map(str::to_owned);
+        if let Some(why) = unable.filter(|_| !wanted.is_empty()) {
+            planned.insert(what.clone());
+            return self.failed(what, EngineError::NoSockmap(why), Failure::IsNoted);
+        }
+        match datapath.set_members(&wanted) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                planned.insert(what.clone());
+                self.failed(what, error.into(), Failure::IsNoted)
+            }
+        }
     }
 
     async fn execute(

@@ -16,6 +16,7 @@ pub mod environment;
 mod hold;
 pub(crate) mod host;
 mod hosts;
+mod members;
 mod notify;
 pub mod owner;
 pub mod passed;

@@ -42,7 +42,7 @@ pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId}
 pub use lent::LentPool;
 pub use link::Link;
 pub use linked::Opening;
-pub use network::{Bridge, Driver, FIRST_NETWORK, Nat, Network, NetworkRequest};
+pub use network::{Bridge, Driver, FIRST_NETWORK, Nat, Network, NetworkRequest, Sockmap};
 pub use publication::{Publication, host_side};
 pub use refusal::{Kind, Refusal};
 pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};

@@ -104,6 +104,36 @@ impl Nat {
     }
 }
 
+/// Whether TCP between sockets of one host goes from socket to socket, past the
+/// stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sockmap {
+    #[default]
+    Off,
+    /// Requests and answers do, and bulk doesn't.
+    Auto,
+    /// Whatever there is room for does.
+    On,
+}
+
+impl Sockmap {
+    pub(super) const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
+
+    /// As people write it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::On => "on",
+        }
+    }
+
+    pub(super) fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|sockmap| sockmap.name() == text)
+    }
+}
+
 /// The bridge device of a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bridge {
@@ -132,6 +162,8 @@ pub struct Network {
     /// Its containers send packets of BIG TCP where the uplinks take them.
     #[serde(default)]
     pub big_tcp: bool,
+    #[serde(default)]
+    pub sockmap: Sockmap,
     /// Where flows of its endpoints have other times than those of the host.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -266,6 +298,7 @@ impl Network {
             masquerade: false,
             nat: Nat::default(),
             big_tcp: false,
+            sockmap: Sockmap::default(),
             timeouts: Timeouts::default(),
             routed4: false,
             routed6: false,
@@ -342,6 +375,7 @@ impl State {
             masquerade: options.masquerade,
             nat: options.nat,
             big_tcp: options.big_tcp,
+            sockmap: options.sockmap,
             timeouts: options.timeouts,
             routed4: options.routed.contains(&Family::V4),
             routed6: options.routed.contains(&Family::V6),

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Nat, NetworkRequest, Refusal, Timeouts, subnets::Family, timeouts::seconds};
+use super::{Nat, NetworkRequest, Refusal, Sockmap, Timeouts, subnets::Family, timeouts::seconds};
 
 /// Bytes of the largest packet unless asked for otherwise.
 pub(super) const DEFAULT_MTU: u32 = 1500;
@@ -26,6 +26,7 @@ const SOURCE6: &str = "com.docker.network.host_ipv6";
 const MTU: &str = "com.docker.network.driver.mtu";
 const NAT: &str = "nat";
 const BIG_TCP: &str = "big-tcp";
+const SOCKMAP: &str = "sockmap";
 
 /// What the options of a [`NetworkRequest`] come to.
 pub(super) struct Options {
@@ -40,6 +41,7 @@ pub(super) struct Options {
     pub mtu: u32,
     pub nat: Nat,
     pub big_tcp: bool,
+    pub sockmap: Sockmap,
     pub timeouts: Timeouts,
 }
 
@@ -50,6 +52,7 @@ impl Options {
             (None, true, true, None, DEFAULT_MTU);
         let mut nat = Nat::default();
         let mut big_tcp = false;
+        let mut sockmap = Sockmap::default();
         let mut timeouts = Timeouts::default();
         let mut routed = Vec::new();
         let mut sources = Vec::new();
@@ -91,12 +94,19 @@ impl Options {
                         _ => return Err(bad(key, value, "auto or off")),
                     }
                 }
+                SOCKMAP => {
+                    sockmap = Sockmap::of(value).ok_or_else(|| {
+                        let what = Sockmap::ALL.map(Sockmap::name).join(", ");
+                        bad(key, value, &format!("one of {what}"))
+                    })?;
+                }
                 _ => {
                     let [(_, mode4), (_, mode6)] = GATEWAY_MODES;
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
                          {MASQUERADE}, {HOST_BINDING}, {SOURCE4}, {SOURCE6}, {mode4}, {mode6}, \
-                         {MTU}, {NAT}, {BIG_TCP}, udp-timeout, icmp-timeout, tcp-established-timeout and \
+                         {MTU}, {NAT}, {BIG_TCP}, {SOCKMAP}, udp-timeout, icmp-timeout, \
+                         tcp-established-timeout and \
                          tcp-transitory-timeout"
                     )));
                 }
@@ -119,6 +129,7 @@ impl Options {
             mtu,
             nat,
             big_tcp,
+            sockmap,
             timeouts,
         })
     }

@@ -233,6 +233,14 @@ impl World {
         command
     }
 
+    /// The same inside the daemon's cgroup, as on a host where that is the root
+    /// of all groups.
+    pub fn within_reach(&self, namespace: &Namespace, program: impl AsRef<OsStr>) -> Command {
+        let mut command = namespace.command(program);
+        self.cgroup.admit_to_host(&mut command);
+        command
+    }
+
     /// Runs `netdp ARGS` on the host, to its end.
     ///
     /// # Errors

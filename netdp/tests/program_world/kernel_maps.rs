@@ -73,7 +73,7 @@ pub struct KernelMaps(BTreeMap<String, KernelMap>);
 
 impl KernelMaps {
     /// Those that the programs pinned in a folder use, but for those that no
-    /// program can change.
+    /// program can change, and those of sockets, which no packet puts there.
     pub fn of(programs: &Path) -> Self {
         let mut ids = BTreeSet::new();
         for entry in fs::read_dir(programs).unwrap() {
@@ -83,7 +83,11 @@ impl KernelMaps {
         let mut maps = BTreeMap::new();
         for id in ids {
             let info = MapInfo::from_id(id).unwrap();
-            if info.map_flags() & BPF_F_RDONLY_PROG == 0 {
+            let of_sockets = matches!(
+                info.map_type().unwrap(),
+                MapType::SockHash | MapType::SkStorage
+            );
+            if !of_sockets && info.map_flags() & BPF_F_RDONLY_PROG == 0 {
                 let map = KernelMap::of(&info);
                 maps.insert(map.name.clone(), map);
             }
