@@ -72,6 +72,17 @@ fn is_carried(topology: &Topology, name: &str) -> bool {
         .any(|it| it.name == name && it.accelerated)
 }
 
+/// Waits for a daemon that was started: it loads programs first, which takes a
+/// busy machine its time.
+#[track_caller]
+fn wait_until_carried_again(topology: &Topology) {
+    let began = Instant::now();
+    while !is_carried(topology, "web") {
+        assert!(began.elapsed() < 6 * PATIENCE, "{:?}", state(topology));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A host with a network and a container WEB on it; nothing without iptables.
 fn shop(name: &str, version: Version) -> Option<(Topology, DockerApi)> {
     let (topology, mut docker) = Topology::with_docker_api(name, version)?;
@@ -174,7 +185,7 @@ fn off_and_the_end_of_the_daemon_set_everything_back() {
         talk(&out, &out_far);
         if end != "off" {
             topology.start_daemon();
-            topology.wait_until("carried again", || is_carried(&topology, "web"));
+            wait_until_carried_again(&topology);
         }
     }
 }
@@ -233,16 +244,21 @@ fn a_daemon_that_starts_again_does_what_the_last_one_was_told() {
     topology.world.kill_daemon();
     docker.end();
     topology.start_daemon();
-    topology.wait_until("told of Docker", || {
+    let is_told = || {
         let shown = state(&topology);
         let problem = shown.first().and_then(|it| it.problem.clone());
         problem.is_some_and(|why| why.contains("Docker doesn't listen at"))
-    });
+    };
+    let began = Instant::now();
+    while !is_told() {
+        assert!(began.elapsed() < 6 * PATIENCE, "{:?}", state(&topology));
+        thread::sleep(Duration::from_millis(20));
+    }
     let shown = &state(&topology)[0];
     assert_eq!(shown.named, ["shop"]);
     assert!(shown.skip_rules && !shown.all && shown.networks.is_empty());
     docker.listen();
-    topology.wait_until("carried again", || is_carried(&topology, "web"));
+    wait_until_carried_again(&topology);
     assert!(!is_carried(&topology, "db"));
     let listener = listen(docker.container("web"), ANY, 80);
     let near = connect(&topology.world.client, (HOST_ADDRESS, 8080));
@@ -257,7 +273,7 @@ fn a_daemon_that_starts_again_does_what_the_last_one_was_told() {
     topology.netdp("accelerate docker back --off");
     topology.world.stop_daemon().unwrap();
     topology.start_daemon();
-    topology.wait_until("carried again", || is_carried(&topology, "web"));
+    wait_until_carried_again(&topology);
     assert!(!is_carried(&topology, "db"));
     assert_eq!(state(&topology)[0].except, ["back"]);
 
