@@ -58,16 +58,16 @@ fn found<'a>(references: &[String], view: &'a View) -> Result<Vec<&'a DockerNetw
     references
         .iter()
         .map(|reference| {
-            let mut fitting = view.networks.iter().filter(|it| it.is_called(reference));
-            let exact = view.networks.iter().find(|it| it.name == *reference);
-            match (exact.or_else(|| fitting.next()), fitting.next()) {
-                (Some(network), _) if network.name == *reference => Ok(network),
-                (Some(network), None) => Ok(network),
-                (Some(_), Some(_)) => Err(Refusal::invalid(format!(
-                    "'{reference}' is the beginning of several ids of networks: give more of it"
-                ))),
-                (None, _) => Err(Refusal::not_found(format!(
+            let networks = view.networks.iter();
+            let called: Vec<_> = networks.filter(|it| it.is_called(reference)).collect();
+            let exact = called.iter().find(|it| it.name == *reference);
+            match (exact, &called[..]) {
+                (Some(network), _) | (None, [network]) => Ok(*network),
+                (None, []) => Err(Refusal::not_found(format!(
                     "Docker has no network '{reference}': see `docker network ls`"
+                ))),
+                (None, _) => Err(Refusal::invalid(format!(
+                    "'{reference}' is the beginning of several ids of networks: give more of it"
                 ))),
             }
         })

@@ -85,8 +85,8 @@ impl Traffic {
 pub struct AcceleratedNetwork {
     pub id: String,
     pub name: String,
-    /// Its bridge.
-    pub interface: String,
+    /// Its bridge; none of other drivers.
+    pub interface: Option<String>,
     pub accelerated: bool,
     /// Why it is left as it is.
     pub reason: Option<String>,
@@ -150,7 +150,7 @@ fn network(carried: &Carried, counters: Option<&Counters>) -> Result<Accelerated
     Ok(AcceleratedNetwork {
         id: carried.network.id.clone(),
         name: carried.network.name.clone(),
-        interface: carried.network.bridge(),
+        interface: (carried.network.driver == "bridge").then(|| carried.network.bridge()),
         accelerated: carried.left.is_none(),
         reason: carried.left.clone(),
         traffic: traffic.fold(Traffic::default(), Traffic::and),

@@ -84,7 +84,7 @@ fn row(network: &AcceleratedNetwork) -> Vec<String> {
         .collect();
     vec![
         network.name.clone(),
-        network.interface.clone(),
+        network.interface.clone().unwrap_or_else(|| "-".to_owned()),
         containers.len().to_string(),
         containers
             .iter()
