@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::api::{RUN_DIR, RUN_DIR_VARIABLE, client::Client};
+use crate::api::{
+    RUN_DIR, RUN_DIR_VARIABLE,
+    client::{Client, ClientError},
+};
 
 /// The daemon in this folder or, without one, in that which the environment
 /// names.
@@ -17,6 +20,11 @@ pub fn client(run_dir: Option<&Path>) -> Client {
     };
     let run_dir = run_dir.map(Path::to_owned).or_else(named);
     Client::new(&run_dir.unwrap_or_else(|| RUN_DIR.into()))
+}
+
+/// Whether there is no daemon to ask.
+pub fn is_absent(error: &ClientError) -> bool {
+    matches!(error, ClientError::NoDaemon { .. })
 }
 
 /// Waits for an answer.

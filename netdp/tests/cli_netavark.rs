@@ -185,6 +185,52 @@ fn what_is_refused_leaves_nothing() {
         let error = refused(&world, &[verb, &second], &exec);
         assert!(error.contains("no daemon answers"), "{error}");
     }
+    // What is gone, a daemon that starts takes away.
+    drop(two);
+    let gone = exec("c2", "10.60.0.7", 8082);
+    ok(&world, &["teardown", &second], &gone);
+}
+
+#[test]
+fn a_network_that_can_not_be_is_refused_when_it_is_made() {
+    let Some(world) = World::new() else { return };
+    for (subnets, why) in [
+        (
+            json!([{"subnet": "10.60.0.0/24"}, {"subnet": "10.61.0.0/24"}]),
+            "10.61.0.0/24",
+        ),
+        (json!([{"subnet": "10.60.0.7/24"}]), "10.60.0.0/24"),
+        (
+            json!([{"subnet": "10.60.0.0/24", "gateway": "10.61.0.1"}]),
+            "10.61.0.1",
+        ),
+        (json!([{"subnet": "192.0.2.0/25"}]), "192.0.2.0/24"),
+    ] {
+        let mut network = network();
+        network["subnets"] = subnets;
+        let error = refused(&world, &["create"], &network.to_string());
+        assert!(error.contains(why), "{error}");
+    }
+    let mut six = network();
+    six["subnets"] = json!([{"subnet": "10.60.0.0/24"}, {"subnet": "fd60::/64"}]);
+    six["ipv6_enabled"] = json!(true);
+    assert_eq!(ok(&world, &["create"], &six), six);
+}
+
+/// Whatever was said wrongly of it, what is gone is gone.
+#[test]
+fn a_teardown_takes_any_configuration() {
+    let Some(world) = World::new() else { return };
+    let inside = world.namespace("n1");
+    let netns = inside.path().to_str().unwrap();
+    let mut exec = exec("c1", "10.60.0.9", 8081);
+    ok(&world, &["setup", netns], &exec);
+    exec["network"]["subnets"] = json!([{"subnet": "none"}]);
+    exec["network"]["options"] = json!({"foo": "bar"});
+    exec["port_mappings"] = json!([{"container_port": 99999}]);
+    exec["network_options"]["static_mac"] = json!(7);
+    ok(&world, &["teardown", netns], &exec);
+    assert!(is_empty(&world));
 }
 
 /// netavark of version 2 itself: by `NETAVARK`, or where distributions have it.

@@ -66,10 +66,14 @@ fn containers_know_each_other_by_name(packages: &str) {
     let host = &podman.host;
     podman.run("one", "--network-alias store");
     podman.run("asks", "");
+    podman.run("file", "--dns 127.0.0.11");
     let address = podman.address("one").to_string();
     for _ in 0..2 {
         for name in ["one", "store"] {
             let said = host.sh(&format!("podman exec asks nslookup {name} 127.0.0.11"));
+            assert!(said.contains(&address), "{said}");
+            // As programs ask, by their own resolv.conf.
+            let said = host.sh(&format!("podman exec file nslookup {name}"));
             assert!(said.contains(&address), "{said}");
         }
         host.kill("netdp");

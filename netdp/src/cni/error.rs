@@ -9,11 +9,6 @@ const REFUSED: u32 = 100;
 const IN_USE: u32 = 101;
 const CHANGED: u32 = 102;
 
-/// Whether there is no daemon to ask.
-pub fn is_absent(error: &ClientError) -> bool {
-    matches!(error, ClientError::NoDaemon { .. })
-}
-
 pub fn of(error: ClientError) -> Error {
     let text = error.to_string();
     match error {

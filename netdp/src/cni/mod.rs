@@ -100,7 +100,7 @@ impl Cni for Netdp {
         match wait(client(&config).detach(&attachment))? {
             Ok(()) => Ok(()),
             // A daemon that starts looks for the namespaces of its sandboxes.
-            Err(absent) if error::is_absent(&absent) && !exists(args.netns()) => Ok(()),
+            Err(absent) if plugin::is_absent(&absent) && !exists(args.netns()) => Ok(()),
             Err(failed) => Err(error::of(failed)),
         }
     }

@@ -19,10 +19,16 @@ use crate::{
         client::Client,
         types::{Attached, Attachment},
     },
+    daemon::{
+        host::{Host, SocketProbe},
+        owner,
+    },
+    model::{NetworkRequest, State},
+    netlink::Netlink,
     plugin,
 };
 
-use request::{Exec, Network};
+use request::{Exec, Gone, Network};
 
 /// Who asks, as the daemon knows it.
 const ENGINE: &str = "netavark";
@@ -86,12 +92,24 @@ fn serve(call: Call) -> Result<Option<Value>> {
         Call::Create => {
             let value: Value = serde_json::from_str(&input()?).context(UNREADABLE)?;
             let network: Network = serde_json::from_value(value.clone()).context(UNREADABLE)?;
-            network.request()?;
+            check(&network.request()?)?;
             Ok(Some(value))
         }
         Call::Setup(netns) => setup(&netns).map(Some),
-        Call::Teardown(_) => teardown().map(|()| None),
+        Call::Teardown(netns) => teardown(&netns).map(|()| None),
     }
+}
+
+/// Refuses what the daemon would refuse with the first container.
+fn check(request: &NetworkRequest) -> Result<()> {
+    wait(async {
+        let host = Host::read(&Netlink::open()?).await?;
+        let now = owner::now();
+        // Nobody has a port that matters.
+        let view = host.view(&SocketProbe, now);
+        State::new(now).create_network(request, &view)?;
+        Ok(())
+    })?
 }
 
 const UNREADABLE: &str = "what netavark says can't be read";
@@ -115,16 +133,20 @@ fn setup(netns: &Path) -> Result<Value> {
     status(&exec, &attached)
 }
 
-fn teardown() -> Result<()> {
-    let exec = exec()?;
-    wait(client().detach(&Attachment {
+fn teardown(netns: &Path) -> Result<()> {
+    let gone: Gone = serde_json::from_str(&input()?).context(UNREADABLE)?;
+    let detached = wait(client().detach(&Attachment {
         engine: ENGINE.to_owned(),
-        container: exec.container_id,
-        network: exec.network.name,
-        interface: exec.network_options.interface_name,
+        container: gone.container_id,
+        network: gone.network.name,
+        interface: gone.network_options.interface_name,
         list: None,
-    }))??;
-    Ok(())
+    }))?;
+    match detached {
+        // A daemon that starts looks for the namespaces of its sandboxes.
+        Err(absent) if plugin::is_absent(&absent) && !netns.exists() => Ok(()),
+        detached => Ok(detached?),
+    }
 }
 
 /// What Podman shows of the container, and writes into its resolv.conf.

@@ -29,6 +29,29 @@ pub struct Exec {
     pub network_options: NetworkOptions,
 }
 
+/// `teardown`: whatever else it says was right once, or never was.
+#[derive(Debug, Deserialize)]
+pub struct Gone {
+    #[serde(default)]
+    pub container_id: String,
+    #[serde(default)]
+    pub network: GoneNetwork,
+    #[serde(default)]
+    pub network_options: GoneOptions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GoneNetwork {
+    pub name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GoneOptions {
+    pub interface_name: String,
+}
+
 #[derive(Debug, Deserialize)]
 pub struct Network {
     pub name: String,
