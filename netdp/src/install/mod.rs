@@ -23,6 +23,12 @@ pub enum InstallError {
     )]
     NoSystemd { folder: PathBuf, by_hand: String },
     #[error(
+        "systemd doesn't run here (/run/systemd/system is missing), and nothing was written: let \
+         whatever starts services here run `{by_hand}` before dockerd; into the root of another \
+         system --root writes"
+    )]
+    NotBooted { by_hand: String },
+    #[error(
         "{} is there already, {what}, and netdp didn't write it: move it away and try again",
         path.display()
     )]
@@ -110,6 +116,12 @@ impl Place {
 /// can't start it.
 pub fn docker(place: &Place, answers: bool) -> Result<Report, InstallError> {
     let pieces = systemd::pieces(place)?;
+    // Nothing would ever start what is written.
+    if place.root.is_none() && !place.is_running_system() {
+        return Err(InstallError::NotBooted {
+            by_hand: systemd::command(place)?,
+        });
+    }
     let root = place.root();
     let before = pieces::look(root, &pieces)?;
     let files = pieces::write(root, &pieces, &before)?;
@@ -119,10 +131,7 @@ pub fn docker(place: &Place, answers: bool) -> Result<Report, InstallError> {
         next: None,
     };
     if !place.is_running_system() {
-        report.next = Some(match place.root {
-            Some(_) => "systemd starts it with this root's next boot".to_owned(),
-            None => "systemd doesn't run here: it starts netdp with the next boot".to_owned(),
-        });
+        report.next = Some("systemd starts it with this root's next boot".to_owned());
         return Ok(report);
     }
     systemd::reload()?;

@@ -63,7 +63,7 @@ Description=Docker's network driver netdp (socket)
 [Socket]
 ListenStream={DOCKER_PLUGIN}
 SocketMode=0660
-DirectoryMode=0711
+DirectoryMode=0700
 FileDescriptorName={}
 Service={SERVICE}
 RemoveOnStop=yes
@@ -107,7 +107,7 @@ Also={SOCKET}
 }
 
 /// The command line of the daemon, as a unit has it.
-fn command(place: &Place) -> Result<String, InstallError> {
+pub fn command(place: &Place) -> Result<String, InstallError> {
     let mut words = vec![place.program.clone(), "daemon".into()];
     if place.run_dir != Path::new(RUN_DIR) {
         let driver: [PathBuf; 4] = [
