@@ -128,6 +128,30 @@ fn systemd_understands_the_units() {
     assert_eq!(about_us.collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
+/// In a mount namespace with systemd's files, where it doesn't run.
+#[test]
+fn where_systemd_does_not_run_nothing_is_written() {
+    if !nix::unistd::geteuid().is_root() || !Path::new("/etc/systemd/system").is_dir() {
+        println!("skipped: mount namespaces need root, and a folder /etc/systemd/system");
+        return;
+    }
+    let folder = TempDir::with_prefix("netdp-install-").unwrap();
+    let script = format!(
+        "set -e\nmount --bind {} /etc/systemd/system\nmount -t tmpfs tmpfs /run\n\
+         exec {} install docker",
+        folder.path().display(),
+        env!("CARGO_BIN_EXE_netdp"),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+    let done = ran(&mut command);
+    assert_eq!(done.status, Some(1), "{}", done.stdout);
+    let by_hand = format!("`{} daemon`", env!("CARGO_BIN_EXE_netdp"));
+    assert!(done.stderr.contains(&by_hand), "{}", done.stderr);
+    assert!(done.stderr.contains("doesn't run here"), "{}", done.stderr);
+    assert_eq!(paths_below(folder.path()), Vec::<PathBuf>::new());
+}
+
 /// In a mount namespace whose systemd is a script that writes down what it is
 /// asked for.
 #[test]
@@ -262,6 +286,35 @@ fn a_socket_that_was_passed_is_dockers() {
     // The service manager's, who listens on.
     let _late = activate(&path);
     assert!(path.exists());
+}
+
+/// dockerd asks again, but without the contents, where a connection has broken:
+/// those are few that a daemon takes with it, where others keep the rest.
+#[test]
+fn who_waits_at_a_socket_that_was_passed_outlives_the_daemon() {
+    let Some(world) = World::without_daemon() else {
+        return;
+    };
+    let path = world.path("docker.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let told = UnixDatagram::bind(world.path("notify")).unwrap();
+    told.set_read_timeout(Some(PATIENCE)).unwrap();
+    let start = || {
+        let passed = OwnedFd::from(listener.try_clone().unwrap());
+        let daemon = with_socket(&world, passed, "docker", &world.path("notify")).spawn();
+        told.recv(&mut [0; 64]).unwrap();
+        Running(daemon.unwrap())
+    };
+    // The first is taken, and says nothing.
+    let first = UnixStream::connect(&path).unwrap();
+    let waits = activate(&path);
+    let mut daemon = start();
+    daemon.0.kill().unwrap();
+    daemon.0.wait().unwrap();
+    drop(first);
+    let _daemon = start();
+    let answer = answer(waits);
+    assert!(answer.contains("NetworkDriver"), "{answer}");
 }
 
 #[test]

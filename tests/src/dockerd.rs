@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{PATIENCE, Topology};
 
 const DRIVER: &str = "/NetworkDriver.";
+const IPAM: &str = "/IpamDriver.";
 
 /// When a version of dockerd makes the namespace and moves the interface in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,9 +114,19 @@ impl Dockerd {
         exchange(stream, head, body)
     }
 
+    /// Makes an endpoint as a dockerd that is another process, until that is
+    /// killed.
+    #[track_caller]
+    pub fn create_as_another(&mut self, body: &Value) -> Child {
+        let (child, answer) = self.ask_as_another(&format!("{DRIVER}CreateEndpoint"), body);
+        let id = body["EndpointID"].as_str().expect("an id");
+        self.created(id, body, &answer);
+        child
+    }
+
     /// One request of a dockerd that is another process, until that is killed.
     #[track_caller]
-    pub fn ask_as_another(&self, path: &str, body: &Value) -> Child {
+    pub fn ask_as_another(&self, path: &str, body: &Value) -> (Child, Value) {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None);
         let (socket, address) = (socket.expect("a socket"), UnixAddr::new(&self.socket));
@@ -137,10 +148,11 @@ impl Dockerd {
             body.as_bytes(),
         );
         assert_eq!(status, 200, "{path} {body}: {answer}");
-        child
+        (child, answer)
     }
 
-    /// One request; gives the answer, or the text of `Err`.
+    /// One request; gives the answer, or the text of a refusal, which libnetwork
+    /// reads under another name of an IPAM driver.
     #[track_caller]
     pub fn ask(&self, path: &str, body: &Value) -> Result<Value, String> {
         let sent = match body {
@@ -148,7 +160,11 @@ impl Dockerd {
             body => body.to_string().into_bytes(),
         };
         let (status, answer) = self.raw(&format!("POST {path}"), &sent);
-        match answer.get("Err").and_then(Value::as_str) {
+        let refused = match path.starts_with(IPAM) {
+            true => "Error",
+            false => "Err",
+        };
+        match answer.get(refused).and_then(Value::as_str) {
             Some(text) if !text.is_empty() => Err(text.to_owned()),
             _ => {
                 assert_eq!(status, 200, "{path} {body}: {answer}");

@@ -61,10 +61,16 @@ fn start(
 ) -> Result<(), String> {
     let id = endpoint_id(number);
     let interface = json!({"Address": address, "AddressIPv6": "", "MacAddress": ""});
-    let (network, sandbox) = (json!(network), json!(format!("b853af6282{number:02x}")));
     let created = json!({"NetworkID": network, "EndpointID": id, "Interface": interface,
                          "Options": ports});
     dockerd.play(&driver("CreateEndpoint"), &created)?;
+    join(dockerd, network, number, ports)
+}
+
+/// The rest of it, once there is an endpoint.
+fn join(dockerd: &mut Dockerd, network: &str, number: u8, ports: &Value) -> Result<(), String> {
+    let id = endpoint_id(number);
+    let sandbox = json!(sandbox_name(number));
     let joined = json!({"NetworkID": network, "EndpointID": id, "SandboxKey": sandbox,
                         "Options": ports});
     dockerd.play(&driver("Join"), &joined)?;
@@ -282,6 +288,11 @@ fn nonsense_is_refused_and_leaves_nothing() {
                             "Options": ports(&[(6, "", 8080, 80)])});
     let early = dockerd.ask(&driver("ProgramExternalConnectivity"), &programmed);
     assert!(early.unwrap_err().contains("no sandbox yet"));
+    let host = format!("/proc/{}/ns/net", topology.world.daemon_pid().unwrap());
+    let joined = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(2), "SandboxKey": host,
+                        "Options": {}});
+    let refused = dockerd.ask(&driver("Join"), &joined).unwrap_err();
+    assert!(refused.contains("host's own"), "{refused}");
     for method in ["Leave", "DeleteEndpoint", "DeleteEndpoint", "Leave"] {
         dockerd.ask(&driver(method), &id).unwrap();
     }
@@ -386,18 +397,19 @@ fn what_was_missed_is_made_up_for() {
     for number in [2, 5] {
         dockerd.start_program(&sandbox_name(number));
     }
-    start(
-        &mut dockerd,
-        NETWORK,
-        6,
-        "10.50.0.6/24",
-        &ports(&[(6, "", 8086, 80)]),
-    )
-    .unwrap();
-    let body = json!({"NetworkID": NETWORK, "EndpointID": endpoint_id(9),
-                      "Interface": {"Address": "10.50.0.9/24"}, "Options": {}});
-    dockerd.ask(&driver("CreateEndpoint"), &body).unwrap();
+    let killed = [6, 9].map(|number| {
+        let address = json!({"Address": format!("10.50.0.{number}/24")});
+        dockerd.create_as_another(&json!({
+            "NetworkID": NETWORK, "EndpointID": endpoint_id(number), "Interface": address,
+            "Options": {},
+        }))
+    });
+    join(&mut dockerd, NETWORK, 6, &ports(&[(6, "", 8086, 80)])).unwrap();
     assert_eq!(sandboxes(&topology).len(), 4);
+    for mut killed in killed {
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+    }
     let activated = dockerd.ask("/Plugin.Activate", &Value::Null).unwrap();
     assert_eq!(
         activated["Implements"],
@@ -436,7 +448,7 @@ fn what_a_killed_dockerd_has_not_finished_ends_after_it() {
         let port = ports(&[(6, "", 8080 + u16::from(number), 80)]);
         let asked = json!({"NetworkID": NETWORK, "EndpointID": id, "Interface": address,
                            "Options": port});
-        killed.push(dockerd.ask_as_another(&driver("CreateEndpoint"), &asked));
+        killed.push(dockerd.create_as_another(&asked));
         let key = format!("/var/run/docker/netns/{}", sandbox_name(number));
         if number == 2 {
             // Joined, with its port, and never moved.
@@ -453,6 +465,11 @@ fn what_a_killed_dockerd_has_not_finished_ends_after_it() {
                        "Interface": {"Address": "10.50.0.9/24"}, "Options": {}});
     dockerd.ask(&driver("CreateEndpoint"), &alive).unwrap();
     bind_port(&topology.world.host, ANY, 8082).unwrap_err();
+    assert_eq!(sandboxes(&topology).len(), 4);
+    // Whoever else uses the driver ends nothing of those that live.
+    for _ in 0..3 {
+        dockerd.ask("/Plugin.Activate", &Value::Null).unwrap();
+    }
     assert_eq!(sandboxes(&topology).len(), 4);
     // A daemon that starts meanwhile knows whose they are.
     topology.world.kill_daemon();

@@ -173,6 +173,22 @@ impl Api {
         Box::pin(async_events(events, options))
     }
 
+    /// The name of the container that runs and has this endpoint.
+    pub async fn name_of(&self, endpoint: &str) -> Option<String> {
+        let listed = self.docker.list_containers(None::<ListContainersOptions>);
+        let has = |container: &ContainerSummary| {
+            let settings = container.network_settings.as_ref();
+            let networks = settings.and_then(|it| it.networks.as_ref());
+            networks.is_some_and(|networks| {
+                let mut ids = networks.values().map(|it| it.endpoint_id.as_deref());
+                ids.any(|id| id == Some(endpoint))
+            })
+        };
+        let container = listed.await.ok()?.into_iter().find(has)?;
+        let name = container.names?.into_iter().next()?;
+        Some(name.trim_start_matches('/').to_owned())
+    }
+
     fn failed(&self, what: &'static str) -> impl FnOnce(Error) -> DockerError {
         let path = self.path.clone();
         move |source| DockerError::Api { path, what, source }

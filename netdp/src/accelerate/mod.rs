@@ -21,7 +21,7 @@ mod work;
 
 pub use error::DockerError;
 pub use keeper::{AccelerateError, Accelerator, Request, Seen, Shown};
-pub use names::{Called, at, called, key};
+pub use names::{Called, at, called, key, name_of};
 pub use view::{DockerContainer, DockerNetwork};
 pub use wanted::{Carried, Member};
 

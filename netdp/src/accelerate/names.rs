@@ -28,16 +28,22 @@ pub struct Called {
     key: String,
 }
 
-/// The containers that run, as Docker at its usual place calls them; none where
-/// it doesn't answer.
-pub async fn called() -> Vec<Called> {
-    let socket = match env::var("DOCKER_HOST") {
+fn socket() -> Result<PathBuf, String> {
+    match env::var("DOCKER_HOST") {
         Ok(host) => match host.strip_prefix("unix://") {
-            Some(path) => PathBuf::from(path),
-            None => return Vec::new(),
+            Some(path) => Ok(path.into()),
+            None => Err(format!("DOCKER_HOST={host} is no socket of this host")),
         },
-        Err(_) => SOCKET.into(),
-    };
+        Err(_) => Ok(SOCKET.into()),
+    }
+}
+
+/// The containers that run, as Docker at its usual place calls them.
+///
+/// # Errors
+/// Why they are not known.
+pub async fn called() -> Result<Vec<Called>, String> {
+    let socket = socket()?;
     let asked = async {
         Api::connect(&socket)
             .await?
@@ -45,13 +51,24 @@ pub async fn called() -> Vec<Called> {
             .await
     };
     match timeout(PATIENCE, asked).await {
-        Ok(Ok(view)) => of(view),
+        Ok(Ok(view)) => Ok(of(view)),
         Ok(Err(error)) => {
             tracing::debug!("containers are shown without their names: {error}");
-            Vec::new()
+            Err(error.to_string())
         }
-        Err(_) => Vec::new(),
+        Err(_) => Err(format!(
+            "Docker didn't answer within {} seconds",
+            PATIENCE.as_secs()
+        )),
     }
+}
+
+/// What Docker calls the container that has this endpoint. It is asked in the
+/// middle of a start, when it tells of no container in the making.
+pub async fn name_of(endpoint: &str) -> Option<String> {
+    let socket = socket().ok()?;
+    let asked = async { Api::connect(&socket).await.ok()?.name_of(endpoint).await };
+    timeout(PATIENCE, asked).await.ok()?
 }
 
 fn of(view: View) -> Vec<Called> {

@@ -3,19 +3,22 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
         net::{self, UnixStream},
     },
     path::{Path, PathBuf},
 };
 
-use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
+use axum::Router;
 use nix::sys::stat::{Mode, umask};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
 /// Name of the socket inside the run folder.
 pub const SOCKET: &str = "netdp.sock";
+
+/// Where Docker keeps what runs; nobody else looks into it.
+const DOCKER: &str = "/run/docker";
 
 /// Owner and group may speak to the daemon.
 const MODE: u32 = 0o660;
@@ -47,7 +50,7 @@ pub struct Socket {
 
 /// Removes the socket's name when dropped.
 #[derive(Debug)]
-struct Name(PathBuf);
+pub struct Name(PathBuf);
 
 impl Drop for Name {
     fn drop(&mut self) {
@@ -69,11 +72,18 @@ impl Socket {
     /// The same at another path, which `flag` gives.
     pub fn bind_at(path: PathBuf, flag: &'static str) -> Result<Self, ListenError> {
         let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(|source| ListenError::Io {
-            what: "cannot make the folder",
-            path: folder.to_owned(),
-            source,
-        })?;
+        // Docker's folder as dockerd makes it, which may not be the first to need it.
+        let mut made = fs::DirBuilder::new();
+        if folder.starts_with(DOCKER) {
+            made.mode(0o700);
+        }
+        made.recursive(true)
+            .create(folder)
+            .map_err(|source| ListenError::Io {
+                what: "cannot make the folder",
+                path: folder.to_owned(),
+                source,
+            })?;
         clear(&path, flag)?;
 
         // Between bind and chmod nobody else may connect.
@@ -120,23 +130,9 @@ impl Socket {
         &self.path
     }
 
-    /// As [`serve`](Self::serve), and tells handlers who asks, as a `P`.
-    pub async fn serve_with<P>(
-        self,
-        router: Router,
-        end: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()>
-    where
-        P: for<'a> Connected<IncomingStream<'a, UnixListener>>,
-    {
-        let Self {
-            listener,
-            path: _,
-            name: _name,
-        } = self;
-        axum::serve(listener, router.into_make_service_with_connect_info::<P>())
-            .with_graceful_shutdown(end)
-            .await
+    /// What is listened at, and its name: none where somebody else keeps both.
+    pub fn into_parts(self) -> (UnixListener, Option<Name>) {
+        (self.listener, self.name)
     }
 
     /// Answers requests until `end`, and then those that are being answered.

@@ -141,7 +141,7 @@ async fn sandboxes(State(owner): Shared) -> Json<Vec<Sandbox>> {
     let mut sandboxes = view::sandboxes(&core);
     drop(core);
     if sandboxes.iter().any(acceleration::is_dockers) {
-        let called = accelerate::called().await;
+        let called = accelerate::called().await.unwrap_or_default();
         for sandbox in &mut sandboxes {
             acceleration::name(sandbox, &called);
         }
@@ -156,10 +156,11 @@ async fn sandbox(State(owner): Shared, Path(name): Path<String>) -> Answer<Sandb
     {
         return Ok(Json(container));
     }
-    let name = own_name(&owner, name).await;
+    let name = own_name(&owner, name).await?;
     let mut sandbox = shown(&owner, &name).await?;
     if acceleration::is_dockers(&sandbox) {
-        acceleration::name(&mut sandbox, &accelerate::called().await);
+        let called = accelerate::called().await.unwrap_or_default();
+        acceleration::name(&mut sandbox, &called);
     }
     Ok(Json(sandbox))
 }
@@ -169,9 +170,19 @@ async fn is_known(owner: &Owner, name: &str) -> bool {
 }
 
 /// What netdp calls a sandbox that was named as Docker calls its container.
-async fn own_name(owner: &Owner, name: String) -> String {
+///
+/// # Errors
+/// It is Docker's altogether, or may be, and Docker doesn't tell.
+async fn own_name(owner: &Owner, name: String) -> Result<String, OwnerError> {
     if is_known(owner, &name).await {
-        return name;
+        return Ok(name);
+    }
+    if acceleration::sandbox_called(owner.accelerator().shown(), &name).is_some() {
+        return Err(Refusal::conflict(format!(
+            "{name} is a container of Docker's on a network of Docker's, which netdp only \
+             carries: use docker's own command"
+        ))
+        .into());
     }
     let dockers = {
         let core = owner.lock().await;
@@ -179,10 +190,16 @@ async fn own_name(owner: &Owner, name: String) -> String {
         sandboxes.any(|it| it.owner.as_deref() == Some(docker::ENGINE))
     };
     if !dockers {
-        return name;
+        return Ok(name);
     }
-    let called = accelerate::called().await;
-    accelerate::key(&called, &name).map_or(name, str::to_owned)
+    match accelerate::called().await {
+        Ok(called) => Ok(accelerate::key(&called, &name).map_or(name, str::to_owned)),
+        Err(why) => Err(Refusal::not_found(format!(
+            "netdp itself calls no sandbox {name}, and what Docker calls its containers isn't \
+             known now: {why}; try again, or name it as `netdp ps` shows it"
+        ))
+        .into()),
+    }
 }
 
 async fn create_sandbox(
@@ -202,7 +219,17 @@ async fn remove_sandbox(
     Path(name): Path<String>,
     Query(removal): Query<Removal>,
 ) -> Answer<()> {
-    whole(async move { owner.remove_sandbox(&name, removal.force).await }).await
+    whole(async move {
+        let own = own_name(&owner, name.clone()).await?;
+        if own != name {
+            return Err(Refusal::conflict(format!(
+                "{name} is a container of Docker's: use `docker rm {name}`"
+            ))
+            .into());
+        }
+        owner.remove_sandbox(&own, removal.force).await
+    })
+    .await
 }
 
 async fn connect(
@@ -211,6 +238,7 @@ async fn connect(
     Json(request): Json<Connect>,
 ) -> Answer<Sandbox> {
     whole(async move {
+        let name = own_name(&owner, name).await?;
         owner
             .connect(&name, &request.network, &request.endpoint)
             .await?;
@@ -223,7 +251,11 @@ async fn disconnect(
     State(owner): Shared,
     Path((name, network)): Path<(String, String)>,
 ) -> Answer<()> {
-    whole(async move { owner.disconnect(&name, &network).await }).await
+    whole(async move {
+        let own = own_name(&owner, name).await?;
+        owner.disconnect(&own, &network).await
+    })
+    .await
 }
 
 async fn publish(
@@ -232,7 +264,7 @@ async fn publish(
     Json(request): Json<Ports>,
 ) -> Answer<Sandbox> {
     whole(async move {
-        let name = own_name(&owner, name).await;
+        let name = own_name(&owner, name).await?;
         owner.publish(&name, &request.ports, &request.allow).await?;
         shown(&owner, &name).await
     })
@@ -245,7 +277,7 @@ async fn unpublish(
     Json(request): Json<Ports>,
 ) -> Answer<Sandbox> {
     whole(async move {
-        let name = own_name(&owner, name).await;
+        let name = own_name(&owner, name).await?;
         owner.unpublish(&name, &request.ports).await?;
         shown(&owner, &name).await
     })

@@ -28,6 +28,12 @@ pub fn check(state: &State, sandbox: &Sandbox, namespace: &Namespace) -> Result<
             && Namespace::open(&other.netns).is_ok_and(|open| open.inode() == namespace.inode())
     });
     match taken {
+        // Of an engine's containers, each has a namespace of its own.
+        Some(other) if sandbox.container.is_some() => Err(Refusal::conflict(format!(
+            "the namespace {path} is that of container {} already: end that one first, or give \
+             this one another namespace",
+            other.name
+        ))),
         Some(other) => Err(Refusal::conflict(format!(
             "the namespace {path} is that of {name} already: use `netdp connect` to give it \
              another network, or --network container:{name} to share it",

@@ -103,7 +103,8 @@ pub fn run(options: Options) -> Result<()> {
         let driver = match docker {
             Some(socket) => {
                 tracing::info!("Docker's driver is at {}", socket.path().display());
-                let served = docker::serve(socket, Arc::clone(&owner), until_told_to_end()?);
+                let (owner, run_dir) = (Arc::clone(&owner), options.run_dir.clone());
+                let served = docker::serve(socket, owner, run_dir, until_told_to_end()?);
                 Some(tokio::spawn(served))
             }
             None => None,

@@ -3,14 +3,18 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::PathBuf};
 
+use super::peer;
 use crate::{
-    model::{EndpointId, Handover, State},
+    model::{Endpoint, EndpointId, Handover, State},
     netns::Namespace,
 };
 
 /// Inode of the first process namespace (`PROC_PID_INIT_INO` of the kernel's
 /// `include/linux/proc_ns.h`).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// How long a start is given, in seconds, whose dockerd can't be seen.
+const LONGEST_START: u64 = 60;
 
 /// Endpoints whose end an engine has taken, with the paths of their sandboxes.
 pub fn in_sandboxes(state: &State) -> Vec<(EndpointId, PathBuf)> {
@@ -23,6 +27,26 @@ pub fn in_sandboxes(state: &State) -> Vec<(EndpointId, PathBuf)> {
             Some((endpoint.id, sandbox.netns.clone()))
         })
         .collect()
+}
+
+/// The endpoints of dockerds that have gone: those that were offered, and those
+/// that were taken with the paths of their sandboxes. Of a dockerd in another PID
+/// namespace nothing is known but how long a start takes at most.
+pub fn of_the_gone(state: &State, now: u64) -> (Vec<EndpointId>, Vec<(EndpointId, PathBuf)>) {
+    let is_over = |endpoint: &Endpoint| match endpoint.offered_to {
+        Some(process) => !peer::is_alive(process),
+        None => {
+            let sandbox = state.sandboxes.get(&endpoint.sandbox);
+            sandbox.is_none_or(|it| it.created.saturating_add(LONGEST_START) < now)
+        }
+    };
+    let offered = state
+        .endpoints
+        .values()
+        .filter(|endpoint| endpoint.handover == Some(Handover::Offered) && is_over(endpoint));
+    let mut taken = in_sandboxes(state);
+    taken.retain(|(id, _)| is_over(&state.endpoints[id]));
+    (offered.map(|endpoint| endpoint.id).collect(), taken)
 }
 
 /// Those of these in whose sandbox no process is. A container that outlived its

@@ -1,6 +1,6 @@
 //! Endpoints: offered, joined to a sandbox, made its way out, withdrawn.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use axum::{
     Extension,
@@ -18,7 +18,10 @@ use super::{
         OperInfo, Program,
     },
 };
-use crate::model::{self, EndpointRequest, Refusal};
+use crate::{
+    model::{self, EndpointRequest, Refusal},
+    netns::Namespace,
+};
 
 /// Docker's driver option: name of the interface in the sandbox.
 const IFNAME: &str = "com.docker.network.endpoint.ifname";
@@ -162,6 +165,7 @@ pub async fn delete(State(owner): Shared, Json(asked): Json<Endpoint>) -> Answer
 
 pub async fn join(State(owner): Shared, Json(asked): Json<Join>) -> Answer<Joined> {
     let exposed = ports::exposed(&asked.options)?;
+    check(&asked.sandbox_key)?;
     done(async move {
         let (endpoint, internal) = owner
             .change(|state, _| {
@@ -188,6 +192,17 @@ pub async fn join(State(owner): Shared, Json(asked): Json<Join>) -> Answer<Joine
         })
     })
     .await
+}
+
+/// Refuses the host's own namespace. One that isn't there is yet to be made.
+fn check(key: &Path) -> Result<(), Refusal> {
+    match (Namespace::open(key), Namespace::current()) {
+        (Ok(asked), Ok(host)) if asked.inode() == host.inode() => Err(Refusal::invalid(format!(
+            "the namespace {} is the host's own: a container on the host's network is on no other",
+            key.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// dockerd gives the sandbox another way out, or none. It has revoked this one

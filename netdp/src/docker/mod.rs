@@ -13,9 +13,12 @@ mod network;
 mod peer;
 mod ports;
 mod refused;
+mod serve;
+mod turns;
+mod unanswered;
 mod wire;
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use axum::{
     Extension, Router,
@@ -29,10 +32,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::listen::Socket,
-    daemon::owner::{self, Owner, OwnerError},
+    daemon::owner::{self, Owner, OwnerError, now},
 };
 
-use peer::{Peer, Peers};
+use peer::Peers;
 use refused::Refused;
 use wire::{Capabilities, Implements, Nothing};
 
@@ -43,21 +46,26 @@ pub const ENGINE: &str = "docker";
 /// as much again.
 const LARGEST_BODY: usize = 16 * 1024 * 1024;
 
+/// Folder of what is being answered, inside the run folder.
+const NOTES: &str = "docker-requests";
+
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
 type Shared = State<Arc<Owner>>;
 type Answer<T> = Result<Json<T>, Refused>;
 
-/// Answers dockerd at `socket` until `end`, and then what is being answered.
+/// Answers dockerd at `socket` until `end`, and then all who have asked. What is
+/// being answered is noted in `run_dir`.
 pub async fn serve(
     socket: Socket,
     owner: Arc<Owner>,
+    run_dir: PathBuf,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let peers = Arc::new(Peers::default());
     peer::follow_all(&owner, &peers, owner.lock().await.state());
     let router = router(owner).layer(Extension(peers));
-    socket.serve_with::<Peer>(router, end).await
+    serve::serve(socket, router, &run_dir.join(NOTES), end).await
 }
 
 fn router(owner: Arc<Owner>) -> Router {
@@ -94,17 +102,20 @@ fn router(owner: Arc<Owner>) -> Router {
         .with_state(owner)
 }
 
-/// A dockerd that begins: what another one asked for before it was killed, and
-/// didn't take, or took for a container that never started, is nobody's.
+/// Perhaps a dockerd that begins: what one asked for that has been killed, and
+/// didn't take, or took for a container that never started, is nobody's. What one
+/// asked for that lives is being started.
 async fn activate(State(owner): Shared) -> Answer<Implements> {
     done(async move {
-        let endpoints = abandoned::in_sandboxes(owner.lock().await.state());
+        let (offered, taken) = abandoned::of_the_gone(owner.lock().await.state(), now());
         // Reads all of /proc.
-        let left = tokio::task::spawn_blocking(|| abandoned::abandoned(endpoints)).await;
+        let left = tokio::task::spawn_blocking(|| abandoned::abandoned(taken)).await;
         let left = left.unwrap_or_default();
         owner
             .change(|state, _| {
-                state.withdraw_offers();
+                for id in offered {
+                    state.withdraw_offer(id);
+                }
                 for id in left {
                     state.withdraw_endpoint(id);
                 }
@@ -138,7 +149,10 @@ async fn not_allowed(request: Request) -> Refused {
 async fn done<T: Send + 'static>(
     change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
 ) -> Answer<T> {
-    Ok(Json(owner::whole(change).await?))
+    match owner::whole(change).await {
+        Ok(done) => Ok(Json(done)),
+        Err(error) => Err(Refused::named(error).await),
+    }
 }
 
 /// JSON both ways, whatever the request's content type is.
@@ -160,23 +174,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         let body = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| {
-                let status = rejection.status();
-                let why = match status {
-                    StatusCode::PAYLOAD_TOO_LARGE => {
-                        format!("the request is larger than {LARGEST_BODY} bytes")
-                    }
-                    _ => format!("the request can't be read: {rejection}"),
-                };
-                Refused::new(status, why)
+                let why = format!("the request can't be read: {rejection}");
+                Refused::new(rejection.status(), why)
             })?;
-        // What a request that dockerd sends a second time has lost: its first
-        // try has read the body to the end (callWithRetry of moby's
-        // pkg/plugins/client.go).
-        if body.is_empty() {
-            let text = "the request came without its contents, as dockerd sends it again when \
-                        netdp ended in the middle of it: try once more";
-            return Err(Refused::new(StatusCode::BAD_REQUEST, text.to_owned()));
-        }
         serde_json::from_slice(&body).map(Self).map_err(|error| {
             let text = format!("the request makes no sense: {error}");
             Refused::new(StatusCode::BAD_REQUEST, text)

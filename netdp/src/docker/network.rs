@@ -120,8 +120,9 @@ fn text(value: &Value) -> String {
 
 fn boolean(key: &str, value: &Value) -> Result<bool, Refusal> {
     match text(value).as_str() {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
+        // As Go's strconv.ParseBool, by which Docker reads them.
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
         _ => Err(bad(key, value, "true or false")),
     }
 }
@@ -168,9 +169,18 @@ mod tests {
     }
 
     #[test]
+    fn truth_has_dockers_words() {
+        for (word, icc) in [("TRUE", true), ("t", true), ("F", false), ("False", false)] {
+            let request = asked(&format!(r#"{{"icc":"{word}"}}"#)).unwrap();
+            assert_eq!(request.icc, Some(icc), "{word}");
+        }
+    }
+
+    #[test]
     fn nonsense_is_named() {
         for (generic, why) in [
             (r#"{"icc":"maybe"}"#, "icc=maybe"),
+            (r#"{"icc":"tRUE"}"#, "icc=tRUE"),
             (r#"{"mtu":"much"}"#, "mtu=much"),
             ("7", "generic"),
         ] {

@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{extract::connect_info::Connected, serve::IncomingStream};
-use tokio::{net::UnixListener, time::sleep};
+use tokio::{net::UnixStream, time::sleep};
 
 use super::abandoned;
 use crate::{
@@ -26,9 +25,9 @@ const GRACE: Duration = Duration::from_secs(15);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub Option<Process>);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let pid = stream.io().peer_cred().ok().and_then(|peer| peer.pid());
+impl Peer {
+    pub fn of(stream: &UnixStream) -> Self {
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let process = pid.and_then(|pid| ProcessId::of(pid).ok());
         Self(process.and_then(|it| {
             Some(Process {
@@ -58,6 +57,14 @@ impl Peers {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|it| *it != process);
     }
+}
+
+/// Whether a process lives.
+pub fn is_alive(process: Process) -> bool {
+    i32::try_from(process.pid).is_ok_and(|pid| {
+        let start_time = process.start_time;
+        ProcessId { pid, start_time }.alive()
+    })
 }
 
 /// Waits for the ends of all processes that have asked for endpoints.

@@ -8,7 +8,7 @@ use axum::{
 };
 
 use super::{Json, wire::Failure};
-use crate::{daemon::owner::OwnerError, model::Refusal};
+use crate::{accelerate, daemon::owner::OwnerError, model::Refusal};
 
 /// How texts begin that the model gives of ports in use.
 const IN_USE: &str = "address already in use: ";
@@ -25,6 +25,21 @@ impl Refused {
         Self { status, text }
     }
 
+    /// Of who is in the way, the name that users know.
+    pub async fn named(error: OwnerError) -> Self {
+        let OwnerError::Refused(refusal) = error else {
+            return error.into();
+        };
+        let name = match refusal.owner() {
+            Some(endpoint) => accelerate::name_of(&endpoint.to_string()).await,
+            None => None,
+        };
+        match name {
+            Some(name) => refusal.with_owner_called(&name).into(),
+            None => refusal.into(),
+        }
+    }
+
     pub fn internal(error: impl Display) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
@@ -32,7 +47,7 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        (self.status, Json(Failure { err: self.text })).into_response()
+        (self.status, Json(Failure::new(self.text))).into_response()
     }
 }
 

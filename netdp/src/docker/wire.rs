@@ -45,10 +45,23 @@ impl Default for Capabilities {
 #[derive(Debug, Serialize)]
 pub struct Nothing {}
 
+/// Under the names by which both protocols know it: libnetwork reads `Err` of a
+/// network driver (`drivers/remote/api`), and `Error` of an IPAM driver
+/// (`ipams/remote/api`).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Failure {
-    pub err: String,
+    err: String,
+    error: String,
+}
+
+impl Failure {
+    pub fn new(text: String) -> Self {
+        Self {
+            err: text.clone(),
+            error: text,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -288,10 +288,9 @@ impl State {
         if let Some(mac) = request.mac
             && let Some(other) = self.endpoints_in(network.id).find(|e| e.mac == mac)
         {
-            return Err(Refusal::in_use(format!(
-                "MAC address {mac} is in use by {}: give another one",
-                self.owner_name(other)
-            )));
+            let owner = self.owner_name(other);
+            let text = format!("MAC address {mac} is in use by {owner}: give another one");
+            return Err(Refusal::in_use(text).because_of(other.id, owner));
         }
         self.check_links(network, request)
     }

@@ -8,6 +8,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -16,9 +17,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Endpoint, EndpointId, EndpointRequest, Exposed, HostView, LentPool, Mode, Name, Network,
-    NetworkId, NetworkRequest, PortRequest, Process, Publication, Refusal, Sandbox, SandboxId,
-    State, connect::free_index, subnets::Family,
+    Endpoint, EndpointId, EndpointRequest, Exposed, HostPorts, HostView, LentPool, Mode, Name,
+    Network, NetworkId, NetworkRequest, PortRequest, PortTaken, Process, Proto, Publication,
+    Refusal, Sandbox, SandboxId, State, connect::free_index, subnets::Family,
 };
 
 /// How far an engine is with the container's end of an endpoint.
@@ -285,7 +286,12 @@ impl State {
             let highest = others.filter_map(|other| other.metric).max();
             let changed = state.given(id)?;
             changed.metric = Some(highest.map_or(0, |highest| highest + 1));
-            changed.published.clear();
+            // Programmed once more: netdp itself has these ports.
+            let held = Held {
+                ports: host.ports,
+                published: mem::take(&mut changed.published),
+            };
+            let host = &host.with_ports(&held);
             let places: Vec<_> = [Family::V4, Family::V6]
                 .into_iter()
                 .filter(|family| *family == Family::V4 || host.no_ipv6.is_none())
@@ -365,10 +371,12 @@ impl State {
         }
     }
 
-    /// Removes the endpoints that no engine took: it has been started anew
-    /// since it asked for them.
-    pub fn withdraw_offers(&mut self) {
-        for id in self.handed_over(|endpoint| endpoint.handover == Some(Handover::Offered)) {
+    /// Removes an endpoint, unless an engine has taken it.
+    pub fn withdraw_offer(&mut self, id: EndpointId) {
+        if self
+            .given(id)
+            .is_ok_and(|it| it.handover == Some(Handover::Offered))
+        {
             self.withdraw_endpoint(id);
         }
     }
@@ -425,6 +433,29 @@ impl State {
         self.endpoints
             .get_mut(&id)
             .ok_or_else(|| Refusal::not_found(format!("netdp has no endpoint {}", id.short())))
+    }
+}
+
+/// The host's ports for an endpoint that has some of them itself.
+struct Held<'a> {
+    ports: &'a dyn HostPorts,
+    published: Vec<Publication>,
+}
+
+impl HostPorts for Held<'_> {
+    fn probe(&self, address: IpAddr, port: u16, proto: Proto) -> Result<(), PortTaken> {
+        let is_own = self.published.iter().any(|own| {
+            let ports = own.host_ports();
+            let everywhere = own.host_ip.is_unspecified();
+            own.proto == proto
+                && (ports.first()..=ports.last()).contains(&port)
+                && own.host_ip.is_ipv4() == address.is_ipv4()
+                && (everywhere || own.host_ip == address)
+        });
+        match is_own {
+            true => Ok(()),
+            false => self.ports.probe(address, port, proto),
+        }
     }
 }
 

@@ -240,6 +240,36 @@ fn a_port_that_is_taken_says_at_which_address() {
 }
 
 #[test]
+fn who_is_in_the_way_is_called_as_the_engine_does() {
+    let (mut state, [first, _]) = example();
+    let one = joined(&mut state, first, "10.50.0.2", KEY);
+    let two = joined(&mut state, first, "10.50.0.3", "/run/docker/netns/other");
+    lead(&mut state, one, &[(8080, 80)]).unwrap();
+    let refused = lead(&mut state, two, &[(8080, 80)]).unwrap_err();
+    assert_eq!(refused.owner(), Some(one));
+    let text = refused.with_owner_called("web").to_string();
+    assert!(text.contains("published by web;"), "{text}");
+    let mac = state.endpoints[&one].mac;
+    let request = EndpointRequest {
+        mac: Some(mac),
+        ..at("10.50.0.4")
+    };
+    let id = EndpointId::random();
+    let refused = state.offer_endpoint(ENGINE, first, id, &request, 1);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.owner(), Some(one));
+    // As long as none of a range is free, the first is named as Docker does.
+    let mut range = ports(&[(8080, 80)]);
+    range[0].host_ports = super::super::PortRange::new(8080, 8081);
+    let sockets = Sockets(BTreeMap::from([((8081, Proto::Tcp), "nginx")]));
+    let refused = state
+        .lead_outside(two, &range, &host(&sockets))
+        .unwrap_err();
+    assert_eq!(refused.taken(), Some("0.0.0.0:8080"));
+    assert!(refused.to_string().contains("8080-8081"), "{refused}");
+}
+
+#[test]
 fn each_family_has_its_own_way_out() {
     let (mut state, [first, _]) = example();
     let sockets = Sockets::default();
@@ -280,6 +310,30 @@ fn what_has_an_address_that_is_given_anew_is_gone() {
 }
 
 #[test]
+fn an_endpoints_own_ports_are_in_nobodys_way() {
+    let (mut state, [first, _]) = example();
+    let id = joined(&mut state, first, "10.50.0.2", KEY);
+    let published = lead(&mut state, id, &[(8080, 80)]).unwrap();
+    // As a look at the host finds them, where netdp has them now.
+    let held = BTreeMap::from([
+        ((8080, Proto::Tcp), "netdp"),
+        ((8080, Proto::Udp), "named"),
+        ((8081, Proto::Tcp), "nginx"),
+    ]);
+    let held = Sockets(held);
+    let again = state.lead_outside(id, &ports(&[(8080, 80)]), &host(&held));
+    let again: Vec<_> = again.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(again, published);
+    let refused = state.lead_outside(id, &ports(&[(8080, 80), (8081, 81)]), &host(&held));
+    assert_eq!(refused.unwrap_err().taken(), Some("0.0.0.0:8081"));
+    let mut udp = ports(&[(8080, 80)]);
+    udp[0].proto = Proto::Udp;
+    let refused = state.lead_outside(id, &udp, &host(&held)).unwrap_err();
+    assert_eq!(refused.taken(), Some("0.0.0.0:8080"));
+    assert_eq!(state.endpoints[&id].published.len(), 1);
+}
+
+#[test]
 fn ends_are_followed() {
     let (mut state, [first, _]) = example();
     let ids = ["10.50.0.2", "10.50.0.3", "10.50.0.4"]
@@ -300,7 +354,9 @@ fn ends_are_followed() {
     assert_eq!(gone, expected);
     assert_eq!(state.sandboxes.len(), 1);
     let offered = offer(&mut state, first, "10.50.0.9").unwrap();
-    state.withdraw_offers();
+    for id in [stays, offered] {
+        state.withdraw_offer(id);
+    }
     assert!(state.endpoints.contains_key(&stays) && !state.endpoints.contains_key(&offered));
     assert_eq!(state.check(), Ok(()));
 }

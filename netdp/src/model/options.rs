@@ -189,8 +189,9 @@ fn bad(key: &str, value: &str, what: &str) -> Refusal {
 
 fn boolean(key: &str, value: &str) -> Result<bool, Refusal> {
     match value {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
+        // As Go's strconv.ParseBool, by which Docker reads its own.
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
         _ => Err(bad(key, value, "true or false")),
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::EndpointId;
+
 /// Sort of a [`Refusal`]; the API maps it to a status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -27,6 +29,7 @@ pub struct Refusal {
     pub kind: Kind,
     text: String,
     taken: Option<String>,
+    owner: Option<(EndpointId, String)>,
 }
 
 impl Refusal {
@@ -65,11 +68,35 @@ impl Refusal {
         self.taken.as_deref()
     }
 
+    /// Whose endpoint is in the way, by the name that the text has.
+    pub(super) fn because_of(self, endpoint: EndpointId, name: String) -> Self {
+        Self {
+            owner: Some((endpoint, name)),
+            ..self
+        }
+    }
+
+    /// Whose endpoint is in the way.
+    pub fn owner(&self) -> Option<EndpointId> {
+        self.owner.as_ref().map(|(endpoint, _)| *endpoint)
+    }
+
+    /// The same with another name for who is in the way.
+    #[must_use]
+    pub fn with_owner_called(mut self, called: &str) -> Self {
+        if let Some((_, name)) = &mut self.owner {
+            self.text = self.text.replace(name.as_str(), called);
+            called.clone_into(name);
+        }
+        self
+    }
+
     fn of(kind: Kind, text: impl fmt::Display) -> Self {
         Self {
             kind,
             text: text.to_string(),
             taken: None,
+            owner: None,
         }
     }
 }

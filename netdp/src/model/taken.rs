@@ -156,7 +156,7 @@ impl State {
                      published by {owner}; give other host ports"
                 )
             };
-            return Err(Refusal::port_taken(asked, text));
+            return Err(Refusal::port_taken(asked, text).because_of(taken.endpoint, owner));
         }
         range.ports().try_for_each(|port| {
             host.ports.probe(address, port, proto).map_err(|taken| {
@@ -173,10 +173,17 @@ impl State {
 }
 
 fn no_port(addresses: &[IpAddr], range: PortRange, proto: Proto) -> Refusal {
+    let first = PortRange::single(range.first()).unwrap_or(range);
+    let first = addresses.first().map(|address| host_side(*address, first));
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    Refusal::in_use(format!(
+    let text = format!(
         "address already in use: none of the ports {range}/{proto} of {} is free; \
          give another host port",
         addresses.join(" and ")
-    ))
+    );
+    match first {
+        // Docker names the first.
+        Some(first) if range != EPHEMERAL => Refusal::port_taken(first, text),
+        _ => Refusal::in_use(text),
+    }
 }

@@ -59,7 +59,10 @@ impl Docker {
 impl Engine for Docker {
     const PROGRAM: &str = "docker";
     const NETWORK: &str = "fast";
-    const TAKEN: &[&str] = &["Bind for 0.0.0.0:8081 failed: port is already allocated"];
+    const TAKEN: &[&str] = &[
+        "Bind for 0.0.0.0:8081 failed: port is already allocated",
+        "published by one",
+    ];
     const WAITS: bool = true;
 
     fn start(name: &str, packages: &str) -> Option<Self> {

@@ -232,6 +232,15 @@ impl EngineHost {
         ));
     }
 
+    /// Tells a daemon to end, as service managers do, and waits.
+    #[track_caller]
+    pub fn end(&self, name: &str) {
+        self.sh(&format!(
+            "pid=$(cat /tmp/{name}.pid); kill $pid; while test -d /proc/$pid; do sleep 0.01; done; \
+             rm /tmp/{name}.pid"
+        ));
+    }
+
     /// What a daemon said.
     pub fn log(&self, name: &str) -> String {
         let bytes = fs::read(self.path(format!("/tmp/{name}.log"))).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! What an engine's containers leave behind.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::Value;
 
@@ -34,7 +35,7 @@ impl Left {
     /// Waits until what there is is this again.
     #[track_caller]
     pub fn comes_back(&self, host: &EngineHost) {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         loop {
             let now = Self::on(host);
             if now == *self {
@@ -45,7 +46,7 @@ impl Left {
                 let less: Vec<_> = self.0.difference(&now.0).collect();
                 panic!("left behind: {more:?}; gone: {less:?}");
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
     }
 }
@@ -55,21 +56,42 @@ fn named(list: &str) -> Vec<String> {
     list.iter().map(|it| it["name"].to_string()).collect()
 }
 
-/// Entries of the store, by their paths in its copy.
+/// How many entries of each kind the store has, by its copy, which is written a
+/// while after it.
+#[track_caller]
 fn stored(host: &EngineHost) -> Vec<String> {
-    let Ok(text) = fs::read_to_string(host.path("/var/lib/netdp/state.json")) else {
-        return Vec::new();
+    let listed = |words: &str| -> Vec<Value> {
+        serde_json::from_str(&host.netdp(words)).expect("a list in JSON")
     };
-    let state: Value = serde_json::from_str(&text).unwrap_or_default();
-    let mut found = Vec::new();
-    for (key, value) in state.as_object().into_iter().flatten() {
-        match value {
-            Value::Array(list) => found.push(format!("{} of {key}", list.len())),
-            Value::Object(list) => found.push(format!("{} of {key}", list.len())),
-            _ => {}
+    let began = Instant::now();
+    loop {
+        let (networks, sandboxes) = (
+            listed("network ls --format json"),
+            listed("ps --format json"),
+        );
+        let state = copied(host);
+        let count = |key: &str| state[key].as_object().map_or(0, serde_json::Map::len);
+        let endpoints = sandboxes.iter().map(|it| it["endpoints"].as_array());
+        let endpoints: usize = endpoints.map(|all| all.map_or(0, Vec::len)).sum();
+        if (count("networks"), count("sandboxes"), count("endpoints"))
+            == (networks.len(), sandboxes.len(), endpoints)
+        {
+            let entries = state.as_object().expect("a state").iter();
+            return entries
+                .filter(|(_, entries)| entries.is_object())
+                .map(|(key, _)| format!("{} of {key}", count(key)))
+                .collect();
         }
+        assert!(began.elapsed() < crate::PATIENCE, "the store has {state}");
+        thread::sleep(Duration::from_millis(50));
     }
-    found
+}
+
+/// The state in the store's copy.
+fn copied(host: &EngineHost) -> Value {
+    let text = fs::read_to_string(host.path("/var/lib/netdp/state.json")).unwrap_or_default();
+    let mut copy: Value = serde_json::from_str(&text).unwrap_or_default();
+    copy["state"].take()
 }
 
 fn links(host: &EngineHost) -> Vec<String> {
