@@ -82,6 +82,8 @@ reasons! {
     NotAllowed = 25, "not-allowed";
     /// The endpoint has its share of the flow tables already.
     EndpointLimit = 26, "endpoint-limit";
+    /// From outside, of a source that is blocked.
+    BlockedSource = 27, "blocked-source";
     /// Of IPv6, and its hop limit doesn't take it out of the host.
     Expired = 30, "expired";
     /// A neighbour solicitation for an address that isn't to be had on this

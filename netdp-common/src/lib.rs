@@ -8,6 +8,7 @@
 
 pub mod addr;
 pub mod arp;
+pub mod block;
 pub mod checksum;
 pub mod drop;
 pub mod flow;

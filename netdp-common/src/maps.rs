@@ -38,6 +38,7 @@ pub mod name {
     pub const RANGES4: &str = "ranges4";
     pub const BACK_RANGES4: &str = "back_ranges4";
     pub const ALLOW4: &str = "allow4";
+    pub const BLOCKED4: &str = "blocked4";
     pub const ADDRS6: &str = "addrs6";
     pub const PORTS6: &str = "ports6";
     pub const BACK6: &str = "back6";
@@ -54,6 +55,7 @@ pub mod name {
     pub const RANGES6: &str = "ranges6";
     pub const BACK_RANGES6: &str = "back_ranges6";
     pub const ALLOW6: &str = "allow6";
+    pub const BLOCKED6: &str = "blocked6";
     pub const DROPS: &str = "drops";
     pub const LEFT: &str = "left";
     pub const STATS: &str = "stats";
@@ -69,6 +71,7 @@ pub mod name {
     pub const SHORT: &str = "short";
     pub const MEMBERS4: &str = "members4";
     pub const MEMBERS6: &str = "members6";
+    pub const BLOCKING: &str = "blocking";
 }
 
 /// How many endpoints can have counters of their own: entries of `stats`.
@@ -80,6 +83,8 @@ pub const MAX_PORTS: u32 = 131_072;
 pub const MAX_RANGES: u32 = 16_384;
 /// Entries of `allow4`.
 pub const MAX_ALLOWED: u32 = 65_536;
+/// Entries of `blocked4`.
+pub const MAX_BLOCKED: u32 = 65_536;
 /// Entries of `flows4` unless the daemon is told otherwise.
 pub const DEFAULT_FLOWS: u32 = 262_144;
 /// `order4` has so many places for each entry of `flows4`: what has left the

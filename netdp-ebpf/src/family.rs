@@ -20,8 +20,8 @@ use netdp_common::{
 use crate::{
     alone::Alone,
     maps::{
-        Addrs, Allowed, BackRanges, Backs, Calls, Flows, Frags, Links, Locals, Members, Order,
-        Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
+        Addrs, Allowed, BackRanges, Backs, Blocked, Calls, Flows, Frags, Links, Locals, Members,
+        Order, Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
     },
     skb::Skb,
 };
@@ -37,6 +37,8 @@ pub trait Family: Quoting + Alone {
     const ROUTED: u16;
     /// Index in [`FULL`](crate::maps::FULL).
     const FULL: u32;
+    /// Where the network header has the source address, in bytes.
+    const SADDR: usize;
 
     fn addrs() -> &'static Addrs<Self::Addr>;
     fn ports() -> &'static Ports<Self::Addr>;
@@ -48,6 +50,7 @@ pub trait Family: Quoting + Alone {
     fn ranges() -> &'static Ranges<Self::Addr>;
     fn back_ranges() -> &'static BackRanges<Self::Addr>;
     fn allowed() -> &'static Allowed<Self::Addr>;
+    fn blocked() -> &'static Blocked<Self::Addr>;
     fn flows() -> &'static Flows<Self::Addr>;
     fn pending() -> &'static Pending<Self::Addr>;
     fn order() -> &'static Order<Self::Addr>;

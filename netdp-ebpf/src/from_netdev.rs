@@ -8,7 +8,7 @@ use netdp_common::{
 };
 
 use crate::{
-    calls, early,
+    blocked, calls, early,
     family::{Family, translate},
     flows, icmp, mapped, masquerade, published, ranges, routed,
     skb::Skb,
@@ -17,7 +17,7 @@ use crate::{
     work::{self, Exit, Work},
 };
 
-/// Published ports, answers to masqueraded flows; nothing else gets to a
+/// Nothing from a blocked source. Published ports, answers to masqueraded flows; nothing else gets to a
 /// container.
 #[inline(always)]
 pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
@@ -33,12 +33,18 @@ pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
 /// A function of its own: the stack of one family is not the other's.
 #[inline(never)]
 fn ipv4(skb: &Skb) -> i32 {
+    if blocked::is_source::<V4>(skb) {
+        return verdict::action(Err(DropReason::BlockedSource));
+    }
     verdict::action(by_destination::<V4>(skb))
 }
 
 /// As [`ipv4`].
 #[inline(never)]
 fn ipv6(skb: &Skb) -> i32 {
+    if blocked::is_source::<V6>(skb) {
+        return verdict::action(Err(DropReason::BlockedSource));
+    }
     verdict::action(by_destination::<V6>(skb))
 }
 
@@ -46,6 +52,9 @@ fn ipv6(skb: &Skb) -> i32 {
 /// it, not as its sender either.
 #[inline(never)]
 fn for_many<F: Family>(skb: &Skb) -> i32 {
+    if blocked::is_source::<F>(skb) {
+        return verdict::action(Err(DropReason::BlockedSource));
+    }
     let Ok(work) = work::begin::<F>(skb) else {
         return verdict::action(Ok(Verdict::Pass));
     };

@@ -13,6 +13,7 @@ mod accelerated;
 mod allocation;
 mod alone;
 mod arp;
+mod blocked;
 mod calls;
 mod count;
 mod early;
@@ -48,8 +49,8 @@ mod verdict;
 mod work;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier, sk_msg, sock_ops},
-    programs::{SkMsgContext, SockAddrContext, SockOpsContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, sk_msg, sock_ops, xdp},
+    programs::{SkMsgContext, SockAddrContext, SockOpsContext, TcContext, XdpContext},
 };
 use skb::Skb;
 
@@ -57,6 +58,13 @@ use skb::Skb;
 #[classifier]
 pub fn from_netdev(ctx: TcContext) -> i32 {
     verdict::action(from_netdev::from_netdev(&Skb::new(&ctx)))
+}
+
+/// The driver of an uplink, before there is a packet for the stack: a frame that
+/// arrives from outside.
+#[xdp(frags)]
+pub fn block_netdev(ctx: XdpContext) -> u32 {
+    blocked::at_driver(&ctx)
 }
 
 /// tcx egress of an uplink: a frame that leaves, sent by the host's stack or

@@ -7,14 +7,15 @@ use aya_ebpf::{
 };
 use netdp_common::{
     addr::{V4Addr, V6Addr},
+    block::BlockPlace,
     left::MAX_LEFT,
     maps::{
         Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
         EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey, Local, MAX_ALLOWED,
-        MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS, MAX_PENDING, MAX_PORTS,
-        MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW, Owner, Pair, Path, PortKey,
-        Published, PublishedRange, Refusals, Short, SockKey, SocketKey, Stats, Sweep, Times,
-        Uplink, Usage,
+        MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS, MAX_PENDING,
+        MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW, Owner, Pair, Path,
+        PortKey, Published, PublishedRange, Refusals, Short, SockKey, SocketKey, Stats, Sweep,
+        Times, Uplink, Usage,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -42,6 +43,7 @@ pub type Others<A> = LruHashMap<FlowKey<A>, u32, 1>;
 pub type Ranges<A> = LpmTrie<RangePlace<A>, PublishedRange<A>, { MAX_RANGES as usize }>;
 pub type BackRanges<A> = LpmTrie<RangePlace<A>, BackRange<A>, { MAX_RANGES as usize }>;
 pub type Allowed<A> = LpmTrie<AllowPlace<A>, u32, { MAX_ALLOWED as usize }>;
+pub type Blocked<A> = LpmTrie<BlockPlace<A>, u64, { MAX_BLOCKED as usize }>;
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { DEFAULT_FLOWS as usize }>;
 pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
 /// Places of flows in the order in which the sweep looks at them, see
@@ -90,6 +92,9 @@ pub static FULL: Array<u32, 2> = Array::new();
 /// Times of endpoints whose network has some of its own, by counter slot.
 #[btf_map(name = "times")]
 pub static TIMES: HashMap<u32, Times, { MAX_ENDPOINTS as usize }> = HashMap::new();
+/// 1 while a source is blocked, so that hosts without any don't look for one.
+#[btf_map(name = "blocking")]
+pub static BLOCKING: Array<u32, 1> = Array::new();
 #[btf_map(name = "sweeper")]
 pub static SWEEPER: Array<Sweeper, 1> = Array::new();
 
@@ -156,6 +161,8 @@ pub static RANGES4: Ranges<V4Addr> = LpmTrie::new();
 pub static BACK_RANGES4: BackRanges<V4Addr> = LpmTrie::new();
 #[btf_map(name = "allow4")]
 pub static ALLOW4: Allowed<V4Addr> = LpmTrie::new();
+#[btf_map(name = "blocked4")]
+pub static BLOCKED4: Blocked<V4Addr> = LpmTrie::new();
 
 #[btf_map(name = "addrs6")]
 pub static ADDRS6: Addrs<V6Addr> = HashMap::new();
@@ -193,6 +200,8 @@ pub static RANGES6: Ranges<V6Addr> = LpmTrie::new();
 pub static BACK_RANGES6: BackRanges<V6Addr> = LpmTrie::new();
 #[btf_map(name = "allow6")]
 pub static ALLOW6: Allowed<V6Addr> = LpmTrie::new();
+#[btf_map(name = "blocked6")]
+pub static BLOCKED6: Blocked<V6Addr> = LpmTrie::new();
 
 /// The timer that expires flows, a
 /// [`TimedSweep`](netdp_common::maps::TimedSweep) as the kernel has to see it.

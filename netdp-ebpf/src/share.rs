@@ -142,7 +142,7 @@ fn usage<A>(flow: &Flow<A>) -> Option<*mut Usage> {
 /// # Safety
 /// Points into a live map value.
 #[inline(always)]
-unsafe fn change(counter: *mut u64, by: u64) {
+pub unsafe fn change(counter: *mut u64, by: u64) {
     if by != 0 {
         // SAFETY: the caller's; an aligned word of a map value.
         unsafe {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use netdp::{
-    bpf::{Datapath, Entry, Key, Mechanism, Options, Role},
+    bpf::{Datapath, DriverProgram, Entry, Key, Mechanism, Options, Role, blocked_key},
     netns::Namespace,
 };
 use netdp_common::{
@@ -147,6 +147,14 @@ fn what_a_daemon_leaves_is_adopted_by_the_next() {
                 Entry::Allow(1),
             ),
             (
+                blocked_key("198.51.100.0/24".parse().unwrap()),
+                Entry::Blocked,
+            ),
+            (
+                blocked_key("2001:db8:bad::/48".parse().unwrap()),
+                Entry::Blocked,
+            ),
+            (
                 Key::BackRange4(RangeKey::of_range(any, proto::TCP, 80, 89)),
                 Entry::BackRange4(BackRange {
                     back: Back::new(any, Be16::new(9000), first),
@@ -238,6 +246,90 @@ fn filters_of_a_clsact_qdisc_where_there_is_no_tcx() {
     bench.inside(|| Datapath::unload(&options.bpffs).unwrap());
     assert!(!bench.filters("ingress").contains("from_netdev"));
     assert!(!bench.filters("egress").contains("to_netdev"));
+}
+
+/// `xdp` as `ip link` shows it: the id of the program in the driver.
+fn program_id(bench: &Bench) -> Option<u64> {
+    let mut command = bench.namespace().command("ip");
+    let output = command.args(["-j", "link", "show", "wire0"]).output();
+    let links: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    // Of a program in software the mode would be 2.
+    assert!(
+        links[0]["xdp"]["mode"]
+            .as_u64()
+            .is_none_or(|mode| mode == 1)
+    );
+    links[0]["xdp"]["prog"]["id"].as_u64()
+}
+
+#[test]
+fn the_program_in_a_driver_is_replaced_by_the_next_daemons() {
+    let Some(bench) = Bench::new() else { return };
+    let options = bench.options();
+    let first = bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        let wire = ifindex("wire0");
+        datapath.attach("wire0", wire, Role::Uplink).unwrap();
+        datapath.attach_xdp("wire0", wire).unwrap();
+        datapath.attach_xdp("wire0", wire).unwrap();
+        program_id(&bench)
+    });
+    assert!(first.is_some());
+    let second = bench.inside(|| {
+        let datapath = Datapath::open(&options).unwrap();
+        let of = datapath.xdp().get(&ifindex("wire0"));
+        assert_eq!(of, Some(&DriverProgram::Attached));
+        assert_eq!(datapath.attached().len(), 1);
+        program_id(&bench)
+    });
+    assert!(second.is_some() && second != first);
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        datapath.detach_xdp(ifindex("wire0")).unwrap();
+        datapath.detach_xdp(ifindex("wire0")).unwrap();
+        assert_eq!(program_id(&bench), None);
+        datapath.attach_xdp("wire0", ifindex("wire0")).unwrap();
+        drop(datapath);
+        Datapath::unload(&options.bpffs).unwrap();
+        assert_eq!(program_id(&bench), None);
+    });
+}
+
+#[test]
+fn a_program_of_somebody_else_in_the_driver_stays() {
+    let Some(bench) = Bench::new() else { return };
+    let (options, other) = (bench.options(), tempfile::tempdir().unwrap());
+    let bpffs = other.path().join("bpf");
+    std::fs::create_dir(&bpffs).unwrap();
+    let none = None::<&str>;
+    mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), none).unwrap();
+    bench.inside(|| {
+        let wire = ifindex("wire0");
+        let theirs = Options {
+            bpffs: bpffs.clone(),
+            ..bench.options()
+        };
+        let mut theirs = Datapath::open(&theirs).unwrap();
+        theirs.attach_xdp("wire0", wire).unwrap();
+        let id = program_id(&bench);
+        let mut datapath = Datapath::open(&options).unwrap();
+        let refused = datapath.attach_xdp("wire0", wire).unwrap_err().to_string();
+        assert!(
+            refused.contains("of wire0: another XDP program"),
+            "{refused}"
+        );
+        assert_eq!(program_id(&bench), id);
+        let why = "another XDP program is attached to it".to_owned();
+        let known = datapath.xdp().get(&wire);
+        assert_eq!(known, Some(&DriverProgram::Refused(why)));
+        // Once that is gone.
+        Datapath::unload(&bpffs).unwrap();
+        datapath.attach_xdp("wire0", wire).unwrap();
+        // An interface without a driver of its own.
+        let refused = datapath.attach_xdp("lo", ifindex("lo")).unwrap_err();
+        assert!(refused.to_string().contains("of lo: "), "{refused}");
+    });
+    umount2(&bpffs, MntFlags::MNT_DETACH).unwrap();
 }
 
 /// A control group, removed when dropped.

@@ -350,8 +350,7 @@ fn wrong_settings_are_refused() {
     let file = world.path("netdp.toml");
     fs::write(&file, "max-flow = 3").unwrap();
     for (args, status, why) in [
-        (&["--xdp", "native"][..], 1, "not available yet"),
-        (&["--xdp", "fast"], 2, "fast"),
+        (&["--xdp", "fast"][..], 2, "fast"),
         (&["--uplink", "a/b"], 1, "a/b"),
         (&["--config", "/nonexistent"], 1, "/nonexistent"),
         (&["--config", file.to_str().unwrap()], 1, "max-flow"),

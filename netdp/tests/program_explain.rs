@@ -4,7 +4,8 @@ mod program_world;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use netdp::bpf::{Entry, Key, Tables, TestPacket, clock, tells_preferred_sources};
+use ipnet::IpNet;
+use netdp::bpf::{Entry, Key, Tables, TestPacket, blocked_key, clock, tells_preferred_sources};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
@@ -259,6 +260,35 @@ fn also_of_sources_in_the_subnets_of_containers() {
         };
         let said = told(world, &question, false);
         assert_eq!(said.outcome, Outcome::Dropped(DropReason::SpoofedSource));
+    });
+}
+
+#[test]
+fn also_of_blocked_sources() {
+    worlds(|world| {
+        let (one, net) = match Family::of_world() {
+            Family::V4 => (32, 24),
+            Family::V6 => (128, 120),
+        };
+        for (addr, bits) in [(CLIENT, one), (REMOTE, net)] {
+            let source = IpNet::new(ip(addr), bits).unwrap().trunc();
+            world.put(blocked_key(source), Entry::Blocked);
+        }
+        let mut dice = Dice(0x626c_6f63);
+        let tables = world.datapath.tables().unwrap();
+        let seen: Vec<Outcome> = (0..PACKETS)
+            .filter_map(|_| compare(world, &tables, &mut dice))
+            .collect();
+        assert!(seen.contains(&Outcome::Dropped(DropReason::BlockedSource)));
+        let question = Question {
+            protocol: Protocol::Tcp,
+            source: of_world(SocketAddrV4::new(REMOTE, 40_000)),
+            destination: of_world(SocketAddrV4::new(HOST, 22)),
+        };
+        let said = told(world, &question, false);
+        assert_eq!(said.outcome, Outcome::Dropped(DropReason::BlockedSource));
+        let why = &said.steps.last().unwrap().answer;
+        assert!(why.contains("is blocked: see `netdp block`"), "{why}");
     });
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     addr::{V4Addr, V6Addr},
+    block::BlockPlace,
     range::{AllowPlace, RangePlace},
 };
 
@@ -46,6 +47,8 @@ assert_layout! {
     RangePlace<V6Addr>: 32 = 4, 4, 16, 2, 2, 4;
     AllowPlace<V4Addr>: 16 = 4, 4, 4, 4;
     AllowPlace<V6Addr>: 32 = 4, 4, 16, 4, 4;
+    BlockPlace<V4Addr>: 8 = 4, 4;
+    BlockPlace<V6Addr>: 24 = 16, 4, 4;
     LinkKey<V4Addr>: 16 = 8, 4, 4;
     LinkKey<V6Addr>: 40 = 32, 4, 4;
     Local: 8 = 4, 4;
@@ -112,5 +115,6 @@ mod pod {
         BackRange,
         RangePlace,
         AllowPlace,
+        BlockPlace,
     );
 }

@@ -12,7 +12,7 @@ use netdp_common::{
 
 use super::{is_last, leave, pass};
 use crate::{
-    count,
+    blocked, count,
     family::{Family, translate},
     flows,
     found::Found,
@@ -47,6 +47,10 @@ fn inbound6(skb: &Skb) -> i32 {
 
 #[inline(always)]
 fn inbound<F: Family>(skb: &Skb) -> i32 {
+    // `from_netdev` drops and counts it.
+    if blocked::is_known_source::<F>(skb) {
+        return pass();
+    }
     let Ok(work) = work::begin::<F>(skb) else {
         return pass();
     };

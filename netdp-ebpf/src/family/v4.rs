@@ -18,10 +18,10 @@ use netdp_common::{
 use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
-        ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BackRanges, Backs, CALLS4, Calls,
-        FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, MEMBERS4, Members, ORDER4,
-        OTHERS4, Order, Others, PATHS4, PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges,
-        SCRATCH4, SOCKS4, Scratch, Socks,
+        ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BLOCKED4, BackRanges, Backs, Blocked,
+        CALLS4, Calls, FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, MEMBERS4,
+        Members, ORDER4, OTHERS4, Order, Others, PATHS4, PENDING4, PORTS4, Paths, Pending, Ports,
+        RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
     },
     skb::{Copied, Skb},
 };
@@ -33,6 +33,7 @@ impl Family for V4 {
     const STACK_ANSWERS: bool = true;
     const ROUTED: u16 = endpoint_flags::ROUTED4;
     const FULL: u32 = 0;
+    const SADDR: usize = 12;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V4Addr> {
@@ -73,6 +74,10 @@ impl Family for V4 {
     #[inline(always)]
     fn allowed() -> &'static Allowed<V4Addr> {
         &ALLOW4
+    }
+    #[inline(always)]
+    fn blocked() -> &'static Blocked<V4Addr> {
+        &BLOCKED4
     }
     #[inline(always)]
     fn flows() -> &'static Flows<V4Addr> {

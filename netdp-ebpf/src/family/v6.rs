@@ -18,10 +18,10 @@ use netdp_common::{
 use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
-        ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BackRanges, Backs, CALLS6, Calls,
-        FLOWS6, FRAGS6, Flows, Frags, LINKS6, LOCAL6, Links, Locals, MEMBERS6, Members, ORDER6,
-        OTHERS6, Order, Others, PATHS6, PENDING6, PORTS6, Paths, Pending, Ports, RANGES6, Ranges,
-        SCRATCH6, SOCKS6, Scratch, Socks,
+        ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BLOCKED6, BackRanges, Backs, Blocked,
+        CALLS6, Calls, FLOWS6, FRAGS6, Flows, Frags, LINKS6, LOCAL6, Links, Locals, MEMBERS6,
+        Members, ORDER6, OTHERS6, Order, Others, PATHS6, PENDING6, PORTS6, Paths, Pending, Ports,
+        RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
     },
     skb::Skb,
     work::copy,
@@ -34,6 +34,7 @@ impl Family for V6 {
     const STACK_ANSWERS: bool = false;
     const ROUTED: u16 = endpoint_flags::ROUTED6;
     const FULL: u32 = 1;
+    const SADDR: usize = 8;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V6Addr> {
@@ -66,6 +67,10 @@ impl Family for V6 {
     #[inline(always)]
     fn allowed() -> &'static Allowed<V6Addr> {
         &ALLOW6
+    }
+    #[inline(always)]
+    fn blocked() -> &'static Blocked<V6Addr> {
+        &BLOCKED6
     }
     #[inline(always)]
     fn flows() -> &'static Flows<V6Addr> {

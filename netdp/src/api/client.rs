@@ -22,8 +22,8 @@ use super::{
     listen::SOCKET,
     patience::{CHANGE, Patience, QUESTION},
     types::{
-        Attached, Attachment, Connect, Explained, Failure, FlowCount, FlowQuery, Network, Ports,
-        Removal, Sandbox, Statistics, Status,
+        Attached, Attachment, Blocked, Connect, Explained, Failure, FlowCount, FlowQuery, Network,
+        Ports, Removal, Sandbox, Sources, Statistics, Status,
     },
 };
 use crate::explain::Question;
@@ -124,6 +124,20 @@ impl Client {
             ),
         };
         self.send(Method::DELETE, &path, &()).await
+    }
+
+    pub async fn blocked(&self) -> Result<Vec<Blocked>, ClientError> {
+        self.get("/v1/blocked").await
+    }
+
+    /// All or none.
+    pub async fn block(&self, sources: &Sources) -> Result<(), ClientError> {
+        self.send(Method::POST, "/v1/block", sources).await
+    }
+
+    /// All or none.
+    pub async fn unblock(&self, sources: &Sources) -> Result<(), ClientError> {
+        self.send(Method::POST, "/v1/unblock", sources).await
     }
 
     pub async fn sandboxes(&self) -> Result<Vec<Sandbox>, ClientError> {

@@ -1,6 +1,7 @@
 //! HTTP with JSON on a unix socket: what the daemon answers and how to ask it.
 
 pub mod acceleration;
+mod block;
 pub mod client;
 mod explain;
 mod flows;

@@ -17,13 +17,13 @@ use tokio::sync::mpsc;
 
 use super::{
     acceleration::{self, Acceleration, AccelerationEnd, AccelerationRequest},
-    explain,
+    block as listed, explain,
     listen::Socket,
     listing::{self, Filter},
     refused::Refused,
     types::{
-        Attached, Attachment, Connect, Explained, FlowCount, FlowQuery, Network, Ports, Removal,
-        Sandbox, Statistics, Status,
+        Attached, Attachment, Blocked, Connect, Explained, FlowCount, FlowQuery, Network, Ports,
+        Removal, Sandbox, Sources, Statistics, Status,
     },
     view,
 };
@@ -37,6 +37,9 @@ use crate::{
 
 /// Largest body of a request, in bytes: room for some ten thousand ports.
 const LARGEST_BODY: usize = 256 * 1024;
+
+/// The same of one that names sources: as many as can be blocked.
+const LARGEST_LIST: usize = 8 * 1024 * 1024;
 
 type Shared = State<Arc<Owner>>;
 type Answer<T> = Result<Json<T>, Refused>;
@@ -77,6 +80,15 @@ fn router(owner: Arc<Owner>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/flows/count", get(count_flows))
         .route("/v1/stats", get(statistics))
+        .route("/v1/blocked", get(blocked))
+        .route(
+            "/v1/block",
+            post(block).layer(DefaultBodyLimit::max(LARGEST_LIST)),
+        )
+        .route(
+            "/v1/unblock",
+            post(unblock).layer(DefaultBodyLimit::max(LARGEST_LIST)),
+        )
         .route("/v1/explain", post(explain_packet))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
@@ -407,6 +419,19 @@ async fn statistics(State(owner): Shared) -> Answer<Statistics> {
     Ok(Json(statistics))
 }
 
+async fn blocked(State(owner): Shared) -> Answer<Vec<Blocked>> {
+    let core = owner.lock().await;
+    Ok(Json(listed::blocked(&core).map_err(OwnerError::from)?))
+}
+
+async fn block(State(owner): Shared, Json(request): Json<Sources>) -> Answer<()> {
+    whole(async move { owner.block(&request.sources).await }).await
+}
+
+async fn unblock(State(owner): Shared, Json(request): Json<Sources>) -> Answer<()> {
+    whole(async move { owner.unblock(&request.sources).await }).await
+}
+
 async fn explain_packet(State(owner): Shared, Json(question): Json<Question>) -> Answer<Explained> {
     let shown = owner.accelerator().shown();
     let core = owner.lock().await;
@@ -455,7 +480,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
                 let status = rejection.status();
                 let why = match status {
                     StatusCode::PAYLOAD_TOO_LARGE => {
-                        format!("the request is larger than {LARGEST_BODY} bytes: split it")
+                        "the request is larger than any may be: split it".to_owned()
                     }
                     _ => format!("the request can't be read: {rejection}"),
                 };

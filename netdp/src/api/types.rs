@@ -261,6 +261,26 @@ pub enum Fate {
     Dropped,
 }
 
+/// `POST /v1/block` and `/v1/unblock`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// A single address has all bits for its prefix length.
+    pub sources: Vec<IpNet>,
+}
+
+/// A source of which nothing gets in. `GET /v1/blocked` answers with an array
+/// of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Blocked {
+    pub source: IpNet,
+    /// Unix time in seconds.
+    pub since: u64,
+    /// That were dropped since then; those of a longer prefix that is blocked
+    /// too count there alone.
+    pub packets: u64,
+}
+
 /// `GET /v1/stats`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Statistics {
@@ -320,6 +340,9 @@ pub struct Status {
     /// `tcx` or `clsact`.
     pub mechanism: String,
     pub uplinks: Vec<UplinkStatus>,
+    /// How many sources are blocked.
+    #[serde(default)]
+    pub blocked: usize,
     /// Things that are not as they should be.
     pub problems: Vec<Problem>,
 }
@@ -337,4 +360,19 @@ pub struct UplinkStatus {
     /// False while no interface of that name exists.
     pub present: bool,
     pub addresses: Vec<IpAddr>,
+    /// What drops blocked sources there: `xdp`, or as `mechanism`; none while no
+    /// source is blocked.
+    #[serde(default)]
+    pub drops_by: Option<String>,
+    /// Why that isn't `xdp`.
+    #[serde(default)]
+    pub without_xdp: Option<WithoutXdp>,
+}
+
+/// Why blocked sources are not dropped by XDP.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WithoutXdp {
+    pub why: String,
+    /// The kernel or its driver refused it; otherwise it wasn't tried.
+    pub refused: bool,
 }

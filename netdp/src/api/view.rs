@@ -8,7 +8,7 @@ use netdp_common::{
 };
 
 use super::{
-    listing,
+    block, listing,
     types::{
         Drops, Endpoint, EndpointCounters, JoinedCounters, Member, Network, Port, Problem, Sandbox,
         Statistics, Status, Subnet, UplinkStatus,
@@ -223,11 +223,7 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
     let mut uplinks: Vec<UplinkStatus> = facts
         .uplinks
         .iter()
-        .map(|uplink| UplinkStatus {
-            interface: uplink.ifname.clone(),
-            present: true,
-            addresses: uplink.addresses.clone(),
-        })
+        .map(|uplink| block::uplink(core, uplink))
         .collect();
     for name in engine.asked_uplinks() {
         if !uplinks.iter().any(|uplink| uplink.interface == *name) {
@@ -235,6 +231,8 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
                 interface: name.clone(),
                 present: false,
                 addresses: Vec::<IpAddr>::new(),
+                drops_by: None,
+                without_xdp: None,
             });
         }
     }
@@ -262,6 +260,7 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         bpffs: Some(owner.settings().bpffs.clone()),
         mechanism: engine.target().datapath.mechanism().to_string(),
         uplinks,
+        blocked: core.state().blocked.len(),
         problems,
     }
 }

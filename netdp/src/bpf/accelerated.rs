@@ -16,6 +16,7 @@ use netdp_common::maps::{Config, MAX_OTHERS, ORDER_PER_FLOW, config_flags, name}
 
 use super::{
     BpfError, Counters, Datapath, Mechanism, OBJECT, Options, Role,
+    blocked::Blocked,
     datapath::{classifier, load_programs},
     layout::Layout,
     maps::Maps,
@@ -48,6 +49,10 @@ const UNUSED: [&str; 21] = [
     "early_groups",
     "refusals",
 ];
+
+/// Tables that they have in common with netdp's own programs, where there are
+/// any.
+const SHARED: [&str; 3] = [name::BLOCKING, name::BLOCKED4, name::BLOCKED6];
 
 /// Whether a program is one of these.
 pub(super) fn is_one(program: &str) -> bool {
@@ -102,6 +107,12 @@ impl Accelerated {
         for unused in UNUSED {
             loader.map_max_entries(unused, 1);
         }
+        // What netdp's own programs drop must not be taken before them.
+        let layout = Layout::of(&options.bpffs);
+        let shared = SHARED.map(|map| (map, layout.map(map)));
+        for (map, path) in shared.iter().filter(|(_, path)| path.exists()) {
+            loader.map_pin_path(map, path.as_path());
+        }
         let mut ebpf = loader.load(OBJECT).map_err(|source| BpfError::Load {
             source: Box::new(source),
         })?;
@@ -113,10 +124,12 @@ impl Accelerated {
         let mut datapath = Datapath {
             ebpf,
             maps,
+            blocked: None,
             // Nothing is pinned.
-            layout: Layout::of(&options.bpffs),
+            layout,
             mechanism: Mechanism::Tcx,
             attached: BTreeMap::new(),
+            xdp: BTreeMap::new(),
             config,
             uplinks: Default::default(),
             cgroup: None,
@@ -160,7 +173,9 @@ impl Accelerated {
     }
 
     /// Tables and programs by themselves, attached to nothing.
-    pub fn into_datapath(self) -> Datapath {
+    pub fn into_datapath(mut self) -> Datapath {
+        // Where nothing is pinned they are its own.
+        self.datapath.blocked = Blocked::take(&mut self.datapath.ebpf).ok();
         self.datapath
     }
 

@@ -96,12 +96,12 @@ pub(super) fn attach_program(
 /// Replaces the program of the link that is pinned for this folder. aya has no
 /// way to do this for links of control groups.
 fn replace(program: BorrowedFd<'_>, path: &Path, folder: &File) -> io::Result<()> {
-    let link = open_pin(path)?;
+    let opened = open_pin(path)?;
     // The number of a control group is that of its folder's inode.
-    if cgroup_id(link.as_fd())? != folder.metadata()?.ino() {
+    if cgroup_id(opened.as_fd())? != folder.metadata()?.ino() {
         return Err(io::Error::other("it is attached to another control group"));
     }
-    update(link.as_fd(), program)
+    link::update(opened.as_fd(), program)
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of `bpf(2)`: the control group of a link; 0 when it
@@ -139,26 +139,4 @@ fn cgroup_id(link: BorrowedFd<'_>) -> io::Result<u64> {
     // outlives the call.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info.cgroup_id)
-}
-
-/// `BPF_LINK_UPDATE` of `bpf(2)`.
-fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    /// `union bpf_attr`, `link_update` (`include/uapi/linux/bpf.h`, 5.7).
-    #[repr(C)]
-    struct LinkUpdate {
-        link_fd: u32,
-        new_prog_fd: u32,
-        flags: u32,
-        old_prog_fd: u32,
-    }
-    const BPF_LINK_UPDATE: libc::c_long = 29;
-
-    let mut attr = LinkUpdate {
-        link_fd: link.as_raw_fd() as u32,
-        new_prog_fd: program.as_raw_fd() as u32,
-        flags: 0,
-        old_prog_fd: 0,
-    };
-    // SAFETY: both descriptors are open.
-    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }

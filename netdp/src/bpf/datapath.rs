@@ -20,11 +20,13 @@ use netdp_common::maps::{Config, ORDER_PER_FLOW, name};
 use super::{
     BpfError, OBJECT, accelerated,
     attach::{self, Attachment},
+    blocked::Blocked,
     cgroup, joined,
     layout::Layout,
     link, linkage,
     maps::Maps,
     pin,
+    xdp::DriverProgram,
 };
 
 /// What the programs on an interface are for.
@@ -110,9 +112,12 @@ pub struct Options {
 pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
+    /// None where the tables are another datapath's.
+    pub(super) blocked: Option<Blocked>,
     pub(super) layout: Layout,
     pub(super) mechanism: Mechanism,
     pub(super) attached: BTreeMap<u32, Role>,
+    pub(super) xdp: BTreeMap<u32, DriverProgram>,
     pub(super) config: Config,
     pub(super) uplinks: BTreeSet<u32>,
     /// Where programs for sockets are attached.
@@ -182,12 +187,15 @@ impl Datapath {
     ) -> Result<Self, BpfError> {
         let mut maps = Maps::take(&mut ebpf)?;
         maps.members.unable = unable;
+        let blocked = Some(Blocked::take(&mut ebpf)?);
         let mut datapath = Self {
             ebpf,
             maps,
+            blocked,
             layout,
             mechanism,
             attached: BTreeMap::new(),
+            xdp: BTreeMap::new(),
             config: options.config,
             uplinks: BTreeSet::new(),
             cgroup: options.cgroup.clone(),
@@ -200,6 +208,7 @@ impl Datapath {
                 datapath.attached.insert(ifindex, role);
             }
         }
+        datapath.renew_xdp()?;
         if let Some(cgroup) = &options.cgroup {
             cgroup::attach(&mut datapath.ebpf, &datapath.layout, cgroup)?;
         }
@@ -376,6 +385,7 @@ pub(super) fn load_programs(
             Program::CgroupSockAddr(program) => program.load(),
             Program::SockOps(program) => program.load(),
             Program::SkMsg(program) => program.load(),
+            Program::Xdp(program) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
         loaded.map_err(|source| BpfError::Program {

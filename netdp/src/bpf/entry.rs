@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use netdp_common::{
     addr::{V4Addr, V6Addr},
+    block::BlockKey,
     maps::{
         Back, BackRange, Endpoint, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
         Times, Uplink,
@@ -53,6 +54,10 @@ pub enum Key {
     BackRange6(RangeKey<V6Addr>),
     /// `allow6`, as [`Key::Allow4`].
     Allow6(AllowKey<V6Addr>),
+    /// `blocked4`, by what sources begin with.
+    Blocked4(BlockKey<V4Addr>),
+    /// `blocked6`, as [`Key::Blocked4`].
+    Blocked6(BlockKey<V6Addr>),
 }
 
 /// The value of such an entry; its kind is that of its [`Key`].
@@ -77,6 +82,8 @@ pub enum Entry {
     BackRange6(BackRange<V6Addr>),
     /// Always 1.
     Allow(u32),
+    /// Whatever it has counted.
+    Blocked,
 }
 
 /// Everything that the configuration maps hold, or should hold.

@@ -39,6 +39,11 @@ pub enum BpfError {
         #[source]
         source: Box<ProgramError>,
     },
+    #[error(
+        "drop blocked sources in the driver of {target}: {why}; free it, or start the daemon with \
+         --xdp auto or off"
+    )]
+    Driver { target: String, why: String },
     #[error("the pinned link {}: {source}", path.display())]
     Link {
         path: PathBuf,

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{BpfError, datapath::Role};
+use super::{BpfError, datapath::Role, xdp};
 
 /// The folder `<bpffs>/netdp`, or the one that becomes it.
 #[derive(Clone, Debug)]
@@ -99,6 +99,17 @@ impl Layout {
             .map_err(BpfError::io("read", &folder))?
             .map(|entry| Ok(entry.map_err(BpfError::io("read", &folder))?.path()))
             .collect()
+    }
+
+    /// The interfaces whose drivers have a program.
+    pub fn at_drivers(&self) -> Result<Vec<u32>, BpfError> {
+        let pins = self.pinned_links()?;
+        let names = pins.iter().filter_map(|pin| pin.file_name()?.to_str());
+        let drivers = names.filter_map(|name| {
+            let (ifindex, program) = name.split_once('-')?;
+            (program == xdp::PROGRAM).then(|| ifindex.parse().ok())?
+        });
+        Ok(drivers.collect())
     }
 
     /// The attachments to interfaces that are pinned.

@@ -42,20 +42,20 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
+/// `union bpf_attr`, the part of `BPF_OBJ_*` (`include/uapi/linux/bpf.h`, 4.4).
+#[repr(C)]
+struct Object {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
 /// `BPF_OBJ_GET` of `bpf(2)`: opens a pin.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    /// `union bpf_attr`, the part of `BPF_OBJ_*` (`include/uapi/linux/bpf.h`,
-    /// 4.4).
-    #[repr(C)]
-    struct ObjGet {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
     const BPF_OBJ_GET: libc::c_long = 7;
 
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjGet {
+    let mut attr = Object {
         pathname: path.as_ptr() as u64,
         bpf_fd: 0,
         file_flags: 0,
@@ -64,4 +64,40 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just opened it for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// `BPF_OBJ_PIN` of `bpf(2)`: keeps it while the pin is there.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    const BPF_OBJ_PIN: libc::c_long = 6;
+
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Object {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: object.as_raw_fd() as u32,
+        file_flags: 0,
+    };
+    // SAFETY: the path outlives the call, and the descriptor is open.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// `BPF_LINK_UPDATE` of `bpf(2)`: no packet, and no call, goes without a program.
+pub(super) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    /// `union bpf_attr`, `link_update` (`include/uapi/linux/bpf.h`, 5.7).
+    #[repr(C)]
+    struct LinkUpdate {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    const BPF_LINK_UPDATE: libc::c_long = 29;
+
+    let mut attr = LinkUpdate {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: both descriptors are open.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }

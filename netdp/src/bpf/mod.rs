@@ -9,6 +9,7 @@
 mod accelerated;
 mod attach;
 mod batch;
+mod blocked;
 mod cgroup;
 pub mod clock;
 mod counters;
@@ -33,8 +34,10 @@ pub mod socket_filter;
 mod syscall;
 mod tables;
 mod test_run;
+mod xdp;
 
 pub use accelerated::Accelerated;
+pub use blocked::blocked_key;
 pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use entry::{Entry, Key, Tables};
@@ -45,6 +48,7 @@ pub use layout::Layout;
 pub use loopback::{Loopback, LoopbackLink};
 pub use maps::TableAddress;
 pub use test_run::{TestPacket, TestRun};
+pub use xdp::{DriverProgram, Xdp};
 
 /// The object with all programs and maps, as `netdp-ebpf` compiles to.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETDP_BPF_OBJECT"));

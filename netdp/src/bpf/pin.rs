@@ -5,12 +5,13 @@ use std::fs;
 use aya::{Ebpf, maps::lpm_trie::Key as Prefix, programs::Program};
 use netdp_common::{
     addr::{V4Addr, V6Addr},
+    block::BlockPlace,
     maps::{
         Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey,
-        Local, MAX_ALLOWED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS, MAX_PENDING,
-        MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, Owner, Pair, Path, PortKey,
-        Published, PublishedRange, Short, SockKey, SocketKey, Stats, TimedSweep, Times, Uplink,
-        Usage, name,
+        Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS,
+        MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, Owner, Pair, Path,
+        PortKey, Published, PublishedRange, Short, SockKey, SocketKey, Stats, TimedSweep, Times,
+        Uplink, Usage, name,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -20,7 +21,7 @@ use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 48] = [
+pub(super) const MAPS: [&str; 51] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -39,6 +40,7 @@ pub(super) const MAPS: [&str; 48] = [
     name::SHORT,
     name::MEMBERS4,
     name::MEMBERS6,
+    name::BLOCKING,
     name::ADDRS4,
     name::PORTS4,
     name::BACK4,
@@ -54,6 +56,7 @@ pub(super) const MAPS: [&str; 48] = [
     name::RANGES4,
     name::BACK_RANGES4,
     name::ALLOW4,
+    name::BLOCKED4,
     name::ADDRS6,
     name::PORTS6,
     name::BACK6,
@@ -69,6 +72,7 @@ pub(super) const MAPS: [&str; 48] = [
     name::RANGES6,
     name::BACK_RANGES6,
     name::ALLOW6,
+    name::BLOCKED6,
 ];
 
 /// Sizes in bytes, and the number of entries.
@@ -94,7 +98,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::TIMES => of::<u32, Times>(MAX_ENDPOINTS),
         name::DROPS => of::<u32, u64>(64),
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
-        name::HOST_FLOWS | name::MAPPINGS => of::<u32, u32>(1),
+        name::HOST_FLOWS | name::MAPPINGS | name::BLOCKING => of::<u32, u32>(1),
         name::FULL => of::<u32, u32>(2),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
@@ -120,6 +124,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::RANGES4 => of::<Prefix<RangePlace<V4Addr>>, PublishedRange<V4Addr>>(MAX_RANGES),
         name::BACK_RANGES4 => of::<Prefix<RangePlace<V4Addr>>, BackRange<V4Addr>>(MAX_RANGES),
         name::ALLOW4 => of::<Prefix<AllowPlace<V4Addr>>, u32>(MAX_ALLOWED),
+        name::BLOCKED4 => of::<Prefix<BlockPlace<V4Addr>>, u64>(MAX_BLOCKED),
         name::ADDRS6 => of::<V6Addr, Owner>(MAX_ENDPOINTS),
         name::PORTS6 => of::<PortKey<V6Addr>, Published<V6Addr>>(MAX_PORTS),
         name::BACK6 => of::<PortKey<V6Addr>, Back<V6Addr>>(MAX_PORTS),
@@ -135,6 +140,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::RANGES6 => of::<Prefix<RangePlace<V6Addr>>, PublishedRange<V6Addr>>(MAX_RANGES),
         name::BACK_RANGES6 => of::<Prefix<RangePlace<V6Addr>>, BackRange<V6Addr>>(MAX_RANGES),
         name::ALLOW6 => of::<Prefix<AllowPlace<V6Addr>>, u32>(MAX_ALLOWED),
+        name::BLOCKED6 => of::<Prefix<BlockPlace<V6Addr>>, u64>(MAX_BLOCKED),
         _ => None,
     }
 }

@@ -92,6 +92,9 @@ impl Datapath {
         dump_trie(&maps.v6.allowed, name::ALLOW6, |key, value| {
             add(Key::Allow6(key), Entry::Allow(value));
         })?;
+        if let Some(blocked) = &self.blocked {
+            blocked.dump(|key| add(key, Entry::Blocked))?;
+        }
         Ok(tables)
     }
 
@@ -101,6 +104,9 @@ impl Datapath {
     /// [`BpfError::Full`]; a kind of value that isn't its key's is a mistake of
     /// the caller and panics.
     pub fn put(&mut self, key: &Key, entry: &Entry) -> Result<(), BpfError> {
+        if let Entry::Blocked = entry {
+            return self.blocked()?.put(key);
+        }
         if let Key::Uplink(ifindex) = key
             && self.uplinks.insert(*ifindex)
         {
@@ -193,6 +199,9 @@ impl Datapath {
     /// Removes an entry, if it is there; with an address of the host also the
     /// flows that the outside knows by it.
     pub fn remove(&mut self, key: &Key) -> Result<(), BpfError> {
+        if let Key::Blocked4(_) | Key::Blocked6(_) = key {
+            return self.blocked()?.remove(key);
+        }
         self.delete(key)?;
         self.maps.shared.remove(key);
         if let Key::Uplink(ifindex) = key {
@@ -231,6 +240,9 @@ impl Datapath {
             .copied()
             .collect();
         self.maps.tell_of_rare()?;
+        if let Some(blocked) = &mut self.blocked {
+            blocked.fill(tables.keys())?;
+        }
         self.maps.own.fill(&tables)
     }
 
@@ -266,6 +278,7 @@ impl Datapath {
                 delete_prefix(&mut maps.v6.back_ranges, key, name::BACK_RANGES6)
             }
             Key::Allow6(key) => delete_prefix(&mut maps.v6.allowed, key, name::ALLOW6),
+            Key::Blocked4(_) | Key::Blocked6(_) => unreachable!("{key:?} has a table of its own"),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod accelerate;
 pub mod args;
+mod block;
 mod columns;
 mod doctor;
 mod etc;
@@ -70,6 +71,8 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::show(&run_dir, args),
         Command::Flows(args) => flows::list(&run_dir, args),
         Command::Stats(args) => stats::counters(&run_dir, args),
+        Command::Block(args) => block::block(&run_dir, args),
+        Command::Unblock(args) => block::unblock(&run_dir, args),
         Command::Accelerate(args) => accelerate::run(&run_dir, args),
         Command::Explain(args) => explain::run(&run_dir, &args),
         Command::Install { command } => install::run(&run_dir, command),

@@ -122,6 +122,12 @@ impl Target {
                 role,
             } => self.datapath.attach(ifname, *ifindex, *role)?,
             Op::Detach { ifindex, role } => self.datapath.detach(*ifindex, *role)?,
+            Op::AttachXdp {
+                ifname,
+                ifindex,
+                is_asked,
+            } => self.attach_xdp(ifname, *ifindex, *is_asked)?,
+            Op::DetachXdp { ifindex } => self.datapath.detach_xdp(*ifindex)?,
             Op::HoldPort(port) => self.hold(*port)?,
             Op::ReleasePort(port) => self.holds.release(*port),
             Op::Put(key, entry) => self.datapath.put(key, entry)?,
@@ -137,6 +143,20 @@ impl Target {
             }
         }
         Ok(None)
+    }
+
+    fn attach_xdp(&mut self, ifname: &str, ifindex: u32, is_asked: bool) -> Result<(), ApplyError> {
+        let before = self.datapath.xdp().get(&ifindex).cloned();
+        match self.datapath.attach_xdp(ifname, ifindex) {
+            // The program at tcx drops the same.
+            Err(error @ BpfError::Driver { .. }) if !is_asked => {
+                if self.datapath.xdp().get(&ifindex) != before.as_ref() {
+                    tracing::info!("cannot {error}; tcx drops them");
+                }
+                Ok(())
+            }
+            attached => Ok(attached?),
+        }
     }
 
     async fn create_bridge(&self, bridge: &DesiredBridge) -> Result<u32, ApplyError> {

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::{
     api::RUN_DIR,
+    bpf::Xdp,
     model::{LONGEST_TIMEOUT, PortRange, Timeouts},
     netlink::check_interface_name,
     resolver::Upstreams,
@@ -45,6 +46,8 @@ pub struct Options {
     /// Who is asked for names that no sandbox has.
     pub upstreams: Upstreams,
     pub datapath: DatapathConfig,
+    /// Whether blocked sources are dropped in the drivers of uplinks.
+    pub xdp: Xdp,
 }
 
 #[derive(Debug, Error)]
@@ -64,17 +67,6 @@ impl ConfigError {
     fn value(what: impl Into<String>) -> Self {
         Self::Value { what: what.into() }
     }
-}
-
-/// Whether programs run in the driver of the uplink too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Xdp {
-    /// Where it helps.
-    #[default]
-    Auto,
-    Off,
-    Native,
 }
 
 /// Settings that flags and the file have in common; the file's names are those
@@ -140,11 +132,6 @@ impl Settings {
 
     /// Checks everything and fills in what was left out.
     pub fn resolve(self, run_dir: PathBuf) -> Result<Options, ConfigError> {
-        if self.xdp == Some(Xdp::Native) {
-            return Err(ConfigError::value(
-                "xdp native is not available yet: say auto or off",
-            ));
-        }
         for name in &self.uplinks {
             check_interface_name(name).map_err(|error| ConfigError::value(error.to_string()))?;
         }
@@ -192,6 +179,7 @@ impl Settings {
             uplinks: self.uplinks,
             pools: self.pools,
             max_flows,
+            xdp: self.xdp.unwrap_or_default(),
             upstreams: upstreams(&self.dns)?,
             datapath: DatapathConfig {
                 flows_per_endpoint: share,
@@ -293,6 +281,7 @@ mod tests {
         assert_eq!(options.max_flows, DEFAULT_FLOWS);
         assert_eq!(options.datapath, DatapathConfig::default());
         assert!(options.uplinks.is_empty());
+        assert_eq!(options.xdp, Xdp::Auto);
         assert_eq!(
             options.upstreams,
             Upstreams::File("/etc/resolv.conf".into())
@@ -331,6 +320,7 @@ mod tests {
         assert_eq!(options.datapath.port_first, 32768);
         assert_eq!(options.datapath.port_last, 60999);
         assert_eq!(options.pools.len(), 1);
+        assert_eq!(options.xdp, Xdp::Off);
         let dns = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|it| it.parse().unwrap());
         assert_eq!(options.upstreams, Upstreams::Fixed(dns.to_vec()));
     }
@@ -364,6 +354,7 @@ mod tests {
         let options = flags.or(file).resolve("/run/netdp".into()).unwrap();
         assert_eq!(options.uplinks, ["wan"]);
         assert_eq!(options.max_flows, 2048);
+        assert_eq!(options.xdp, Xdp::Off);
     }
 
     #[test]
@@ -371,7 +362,6 @@ mod tests {
         for (text, why) in [
             ("uplink = [\"eth0\"]", "unknown field"),
             ("uplinks = [\"a/b\"]", "a/b"),
-            ("xdp = \"native\"", "not available yet"),
             ("xdp = \"fast\"", "unknown variant"),
             ("max-flows = 0", "out of range"),
             ("max-flows = -1", "invalid value"),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::{
-    bpf::{BpfError, clock},
+    bpf::{BpfError, DriverProgram, Xdp, clock},
     model::State,
     netlink::NetlinkError,
     plan::{self, ALIAS, Clock, Conflict, Desired, Facts, Observed, Plan},
@@ -52,6 +52,8 @@ pub struct Engine {
     target: Target,
     /// Uplinks that were asked for; empty for those of the default route.
     uplinks: Vec<String>,
+    /// Whether blocked sources are dropped in the drivers of uplinks.
+    xdp: Xdp,
     observed: Observed,
     facts: Facts,
     /// What should be done and can't be, with the reason.
@@ -61,7 +63,7 @@ pub struct Engine {
 
 impl Engine {
     /// Reads what the datapath holds.
-    pub fn new(target: Target, uplinks: Vec<String>) -> Result<Self, BpfError> {
+    pub fn new(target: Target, uplinks: Vec<String>, xdp: Xdp) -> Result<Self, BpfError> {
         let observed = Observed {
             attached: target.datapath.attached(),
             tables: target.datapath.tables()?,
@@ -70,6 +72,7 @@ impl Engine {
         Ok(Self {
             target,
             uplinks,
+            xdp,
             observed,
             facts: Facts::default(),
             problems: BTreeMap::new(),
@@ -99,11 +102,15 @@ impl Engine {
     pub async fn look(&mut self, state: &State) -> Result<Host, NetlinkError> {
         let host = Host::read(&self.target.netlink).await?;
         self.facts = host.facts(&self.uplinks, ALIAS);
+        self.facts.xdp = self.xdp;
         self.observed = host.observed(
             std::mem::take(&mut self.observed.attached),
             std::mem::take(&mut self.observed.tables),
             self.target.holds.held(),
         );
+        let drivers = self.target.datapath.xdp().iter();
+        let attached = drivers.filter(|(_, program)| **program == DriverProgram::Attached);
+        self.observed.xdp = attached.map(|(ifindex, _)| *ifindex).collect();
         self.observed.clock = self.clock(state);
         let strange = self.observed.of_other_states(&state.instance);
         if strange > 0 {

@@ -181,7 +181,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         datapath,
         holds: Holds::default(),
     };
-    let engine = Engine::new(target, options.uplinks.clone())?;
+    let engine = Engine::new(target, options.uplinks.clone(), options.xdp)?;
     let settings = Settings {
         log_dir,
         bpffs: options.bpffs.clone(),

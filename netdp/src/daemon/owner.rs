@@ -29,6 +29,7 @@ use crate::{
 };
 
 use super::{
+    apply::ApplyError,
     change::Core,
     claim,
     engine::{Engine, EngineError},
@@ -64,6 +65,9 @@ impl OwnerError {
         match self {
             Self::Refused(refusal) => Ok(refusal),
             Self::Engine(EngineError::Conflict(conflict)) => Ok(Refusal::conflict(conflict)),
+            Self::Engine(EngineError::Apply(ApplyError::Bpf(error @ BpfError::Driver { .. }))) => {
+                Ok(Refusal::conflict(format!("cannot {error}")))
+            }
             error => {
                 tracing::error!("{error}");
                 Err(error)
@@ -390,6 +394,16 @@ impl Owner {
         core.change(|state, _| state.unpublish(name, ports))
             .await
             .map(drop)
+    }
+
+    pub async fn block(&self, sources: &[IpNet]) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, host| state.block(sources, host)).await
+    }
+
+    pub async fn unblock(&self, sources: &[IpNet]) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, _| state.unblock(sources)).await
     }
 
     /// Nothing of other engines' networks is asked for any more.

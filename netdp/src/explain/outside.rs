@@ -16,6 +16,14 @@ use super::{
 };
 
 pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
+    if let Some(source) = snapshot.blocked(question.source.ip()) {
+        told.drop(
+            "source",
+            DropReason::BlockedSource,
+            format!("{source} is blocked: see `netdp block`"),
+        );
+        return;
+    }
     let to = question.destination;
     let mapping = snapshot.published(to, question.proto());
     let is_host = mapping.is_some_and(|mapping| rules::is_way_back(&mapping.published, to.ip()))

@@ -202,6 +202,23 @@ impl Snapshot<'_> {
         })
     }
 
+    /// The longest prefix of an address that is blocked.
+    pub fn blocked(&self, address: IpAddr) -> Option<IpNet> {
+        let nets = self.tables.keys().filter_map(|key| match key {
+            Key::Blocked4(key) => {
+                let net = Ipv4Net::new(key.place.addr.into(), key.prefix as u8);
+                net.ok().map(IpNet::from)
+            }
+            Key::Blocked6(key) => {
+                let net = Ipv6Net::new(key.place.addr.into(), key.prefix as u8);
+                net.ok().map(IpNet::from)
+            }
+            _ => None,
+        });
+        nets.filter(|net| net.contains(&address))
+            .max_by_key(IpNet::prefix_len)
+    }
+
     /// Whether there is such a link.
     pub fn has_link(&self, link: &LinkKey<IpAddr>) -> bool {
         let key = match (link.client, link.server) {

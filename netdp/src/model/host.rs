@@ -31,6 +31,8 @@ pub struct HostView<'a> {
     pub routes: Vec<IpNet>,
     /// Addresses of the host, loopback included.
     pub addresses: Vec<IpAddr>,
+    /// Where its default routes lead.
+    pub gateways: Vec<IpAddr>,
     /// Names of the host's interfaces.
     pub interfaces: BTreeSet<String>,
     pub ports: &'a dyn HostPorts,
@@ -46,6 +48,7 @@ impl HostView<'_> {
         HostView {
             routes: self.routes.clone(),
             addresses: self.addresses.clone(),
+            gateways: self.gateways.clone(),
             interfaces: self.interfaces.clone(),
             ports,
             no_ipv6: self.no_ipv6,

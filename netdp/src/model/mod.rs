@@ -6,6 +6,7 @@
 
 mod acceleration;
 mod attachment;
+mod block;
 mod connect;
 mod endpoint;
 mod engine;
@@ -33,6 +34,7 @@ mod timeouts;
 
 pub use acceleration::{Acceleration, Selection};
 pub use attachment::{Attachment, AttachmentRequest, Container};
+pub use block::Blocked;
 pub use connect::EndpointRequest;
 pub use endpoint::{Address, Endpoint};
 pub use engine::{End, Handover};

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Acceleration, Driver, Endpoint, EndpointId, LentPool, Mode, Network, NetworkId, Refusal,
-    Sandbox, SandboxId,
+    Acceleration, Blocked, Driver, Endpoint, EndpointId, LentPool, Mode, Network, NetworkId,
+    Refusal, Sandbox, SandboxId,
 };
 
 /// Numbers that were given last, so that a freed one isn't given again at once.
@@ -36,6 +36,9 @@ pub struct State {
     /// Networks of other engines that are carried, by engine.
     #[serde(default)]
     pub accelerations: BTreeMap<String, Acceleration>,
+    /// Sources of which nothing gets in.
+    #[serde(default)]
+    pub blocked: BTreeMap<IpNet, Blocked>,
     pub counters: Counters,
 }
 
@@ -52,6 +55,7 @@ impl State {
             endpoints: BTreeMap::new(),
             lent: BTreeMap::new(),
             accelerations: BTreeMap::new(),
+            blocked: BTreeMap::new(),
             counters: Counters {
                 network: 2,
                 ..Counters::default()

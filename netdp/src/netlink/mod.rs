@@ -6,6 +6,7 @@
 //! interface may belong to somebody else.
 
 mod address;
+mod driver;
 mod error;
 mod link;
 mod neighbour;
@@ -31,6 +32,7 @@ use tokio::sync::Mutex;
 use crate::netns::Namespace;
 
 pub use address::{Address, AddressState};
+pub use driver::driver;
 pub use error::{NetlinkError, Refusal};
 pub use link::{Link, VethPair, check_interface_name};
 pub use neighbour::Neighbour;

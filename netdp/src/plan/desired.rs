@@ -9,7 +9,9 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::driver::{self, Driver};
 use crate::{
+    bpf::Xdp,
     model::{
         Address, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State, Timeouts,
         host_side,
@@ -41,6 +43,7 @@ pub struct Uplink {
     pub packet_limit: PacketLimit,
     /// Its driver takes packets of BIG TCP.
     pub takes_big: bool,
+    pub driver: Driver,
 }
 
 impl Uplink {
@@ -85,6 +88,8 @@ pub struct Facts {
     pub addresses: Vec<HostAddress>,
     /// The host has no IPv6: what is of it waits until it has.
     pub no_ipv6: bool,
+    /// Whether blocked sources are dropped in the drivers of uplinks.
+    pub xdp: Xdp,
 }
 
 /// A route of the host to a container.
@@ -253,6 +258,12 @@ pub struct Desired {
     pub(super) openings: BTreeSet<Opening>,
     /// Uplinks whose packets shall be those of BIG TCP, by name.
     pub big_uplinks: BTreeSet<String>,
+    /// Sources of which nothing gets in.
+    pub blocked: BTreeSet<IpNet>,
+    /// Uplinks whose drivers drop it, by ifindex, with their names.
+    pub xdp: BTreeMap<u32, String>,
+    /// Where they can't, nothing is to be blocked.
+    pub xdp_is_asked: bool,
     no_ipv6: bool,
 }
 
@@ -287,6 +298,9 @@ impl Desired {
             endpoints: Vec::new(),
             openings: state.openings(),
             big_uplinks: big_uplinks(state, &facts.uplinks),
+            blocked: state.blocked.keys().copied().collect(),
+            xdp: driver::uplinks(state, facts),
+            xdp_is_asked: facts.xdp == Xdp::Native,
             no_ipv6: facts.no_ipv6,
         };
         let linked: BTreeSet<IpAddr> = desired
@@ -320,6 +334,9 @@ impl Desired {
             endpoints: Vec::new(),
             openings: BTreeSet::new(),
             big_uplinks: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            xdp: BTreeMap::new(),
+            xdp_is_asked: false,
             no_ipv6: facts.no_ipv6,
         }
     }

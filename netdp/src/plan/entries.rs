@@ -20,7 +20,7 @@ use super::{
     generation::generation, inside,
 };
 use crate::{
-    bpf::{Entry, Key, Tables},
+    bpf::{Entry, Key, Tables, blocked_key},
     model::{Endpoint, Opening, PortRange, Proto, Publication, Timeouts},
 };
 
@@ -64,6 +64,9 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
         if let Some(&ifindex) = live.get(endpoint.host_ifname.as_str()) {
             add_endpoint(&mut tables, endpoint, ifindex, &outside);
         }
+    }
+    for source in &desired.blocked {
+        tables.insert(blocked_key(*source), Entry::Blocked);
     }
     for opening in &desired.openings {
         link(&mut tables, opening);

@@ -9,6 +9,7 @@
 mod allowed;
 mod desired;
 pub mod diff;
+mod driver;
 mod entries;
 mod foreign;
 mod generation;
@@ -23,6 +24,7 @@ pub use desired::{
     ALIAS, Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour,
     Reach, Route, Uplink,
 };
+pub use driver::Driver;
 pub use foreign::{ForeignBridge, ForeignEndpoint, Write, foreign, writes};
 pub use links::{links, packet_limits};
 pub use observed::{Clock, Observed, ObservedLink, Role};

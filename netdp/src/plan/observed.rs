@@ -42,6 +42,8 @@ pub struct Observed {
     pub neighbours: BTreeSet<Neighbour>,
     /// Interfaces that have programs, by ifindex.
     pub attached: BTreeMap<u32, Role>,
+    /// Those whose driver drops blocked sources.
+    pub xdp: BTreeSet<u32>,
     pub holds: BTreeSet<Hold>,
     pub tables: Tables,
     pub clock: Clock,
@@ -156,6 +158,12 @@ impl Observed {
             }
             Op::Detach { ifindex, .. } => {
                 self.attached.remove(ifindex);
+            }
+            Op::AttachXdp { ifindex, .. } => {
+                self.xdp.insert(*ifindex);
+            }
+            Op::DetachXdp { ifindex } => {
+                self.xdp.remove(ifindex);
             }
             Op::HoldPort(hold) => {
                 self.holds.insert(*hold);

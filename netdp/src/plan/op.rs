@@ -68,6 +68,16 @@ pub enum Op {
         ifindex: u32,
         role: Role,
     },
+    /// Has the driver of an uplink drop blocked sources. Where that can't be
+    /// and wasn't asked for, tcx alone does it.
+    AttachXdp {
+        ifname: String,
+        ifindex: u32,
+        is_asked: bool,
+    },
+    DetachXdp {
+        ifindex: u32,
+    },
     HoldPort(Hold),
     ReleasePort(Hold),
     Put(Key, Entry),
@@ -105,6 +115,10 @@ impl fmt::Display for Op {
             Self::Attach { ifname, role, .. } => write!(f, "attach {role} programs to {ifname}"),
             Self::Detach { ifindex, role } => {
                 write!(f, "detach {role} programs from interface {ifindex}")
+            }
+            Self::AttachXdp { ifname, .. } => write!(f, "attach the XDP program to {ifname}"),
+            Self::DetachXdp { ifindex } => {
+                write!(f, "detach the XDP program from interface {ifindex}")
             }
             Self::HoldPort(hold) => write!(f, "hold {hold}"),
             Self::ReleasePort(hold) => write!(f, "release {hold}"),

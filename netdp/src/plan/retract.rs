@@ -43,6 +43,10 @@ pub(super) fn retract(
             .filter(move |key| wanted(key))
             .map(|key| Op::Remove(*key))
     };
+    let drivers = observed.xdp.iter();
+    let drivers = drivers.filter(|ifindex| !desired.xdp.contains_key(ifindex));
+    ops.extend(drivers.map(|&ifindex| Op::DetachXdp { ifindex }));
+    ops.extend(of(is_blocked));
     ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
     ops.extend(of(is_port));
     ops.extend(quiet);
@@ -73,6 +77,11 @@ pub(super) fn retract_sets(desired: &Desired, observed: &Observed) -> Vec<Op> {
     have.filter(|key| !wanted.contains_key(key))
         .map(|key| Op::Remove(*key))
         .collect()
+}
+
+/// A blocked source.
+pub(super) fn is_blocked(key: &Key) -> bool {
+    matches!(key, Key::Blocked4(_) | Key::Blocked6(_))
 }
 
 /// The way in: a published port, or a range of them.

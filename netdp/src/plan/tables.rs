@@ -7,7 +7,7 @@ use super::{
     Desired, Observed, Op, Role,
     diff::{Change, diff},
     entries::{entries, live},
-    retract::{is_back, is_port, retract, retract_sets},
+    retract::{is_back, is_blocked, is_port, retract, retract_sets},
 };
 use crate::{
     bpf::{Entry, Key},
@@ -25,6 +25,7 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
             .filter(move |(key, _)| wanted(key))
             .map(|(key, entry)| Op::Put(*key, *entry))
     };
+    ops.extend(of(is_blocked));
     // A program without its entry would drop what it should leave alone.
     ops.extend(of(|key| {
         matches!(key, Key::Uplink(_) | Key::Endpoint(_) | Key::Times(_))
@@ -45,7 +46,19 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
     ops.extend(of(|key| matches!(key, Key::Allow4(_) | Key::Allow6(_))));
     ops.extend(of(is_port));
     ops.extend(retract_sets(desired, observed));
+    ops.extend(at_drivers(desired, observed));
     ops
+}
+
+/// Attaching may take a driver a moment without packets, so it comes last.
+fn at_drivers(desired: &Desired, observed: &Observed) -> impl Iterator<Item = Op> {
+    let missing = desired.xdp.iter();
+    let missing = missing.filter(|(ifindex, _)| !observed.xdp.contains(ifindex));
+    missing.map(|(&ifindex, ifname)| Op::AttachXdp {
+        ifname: ifname.clone(),
+        ifindex,
+        is_asked: desired.xdp_is_asked,
+    })
 }
 
 fn missing(

@@ -27,6 +27,7 @@ const SANDBOXES: Table = Table::new("sandboxes");
 const ENDPOINTS: Table = Table::new("endpoints");
 const LENT: Table = Table::new("lent");
 const ACCELERATIONS: Table = Table::new("accelerations");
+const BLOCKED: Table = Table::new("blocked");
 
 const META_FORMAT: &str = "format";
 const META_INSTANCE: &str = "instance";
@@ -56,6 +57,7 @@ pub(super) fn read(database: &Database) -> Result<State, Unreadable> {
         endpoints: read_all(&transaction, ENDPOINTS)?,
         lent: read_all(&transaction, LENT)?,
         accelerations: read_all(&transaction, ACCELERATIONS)?,
+        blocked: read_all(&transaction, BLOCKED)?,
         counters,
     };
     state.check().map_err(Unreadable::Damaged)?;
@@ -148,6 +150,7 @@ pub(super) fn write(
         old.map(|s| &s.accelerations),
         &new.accelerations,
     )?;
+    write_changed(&transaction, BLOCKED, old.map(|s| &s.blocked), &new.blocked)?;
     transaction.commit().map_err(StoreError::database)
 }
 

@@ -1,5 +1,6 @@
 //! The command line, as `netdp --help` shows it.
 
+mod block;
 mod install;
 mod network;
 mod sandbox;
@@ -12,12 +13,14 @@ use super::{explain::Place, parse};
 use crate::{
     api::{RUN_DIR, RUN_DIR_VARIABLE},
     bench::BenchArgs,
-    daemon::config::{ConfigError, Options as DaemonOptions, Settings, Xdp},
+    bpf::Xdp,
+    daemon::config::{ConfigError, Options as DaemonOptions, Settings},
     demo::DemoArgs,
     explain::Protocol,
     load,
 };
 
+pub use block::{BlockArgs, UnblockArgs};
 pub use install::{InstallArgs, InstallCommand};
 pub use network::{NetworkCommand, NetworkCreateArgs};
 pub use sandbox::{
@@ -78,6 +81,10 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show counters of endpoints and reasons for drops.
     Stats(ListArgs),
+    /// Drop all that arrives from these sources; without any, list them.
+    Block(BlockArgs),
+    /// Let sources in again.
+    Unblock(UnblockArgs),
     /// Carry another engine's own networks as netdp's; without an engine, show
     /// which are.
     Accelerate(AccelerateArgs),
@@ -243,7 +250,8 @@ pub struct DaemonArgs {
     /// Settings in TOML; flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Whether programs run in the driver too.
+    /// Whether blocked sources are dropped in the drivers of uplinks: where it
+    /// helps, nowhere, or everywhere [default: auto].
     #[arg(long, value_enum)]
     pub xdp: Option<Xdp>,
     /// Takes programs and maps out of the kernel, and ends.

@@ -97,6 +97,8 @@ mod tests {
             interface: "eth0".to_owned(),
             present: true,
             addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+            drops_by: None,
+            without_xdp: None,
         }
     }
 

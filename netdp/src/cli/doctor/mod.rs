@@ -1,6 +1,7 @@
 //! `netdp doctor`: what this kernel and this host can do, and what to do about
 //! the rest.
 
+mod block;
 mod ipv6;
 mod kernel;
 
@@ -373,6 +374,7 @@ fn daemon(asked: Answers) -> Vec<Check> {
     } else {
         Check::ok("uplinks", present.join(", "))
     });
+    checks.extend(block::blocked(&status));
     checks.push(host_ends(&sandboxes));
     checks.extend(ipv6::uplinks(&sandboxes, &status.uplinks));
     checks.extend(

@@ -5,7 +5,10 @@ mod uplinks;
 
 pub use uplinks::is_6to4;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -69,6 +72,12 @@ impl Host {
                 .addresses
                 .iter()
                 .map(|address| address.net.addr())
+                .collect(),
+            gateways: self
+                .routes
+                .iter()
+                .filter(|route| route.is_default())
+                .filter_map(|route| route.gateway)
                 .collect(),
             interfaces: self.links.iter().map(|link| link.name.clone()).collect(),
             ports,
@@ -150,6 +159,7 @@ impl Host {
             routes: routes.collect(),
             neighbours: neighbours.collect(),
             attached,
+            xdp: BTreeSet::new(),
             holds: holds.copied().collect(),
             tables,
             clock: Clock::default(),

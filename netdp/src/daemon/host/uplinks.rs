@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::{
+    bpf::Xdp,
     netlink::{self, AddressState, Link, RouteType, TABLE_MAIN},
-    plan::{Facts, HostAddress, Reach, Uplink},
+    plan::{Driver, Facts, HostAddress, Reach, Uplink},
 };
 
 use super::{Host, is_link_local};
@@ -48,6 +49,7 @@ impl Host {
                 })
                 .collect(),
             no_ipv6: self.no_ipv6.is_some(),
+            xdp: Xdp::default(),
         }
     }
 
@@ -117,7 +119,23 @@ impl Host {
             broadcasts: self.broadcasts_by(link),
             packet_limit: link.packet_limit,
             takes_big: link.takes_big,
+            driver: self.driver(link),
             beside: link.kind.as_deref() == Some("bridge") && defaults.iter().all(Option::is_none),
+        }
+    }
+
+    fn driver(&self, link: &Link) -> Driver {
+        let on_it = |other: &&Link| {
+            other.kind.as_deref() == Some("vlan") && other.peer_index == Some(link.index)
+        };
+        let has_vlans = self.links.iter().any(|other| on_it(&other));
+        match &link.kind {
+            Some(kind) => Driver::new(kind, true, has_vlans),
+            None => match netlink::driver(&link.name) {
+                Some(driver) => Driver::new(&driver, false, has_vlans),
+                // Nothing is known of it.
+                None => Driver::new("its driver", true, has_vlans),
+            },
         }
     }
 

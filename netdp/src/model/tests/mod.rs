@@ -1,5 +1,6 @@
 //! Requests on a state, and what other modules' tests need of them.
 
+mod block;
 mod ipv6;
 mod ipv6_ports;
 mod networks;
@@ -39,6 +40,7 @@ pub(crate) fn host(ports: &Sockets) -> HostView<'_> {
             "192.0.2.0/24".parse().unwrap(),
         ],
         addresses: vec!["127.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap()],
+        gateways: vec!["192.0.2.254".parse().unwrap()],
         interfaces: BTreeSet::from(["lo".into(), "eth0".into()]),
         ports,
         no_ipv6: None,

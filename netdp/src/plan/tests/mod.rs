@@ -1,6 +1,7 @@
 //! Plans are applied to a host of which nothing is real, and what is there is
 //! looked at after each operation.
 
+mod block;
 mod entries;
 mod histories;
 mod order;
@@ -14,7 +15,7 @@ use netdp_common::{
 
 use super::*;
 use crate::{
-    bpf::{Entry, Key},
+    bpf::{Entry, Key, Xdp},
     model::{
         State,
         tests::{Sockets, host, state, web},
@@ -37,6 +38,7 @@ fn facts() -> Facts {
             packet_limit: PacketLimit::Legacy,
             takes_big: true,
             beside: false,
+            driver: Driver::default(),
         }],
         headerless: Vec::new(),
         addresses: vec![
@@ -58,6 +60,7 @@ fn facts() -> Facts {
             },
         ],
         no_ipv6: false,
+        xdp: Xdp::Auto,
     }
 }
 
