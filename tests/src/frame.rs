@@ -22,33 +22,41 @@ pub struct Frames(OwnedFd);
 impl Frames {
     #[track_caller]
     pub fn open(namespace: &Namespace, interface: &str) -> Self {
-        let interface = CString::new(interface).expect("a name");
-        let opened = namespace.run(|| {
-            let family = AddressFamily::Packet;
-            let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-            // SAFETY: all bytes zero is a valid value of this struct of integers.
-            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-            address.sll_family = libc::AF_PACKET as u16;
-            // SAFETY: the name is a C string.
-            address.sll_ifindex = unsafe { libc::if_nametoindex(interface.as_ptr()) } as i32;
-            // SAFETY: the address is of the length given.
-            let bound = unsafe {
-                libc::bind(
-                    socket.as_raw_fd(),
-                    (&raw const address).cast(),
-                    size_of_val(&address) as u32,
-                )
-            };
-            Errno::result(bound)?;
-            nix::Result::Ok(socket)
-        });
-        Self(opened.unwrap().expect("a packet socket"))
+        Self(open(namespace, interface, 0))
     }
 
     #[track_caller]
     pub fn send(&self, frame: &[u8]) {
         assert_eq!(nix::unistd::write(&self.0, frame).unwrap(), frame.len());
     }
+}
+
+/// A socket for whole frames of an interface; it is given those of `protocol`
+/// (`ETH_P_*`), or none where that is 0.
+#[track_caller]
+pub(crate) fn open(namespace: &Namespace, interface: &str, protocol: u16) -> OwnedFd {
+    let interface = CString::new(interface).expect("a name");
+    let opened = namespace.run(|| {
+        let family = AddressFamily::Packet;
+        let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+        // SAFETY: all bytes zero is a valid value of this struct of integers.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = protocol.to_be();
+        // SAFETY: the name is a C string.
+        address.sll_ifindex = unsafe { libc::if_nametoindex(interface.as_ptr()) } as i32;
+        // SAFETY: the address is of the length given.
+        let bound = unsafe {
+            libc::bind(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of_val(&address) as u32,
+            )
+        };
+        Errno::result(bound)?;
+        nix::Result::Ok(socket)
+    });
+    opened.unwrap().expect("a packet socket")
 }
 
 impl AsRawFd for Frames {

@@ -214,6 +214,11 @@ impl Datapath {
 
     /// Sets what was sent the short way to 0.
     pub(super) fn clear_short(&mut self, slot: u32) -> Result<(), BpfError> {
+        // The programs for other engines' networks join nothing: their map has
+        // no room, and nothing to clear.
+        if slot >= self.maps.members.short.len() {
+            return Ok(());
+        }
         let cpus =
             aya::util::nr_cpus().map_err(|(path, source)| BpfError::io("read", path)(source))?;
         let zero = PerCpuValues::try_from(vec![Short::default(); cpus])
