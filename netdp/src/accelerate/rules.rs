@@ -155,13 +155,13 @@ impl Rules {
         let leaving = self.tables.chain("nat", "POSTROUTING").iter();
         let masquerading = leaving.filter(|it| it.masquerades(bridges).is_some());
         let subnets = masquerading.filter_map(Rule::source).collect();
-        let strange = |rule: &&Rule| {
-            rule.target.is_some() && !rule.is_dockers_nat(bridges) && !rule.is_of_others(&subnets)
-        };
-        let chains = ["PREROUTING", "POSTROUTING", "DOCKER"];
-        let mut rules = chains.iter().flat_map(|it| self.tables.chain("nat", it));
-        rules
+        let strange = |rule: &&Rule| rule.target.is_some() && !rule.is_dockers_nat(bridges);
+        let chains = ["PREROUTING", "DOCKER"];
+        let mut arriving = chains.iter().flat_map(|it| self.tables.chain("nat", it));
+        let mut leaving = self.tables.chain("nat", "POSTROUTING").iter();
+        arriving
             .find(strange)
+            .or_else(|| leaving.find(|it| strange(it) && !it.is_of_others(&subnets)))
             .or_else(|| self.second_masquerade(bridges))
     }
 

@@ -210,7 +210,7 @@ impl Rule {
             Some("DNAT") => {
                 self.of("--dport", false).next().is_some()
                     && self.of("-s", false).next().is_none()
-                    && self.asks_only(&["-d", "-i", "-p", "--dport"])
+                    && self.asks_only(&["-s", "-d", "-i", "-p", "--dport"])
             }
             Some("MASQUERADE" | "SNAT") => {
                 self.masquerades(bridges).is_some() || self.is_hairpin(bridges)

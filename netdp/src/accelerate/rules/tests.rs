@@ -44,6 +44,7 @@ COMMIT
 -A DOCKER -i docker0 -j RETURN
 -A DOCKER -d 127.0.0.1/32 ! -i docker0 -p tcp -m tcp --dport 8443 -j DNAT --to-destination 172.17.0.2:80
 -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+-A DOCKER ! -s fe80::/10 ! -i docker0 -p tcp -m tcp --dport 8081 -j DNAT --to-destination [fd00:8::2]:80
 COMMIT
 "#;
 
@@ -156,6 +157,10 @@ fn rules_that_packets_would_skip_bar_networks() {
             "-A POSTROUTING -s 172.17.0.9/32 -j SNAT --to-source 198.18.0.99",
         ),
         ("-A POSTROUTING ", "-A POSTROUTING -j KUBE-POSTROUTING"),
+        (
+            "-A DOCKER -i docker0",
+            "-A DOCKER -s 203.0.113.0/24 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.9:80",
+        ),
         (
             "-A PREROUTING -m addrtype",
             "-A PREROUTING -i docker0 -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 3128",
