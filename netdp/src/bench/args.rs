@@ -36,13 +36,13 @@ pub enum BenchCommand {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
                   netdp bench --quick                       the comparison in a minute\n  \
-                  netdp bench                               all of it, a quarter of an hour\n  \
+                  netdp bench                               all of it\n  \
                   netdp bench --scenario published --workload rr,crr --rounds 15\n  \
                   netdp bench --mode host,netdp             only these; the first is compared with\n  \
                   netdp bench --scenario ports              what ten thousand published ports cost\n  \
                   netdp bench control                       the daemon")]
 pub struct CompareArgs {
-    /// A minute instead of a quarter of an hour: fewer modes, scenarios with the
+    /// About a minute: fewer modes, scenarios with the
     /// two workloads that tell most, short rounds
     #[arg(long)]
     pub quick: bool,
