@@ -178,6 +178,73 @@ fn growth_is_measured() {
 }
 
 #[test]
+fn a_second_stack_alone_is_measured() {
+    let Some(bench) = Bench::new() else { return };
+    let output = bench.run(
+        "--scenario published,egress,containers --mode floor --workload rr,udp-rr --rounds 1 \
+         --milliseconds 60 --format json",
+    );
+    let report = json(&output);
+    if let Some(why) = report["left_out"][0]["why"].as_str() {
+        assert!(why.contains("tcx"), "{why}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    for scenario in report["scenarios"].as_array().unwrap() {
+        for workload in scenario["workloads"].as_array().unwrap() {
+            let round = &workload["modes"][0]["rounds"][0];
+            assert!(round["operations"].as_u64() > Some(0), "{scenario:#}");
+        }
+    }
+    bench.nothing_is_left();
+}
+
+#[test]
+fn programs_are_counted() {
+    let Some(bench) = Bench::new() else { return };
+    let output = bench.run("--scenario programs --milliseconds 60 --format json");
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let programs = &report["programs"][0];
+    let find = |list: &Value, key: &str, name: &str| -> Value {
+        let mut found = list.as_array().unwrap().iter();
+        let found = found.find(|entry| entry[key] == name);
+        found
+            .unwrap_or_else(|| panic!("no {name} in {list:#}"))
+            .clone()
+    };
+    let container = find(&programs["programs"], "program", "from_container");
+    assert!(
+        container["instructions"].as_u64() > Some(1000),
+        "{container:#}"
+    );
+
+    // A request and its answer: one run of each program that is on the way.
+    let round_trip = &programs["traffic"][0];
+    for program in ["from_netdev", "from_container", "to_netdev"] {
+        let ran = find(&round_trip["programs"], "program", program);
+        let runs = ran["runs_per_operation"].as_f64().unwrap();
+        assert!((0.9..1.5).contains(&runs), "{round_trip:#}");
+        assert!(ran["nanoseconds_per_run"].as_f64() > Some(0.0), "{ran:#}");
+    }
+
+    let published = find(&programs["conversations"], "title", "published, TCP");
+    let packet = |name: &str| find(&published["packets"], "packet", name);
+    assert!(packet("data")["nanoseconds"].as_f64() > Some(0.0));
+    if programs["not_asked"].is_null() {
+        // Nothing is kept of a connection until the container has answered.
+        assert_eq!(packet("SYN")["asked"]["inserts"], 0, "{published:#}");
+        assert_eq!(
+            packet("first data back")["asked"]["inserts"],
+            1,
+            "{published:#}"
+        );
+        assert_eq!(packet("data back")["asked"]["inserts"], 0, "{published:#}");
+    }
+    bench.nothing_is_left();
+}
+
+#[test]
 fn the_daemon_is_measured() {
     let Some(bench) = Bench::new() else { return };
     let output = bench.run("control --endpoints 6 --at-once 3 --ports 20 --cycles 5 --format json");

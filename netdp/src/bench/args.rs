@@ -40,6 +40,7 @@ pub enum BenchCommand {
                   netdp bench --scenario published --workload rr,crr --rounds 15\n  \
                   netdp bench --mode host,netdp             only these; the first is compared with\n  \
                   netdp bench --scenario ports              what ten thousand published ports cost\n  \
+                  netdp bench --scenario programs           what netdp's programs take of a packet\n  \
                   netdp bench control                       the daemon")]
 pub struct CompareArgs {
     /// About a minute: fewer modes, scenarios with the
@@ -50,8 +51,8 @@ pub struct CompareArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
     pub scenario: Vec<Subject>,
     /// What carries it: host, host-rules, docker-nft, docker-legacy, nft,
-    /// netavark, netdp, or netdp with options of its network, such as netdp:KEY=VALUE; the first
-    /// is what the others are compared with [default: all]
+    /// netavark, floor, netdp, or netdp with options of its network, such as netdp:KEY=VALUE; the
+    /// first is what the others are compared with [default: all]
     #[arg(long, value_delimiter = ',', value_name = "MODE")]
     pub mode: Vec<Mode>,
     /// What is measured [default: all]
@@ -91,6 +92,8 @@ pub enum BenchFormat {
 pub enum Subject {
     Traffic(Scenario),
     Growth(Growth),
+    /// What netdp's programs cost.
+    Programs,
 }
 
 impl ValueEnum for Subject {
@@ -103,6 +106,7 @@ impl ValueEnum for Subject {
             Self::Growth(Growth::Ports),
             Self::Growth(Growth::Flows),
             Self::Growth(Growth::Endpoints),
+            Self::Programs,
         ]
     }
 
@@ -110,6 +114,10 @@ impl ValueEnum for Subject {
         match self {
             Self::Traffic(scenario) => scenario.to_possible_value(),
             Self::Growth(growth) => growth.to_possible_value(),
+            Self::Programs => Some(
+                PossibleValue::new("programs")
+                    .help("What netdp's programs take of a packet and a connection"),
+            ),
         }
     }
 }
@@ -129,6 +137,7 @@ pub(super) struct Effort {
 pub(super) struct Plan {
     pub(super) scenarios: Vec<(Scenario, Vec<Kind>)>,
     pub(super) growth: Vec<(Growth, Vec<usize>)>,
+    pub(super) programs: bool,
     pub(super) modes: Vec<Mode>,
     pub(super) effort: Effort,
 }
@@ -147,9 +156,10 @@ impl CompareArgs {
             ([], true) => Scenario::ALL.map(Subject::Traffic).to_vec(),
             (chosen, _) => without_repetition(chosen),
         };
-        let (mut scenarios, mut growth) = (Vec::new(), Vec::new());
+        let (mut scenarios, mut growth, mut programs) = (Vec::new(), Vec::new(), false);
         for subject in subjects {
             match subject {
+                Subject::Programs => programs = true,
                 Subject::Growth(what) => {
                     let sizes = without_repetition(&self.sizes);
                     let sizes: Vec<usize> = match &sizes[..] {
@@ -180,6 +190,7 @@ impl CompareArgs {
         Ok(Plan {
             scenarios,
             growth,
+            programs,
             modes,
             effort: Effort {
                 rounds: self.rounds.into(),
@@ -246,6 +257,7 @@ mod tests {
         assert_eq!(all.scenarios.len(), Scenario::ALL.len());
         let growth: Vec<Growth> = all.growth.iter().map(|(what, _)| *what).collect();
         assert_eq!(growth, Growth::ALL);
+        assert!(all.programs);
         assert_eq!(all.modes, Mode::usual());
         let workloads = all.scenarios.iter().map(|(_, workloads)| workloads.len());
         assert!(workloads.min() == Some(Kind::ALL.len()));
@@ -256,7 +268,7 @@ mod tests {
     fn quick_leaves_out_what_was_not_asked_for() {
         let quick = plan("--quick");
         assert!(quick.modes.len() < Mode::usual().len());
-        assert!(quick.growth.is_empty());
+        assert!(quick.growth.is_empty() && !quick.programs);
         assert!(quick.effort.duration < plan("").effort.duration);
         let asked = plan("--quick --mode docker-legacy,host --workload http --milliseconds 700");
         assert_eq!(asked.modes, [Mode::DockerLegacy, Mode::Host]);

@@ -100,7 +100,7 @@ pub(super) struct Point {
 fn modes(plan: &Plan) -> Vec<Mode> {
     let modes = plan.modes.iter();
     modes
-        .filter(|mode| !matches!(mode, Mode::Host | Mode::HostRules))
+        .filter(|mode| !matches!(mode, Mode::Host | Mode::HostRules | Mode::Floor))
         .cloned()
         .collect()
 }

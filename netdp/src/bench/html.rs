@@ -50,12 +50,25 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
     for growth in &report.growth {
         growth_section(&mut page, growth)?;
     }
-    page.push_str(
-        "<p class=\"weak\">Ratios are to the first mode (by size: to the first size); of the \
+    for programs in &report.programs {
+        let _ = writeln!(page, "<h2>Programs of {}</h2>", escaped(&programs.title));
+        for figures in programs.tables() {
+            table(&mut page, figures.header, figures.rows);
+        }
+        let _ = writeln!(
+            page,
+            "<p class=\"weak\">{}</p>",
+            escaped(&programs.remark())
+        );
+    }
+    if report.compares() {
+        page.push_str(
+            "<p class=\"weak\">Ratios are to the first mode (by size: to the first size); of the \
          ratios of the rounds the median. \
          Pale bars and brackets: the difference is no more than the rounds' spread, and nothing \
          is claimed. Lines on bars lead from the first to the third quartile.</p>\n",
-    );
+        );
+    }
     for line in report.remarks() {
         let _ = writeln!(page, "<p>{}</p>", escaped(&line));
     }
@@ -271,7 +284,7 @@ mod tests {
         let page = page(&report(3)).unwrap();
         assert!(page.contains("<svg") && page.contains("TCP RR"), "{page}");
         assert!(
-            page.contains(">0.67<") && page.contains(">(0.99)<"),
+            page.contains(">0.67<") && page.contains(">(0.99)<") && page.contains(">58123<"),
             "{page}"
         );
         assert!(page.contains("connect: refused"), "{page}");

@@ -2,7 +2,8 @@
 //! and through netdp, in namespaces that are gone afterwards.
 //!
 //! [`site`] builds a host for each mode, [`traffic`] and [`growth`] measure all
-//! of them in turn, [`report`] shows what came out. [`remote`] measures between
+//! of them in turn, [`programs`] what netdp's programs take of it, [`report`] shows
+//! what came out. [`remote`] measures between
 //! two machines, [`control`] the daemon; [`check`] compares the load generator with
 //! others.
 
@@ -10,10 +11,12 @@ mod args;
 mod attach;
 mod check;
 mod control;
+mod frame;
 mod growth;
 mod html;
 mod measure;
 mod mode;
+mod programs;
 mod remote;
 mod report;
 mod scenario;

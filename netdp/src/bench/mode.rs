@@ -23,6 +23,9 @@ pub enum Mode {
     Nft,
     /// Podman's bridge, with the rules that netavark makes.
     Netavark,
+    /// Two redirects between the wire and a container with the host's own
+    /// address: what passing a second stack costs, whatever the programs do.
+    Floor,
     /// netdp, on a network with these options (KEY=VALUE).
     Netdp(Vec<String>),
 }
@@ -37,6 +40,7 @@ impl Mode {
             Self::DockerLegacy,
             Self::Nft,
             Self::Netavark,
+            Self::Floor,
             Self::Netdp(Vec::new()),
         ]
     }
@@ -60,6 +64,7 @@ impl Mode {
             Self::DockerLegacy => "Docker's bridge, iptables-legacy".into(),
             Self::Nft => "nftables DNAT, no bridge".into(),
             Self::Netavark => "Podman's bridge, netavark".into(),
+            Self::Floor => "a second stack, nothing else".into(),
             Self::Netdp(options) if options.is_empty() => "netdp".into(),
             Self::Netdp(options) => format!("netdp, {}", options.join(", ")),
         }
@@ -76,6 +81,7 @@ impl fmt::Display for Mode {
             Self::DockerLegacy => formatter.write_str("docker-legacy"),
             Self::Nft => formatter.write_str("nft"),
             Self::Netavark => formatter.write_str("netavark"),
+            Self::Floor => formatter.write_str("floor"),
             Self::Netdp(options) if options.is_empty() => formatter.write_str("netdp"),
             Self::Netdp(options) => write!(formatter, "netdp:{}", options.join("+")),
         }
@@ -93,11 +99,12 @@ impl FromStr for Mode {
             "docker-legacy" => Self::DockerLegacy,
             "nft" => Self::Nft,
             "netavark" => Self::Netavark,
+            "floor" => Self::Floor,
             "netdp" => Self::Netdp(Vec::new()),
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
-                    "expected host, host-rules, docker-nft, docker-legacy, nft, netavark, netdp, or \
-                     netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
+                    "expected host, host-rules, docker-nft, docker-legacy, nft, netavark, floor, \
+                     netdp, or netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
                 )?;
                 let options: Vec<String> = options.split('+').map(str::to_owned).collect();
                 let is_option = |option: &String| {

@@ -203,6 +203,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
             workloads: results,
         }],
         growth: Vec::new(),
+        programs: Vec::new(),
     })
 }
 

@@ -8,6 +8,7 @@ use super::Mode;
 use super::args::Effort;
 use super::growth::GrowthResult;
 use super::measure::{LaneResult, Workload};
+use super::programs::ProgramsResult;
 use crate::load::{Comparison, Kind, Latency, Unit, Verdict};
 
 /// All that was measured. Its JSON fields are stable.
@@ -19,6 +20,7 @@ pub(super) struct Report {
     pub(super) left_out: Vec<LeftOut>,
     pub(super) scenarios: Vec<ScenarioResult>,
     pub(super) growth: Vec<GrowthResult>,
+    pub(super) programs: Vec<ProgramsResult>,
 }
 
 /// What it was measured on, and how.
@@ -118,6 +120,11 @@ impl Report {
         modes.all(is_complete) && points.all(is_complete)
     }
 
+    /// Whether there is anything that is compared with something.
+    pub(super) fn compares(&self) -> bool {
+        !self.scenarios.is_empty() || !self.growth.is_empty()
+    }
+
     pub(super) fn table(&self) -> String {
         let mut text = vec![self.machine.text()];
         for scenario in &self.scenarios {
@@ -136,11 +143,16 @@ impl Report {
             let header: Vec<&str> = header.iter().map(String::as_str).collect();
             text.push(table(&header, 1, growth_rows(growth)));
         }
-        text.push(
-            "Ratios are to the first mode (by size: to the first size), of the rounds' ratios the \
-             median; in brackets where the difference is no more than their spread. Spread: between the quartiles, to the median."
-                .into(),
-        );
+        for programs in &self.programs {
+            text.push(String::new());
+            for figures in programs.tables() {
+                text.push(table(&figures.header, figures.words, figures.rows));
+            }
+            text.push(programs.remark());
+        }
+        if self.compares() {
+            text.push(RATIOS.into());
+        }
         text.extend(self.remarks());
         text.join("\n")
     }
@@ -183,6 +195,10 @@ impl Report {
         lines
     }
 }
+
+const RATIOS: &str = "Ratios are to the first mode (by size: to the first size), of the rounds' \
+                      ratios the median; in brackets where the difference is no more than their \
+                      spread. Spread: between the quartiles, to the median.";
 
 /// The head of [`growth_rows`].
 pub(super) fn growth_header(growth: &GrowthResult) -> Vec<String> {
@@ -381,6 +397,7 @@ pub(super) mod tests {
             machine: Machine::here(effort.text("client and server")),
             effort: effort.into(),
             growth: Vec::new(),
+            programs: vec![super::super::programs::tests::programs()],
             left_out: vec![LeftOut {
                 mode: Mode::Nft,
                 why: "nft is not installed".into(),
@@ -403,6 +420,7 @@ pub(super) mod tests {
         assert!(table.contains(" 0.67 "), "{table}");
         assert!(table.contains("(0.99)"), "{table}");
         assert!(table.contains("nft is not installed"), "{table}");
+        assert!(table.contains("58123"), "{table}");
     }
 
     #[test]
@@ -430,5 +448,7 @@ pub(super) mod tests {
         assert_eq!(mode["against_reference"]["verdict"], "slower");
         assert_eq!(json["scenarios"][0]["workloads"][0]["workload"], "rr");
         assert_eq!(json["left_out"][0]["mode"], "nft");
+        let packet = &json["programs"][0]["conversations"][0]["packets"][0];
+        assert_eq!(packet["asked"]["lookups"], 3);
     }
 }

@@ -47,15 +47,21 @@ impl Scenario {
         match (self, mode) {
             (Self::Containers | Self::Local, Mode::Host) => "loopback".into(),
             (Self::Local, Mode::HostRules) => "loopback beside Docker's rules".into(),
+            (Self::Containers, Mode::Floor) => "a veth pair, nothing else".into(),
             _ => mode.title(),
         }
     }
 
     /// Whether `mode` is another way than those measured already.
     pub fn has(self, mode: &Mode) -> bool {
-        // There is nothing of Docker's between two programs on loopback that
-        // `Local` doesn't show.
-        !(self == Self::Containers && *mode == Mode::HostRules)
+        match self {
+            // There is nothing of Docker's between two programs on loopback that
+            // `Local` doesn't show.
+            Self::Containers => *mode != Mode::HostRules,
+            // Nothing publishes the port.
+            Self::Local => *mode != Mode::Floor,
+            Self::Published | Self::Egress => true,
+        }
     }
 
     /// What `--quick` measures of it.

@@ -5,6 +5,7 @@ use anyhow::bail;
 use super::args::Plan;
 use super::growth;
 use super::measure::{Lane, measure};
+use super::programs;
 use super::report::{LeftOut, Machine, Report, ScenarioResult};
 use super::site::{Outside, Site, Size};
 use crate::progress::Progress;
@@ -20,6 +21,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
         left_out: Vec::new(),
         scenarios: Vec::new(),
         growth: Vec::new(),
+        programs: Vec::new(),
     };
     if !plan.scenarios.is_empty() {
         scenarios(plan, &mut report, &progress)?;
@@ -34,6 +36,9 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
             let result = growth::run(plan, *what, sizes, &progress)?;
             report.growth.push(result);
         }
+    }
+    if plan.programs {
+        report.programs = programs::run(plan, &progress)?;
     }
     progress.step("removing everything");
     Ok(report)

@@ -49,49 +49,102 @@ pub(super) fn tcp_sock() -> Option<TcpSock> {
     })
 }
 
-impl<'a> Structures<'a> {
-    /// `struct btf_header`: magic, version, flags, its own length at byte 4, and
-    /// where types and strings are, counted from its end.
-    pub(super) fn parse(btf: &'a [u8]) -> Option<Self> {
-        let word = |at: usize| {
-            let bytes = btf.get(at..at + 4)?;
-            Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-        };
-        let header = word(4)? as usize;
-        let types = header + word(8)? as usize;
-        let end = types + word(12)? as usize;
-        let strings = btf.get(header + word(16)? as usize..)?;
-        let mut this = Self {
+/// Numbers of functions of this kernel, by name; none where it lacks one, or
+/// doesn't tell.
+pub(super) fn functions<const N: usize>(names: &[&str; N]) -> Option<[u32; N]> {
+    const FUNCTION: u32 = 12;
+
+    let btf = fs::read(FILE).ok()?;
+    let mut found = [0; N];
+    each_type(&btf, |kind| {
+        if kind.kind == FUNCTION
+            && let Some(name) = string(kind.strings, kind.name)
+            && let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == name)
+        {
+            found[at] = kind.number;
+        }
+        Some(())
+    })?;
+    (!found.contains(&0)).then_some(found)
+}
+
+/// One of the types.
+struct Type<'a> {
+    strings: &'a [u8],
+    number: u32,
+    name: u32,
+    kind: u32,
+    /// Of its members.
+    length: u32,
+    /// `kind_flag`.
+    wide: bool,
+    /// Where what follows `struct btf_type` is.
+    at: usize,
+}
+
+/// None where `btf` isn't understood, or `see` gives none.
+fn each_type<'a>(btf: &'a [u8], mut see: impl FnMut(Type<'a>) -> Option<()>) -> Option<()> {
+    // `struct btf_header`: magic, version, flags, its own length at byte 4, and
+    // where types and strings are, counted from its end.
+    let header = word(btf, 4)? as usize;
+    let types = header + word(btf, 8)? as usize;
+    let end = types + word(btf, 12)? as usize;
+    let strings = btf.get(header + word(btf, 16)? as usize..)?;
+    let (mut at, mut number) = (types, 0);
+    while at < end {
+        number += 1;
+        let (name, info) = (word(btf, at)?, word(btf, at + 4)?);
+        let (kind, length, wide) = (info >> 24 & 0x1f, info & 0xffff, info >> 31 != 0);
+        at += TYPE;
+        see(Type {
             strings,
+            number,
+            name,
+            kind,
+            length,
+            wide,
+            at,
+        })?;
+        at += trailer(kind, length)?;
+    }
+    Some(())
+}
+
+fn word(btf: &[u8], at: usize) -> Option<u32> {
+    let bytes = btf.get(at..at + 4)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+impl<'a> Structures<'a> {
+    pub(super) fn parse(btf: &'a [u8]) -> Option<Self> {
+        let mut this = Self {
+            strings: &[],
             members: HashMap::new(),
             named: HashMap::new(),
         };
-        let (mut at, mut number) = (types, 0);
-        while at < end {
-            number += 1;
-            let (name, info) = (word(at)?, word(at + 4)?);
-            let (kind, length, wide) = (info >> 24 & 0x1f, info & 0xffff, info >> 31 != 0);
-            at += TYPE;
-            if kind == STRUCT || kind == UNION {
-                let mut members = Vec::new();
-                for member in 0..length as usize {
-                    let at = at + 12 * member;
-                    let offset = word(at + 8)?;
-                    // Where there are bit fields the upper byte is their width.
-                    let bits = if wide { offset & 0xff_ffff } else { offset };
-                    members.push(Member {
-                        name: word(at)?,
-                        kind: word(at + 4)?,
-                        offset: bits / 8,
-                    });
-                }
-                this.members.insert(number, members);
-                if kind == STRUCT {
-                    this.named.insert(string(strings, name)?, number);
-                }
+        each_type(btf, |of| {
+            this.strings = of.strings;
+            if of.kind != STRUCT && of.kind != UNION {
+                return Some(());
             }
-            at += trailer(kind, length)?;
-        }
+            let mut members = Vec::new();
+            for member in 0..of.length as usize {
+                let at = of.at + 12 * member;
+                let offset = word(btf, at + 8)?;
+                // Where there are bit fields the upper byte is their width.
+                let bits = if of.wide { offset & 0xff_ffff } else { offset };
+                members.push(Member {
+                    name: word(btf, at)?,
+                    kind: word(btf, at + 4)?,
+                    offset: bits / 8,
+                });
+            }
+            this.members.insert(of.number, members);
+            if of.kind == STRUCT {
+                this.named.insert(string(of.strings, of.name)?, of.number);
+            }
+            Some(())
+        })?;
         Some(this)
     }
 
@@ -166,6 +219,14 @@ mod tests {
             found.write_seq > found.rmem_alloc && found.rmem_alloc > 64,
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn functions_of_this_kernel_are_found() {
+        let found = functions(&["tcp_sendmsg", "tcp_recvmsg"]);
+        assert_eq!(found.is_some(), fs::read(FILE).is_ok());
+        assert!(found.is_none_or(|[send, receive]| send != receive));
+        assert_eq!(functions(&["tcp_sendmsg", "no_such_function"]), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod batch;
 mod blocked;
 mod cgroup;
 pub mod clock;
+pub mod cost;
 mod counters;
 mod datapath;
 mod entry;

@@ -60,6 +60,18 @@ pub struct TestRun {
     pub mark: u32,
 }
 
+/// What the kernel is told of a packet besides its bytes.
+pub(super) fn context(packet: &TestPacket<'_>) -> [u8; CONTEXT] {
+    let mut context = [0; CONTEXT];
+    let mut set = |at: usize, value: u32| {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    };
+    set(MARK, packet.mark);
+    set(INGRESS_IFINDEX, packet.ingress_ifindex);
+    set(IFINDEX, packet.ifindex);
+    context
+}
+
 impl Datapath {
     /// Goes on as a datapath that was just opened, for tests: all maps have been
     /// emptied, and the timer with them.
@@ -106,13 +118,7 @@ impl Datapath {
         program: &str,
         packet: &TestPacket<'_>,
     ) -> Result<TestRun, BpfError> {
-        let mut context_in = [0; CONTEXT];
-        let mut set = |at: usize, value: u32| {
-            context_in[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-        };
-        set(MARK, packet.mark);
-        set(INGRESS_IFINDEX, packet.ingress_ifindex);
-        set(IFINDEX, packet.ifindex);
+        let context_in = context(packet);
         let mut context_out = [0; CONTEXT];
         // A first fragment gives its room to those that waited for it, and a
         // neighbour solicitation grows to its answer.

@@ -38,7 +38,7 @@ use process::ProcessError;
 pub(crate) use wire::feed;
 pub use wire::{
     CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS,
-    OUTSIDE_ADDRESS6, ip, set_sysctls, wire_client_address, wire_host_address,
+    OUTSIDE_ADDRESS6, host_mac, ip, set_sysctls, wire_client_address, wire_host_address,
 };
 
 /// How long a command of netdp may take: longer than it waits itself for the
@@ -99,6 +99,8 @@ pub struct Host {
     pub address: Ipv4Addr,
     /// The client's address on that wire.
     pub client_address: Ipv4Addr,
+    /// The MAC address of `eth0`, and that of the client's end.
+    pub macs: [String; 2],
 }
 
 impl World {
@@ -160,6 +162,7 @@ impl World {
             namespace,
             address: wire_host_address(wire),
             client_address: wire_client_address(wire),
+            macs: [wire::mac(wire, 2), wire::mac(wire, 1)],
         })
     }
 

@@ -227,7 +227,12 @@ pub(super) fn add_ipv6(
     set_sysctls(client, &[("ipv6/conf/all/forwarding", "1")])
 }
 
+/// That of the host that runs netdp, on its wire.
+pub const fn host_mac() -> [u8; 6] {
+    [0x02, 0x6e, 0x64, 0x70, 0, 2]
+}
+
 /// Locally administered; unique within a world, which is all that matters.
-fn mac(wire: u8, end: u8) -> String {
+pub(super) fn mac(wire: u8, end: u8) -> String {
     format!("02:6e:64:70:{wire:02x}:{end:02x}")
 }

@@ -1,5 +1,6 @@
 //! A host for each mode, with everything running that its traffic needs.
 
+mod floor;
 mod netavark;
 mod netfilter;
 
@@ -8,6 +9,7 @@ use std::process::Command;
 
 use super::attach::{Requests, Wanted};
 use super::{Mode, Scenario};
+use crate::bpf::instruction::Attached;
 use crate::load::{Kind, Service};
 use crate::netns::Namespace;
 use crate::world::docker_bridge::{self, DockerBridge, Iptables, PublishedPort};
@@ -66,6 +68,7 @@ pub(super) struct Site {
     inside: Option<Inside>,
     first_port: u16,
     _crowd: Vec<Namespace>,
+    _redirects: Vec<Attached>,
     // Containers keep their namespaces alive; servers end first.
     _servers: Vec<LoadServer>,
 }
@@ -160,6 +163,7 @@ impl Site {
             Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size, cpu),
             Mode::Nft => netfilter::build(world, size, cpu),
             Mode::Netavark => netavark::build(world, size, cpu),
+            Mode::Floor => floor::build(world, cpu),
             Mode::Netdp(options) => Self::netdp(world, options, size, cpu),
         }
     }
@@ -175,6 +179,7 @@ impl Site {
             inside: None,
             first_port: FIRST_PORT,
             _crowd: Vec::new(),
+            _redirects: Vec::new(),
             _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
             host: host.namespace,
         })
@@ -191,6 +196,7 @@ impl Site {
             inside: None,
             first_port: FIRST_PORT,
             _crowd: Vec::new(),
+            _redirects: Vec::new(),
             _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
             host: docker.host.namespace,
         })
@@ -220,6 +226,7 @@ impl Site {
             client: docker.host.client_address,
             first_port: FIRST_PORT,
             _crowd: crowd,
+            _redirects: Vec::new(),
             _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
             inside: Some(inside),
             host: docker.host.namespace,
@@ -246,7 +253,7 @@ impl Site {
             serde_json::from_str(&world.netdp_ok(&["network", "ls", "--format", "json"])?)?;
         let number = networks.len();
         let first_port = FIRST_PORT + PORTS_OF_A_MODE * number as u16;
-        let network = format!("bench{number}");
+        let network = network(number);
         let mut words = vec!["network", "create", &network];
         for option in options {
             words.extend(["--opt", option]);
@@ -286,6 +293,7 @@ impl Site {
             client: CLIENT_ADDRESS,
             first_port,
             _crowd: crowd,
+            _redirects: Vec::new(),
             _servers: vec![inside.serve(world, first_port, cpu)?],
             inside: Some(inside),
         })
@@ -293,6 +301,12 @@ impl Site {
 
     pub(super) fn host(&self) -> &Namespace {
         &self.host
+    }
+
+    /// The name of a container of netdp's.
+    pub(super) fn sandbox(&self, which: &str) -> String {
+        let number = (self.first_port - FIRST_PORT) / PORTS_OF_A_MODE;
+        format!("{}-{which}", network(number.into()))
     }
 
     /// How the scenario goes here.
@@ -326,6 +340,11 @@ impl Site {
             first_port,
         }
     }
+}
+
+/// The network of a mode of netdp's.
+fn network(number: usize) -> String {
+    format!("bench{number}")
 }
 
 /// Further containers of a host, all in one namespace: they only have to be

@@ -58,6 +58,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
         client: host.client_address,
         first_port: FIRST_PORT,
         _crowd: crowd,
+        _redirects: Vec::new(),
         _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
         inside: Some(inside),
         host: host.namespace,
