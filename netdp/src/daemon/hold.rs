@@ -202,6 +202,7 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+        sync::Mutex,
     };
 
     use super::*;
@@ -216,14 +217,28 @@ mod tests {
         }
     }
 
-    fn free_tcp_port() -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
+    /// The first of `many` free ports in a row, in both protocols. They are
+    /// below those that Linux chooses by itself, which the sockets of other
+    /// tests get at any moment, and no two tests get the same.
+    fn free_ports(many: u16) -> u16 {
+        static NEXT: Mutex<u16> = Mutex::new(10_000);
+        let mut next = NEXT.lock().unwrap();
+        let first = (*next..30_000)
+            .step_by(usize::from(many))
+            .find(|first| {
+                (*first..first + many).all(|n| {
+                    TcpListener::bind(("127.0.0.1", n)).is_ok()
+                        && UdpSocket::bind(("127.0.0.1", n)).is_ok()
+                })
+            })
+            .unwrap();
+        *next = first + many;
+        first
     }
 
     #[test]
     fn a_held_tcp_port_can_be_bound_by_nobody() {
-        let held = port(free_tcp_port(), Proto::Tcp);
+        let held = port(free_ports(1), Proto::Tcp);
         let mut holds = Holds::default();
         holds.hold(held).unwrap();
         // std sets SO_REUSEADDR, as most servers do.
@@ -238,7 +253,7 @@ mod tests {
 
     #[test]
     fn nothing_answers_at_a_held_port() {
-        let held = port(free_tcp_port(), Proto::Tcp);
+        let held = port(free_ports(1), Proto::Tcp);
         let mut holds = Holds::default();
         holds.hold(held).unwrap();
         let refused = TcpStream::connect(("127.0.0.1", held.ports.first())).unwrap_err();
@@ -247,8 +262,8 @@ mod tests {
 
     #[test]
     fn connections_in_time_wait_are_no_obstacle() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let number = listener.local_addr().unwrap().port();
+        let number = free_ports(1);
+        let listener = TcpListener::bind(("127.0.0.1", number)).unwrap();
         let mut client = TcpStream::connect(("127.0.0.1", number)).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         // The side that closes first keeps the port in TIME_WAIT.
@@ -262,12 +277,12 @@ mod tests {
 
     #[test]
     fn a_port_of_another_program_is_not_free() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let number = listener.local_addr().unwrap().port();
+        let number = free_ports(1);
+        let _listener = TcpListener::bind(("127.0.0.1", number)).unwrap();
         assert!(!is_free(port(number, Proto::Tcp)).unwrap());
 
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let number = udp.local_addr().unwrap().port();
+        let number = free_ports(1);
+        let _udp = UdpSocket::bind(("127.0.0.1", number)).unwrap();
         assert!(!is_free(port(number, Proto::Udp)).unwrap());
     }
 
@@ -284,10 +299,7 @@ mod tests {
 
     #[test]
     fn of_a_range_others_keep_what_they_have() {
-        let first = (20_000..60_000)
-            .step_by(16)
-            .find(|first| (*first..first + 8).all(|n| is_free(port(n, Proto::Tcp)).unwrap()))
-            .unwrap();
+        let first = free_ports(8);
         let range = Hold {
             ports: PortRange::new(first, first + 7).unwrap(),
             ..port(first, Proto::Tcp)
