@@ -8,7 +8,9 @@ use netdp::demo::world::{
     CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6,
 };
 use netdp_tests::engine::{Docker, Engine, fetch, fetch_within, get};
-use netdp_tests::{SILENCE, connect, connect_from, connect_within, hears, listen, talk, udp};
+use netdp_tests::{
+    PATIENCE, SILENCE, connect, connect_from, connect_within, hears, listen, talk, udp,
+};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
@@ -37,6 +39,7 @@ macro_rules! with_each_docker {
 
 with_each_docker!(
     bridge_networks_are_carried_and_set_back,
+    live_restored_containers_are_carried_again,
     what_docker_refuses_stays_refused
 );
 
@@ -149,7 +152,7 @@ fn bridge_networks_are_carried_and_set_back(packages: &str) {
     assert_eq!(fetch(&world.client, (HOST_ADDRESS, 8082)).hostname, "two");
     host.sh("docker network disconnect shop two");
     host.wait_until("reached by its other network", || {
-        fetch_within(&world.client, (HOST_ADDRESS, 8082), SILENCE)
+        fetch_within(&world.client, (HOST_ADDRESS, 8082), PATIENCE / 4)
             .is_ok_and(|seen| seen.hostname == "two")
     });
     host.sh("docker restart -t 0 one");
@@ -187,6 +190,35 @@ fn bridge_networks_are_carried_and_set_back(packages: &str) {
     assert_eq!(rules(&docker), before_rules);
 }
 
+/// With live-restore containers outlive dockerd, and so do their connections,
+/// whoever carries them.
+fn live_restored_containers_are_carried_again(packages: &str) {
+    let Some(docker) = Docker::start_with("ak-live", packages, "--live-restore") else {
+        return;
+    };
+    let host = docker.host();
+    let client = &host.topology.world.client;
+    run(&docker, "one", "-p 8081:80 -p 9001:81");
+    host.netdp("accelerate docker");
+    host.wait_until("carried", || is_carried(&docker, "one"));
+    let one = docker.namespace("one");
+    let listener = listen(&one, ANY, 81);
+    let near = connect(client, (HOST_ADDRESS, 9001));
+    let (far, _) = listener.accept();
+    talk(&near, &far);
+    docker.kill_dockerd();
+    talk(&near, &far);
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8081)).hostname, "one");
+    docker.start_dockerd();
+    talk(&near, &far);
+    host.wait_until("carried again", || is_carried(&docker, "one"));
+    talk(&near, &far);
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8081)).hostname, "one");
+    run(&docker, "two", "-p 8082:80");
+    host.wait_until("carried", || is_carried(&docker, "two"));
+    assert_eq!(fetch(client, (HOST_ADDRESS, 8082)).hostname, "two");
+}
+
 /// Docker has rules for IPv6 by itself from 27 on.
 #[test]
 #[ignore = "needs a real Docker: cargo xtask test engines"]
@@ -212,7 +244,7 @@ fn ports_of_ipv6_are_carried() {
     let fetched = || {
         host.wait_until("fetched", || {
             let to = (HOST_ADDRESS6, 8081);
-            get(&world.client, to, "/cgi-bin/who", SILENCE).is_ok_and(|seen| {
+            get(&world.client, to, "/cgi-bin/who", PATIENCE / 4).is_ok_and(|seen| {
                 // The client's own address.
                 seen.contains(&CLIENT_ADDRESS6.to_string()) && seen.contains("one")
             })

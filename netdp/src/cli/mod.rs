@@ -18,13 +18,15 @@ mod sandbox;
 mod stats;
 
 use std::{
+    env,
     io::{self, IsTerminal},
     process::ExitCode,
 };
 
 use anyhow::Context;
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{bench, daemon, demo, load};
 
@@ -87,14 +89,17 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// `RUST_LOG` says what is told, as tracing-subscriber reads it.
+/// `RUST_LOG` says what is told, by level or by `TARGET=LEVEL` with commas between.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let asked = env::var("RUST_LOG").ok().and_then(|it| it.parse().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .init();
 }
 

@@ -19,7 +19,7 @@ const ENGINES: &str = "NETDP_ENGINES";
 const PREPARE: &str = include_str!("prepare.sh");
 /// How long an engine may take for what it is asked: two processors have many
 /// of them at once.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Packages of engines that know no control groups of version 1, and refuse
 /// hosts that have them.

@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData};
+use netdp_common::addr::{V4Addr, V6Addr};
+use netdp_common::maps::{Endpoint, LinkKey, Member, Owner, PortKey, Published};
 use serde_json::Value;
 
 use super::EngineHost;
@@ -24,6 +28,7 @@ impl Left {
         add("sandbox", named(&host.netdp("ps --format json")));
         add("network", named(&host.netdp("network ls --format json")));
         add("stored", stored(host));
+        add("entries", entries(host));
         add("link", links(host));
         for protocol in ["tcp", "tcp6", "udp", "udp6"] {
             add(protocol, bound(host, protocol));
@@ -85,6 +90,32 @@ fn stored(host: &EngineHost) -> Vec<String> {
         assert!(began.elapsed() < crate::PATIENCE, "the store has {state}");
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// How many entries the datapath's maps have for endpoints, their addresses, ports
+/// and links.
+#[track_caller]
+fn entries(host: &EngineHost) -> Vec<String> {
+    vec![
+        entries_of::<u32, Endpoint>(host, "endpoints"),
+        entries_of::<V4Addr, Owner>(host, "addrs4"),
+        entries_of::<V6Addr, Owner>(host, "addrs6"),
+        entries_of::<PortKey<V4Addr>, Published<V4Addr>>(host, "ports4"),
+        entries_of::<PortKey<V6Addr>, Published<V6Addr>>(host, "ports6"),
+        entries_of::<LinkKey<V4Addr>, u32>(host, "links4"),
+        entries_of::<LinkKey<V6Addr>, u32>(host, "links6"),
+        entries_of::<V4Addr, Member>(host, "members4"),
+        entries_of::<V6Addr, Member>(host, "members6"),
+    ]
+}
+
+#[track_caller]
+fn entries_of<K: Pod, V: Pod>(host: &EngineHost, name: &str) -> String {
+    let pin = host.path("/sys/fs/bpf/netdp/maps").join(name);
+    let data = MapData::from_pin(&pin).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let map = Map::from_map_data(data).expect("a kind of map that aya knows");
+    let map = HashMap::<_, K, V>::try_from(map).expect("its layout");
+    format!("{} of {name}", map.keys().count())
 }
 
 /// The state in the store's copy.
