@@ -31,9 +31,13 @@ pub const QUOTE_ROOM: usize = 2048;
 pub const MAX_PATHS: usize = 256;
 
 pub type Addrs<A> = HashMap<A, Owner, { MAX_ENDPOINTS as usize }>;
-pub type Ports<A> = HashMap<PortKey<A>, Published<A>, { MAX_PORTS as usize }>;
-pub type Backs<A> = HashMap<PortKey<A>, Back<A>, { MAX_PORTS as usize }>;
-pub type Locals<A> = HashMap<A, Local, { MAX_LOCAL as usize }>;
+/// The tables that the daemon alone writes are as large as any host may need, and
+/// few need much: entries take memory only when they are made.
+pub type Ports<A> =
+    HashMap<PortKey<A>, Published<A>, { MAX_PORTS as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub type Backs<A> =
+    HashMap<PortKey<A>, Back<A>, { MAX_PORTS as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub type Locals<A> = HashMap<A, Local, { MAX_LOCAL as usize }, { BPF_F_NO_PREALLOC as usize }>;
 /// Few hosts have any, so entries take memory only when they are made.
 pub type Links<A> =
     HashMap<LinkKey<A>, u32, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }>;

@@ -10,23 +10,29 @@ const BLOCK: usize = (256 << 10) - 31;
 
 /// A stream of pseudo-random bytes; each block begins with its own number.
 pub struct Pattern {
+    /// As much of it as was asked for: short streams are many.
     block: Vec<u8>,
+    state: u64,
     position: u64,
 }
 
 impl Pattern {
     pub fn new(seed: u64) -> Self {
-        let mut state = seed.wrapping_mul(2) | 1;
-        let words = std::iter::repeat_with(|| {
-            // xorshift64 (Marsaglia, 2003).
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        });
         Self {
-            block: words.flatten().take(BLOCK).collect(),
+            block: Vec::new(),
+            state: seed.wrapping_mul(2) | 1,
             position: 0,
+        }
+    }
+
+    /// Makes the block at least so long.
+    fn grow(&mut self, length: usize) {
+        while self.block.len() < length {
+            // xorshift64 (Marsaglia, 2003).
+            self.state ^= self.state << 13;
+            self.state ^= self.state >> 7;
+            self.state ^= self.state << 17;
+            self.block.extend_from_slice(&self.state.to_le_bytes());
         }
     }
 
@@ -36,8 +42,9 @@ impl Pattern {
             self.position / BLOCK as u64,
             (self.position % BLOCK as u64) as usize,
         );
-        self.block[..8].copy_from_slice(&number.to_le_bytes());
         let length = (BLOCK - offset).min(usize::try_from(most).unwrap_or(BLOCK));
+        self.grow((offset + length).max(8));
+        self.block[..8].copy_from_slice(&number.to_le_bytes());
         self.position += length as u64;
         &self.block[offset..offset + length]
     }

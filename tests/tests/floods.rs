@@ -32,7 +32,7 @@ fn nowhere(side: Side) -> (IpAddr, u8) {
 }
 
 const CONNECTIONS: usize = 1000;
-const SHORT: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(20);
 /// How long one exchange on an open connection may take: a lost segment is sent
 /// again after a fifth of a second, and then after twice that.

@@ -1,18 +1,18 @@
 //! Running the tests of all crates, and their sum.
 
+mod programs;
 mod sum;
 
 use std::{
     env,
     ffi::{OsStr, OsString},
-    io::{BufRead, BufReader, Write},
     num::NonZero,
     path::Path,
-    process::{Command, Stdio},
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use programs::How;
 use sum::Sum;
 use xtask::workspace::Workspace;
 
@@ -45,32 +45,44 @@ pub fn run(
         .then(|| engines::provide(workspace))
         .transpose()?;
 
-    let mut tests = process::cargo();
-    tests.current_dir(&workspace.root).env("NETDP_BIN", &netdp);
-    if let Some(engines) = &engines {
-        tests.env(ENGINES_FOLDER, engines);
+    let environment = environment(netdp.as_os_str(), engines.as_deref());
+    let kept: Vec<(&str, &OsStr)> = environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_os_str()))
+        .collect();
+    // Only they run as root: what cargo compiles stays the user's.
+    let prefix = privilege::prefix(&kept)?;
+
+    let of_engines = ["--package", "netdp-tests", "--test", "engine_*"];
+    let wanted: &[&str] = if with_engines { &of_engines } else { &[] };
+    let programs = programs::build(&workspace.root, wanted)?;
+    let filter = filter.filter(|_| !with_engines);
+    // What is measured is measured alone, and an engine's tests are few and large.
+    let alone = long || with_engines || names_threads(args);
+    let mut given: Vec<OsString> = filter.map(OsString::from).into_iter().collect();
+    // libtest hides what a test that passes says, and with it why one skips.
+    given.push("--show-output".into());
+    given.extend((long || with_engines).then(|| "--include-ignored".into()));
+    given.extend((!names_threads(args)).then(|| threads(alone)));
+    given.extend_from_slice(args);
+    let mut sum = Sum::default();
+    let how = How {
+        prefix: &prefix,
+        args: &given,
+        environment: &environment,
+        at_once: if alone { 1 } else { cpus() },
+    };
+    let mut ended = programs::run(programs, &how, &mut sum);
+    if !with_engines {
+        let mut docs = process::cargo();
+        docs.current_dir(&workspace.root)
+            .args(["test", "--locked", "--quiet", "--doc"])
+            .args(filter);
+        ended = ended.and(process::run(&mut docs));
     }
-    if let Some(config) = runner(netdp.as_os_str(), engines.as_deref())? {
-        tests.args(["--config", &config]);
-    }
-    tests.args(["test", "--locked", "--no-fail-fast"]);
-    if with_engines {
-        tests.args(["--package", "netdp-tests", "--test", "engine_*"]);
-    } else {
-        tests.args(filter);
-    }
-    tests
-        // libtest hides what a test that passes says, and with it why one skips.
-        .args(["--", "--show-output"])
-        .args((long || with_engines).then_some("--include-ignored"))
-        .args((!names_threads(args)).then(threads))
-        .args(args);
-    let (ended_well, sum) = read(&mut tests)?;
 
     println!("{sum}");
-    if !ended_well {
-        bail!("tests failed, or one of the test programs could not be built or ended early");
-    }
+    ended?;
     // A machine that can't have engines has said so, test by test.
     if sum.ran() == 0 && !(with_engines && sum.skipped() > 0) {
         match filter {
@@ -88,61 +100,25 @@ fn names_threads(args: &[OsString]) -> bool {
         || env::var_os("RUST_TEST_THREADS").is_some()
 }
 
-/// Twice as many as libtest would run: half of the time tests wait, for time
-/// limits, for silence, for programs to start.
-fn threads() -> String {
-    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-    format!("--test-threads={}", 2 * cpus)
+fn cpus() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Passes the tests' output on as it comes, and counts.
-fn read(tests: &mut Command) -> Result<(bool, Sum)> {
-    let mut child = tests
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start `{}`", process::words(tests)))?;
-    let output = child
-        .stdout
-        .take()
-        .context("the tests' output is not piped")?;
-    let mut sum = Sum::default();
-    let mut terminal = std::io::stdout();
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("read the tests' output")?;
-        if let Some(shown) = sum.read(&String::from_utf8_lossy(&line)) {
-            writeln!(terminal, "{shown}")?;
-        }
-    }
-    Ok((child.wait()?.success(), sum))
+/// Twice as many tests at once as libtest would run: half of the time they wait,
+/// for time limits, for silence, for programs to start. Where there are as many
+/// test programs as CPUs, two of each.
+fn threads(alone: bool) -> OsString {
+    let threads = if alone { 2 * cpus() } else { 2 };
+    format!("--test-threads={threads}").into()
 }
 
-/// cargo's configuration that makes test programs run as root. Only they do:
-/// what cargo compiles stays the user's.
-fn runner(netdp: &OsStr, engines: Option<&Path>) -> Result<Option<String>> {
-    let backtrace = env::var_os("RUST_BACKTRACE").unwrap_or_default();
+/// What test programs have to see.
+fn environment(netdp: &OsStr, engines: Option<&Path>) -> Vec<(&'static str, OsString)> {
+    let mut kept = vec![("NETDP_BIN", netdp.to_owned())];
+    kept.extend(engines.map(|folder| (ENGINES_FOLDER, folder.into())));
     // What docs/testing.md lets one set.
-    let settings = ["NETDP_SEED", "NETDP_PACKETS"].map(|name| (name, env::var_os(name)));
-    let mut keep = vec![
-        ("NETDP_BIN", netdp),
-        ("RUST_BACKTRACE", backtrace.as_os_str()),
-    ];
-    keep.extend(engines.map(|folder| (ENGINES_FOLDER, folder.as_os_str())));
-    for (name, value) in &settings {
-        keep.extend(value.as_deref().map(|value| (*name, value)));
+    for name in ["RUST_BACKTRACE", "NETDP_SEED", "NETDP_PACKETS"] {
+        kept.extend(env::var_os(name).map(|value| (name, value)));
     }
-    let words = privilege::prefix(&keep)?;
-    if words.is_empty() {
-        return Ok(None);
-    }
-    // Debug's quotes and escapes are those of a TOML string for any path that
-    // is text.
-    let words: Vec<String> = words
-        .iter()
-        .map(|word| word.to_str().map(|word| format!("{word:?}")))
-        .collect::<Option<_>>()
-        .context("the path of the checkout is not UTF-8")?;
-    Ok(Some(format!(
-        "target.'cfg(all())'.runner = [{}]",
-        words.join(", ")
-    )))
+    kept
 }

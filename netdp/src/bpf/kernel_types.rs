@@ -1,7 +1,7 @@
 //! Where fields of the kernel's structures are, by its own type information
 //! (BTF). aya relocates what a compiler of C has marked; rustc marks nothing.
 
-use std::{collections::HashMap, fs};
+use std::fs;
 
 /// The kernel's types.
 const FILE: &str = "/sys/kernel/btf/vmlinux";
@@ -10,25 +10,44 @@ const FILE: &str = "/sys/kernel/btf/vmlinux";
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const FUNCTION: u32 = 12;
 
 /// How long `struct btf_type` is, bytes: offset of the name, `info`, size or
 /// type.
 const TYPE: usize = 12;
 
-/// Structures and unions, with their members.
+/// How long `struct btf_member` is, bytes: offset of the name, type, offset.
+const MEMBER: usize = 12;
+
+/// Structures and unions, with their members. A kernel has some 100,000 types,
+/// of which few are looked at: what is kept of the others is where they are.
 pub(super) struct Structures<'a> {
+    btf: &'a [u8],
     strings: &'a [u8],
-    /// By number: its members.
-    members: HashMap<u32, Vec<Member>>,
-    /// By name: its number.
-    named: HashMap<&'a [u8], u32>,
+    /// By number, from 1 on.
+    places: Vec<usize>,
+    /// Those of structures.
+    structures: Vec<usize>,
 }
 
-struct Member {
-    name: u32,
-    kind: u32,
-    /// In bytes.
-    offset: u32,
+/// `info` of a type.
+#[derive(Clone, Copy)]
+struct Info(u32);
+
+impl Info {
+    fn kind(self) -> u32 {
+        self.0 >> 24 & 0x1f
+    }
+
+    /// How many members, or whatever follows.
+    fn length(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+
+    /// Whether there are bit fields: then the upper byte of an offset is a width.
+    fn has_bit_fields(self) -> bool {
+        self.0 >> 31 != 0
+    }
 }
 
 /// Offsets of members in `struct tcp_sock`.
@@ -52,147 +71,111 @@ pub(super) fn tcp_sock() -> Option<TcpSock> {
 /// Numbers of functions of this kernel, by name; none where it lacks one, or
 /// doesn't tell.
 pub(super) fn functions<const N: usize>(names: &[&str; N]) -> Option<[u32; N]> {
-    const FUNCTION: u32 = 12;
-
     let btf = fs::read(FILE).ok()?;
+    let types = Structures::parse(&btf)?;
     let mut found = [0; N];
-    each_type(&btf, |kind| {
-        if kind.kind == FUNCTION
-            && let Some(name) = string(kind.strings, kind.name)
-            && let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == name)
+    for (number, place) in (1..).zip(&types.places) {
+        if Info(word(&btf, place + 4)?).kind() == FUNCTION
+            && let Some(at) = names.iter().position(|name| types.is_named(*place, name))
         {
-            found[at] = kind.number;
+            found[at] = number;
         }
-        Some(())
-    })?;
+    }
     (!found.contains(&0)).then_some(found)
 }
 
-/// One of the types.
-struct Type<'a> {
-    strings: &'a [u8],
-    number: u32,
-    name: u32,
-    kind: u32,
-    /// Of its members.
-    length: u32,
-    /// `kind_flag`.
-    wide: bool,
-    /// Where what follows `struct btf_type` is.
-    at: usize,
-}
-
-/// None where `btf` isn't understood, or `see` gives none.
-fn each_type<'a>(btf: &'a [u8], mut see: impl FnMut(Type<'a>) -> Option<()>) -> Option<()> {
-    // `struct btf_header`: magic, version, flags, its own length at byte 4, and
-    // where types and strings are, counted from its end.
-    let header = word(btf, 4)? as usize;
-    let types = header + word(btf, 8)? as usize;
-    let end = types + word(btf, 12)? as usize;
-    let strings = btf.get(header + word(btf, 16)? as usize..)?;
-    let (mut at, mut number) = (types, 0);
-    while at < end {
-        number += 1;
-        let (name, info) = (word(btf, at)?, word(btf, at + 4)?);
-        let (kind, length, wide) = (info >> 24 & 0x1f, info & 0xffff, info >> 31 != 0);
-        at += TYPE;
-        see(Type {
-            strings,
-            number,
-            name,
-            kind,
-            length,
-            wide,
-            at,
-        })?;
-        at += trailer(kind, length)?;
-    }
-    Some(())
-}
-
-fn word(btf: &[u8], at: usize) -> Option<u32> {
-    let bytes = btf.get(at..at + 4)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
 impl<'a> Structures<'a> {
+    /// `struct btf_header`: magic, version, flags, its own length at byte 4, and
+    /// where types and strings are, counted from its end.
     pub(super) fn parse(btf: &'a [u8]) -> Option<Self> {
-        let mut this = Self {
-            strings: &[],
-            members: HashMap::new(),
-            named: HashMap::new(),
-        };
-        each_type(btf, |of| {
-            this.strings = of.strings;
-            if of.kind != STRUCT && of.kind != UNION {
-                return Some(());
+        let header = word(btf, 4)? as usize;
+        let types = header + word(btf, 8)? as usize;
+        let end = types + word(btf, 12)? as usize;
+        let strings = btf.get(header + word(btf, 16)? as usize..)?;
+        let (mut places, mut structures) = (Vec::new(), Vec::new());
+        let mut at = types;
+        while at < end {
+            let info = Info(word(btf, at + 4)?);
+            places.push(at);
+            if info.kind() == STRUCT {
+                structures.push(at);
             }
-            let mut members = Vec::new();
-            for member in 0..of.length as usize {
-                let at = of.at + 12 * member;
-                let offset = word(btf, at + 8)?;
-                // Where there are bit fields the upper byte is their width.
-                let bits = if of.wide { offset & 0xff_ffff } else { offset };
-                members.push(Member {
-                    name: word(btf, at)?,
-                    kind: word(btf, at + 4)?,
-                    offset: bits / 8,
-                });
-            }
-            this.members.insert(of.number, members);
-            if of.kind == STRUCT {
-                this.named.insert(string(of.strings, of.name)?, of.number);
-            }
-            Some(())
-        })?;
-        Some(this)
+            at += TYPE + trailer(info)?;
+        }
+        Some(Self {
+            btf,
+            strings,
+            places,
+            structures,
+        })
     }
 
     /// Where a member is, bytes from the structure's beginning. Structures
     /// without a name are looked into.
     pub(super) fn offset(&self, structure: &str, path: &[&str]) -> Option<u32> {
-        let mut kind = *self.named.get(structure.as_bytes())?;
+        let is_it = |at: &&usize| self.is_named(**at, structure);
+        let mut place = *self.structures.iter().find(is_it)?;
         let mut offset = 0;
         for name in path {
-            let (at, of) = self.member(kind, name.as_bytes())?;
+            let (at, of) = self.member(place, name)?;
             offset += at;
-            kind = of;
+            place = self.place(of)?;
         }
         Some(offset)
     }
 
-    fn member(&self, kind: u32, wanted: &[u8]) -> Option<(u32, u32)> {
-        self.members.get(&kind)?.iter().find_map(|member| {
-            let name = string(self.strings, member.name)?;
-            if name == wanted {
-                return Some((member.offset, member.kind));
+    /// Offset and type of a member, of the type at `place`.
+    fn member(&self, place: usize, wanted: &str) -> Option<(u32, u32)> {
+        let info = Info(word(self.btf, place + 4)?);
+        if !matches!(info.kind(), STRUCT | UNION) {
+            return None;
+        }
+        (0..info.length()).find_map(|number| {
+            let at = place + TYPE + MEMBER * number;
+            let (of, offset) = (word(self.btf, at + 4)?, word(self.btf, at + 8)?);
+            let bits = if info.has_bit_fields() {
+                offset & 0xff_ffff
+            } else {
+                offset
+            };
+            if self.is_named(at, wanted) {
+                return Some((bits / 8, of));
             }
-            let (at, of) = name
-                .is_empty()
-                .then(|| self.member(member.kind, wanted))??;
-            Some((member.offset + at, of))
+            let (inner, of) = self
+                .is_named(at, "")
+                .then(|| self.member(self.place(of)?, wanted))??;
+            Some((bits / 8 + inner, of))
         })
+    }
+
+    fn place(&self, number: u32) -> Option<usize> {
+        self.places.get((number as usize).checked_sub(1)?).copied()
+    }
+
+    /// Whether this is the name of the type or member at `place`.
+    fn is_named(&self, place: usize, name: &str) -> bool {
+        let found = word(self.btf, place).and_then(|offset| self.strings.get(offset as usize..));
+        found
+            .and_then(|found| found.strip_prefix(name.as_bytes()))
+            .is_some_and(|rest| rest.first() == Some(&0))
     }
 }
 
-fn string(strings: &[u8], offset: u32) -> Option<&[u8]> {
-    strings
-        .get(offset as usize..)?
-        .split(|byte| *byte == 0)
-        .next()
+fn word(btf: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*btf.get(at..)?.first_chunk()?))
 }
 
 /// How many bytes follow `struct btf_type`; none for a kind that isn't known.
-fn trailer(kind: u32, length: u32) -> Option<usize> {
-    let length = length as usize;
-    Some(match kind {
+fn trailer(info: Info) -> Option<usize> {
+    let length = info.length();
+    Some(match info.kind() {
         // Pointers, forward declarations, names, qualifiers, functions, floats,
         // tags of types.
         0 | 2 | 7..=12 | 16 | 18 => 0,
         // Integers, variables, tags of declarations.
         1 | 14 | 17 => 4,
         ARRAY => 12,
-        STRUCT | UNION => 12 * length,
+        STRUCT | UNION => MEMBER * length,
         // Enumerations, parameters of functions.
         6 | 13 => 8 * length,
         // Sections, enumerations of 64 bits.

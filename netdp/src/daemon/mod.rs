@@ -17,6 +17,7 @@ mod hold;
 pub(crate) mod host;
 mod hosts;
 mod members;
+mod memory;
 mod notify;
 pub mod owner;
 pub mod passed;
@@ -109,6 +110,7 @@ pub fn run(options: Options) -> Result<()> {
             }
             None => None,
         };
+        memory::give_back();
         notify::ready();
         let served = server::serve(socket, Arc::clone(&owner), until_told_to_end()?).await;
         if let Some(driver) = driver {

@@ -40,6 +40,10 @@ use super::{
 /// How long a link may take until packets pass it.
 const LINK_PATIENCE: Duration = Duration::from_millis(1500);
 
+/// Up to so many sandboxes a daemon that starts answers requests only once names
+/// are answered too.
+const AT_ONCE: usize = 50;
+
 #[derive(Debug, Error)]
 pub enum OwnerError {
     #[error(transparent)]
@@ -186,9 +190,22 @@ impl Owner {
         for sandbox in core.state.sandboxes.values() {
             self.watch(sandbox);
         }
+        let sandboxes = core.state.sandboxes.len();
         drop(core);
-        self.resolver.follow().await;
+        self.listen_in(sandboxes).await;
         Ok(())
+    }
+
+    /// Begins to answer questions for names, but holds nobody up for long: for
+    /// each sandbox the kernel waits until all CPUs have seen the program on its
+    /// loopback interface (`tcx_entry_sync`, 6.6), which are seconds for a
+    /// thousand.
+    async fn listen_in(self: &Arc<Self>, sandboxes: usize) {
+        if sandboxes <= AT_ONCE {
+            return self.resolver.follow().await;
+        }
+        let owner = Arc::clone(self);
+        tokio::spawn(async move { owner.resolver.follow().await });
     }
 
     /// Makes the host what the state wants, as far as it goes.

@@ -30,6 +30,7 @@ pub mod spec;
 mod state;
 pub mod subnets;
 mod taken;
+mod taking;
 mod timeouts;
 
 pub use acceleration::{Acceleration, Selection};

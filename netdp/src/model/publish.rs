@@ -11,7 +11,7 @@ use netdp_common::maps::{MAX_PORTS, MAX_RANGES};
 
 use super::{
     EndpointId, HostView, Mode, PortRequest, PortSpec, Proto, Publication, Refusal, SandboxId,
-    State, publication::normal, subnets::Family, taken::Ports,
+    State, publication::normal, subnets::Family, taken::Ports, taking::Taking,
 };
 
 /// The single ports that `specs` ask for.
@@ -80,31 +80,33 @@ impl State {
         let sandbox = self.sandbox(sandbox)?;
         let (id, name) = (sandbox.id, sandbox.name.clone());
         self.whole(|state| {
+            let endpoints = state.endpoints.values_mut();
+            let mut endpoints: Vec<_> = endpoints
+                .filter(|endpoint| endpoint.sandbox == id)
+                .map(|endpoint| (Taking::of(endpoint), endpoint))
+                .collect();
             let mut gone = Vec::new();
             for spec in specs {
                 let before = gone.len();
-                for endpoint in state.endpoints.values_mut().filter(|e| e.sandbox == id) {
-                    let at_itself = endpoint.clone();
-                    let taken = endpoint.published.extract_if(.., |publication| {
-                        let own = at_itself.is_at_itself(publication);
-                        spec.fits(publication, own)
-                    });
-                    gone.extend(taken);
+                for (taking, _) in &mut endpoints {
+                    taking.take(spec, &mut gone);
                 }
-                if gone.len() == before {
-                    let mut all = state.endpoints.values().filter(|e| e.sandbox == id);
-                    if let Some(whole) =
-                        all.find_map(|e| e.published.iter().find(|it| spec.meets(it)))
-                    {
-                        return Err(Refusal::invalid(format!(
-                            "{spec} is a part of {whole}, which {name} publishes as a whole: \
-                             unpublish that"
-                        )));
-                    }
-                    return Err(Refusal::not_found(format!(
+                if gone.len() > before {
+                    continue;
+                }
+                let mut all = endpoints.iter().flat_map(|(taking, _)| taking.left());
+                return Err(match all.find(|it| spec.meets(it)) {
+                    Some(whole) => Refusal::invalid(format!(
+                        "{spec} is a part of {whole}, which {name} publishes as a whole: \
+                         unpublish that"
+                    )),
+                    None => Refusal::not_found(format!(
                         "{name} doesn't publish {spec}: see `netdp port {name}`"
-                    )));
-                }
+                    )),
+                });
+            }
+            for (taking, endpoint) in endpoints {
+                endpoint.published = taking.into_left();
             }
             Ok(gone)
         })

@@ -124,6 +124,78 @@ fn ports_come_and_go_while_it_runs() {
     assert!(published(&state, "web1").is_empty());
 }
 
+/// Found by an index, and the same as by looking at each.
+#[test]
+fn what_is_taken_back_is_what_the_words_mean() {
+    let sockets = Sockets::default();
+    let host = host(&sockets);
+    let mut state = state();
+    let option = "com.docker.network.bridge.gateway_mode_ipv4";
+    let routed = NetworkRequest {
+        options: [(option.to_owned(), "routed".to_owned())].into(),
+        ..network("routed")
+    };
+    state.create_network(&routed, &host).unwrap();
+    let all = [
+        "8080:80",
+        "127.0.0.1:8082:81",
+        "8081:80",
+        "8080:80/udp",
+        "9000-9009:90-99",
+        "9010:90",
+        "192.0.2.1:9000-9001:80-81/udp",
+    ];
+    state.create_sandbox(&web("host", &all), &host).unwrap();
+    let mut own = web("own", &["80", "8080:81", "53/udp", "90-99"]);
+    own.networks = vec!["routed".into()];
+    state.create_sandbox(&own, &host).unwrap();
+    let asked = [
+        "80",
+        "80/udp",
+        "80-81",
+        "90-99",
+        "90",
+        "91",
+        "1-65535",
+        "8080:80",
+        "8081:81",
+        "0.0.0.0:8080:80",
+        "127.0.0.1:8082:81",
+        "127.0.0.1::81",
+        "8000-8100:80",
+        "9000-9009:90-99",
+        "9001:91",
+        "9000-9010:90-100",
+        "192.0.2.1:9000-9001:80-81/udp",
+        "53/udp",
+    ];
+    for name in ["host", "own"] {
+        for asked in asked {
+            let spec: PortSpec = asked.parse().unwrap();
+            let id = state.sandbox(name).unwrap().id;
+            let endpoints = state.endpoints_of(id);
+            let meant: Vec<Publication> = endpoints
+                .iter()
+                .flat_map(|it| {
+                    it.published
+                        .iter()
+                        .filter(|p| spec.fits(p, it.is_at_itself(p)))
+                })
+                .cloned()
+                .collect();
+            let mut next = state.clone();
+            let taken = next.unpublish(name, &[spec]).unwrap_or_default();
+            assert_eq!(taken, meant, "{asked} of {name}");
+            let kept = published(&next, name);
+            let left = published(&state, name);
+            let left = left
+                .into_iter()
+                .filter(|it| !meant.iter().any(|gone| gone.to_string() == *it));
+            assert_eq!(kept, left.collect::<Vec<_>>(), "{asked} of {name}");
+        }
+    }
+}
+
 #[test]
 fn ports_that_overlap_are_refused() {
     let nginx = Sockets(BTreeMap::from([((25_001, Proto::Tcp), "nginx")]));
