@@ -10,6 +10,7 @@ pub mod addr;
 pub mod arp;
 pub mod block;
 pub mod checksum;
+pub mod clock;
 pub mod drop;
 pub mod flow;
 pub mod fragment;

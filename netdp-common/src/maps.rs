@@ -62,6 +62,7 @@ pub mod name {
     pub const SWEEPER: &str = "sweeper";
     pub const HOST_FLOWS: &str = "host_flows";
     pub const MAPPINGS: &str = "mappings";
+    pub const EXPECTING: &str = "expecting";
     pub const FULL: &str = "full";
     pub const USAGE: &str = "usage";
     pub const OWN: &str = "own";

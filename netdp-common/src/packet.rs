@@ -51,6 +51,8 @@ unsafe impl Wire for Ipv4Hdr {}
 // SAFETY: as above.
 unsafe impl Wire for Ipv6Hdr {}
 // SAFETY: as above.
+unsafe impl Wire for V6Fields {}
+// SAFETY: as above.
 unsafe impl Wire for UdpHdr {}
 // SAFETY: as above.
 unsafe impl Wire for TcpHeader {}
@@ -91,6 +93,19 @@ struct TcpHeader {
     window: [u8; 2],
     check: [u8; 2],
     urgent: [u8; 2],
+}
+
+/// IPv6 header (RFC 8200, section 3), its addresses by words.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct V6Fields {
+    version: u8,
+    class_and_label: [u8; 3],
+    length: [u8; 2],
+    next_header: u8,
+    hop_limit: u8,
+    source: [[u8; 4]; 4],
+    destination: [[u8; 4]; 4],
 }
 
 /// What of a datagram this packet carries.
@@ -301,13 +316,13 @@ impl Header for V6 {
         bytes: &(impl Bytes + ?Sized),
         packet: &mut Packet<V6Addr>,
     ) -> Result<(), DropReason> {
-        let header: Ipv6Hdr = bytes.read(ETH_LEN).ok_or(DropReason::Malformed)?;
-        if header.vcf[0] >> 4 != 6 {
+        let header: V6Fields = bytes.read(ETH_LEN).ok_or(DropReason::Malformed)?;
+        if header.version >> 4 != 6 {
             return Err(DropReason::Malformed);
         }
-        packet.tuple.saddr = V6Addr::new(header.src_addr);
-        packet.tuple.daddr = V6Addr::new(header.dst_addr);
-        packet.proto = header.next_hdr;
+        put(&mut packet.tuple.saddr, header.source);
+        put(&mut packet.tuple.daddr, header.destination);
+        packet.proto = header.next_header;
         packet.ttl = header.hop_limit;
         packet.fragment = Fragment::Whole;
         packet.more = false;
@@ -316,8 +331,8 @@ impl Header for V6 {
         packet.dont_fragment = true;
         packet.id = 0;
         packet.l4 = ETH_LEN + V6_LEN;
-        if extension::is_one(header.next_hdr) {
-            return extension::walk(bytes, packet, u16::from_be_bytes(header.payload_len));
+        if extension::is_one(header.next_header) {
+            return extension::walk(bytes, packet, u16::from_be_bytes(header.length));
         }
         Ok(())
     }
@@ -334,6 +349,15 @@ impl Header for V6 {
             130..=137 | 143 => Transport::Neighbour,
             _ => Transport::IcmpOther,
         }
+    }
+}
+
+/// Word by word: as a whole, the compiler would have it copied byte by byte.
+#[inline(always)]
+fn put(to: &mut V6Addr, from: [[u8; 4]; 4]) {
+    for (index, word) in from.into_iter().enumerate() {
+        // SAFETY: a word of an address that lives on.
+        unsafe { (&raw mut to.0[index]).write_volatile(u32::from_ne_bytes(word)) };
     }
 }
 

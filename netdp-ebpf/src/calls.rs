@@ -45,7 +45,7 @@ pub fn note<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint)
 /// Whether what the host forwards to a container answers it.
 #[inline(never)]
 pub fn is_answer<F: Family>(skb: &Skb) -> bool {
-    let Ok(work) = work::begin::<F>(skb) else {
+    let Ok(work) = work::begin_timed::<F>(skb) else {
         return false;
     };
     if flows::reassemble::<F>(&mut work.packet, work.now).is_err()

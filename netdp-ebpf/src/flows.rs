@@ -9,6 +9,7 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use netdp_common::{
+    clock,
     drop::DropReason,
     flow, fragment,
     maps::{Config, Flow, FlowKey},
@@ -27,7 +28,7 @@ use crate::{
 #[inline(always)]
 pub fn now() -> u32 {
     // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    clock::seconds(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 /// What the daemon has set, or the defaults before it has.

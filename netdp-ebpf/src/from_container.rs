@@ -75,7 +75,7 @@ fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> i32 {
 /// A function of its own: the stack of one family is not the other's.
 #[inline(never)]
 fn ipv4(skb: &Skb, endpoint: &Endpoint) -> i32 {
-    let work = match work::begin::<V4>(skb) {
+    let work = match work::begin_timed::<V4>(skb) {
         Ok(work) => work,
         Err(reason) => return verdict::part(Err(reason)),
     };
@@ -86,7 +86,7 @@ fn ipv4(skb: &Skb, endpoint: &Endpoint) -> i32 {
 /// As [`ipv4`].
 #[inline(never)]
 fn ipv6(skb: &Skb, endpoint: &Endpoint) -> i32 {
-    let work = match work::begin::<V6>(skb) {
+    let work = match work::begin_timed::<V6>(skb) {
         Ok(work) => work,
         Err(reason) => return verdict::part(Err(reason)),
     };
@@ -245,7 +245,7 @@ fn neighbour<F: Family>(
         let key = packet.tuple.received(packet.proto);
         if let Some(entry) = flows::find::<F>(&key) {
             flows::remove::<F>(&key, entry);
-        } else if flows::find_pending::<F>(&key).is_some() {
+        } else if published::is_expecting() && flows::find_pending::<F>(&key).is_some() {
             let _ = F::pending().remove(&key);
         }
     }

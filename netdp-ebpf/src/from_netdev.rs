@@ -69,6 +69,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         return Ok(Verdict::Pass);
     };
     if work.packet.fragment != Fragment::Whole {
+        work.now = flows::now();
         if flows::reassemble::<F>(&mut work.packet, work.now).is_err() {
             return wait::<F>(skb, work);
         }

@@ -89,6 +89,10 @@ pub static HOST_FLOWS: Array<u32, 1> = Array::new();
 /// Set once a mapping was made, so that hosts without any don't look for one.
 #[btf_map(name = "mappings")]
 pub static MAPPINGS: Array<u32, 1> = Array::new();
+/// Set once there was an unanswered entry of a client that the tables alone don't
+/// lead back to, so that hosts without any don't look for one.
+#[btf_map(name = "expecting")]
+pub static EXPECTING: Array<u32, 1> = Array::new();
 /// Second in which the flow table of a family last had no room, by
 /// [`Family::FULL`](crate::family::Family::FULL).
 #[btf_map(name = "full")]

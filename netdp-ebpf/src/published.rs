@@ -17,6 +17,7 @@ use crate::{
     family::Family,
     flows,
     found::Found,
+    maps::EXPECTING,
     path, ranges, share,
     skb::Skb,
     work::{Decision, Exit, copy},
@@ -170,6 +171,23 @@ fn note_interface<A>(skb: &Skb, packet: &Packet<A>, entry: flows::Entry<A>, stat
     }
 }
 
+/// Whether there may be an unanswered entry of a published port. No lookup for
+/// the kernel, and where no client ever needed one, none in a table that is
+/// too large to be at hand.
+#[inline(always)]
+pub fn is_expecting() -> bool {
+    EXPECTING.get(0).is_some_and(|seen| *seen != 0)
+}
+
+/// From now on they are looked for.
+#[inline(always)]
+fn begin_expecting() {
+    if let Some(seen) = EXPECTING.get_ptr_mut(0) {
+        // SAFETY: only ever set, by any CPU.
+        unsafe { seen.write_volatile(1) };
+    }
+}
+
 /// Keeps the flow's entry up to date, or makes one where the way back needs it:
 /// for the outside, or for a container that is the `client`.
 #[inline(always)]
@@ -214,7 +232,8 @@ pub fn remember_alone<F: Family>(
     if stateless && !has_several_uplinks() {
         return Ok(());
     }
-    if let Some(entry) = flows::find_pending::<F>(&key)
+    if is_expecting()
+        && let Some(entry) = flows::find_pending::<F>(&key)
         && asked_the_same::<F>(entry, from)
     {
         note_interface(skb, packet, entry, stateless);
@@ -235,6 +254,7 @@ pub fn remember_alone<F: Family>(
             flow.external = from.saddr;
         }
         flows::begin::<F>(flow, packet, Direction::Original);
+        begin_expecting();
         flows::expect::<F>(&key, flow)?;
         share::expected(flow);
         return Ok(());
@@ -427,7 +447,8 @@ pub fn first_reply_alone<F: Family>(
     const NOT_ESTABLISHED: u8 = tcp_flags::SYN | tcp_flags::RST | tcp_flags::FIN;
     let enters = packet.proto == proto::TCP && !packet.transport.has_flags(NOT_ESTABLISHED);
 
-    if let Some(entry) = flows::find_pending::<F>(key)
+    if is_expecting()
+        && let Some(entry) = flows::find_pending::<F>(key)
         && rules::is_published(flows::kind(entry))
     {
         if is_current::<F>(key, entry, endpoint) {

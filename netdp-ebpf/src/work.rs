@@ -109,7 +109,8 @@ pub struct Search {
 
 /// A packet in the making. All bytes zero are a valid value.
 pub struct Work<A> {
-    /// Second in which it came, see [`flows::now`].
+    /// Second in which it came, see [`flows::now`], where [`begin_timed`] was
+    /// asked for it.
     pub now: u32,
     pub packet: Packet<A>,
     pub decision: Decision<A>,
@@ -153,7 +154,19 @@ impl<A: Address> Work<A> {
     }
 }
 
+/// As [`begin`], with the time.
+///
+/// # Errors
+/// As that.
+#[inline(always)]
+pub fn begin_timed<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropReason> {
+    let work = begin::<H>(skb)?;
+    work.now = flows::now();
+    Ok(work)
+}
+
 /// Parses the packet and decides for now that it goes to the stack as it is.
+/// [`Work::now`] is left as it was.
 ///
 /// # Errors
 /// As [`parse_into`].
@@ -163,7 +176,6 @@ pub fn begin<H: Header>(skb: &Skb) -> Result<&'static mut Work<H::Addr>, DropRea
     if let Err(reason) = parse_into::<H>(skb, &mut work.packet) {
         parse_pulled::<H>(skb, &mut work.packet, reason)?;
     }
-    work.now = flows::now();
     work.decision.to = work.packet.tuple;
     work.decision.exit = Exit::Stack;
     work.decision.uplink = 0;

@@ -102,7 +102,7 @@ fn open<F: Family>(skb: &Skb, endpoint: &Endpoint) -> i32 {
 
 #[inline(always)]
 fn outbound<F: Family>(skb: &Skb, endpoint: &Endpoint) -> i32 {
-    let Ok(work) = work::begin::<F>(skb) else {
+    let Ok(work) = work::begin_timed::<F>(skb) else {
         return leave(Left::Protocol);
     };
     if work.packet.fragment != Fragment::Whole {

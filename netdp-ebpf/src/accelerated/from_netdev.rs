@@ -51,7 +51,7 @@ fn inbound<F: Family>(skb: &Skb) -> i32 {
     if blocked::is_known_source::<F>(skb) {
         return pass();
     }
-    let Ok(work) = work::begin::<F>(skb) else {
+    let Ok(work) = work::begin_timed::<F>(skb) else {
         return pass();
     };
     if work.packet.fragment != Fragment::Whole {

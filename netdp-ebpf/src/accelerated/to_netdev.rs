@@ -50,7 +50,7 @@ fn beside6(skb: &Skb) -> i32 {
 /// of ours is to take it.
 #[inline(always)]
 fn beside<F: Family>(skb: &Skb) -> i32 {
-    let Ok(work) = work::begin::<F>(skb) else {
+    let Ok(work) = work::begin_timed::<F>(skb) else {
         return pass();
     };
     let Work {

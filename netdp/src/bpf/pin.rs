@@ -21,7 +21,7 @@ use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 51] = [
+pub(super) const MAPS: [&str; 52] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -29,6 +29,7 @@ pub(super) const MAPS: [&str; 51] = [
     name::DROPS,
     name::STATS,
     name::HOST_FLOWS,
+    name::EXPECTING,
     name::USAGE,
     name::OWN,
     name::MAPPINGS,
@@ -98,7 +99,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::TIMES => of::<u32, Times>(MAX_ENDPOINTS),
         name::DROPS => of::<u32, u64>(64),
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
-        name::HOST_FLOWS | name::MAPPINGS | name::BLOCKING => of::<u32, u32>(1),
+        name::HOST_FLOWS | name::MAPPINGS | name::EXPECTING | name::BLOCKING => of::<u32, u32>(1),
         name::FULL => of::<u32, u32>(2),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
