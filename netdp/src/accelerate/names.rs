@@ -16,8 +16,11 @@ use super::{
     view::View,
 };
 
-/// How long a listing waits for Docker: without its names, it has ids.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a listing waits for a Docker that has much to do: without its names,
+/// it has ids.
+const LISTING: Duration = Duration::from_secs(10);
+/// How long a message about a start waits for them.
+const START: Duration = Duration::from_secs(2);
 
 /// A container as Docker calls it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,7 +53,7 @@ pub async fn called() -> Result<Vec<Called>, String> {
             .look(&mut Inspected::default(), &BTreeSet::new())
             .await
     };
-    match timeout(PATIENCE, asked).await {
+    match timeout(LISTING, asked).await {
         Ok(Ok(view)) => Ok(of(view)),
         Ok(Err(error)) => {
             tracing::debug!("containers are shown without their names: {error}");
@@ -58,7 +61,7 @@ pub async fn called() -> Result<Vec<Called>, String> {
         }
         Err(_) => Err(format!(
             "Docker didn't answer within {} seconds",
-            PATIENCE.as_secs()
+            LISTING.as_secs()
         )),
     }
 }
@@ -68,7 +71,7 @@ pub async fn called() -> Result<Vec<Called>, String> {
 pub async fn name_of(endpoint: &str) -> Option<String> {
     let socket = socket().ok()?;
     let asked = async { Api::connect(&socket).await.ok()?.name_of(endpoint).await };
-    timeout(PATIENCE, asked).await.ok()?
+    timeout(START, asked).await.ok()?
 }
 
 fn of(view: View) -> Vec<Called> {
