@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn all_are_run_and_added_up_whatever_fails() {
         let result = |passed: usize| format!("echo 'test result: ok. {passed} passed; 0 failed'\n");
-        let programs = vec![
+        let programs = [
             shell("good", &result(2)),
             shell("bad", &(result(3) + "exit 1\n")),
             shell("late", &result(4)),
