@@ -1,4 +1,4 @@
-//! tcx ingress of a veth's host end: what the container sends.
+//! tc ingress of a veth's host end: what the container sends.
 
 use netdp_common::{
     addr::{Address, proto},

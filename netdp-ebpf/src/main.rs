@@ -74,13 +74,13 @@ pub fn to_netdev(ctx: TcContext) -> i32 {
     verdict::action(to_netdev::to_netdev(&Skb::new(&ctx)))
 }
 
-/// tcx ingress of a veth's host end: a frame that the container sends.
+/// tc ingress of a veth's host end: a frame that the container sends.
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
     verdict::action(from_container::from_container(&Skb::new(&ctx)))
 }
 
-/// tcx egress of a veth's host end: a frame that the host's stack sends to the
+/// tc egress of a veth's host end: a frame that the host's stack sends to the
 /// container.
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
@@ -108,7 +108,7 @@ pub fn acc_container(ctx: TcContext) -> i32 {
     accelerated::from_container(&Skb::new(&ctx))
 }
 
-/// tcx egress of a sandbox's loopback interface: a packet from one of its
+/// tc egress of a sandbox's loopback interface: a packet from one of its
 /// programs to another, or to the resolver.
 #[classifier]
 pub fn to_resolver(ctx: TcContext) -> i32 {

@@ -1,4 +1,4 @@
-//! tcx egress of a veth's host end: what the host's stack sends to the
+//! tc egress of a veth's host end: what the host's stack sends to the
 //! container.
 
 use netdp_common::{

@@ -1,4 +1,4 @@
-//! tcx egress of a sandbox's loopback interface: questions to netdp's
+//! tc egress of a sandbox's loopback interface: questions to netdp's
 //! resolver, and its answers.
 
 use netdp_common::{
@@ -8,10 +8,13 @@ use netdp_common::{
     resolver,
 };
 
-use crate::{skb::Skb, verdict::Verdict, work};
+use crate::{family::Family, skb::Skb, verdict::Verdict, work};
 
 /// Exchanges the port that programs ask at and the one that the resolver
 /// holds. Without state: the address says that it is the resolver's.
+///
+/// Where nobody holds it a question stays as it is: the error that answers it
+/// then is about the address that was asked, and ends the program's wait.
 #[inline(always)]
 pub fn to_resolver(skb: &Skb) -> Result<Verdict, DropReason> {
     /// Offsets of source and destination in an IPv4 header.
@@ -32,6 +35,10 @@ pub fn to_resolver(skb: &Skb) -> Result<Verdict, DropReason> {
     let packet = &work.packet;
     let to = resolver::exchange(&packet.tuple);
     if !packet.transport.is_tcp_or_udp() || to == packet.tuple {
+        return Ok(Verdict::Pass);
+    }
+    let is_question = to.dport != packet.tuple.dport;
+    if is_question && !V4::host_has_socket(skb, &to, packet.proto) {
         return Ok(Verdict::Pass);
     }
     skb.write(packet.l4, [to.sport, to.dport])?;

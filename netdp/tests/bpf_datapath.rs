@@ -8,6 +8,11 @@ use std::{
     process::Command,
 };
 
+use aya::programs::{
+    LinkOrder, SchedClassifier,
+    links::FdLink,
+    tc::{TcAttachOptions, TcAttachType},
+};
 use netdp::{
     bpf::{Datapath, DriverProgram, Entry, Key, Mechanism, Options, Role, blocked_key},
     netns::Namespace,
@@ -246,6 +251,90 @@ fn filters_of_a_clsact_qdisc_where_there_is_no_tcx() {
     bench.inside(|| Datapath::unload(&options.bpffs).unwrap());
     assert!(!bench.filters("ingress").contains("from_netdev"));
     assert!(!bench.filters("egress").contains("to_netdev"));
+}
+
+/// The programs that `tc` and the tcx hooks of `wire0` have for an endpoint.
+fn of_endpoint(bench: &Bench) -> [(usize, usize); 2] {
+    let hooks = [
+        ("ingress", TcAttachType::Ingress, "from_container"),
+        ("egress", TcAttachType::Egress, "to_container"),
+    ];
+    hooks.map(|(hook, at, program)| {
+        let filters = bench.filters(hook);
+        let filters = filters.lines().filter(|line| line.contains(program));
+        let links = bench.inside(|| SchedClassifier::query_tcx("wire0", at).unwrap().1);
+        (filters.count(), links.len())
+    })
+}
+
+#[test]
+fn programs_at_host_ends_are_filters() {
+    let Some(bench) = Bench::new() else { return };
+    let options = bench.options();
+    let open = || Datapath::open(&options).unwrap();
+    bench.inside(|| {
+        open()
+            .attach("wire0", ifindex("wire0"), Role::Endpoint)
+            .unwrap();
+    });
+    assert_eq!(of_endpoint(&bench), [(1, 0); 2]);
+    bench.inside(|| {
+        let mut datapath = open();
+        assert_eq!(
+            datapath.attached(),
+            [(ifindex("wire0"), Role::Endpoint)].into()
+        );
+        // The filter is there already.
+        datapath
+            .attach("wire0", ifindex("wire0"), Role::Endpoint)
+            .unwrap();
+    });
+    assert_eq!(of_endpoint(&bench), [(1, 0); 2]);
+    bench.inside(|| Datapath::unload(&options.bpffs).unwrap());
+    assert_eq!(of_endpoint(&bench), [(0, 0); 2]);
+    assert!(pins(&options.bpffs).is_empty());
+}
+
+/// As daemons pinned them until endpoints had filters.
+#[test]
+fn links_at_host_ends_stay_and_get_the_new_program() {
+    let Some(bench) = Bench::new() else { return };
+    let options = bench.options();
+    bench.inside(|| {
+        drop(Datapath::open(&options).unwrap());
+        let pinned = options.bpffs.join("netdp");
+        for (name, hook) in [
+            ("from_container", TcAttachType::Ingress),
+            ("to_container", TcAttachType::Egress),
+        ] {
+            let path = pinned.join("progs").join(name);
+            let mut program = SchedClassifier::from_pin(path).unwrap();
+            let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = program.attach_with_options("wire0", hook, first).unwrap();
+            let link: FdLink = program.take_link(id).unwrap().try_into().unwrap();
+            let path = format!("links/{}-{name}", ifindex("wire0"));
+            link.pin(pinned.join(path)).unwrap();
+        }
+    });
+    let program = || {
+        let at = TcAttachType::Ingress;
+        bench.inside(|| SchedClassifier::query_tcx("wire0", at).unwrap().1[0].id())
+    };
+    let before = program();
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        assert_eq!(datapath.attached().len(), 1);
+        datapath
+            .attach("wire0", ifindex("wire0"), Role::Endpoint)
+            .unwrap();
+    });
+    assert_eq!(of_endpoint(&bench), [(0, 1); 2]);
+    assert_ne!(program(), before);
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        datapath.detach(ifindex("wire0"), Role::Endpoint).unwrap();
+    });
+    assert_eq!(of_endpoint(&bench), [(0, 0); 2]);
 }
 
 /// `xdp` as `ip link` shows it: the id of the program in the driver.

@@ -3,7 +3,7 @@
 
 mod program_world;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 
 use netdp::bpf::{TestPacket, TestRun};
 use netdp_common::resolver::{ADDRESS, HELD_PORT, PORT};
@@ -28,9 +28,19 @@ fn run(world: &mut World, bytes: &[u8]) -> TestRun {
     run
 }
 
+/// The sockets of a resolver in the calling thread's namespace.
+fn listen() -> (UdpSocket, TcpListener) {
+    let address = resolver(HELD_PORT);
+    (
+        UdpSocket::bind(address).unwrap(),
+        TcpListener::bind(address).unwrap(),
+    )
+}
+
 #[test]
 fn questions_and_answers_exchange_ports() {
     world(|world| {
+        let _sockets = listen();
         for body in [
             Body::Udp,
             Body::UdpUnchecked,
@@ -50,8 +60,26 @@ fn questions_and_answers_exchange_ports() {
 }
 
 #[test]
+fn a_question_that_nobody_hears_stays() {
+    world(|world| {
+        for body in [Body::Udp, Body::Tcp(SYN)] {
+            let question = Frame::new(body, CLIENT, resolver(PORT)).bytes();
+            assert_eq!(run(world, &question).packet, question, "{body:?}");
+        }
+        let (udp, tcp) = listen();
+        drop(udp);
+        let by_udp = Frame::new(Body::Udp, CLIENT, resolver(PORT)).bytes();
+        assert_eq!(run(world, &by_udp).packet, by_udp);
+        let by_tcp = Frame::new(Body::Tcp(SYN), CLIENT, resolver(PORT)).bytes();
+        assert_ne!(run(world, &by_tcp).packet, by_tcp);
+        drop(tcp);
+    });
+}
+
+#[test]
 fn everything_else_on_loopback_stays() {
     world(|world| {
+        let _sockets = listen();
         for frame in [
             Frame::udp(CLIENT, at(Ipv4Addr::LOCALHOST, PORT)),
             Frame::udp(at(Ipv4Addr::LOCALHOST, PORT), CLIENT),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::thread;
@@ -171,6 +171,8 @@ fn a_daemon_that_starts_again_answers_again() {
     let db = on(&topology, "db", "netdp0");
     assert_eq!(resolve(&web, "db"), Ok(vec![db.address.into()]));
     topology.world.kill_daemon();
+    let refused = ask_at(&web, RESOLVER, "db", RecordType::A).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     start(&mut topology);
     assert_eq!(resolve(&web, "db"), Ok(vec![db.address.into()]));
     assert_eq!(

@@ -5,10 +5,7 @@ use std::{io, mem, path::Path};
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier,
     links::{FdLink, LinkError, PinnedLink},
-    tc::{
-        self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType,
-        TcError, TcHandle,
-    },
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle},
 };
 
 use super::{
@@ -18,9 +15,9 @@ use super::{
 };
 
 /// Where a filter of ours stands among those of a clsact qdisc: first.
-pub(super) const PRIORITY: u16 = 1;
+const PRIORITY: u16 = 1;
 /// Tells our filter from others of the same priority.
-pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x6e64);
+const HANDLE: TcHandle = TcHandle::new(0, 0x6e64);
 
 /// One program on one hook.
 pub(super) struct Attachment<'a> {
@@ -32,12 +29,16 @@ pub(super) struct Attachment<'a> {
     pub pin: &'a Path,
 }
 
-/// Attaches a program, or puts it in the place of the one pinned there.
+/// Attaches a program, or puts it in the place of the one attached there: a
+/// link that is pinned stays one, whatever `mechanism` says.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     at: &Attachment<'_>,
     mechanism: Mechanism,
 ) -> Result<(), BpfError> {
+    if at.pin.exists() && replace(program, at)? {
+        return Ok(());
+    }
     match mechanism {
         Mechanism::Tcx => attach_link(program, at),
         Mechanism::Clsact => attach_filter(program, at),
@@ -45,12 +46,7 @@ pub(super) fn attach(
 }
 
 fn attach_link(program: &mut SchedClassifier, at: &Attachment<'_>) -> Result<(), BpfError> {
-    if at.pin.exists() {
-        if replace(program, at)? {
-            return Ok(());
-        }
-        unpin(at.pin)?;
-    }
+    unpin(at.pin)?;
     let failed = |source| failed(at, source);
     let id = program
         .attach_with_options(
@@ -72,14 +68,17 @@ fn attach_link(program: &mut SchedClassifier, at: &Attachment<'_>) -> Result<(),
 }
 
 /// Replaces the program of a pinned link, which no packet notices; false where
-/// the link has lost its interface.
+/// the link has lost its interface, or a program is pinned there.
 fn replace(program: &mut SchedClassifier, at: &Attachment<'_>) -> Result<bool, BpfError> {
     let broken = |source: LinkError| BpfError::Link {
         path: at.pin.to_owned(),
         source: Box::new(source),
     };
     let pinned = PinnedLink::from_pin(at.pin).map_err(broken)?;
-    let link = FdLink::from(pinned).try_into().map_err(broken)?;
+    let link = match FdLink::from(pinned).try_into() {
+        Err(LinkError::InvalidLink) => return Ok(false),
+        link => link.map_err(broken)?,
+    };
     match program.attach_to_link(link) {
         Ok(id) => {
             // The pin keeps the link; this handle on it may go.
@@ -96,28 +95,7 @@ fn replace(program: &mut SchedClassifier, at: &Attachment<'_>) -> Result<bool, B
 }
 
 fn attach_filter(program: &mut SchedClassifier, at: &Attachment<'_>) -> Result<(), BpfError> {
-    match tc::qdisc_add_clsact(at.ifname) {
-        Err(error) if !is_exists(&error) => {
-            return Err(failed(at, ProgramError::TcError(error)));
-        }
-        _ => {}
-    }
-    let id = match replace_filter(program, at)? {
-        Some(id) => id,
-        None => program
-            .attach_with_options(
-                at.ifname,
-                at.hook,
-                TcAttachOptions::Netlink(NlOptions {
-                    priority: PRIORITY,
-                    handle: HANDLE,
-                    ..NlOptions::default()
-                }),
-            )
-            .map_err(|source| failed(at, source))?,
-    };
-    // Dropped, it would take the filter away.
-    mem::forget(program.take_link(id).map_err(|source| failed(at, source))?);
+    put_filter(program, at.ifname, at.hook).map_err(|source| failed(at, source))?;
     unpin(at.pin)?;
     program.pin(at.pin).map_err(|source| BpfError::Pin {
         path: at.pin.to_owned(),
@@ -125,23 +103,36 @@ fn attach_filter(program: &mut SchedClassifier, at: &Attachment<'_>) -> Result<(
     })
 }
 
-/// Replaces the program of a filter of ours, which no packet notices; none
-/// where there is no such filter.
-fn replace_filter(
+/// Puts a filter of ours onto an interface of the calling thread's namespace,
+/// or the program into the one that is there, which no packet notices. The
+/// kernel keeps it with the interface.
+pub(super) fn put_filter(
     program: &mut SchedClassifier,
-    at: &Attachment<'_>,
-) -> Result<Option<SchedClassifierLinkId>, BpfError> {
-    let link = SchedClassifierLink::attached(at.ifname, at.hook, PRIORITY, HANDLE, None)
-        .map_err(|error| failed(at, ProgramError::IOError(error)))?;
-    match program.attach_to_link(link) {
-        Ok(id) => Ok(Some(id)),
+    ifname: &str,
+    hook: TcAttachType,
+) -> Result<(), ProgramError> {
+    match tc::qdisc_add_clsact(ifname) {
+        Err(error) if !is_exists(&error) => return Err(error.into()),
+        _ => {}
+    }
+    let link = SchedClassifierLink::attached(ifname, hook, PRIORITY, HANDLE, None)?;
+    let id = match program.attach_to_link(link) {
         Err(ProgramError::TcError(TcError::NetlinkError(error)))
             if error.raw_os_error() == Some(libc::ENOENT) =>
         {
-            Ok(None)
+            let options = TcAttachOptions::Netlink(NlOptions {
+                priority: PRIORITY,
+                handle: HANDLE,
+                ..NlOptions::default()
+            });
+            program.attach_with_options(ifname, hook, options)?
         }
-        Err(source) => Err(failed(at, source)),
-    }
+        attached => attached?,
+    };
+    // Dropped, it would take the filter away, or one of the namespace that the
+    // thread is in by then.
+    mem::forget(program.take_link(id)?);
+    Ok(())
 }
 
 /// Detaches what is pinned at `pin`, if anything.
@@ -178,7 +169,7 @@ fn failed(at: &Attachment<'_>, source: ProgramError) -> BpfError {
 }
 
 /// Whether the qdisc is there already.
-pub(super) fn is_exists(error: &TcError) -> bool {
+fn is_exists(error: &TcError) -> bool {
     match error {
         TcError::AlreadyAttached => true,
         TcError::IoError(error) => error.kind() == io::ErrorKind::AlreadyExists,

@@ -52,6 +52,19 @@ impl Role {
             ],
         }
     }
+
+    /// How programs are attached to an interface in this role, where uplinks
+    /// have `uplinks`.
+    ///
+    /// A tcx link has the kernel wait until all CPUs have left what they were
+    /// at (`tcx_entry_sync`, 6.6), whenever it comes or goes and while nobody
+    /// else can change an interface; filters don't wait.
+    fn mechanism(self, uplinks: Mechanism) -> Mechanism {
+        match self {
+            Self::Uplink => uplinks,
+            Self::Endpoint => Mechanism::Clsact,
+        }
+    }
 }
 
 impl fmt::Display for Role {
@@ -63,7 +76,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// How programs are attached to interfaces.
+/// How programs are attached to uplinks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mechanism {
     /// tcx links, first in order (Linux 6.6).
@@ -104,7 +117,7 @@ pub struct Options {
     /// Entries of the flow table of each family.
     pub max_flows: u32,
     pub config: Config,
-    /// Takes this mechanism even where the kernel has a better one.
+    /// Takes this mechanism for uplinks even where the kernel has a better one.
     pub mechanism: Option<Mechanism>,
 }
 
@@ -284,7 +297,7 @@ impl Datapath {
                     hook,
                     pin: &path,
                 },
-                self.mechanism,
+                role.mechanism(self.mechanism),
             )?;
         }
         Ok(())
@@ -305,7 +318,7 @@ impl Datapath {
         self.attached.clone()
     }
 
-    /// How programs are attached.
+    /// How programs are attached to uplinks.
     pub fn mechanism(&self) -> Mechanism {
         self.mechanism
     }

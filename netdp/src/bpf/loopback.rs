@@ -1,34 +1,24 @@
 //! The program on the loopback interface of sandboxes.
 
-use std::mem;
-
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier,
-    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError},
+    ProgramError, SchedClassifier,
+    tc::{self, TcAttachType},
 };
 
-use super::{
-    BpfError, Datapath, Mechanism,
-    attach::{HANDLE, PRIORITY, is_exists},
-};
+use super::{BpfError, Datapath, attach::put_filter};
 use crate::netns::Namespace;
 
 const PROGRAM: &str = "to_resolver";
 const HOOK: TcAttachType = TcAttachType::Egress;
 
 /// Attaches the program that leads questions to the resolver.
+///
+/// As a filter, for which the kernel waits for no CPU. It stays until
+/// [`Loopback::detach`] or the end of the namespace, and does nothing while no
+/// daemon holds the resolver's port.
 #[derive(Debug)]
 pub struct Loopback {
     program: SchedClassifier,
-    mechanism: Mechanism,
-}
-
-/// The program on one loopback interface. A tcx link ends with this value, and
-/// so with the daemon: then questions find no one and fail at once. A filter
-/// stays until [`Loopback::detach`] or the end of the namespace.
-#[derive(Debug)]
-pub struct LoopbackLink {
-    _link: Option<SchedClassifierLink>,
 }
 
 impl Datapath {
@@ -42,10 +32,7 @@ impl Datapath {
             name: PROGRAM.to_owned(),
             source: Box::new(source),
         })?;
-        Ok(Loopback {
-            program,
-            mechanism: self.mechanism(),
-        })
+        Ok(Loopback { program })
     }
 }
 
@@ -55,17 +42,12 @@ impl Loopback {
     ///
     /// # Errors
     /// What the kernel refused, or the namespace can't be entered.
-    pub fn attach(&mut self, namespace: &Namespace) -> Result<LoopbackLink, BpfError> {
-        let mechanism = self.mechanism;
+    pub fn attach(&mut self, namespace: &Namespace) -> Result<(), BpfError> {
         let program = &mut self.program;
         namespace
-            .run(|| match mechanism {
-                Mechanism::Tcx => attach_link(program),
-                Mechanism::Clsact => attach_filter(program),
-            })
+            .run(|| put_filter(program, "lo", HOOK))
             .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
             .flatten()
-            .map(|link| LoopbackLink { _link: link })
             .map_err(|source| BpfError::Attach {
                 name: PROGRAM,
                 target: format!("lo in {}", namespace.path().display()),
@@ -73,44 +55,9 @@ impl Loopback {
             })
     }
 
-    /// Takes a filter away; links end by themselves.
+    /// Takes the program away.
     pub fn detach(&self, namespace: &Namespace) {
-        if self.mechanism == Mechanism::Clsact {
-            // A namespace that can't be entered is gone, with its filter.
-            let _ = namespace.run(|| tc::qdisc_detach_program("lo", HOOK, PROGRAM));
-        }
+        // A namespace that can't be entered is gone, with its filter.
+        let _ = namespace.run(|| tc::qdisc_detach_program("lo", HOOK, PROGRAM));
     }
-}
-
-fn attach_link(program: &mut SchedClassifier) -> Result<Option<SchedClassifierLink>, ProgramError> {
-    let id =
-        program.attach_with_options("lo", HOOK, TcAttachOptions::TcxOrder(LinkOrder::first()))?;
-    program.take_link(id).map(Some)
-}
-
-fn attach_filter(
-    program: &mut SchedClassifier,
-) -> Result<Option<SchedClassifierLink>, ProgramError> {
-    match tc::qdisc_add_clsact("lo") {
-        Err(error) if !is_exists(&error) => return Err(error.into()),
-        _ => {}
-    }
-    let link = SchedClassifierLink::attached("lo", HOOK, PRIORITY, HANDLE, None)?;
-    let id = match program.attach_to_link(link) {
-        Err(ProgramError::TcError(TcError::NetlinkError(error)))
-            if error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            let options = TcAttachOptions::Netlink(NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                ..NlOptions::default()
-            });
-            program.attach_with_options("lo", HOOK, options)?
-        }
-        attached => attached?,
-    };
-    // Dropped, it would take away a filter of the namespace that the thread is
-    // in by then.
-    mem::forget(program.take_link(id)?);
-    Ok(None)
 }

@@ -46,7 +46,7 @@ pub use error::BpfError;
 pub use flow_tables::{FlowSeen, FlowTables};
 pub use kernel::tells_preferred_sources;
 pub use layout::Layout;
-pub use loopback::{Loopback, LoopbackLink};
+pub use loopback::Loopback;
 pub use maps::TableAddress;
 pub use test_run::{TestPacket, TestRun};
 pub use xdp::{DriverProgram, Xdp};

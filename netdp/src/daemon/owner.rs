@@ -196,10 +196,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Begins to answer questions for names, but holds nobody up for long: for
-    /// each sandbox the kernel waits until all CPUs have seen the program on its
-    /// loopback interface (`tcx_entry_sync`, 6.6), which are seconds for a
-    /// thousand.
+    /// Begins to answer questions for names, but holds nobody up for long: each
+    /// sandbox has to be entered for it.
     async fn listen_in(self: &Arc<Self>, sandboxes: usize) {
         if sandboxes <= AT_ONCE {
             return self.resolver.follow().await;

@@ -29,7 +29,7 @@ use super::{
     upstream::Upstreams,
 };
 use crate::{
-    bpf::{BpfError, Loopback, LoopbackLink},
+    bpf::{BpfError, Loopback},
     model::{
         SandboxId,
         names::{Names, View},
@@ -72,18 +72,16 @@ pub struct Asked {
     pub upstreams: Arc<Upstreams>,
 }
 
-/// Sockets and program in a sandbox, not served yet.
+/// Sockets in a sandbox, not served yet.
 pub struct Opened {
     udp: StdUdpSocket,
     tcp: StdTcpListener,
-    link: LoopbackLink,
     namespace: Namespace,
 }
 
 /// A resolver at work in one sandbox. Dropped, it ends.
 pub struct Listening {
     tasks: [AbortHandle; 2],
-    _link: LoopbackLink,
     /// Kept, so that the program can be taken off the interface.
     pub namespace: Namespace,
 }
@@ -112,11 +110,10 @@ pub fn open(netns: &Path, loopback: &mut Loopback) -> Result<Opened, ListenError
             netns: path(),
             source,
         })?;
-    let link = loopback.attach(&namespace)?;
+    loopback.attach(&namespace)?;
     Ok(Opened {
         udp,
         tcp,
-        link,
         namespace,
     })
 }
@@ -146,7 +143,6 @@ impl Opened {
                 tokio::spawn(datagrams(Arc::new(udp), asked.clone())).abort_handle(),
                 tokio::spawn(connections(tcp, asked.clone())).abort_handle(),
             ],
-            _link: self.link,
             namespace: self.namespace,
         })
     }
