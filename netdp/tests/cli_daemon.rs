@@ -343,6 +343,29 @@ fn a_damaged_store_is_kept_and_reported() {
 }
 
 #[test]
+fn networks_have_the_options_that_the_daemon_was_given() {
+    let args = ["--default-network-opt", "sockmap=auto,big-tcp=auto"];
+    let Some(mut world) = World::with_daemon(&args) else {
+        return;
+    };
+    const ICC: &str = "com.docker.network.bridge.enable_icc=false";
+    world.ok(&["network", "create", "own", "-o", "sockmap=off", "-o", ICC]);
+    let networks = world.json(&["network", "inspect", "netdp0", "own"]);
+    assert_eq!(networks[0]["options"]["sockmap"], "auto");
+    assert_eq!(networks[0]["options"]["big-tcp"], "auto");
+    assert_eq!(networks[1]["options"]["sockmap"], "off");
+    assert_eq!(networks[1]["options"]["big-tcp"], "auto");
+    assert_eq!(networks[1]["icc"], false);
+    // They are the networks' own from then on.
+    world.kill_daemon();
+    world.start_daemon(&[]);
+    assert_eq!(
+        world.json(&["network", "inspect", "netdp0", "own"]),
+        networks
+    );
+}
+
+#[test]
 fn wrong_settings_are_refused() {
     let Some(world) = World::without_daemon() else {
         return;
@@ -355,6 +378,12 @@ fn wrong_settings_are_refused() {
         (&["--config", "/nonexistent"], 1, "/nonexistent"),
         (&["--config", file.to_str().unwrap()], 1, "max-flow"),
         (&["--cgroup", "/proc"], 1, "--cgroup"),
+        (&["--default-network-opt", "sockmap"], 2, "KEY=VALUE"),
+        (
+            &["--default-network-opt", "sockmap=fast"],
+            1,
+            "sockmap=fast",
+        ),
     ] {
         let refused = done(world.daemon_command(args).output().unwrap());
         assert_eq!(refused.status, Some(status), "{args:?}: {refused:?}");

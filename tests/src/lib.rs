@@ -29,8 +29,8 @@ pub use pattern::{Pattern, receive, send, transfer};
 pub use place::{HostProgram, Place, Reached};
 pub use side::{SIDES, Side};
 pub use socket::{
-    Listener, abort, bind_port, connect, connect_bound, connect_from, connect_within, echo_socket,
-    echo_socket6, hears, listen, ping_through, says_nothing, talk, udp,
+    Listener, abort, await_words, bind_port, connect, connect_bound, connect_from, connect_within,
+    echo_socket, echo_socket6, hear, hears, listen, ping_through, says_nothing, talk, udp,
 };
 pub use speed::{MEASURED, print_speed};
 pub use tap::Tap;

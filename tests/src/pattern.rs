@@ -1,9 +1,11 @@
 //! Streams of bytes of which every one is known in advance, so that a byte
 //! lost, doubled, moved or changed on the way shows where it arrives.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
+
+use crate::hear;
 
 /// No power of two, so that what slips by a segment or a page never matches.
 const BLOCK: usize = (256 << 10) - 31;
@@ -89,11 +91,11 @@ pub fn send(mut stream: &TcpStream, seed: u64, length: u64) {
 /// # Panics
 /// When it isn't the first `length` bytes of the stream and nothing else.
 #[track_caller]
-pub fn receive(mut stream: &TcpStream, seed: u64, length: u64) {
+pub fn receive(stream: &TcpStream, seed: u64, length: u64) {
     let mut pattern = Pattern::new(seed);
     let mut buffer = vec![0; 256 << 10];
     loop {
-        let received = stream.read(&mut buffer).expect("receive");
+        let received = hear(stream, &mut buffer);
         if received == 0 {
             break;
         }

@@ -247,6 +247,31 @@ pub fn says_nothing(socket: &UdpSocket) {
     }
 }
 
+#[track_caller]
+pub fn await_words(from: &TcpStream) {
+    let mut poll = libc::pollfd {
+        fd: from.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one entry.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) };
+    assert_eq!(ready, 1, "nothing comes");
+}
+
+/// Reads what there is, none at the end. A reader that waits on a joined socket is
+/// woken without words, too, as by room for what it sends (docs/sockmap.md).
+#[track_caller]
+pub fn hear(mut from: &TcpStream, words: &mut [u8]) -> usize {
+    loop {
+        match from.read(words) {
+            Ok(heard) => return heard,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_words(from),
+            Err(error) => panic!("hear: {error}"),
+        }
+    }
+}
+
 /// Something said in each direction of a connection.
 #[track_caller]
 pub fn talk(near: &TcpStream, far: &TcpStream) {

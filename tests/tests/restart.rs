@@ -1,6 +1,6 @@
 //! The daemon killed and started again under traffic, and its store damaged.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
 use netdp_tests::{
-    Container, Listener, Pattern, Topology, connect, hears, listen, says_nothing, talk, udp,
+    Container, Listener, Pattern, Topology, connect, hear, hears, listen, says_nothing, talk, udp,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -36,9 +36,8 @@ impl Stream<'_> {
     fn receive(&self) -> u64 {
         let mut pattern = Pattern::new(self.seed);
         let mut buffer = vec![0; 64 << 10];
-        let mut stream = self.to;
         loop {
-            match stream.read(&mut buffer).expect("receive") {
+            match hear(self.to, &mut buffer) {
                 0 => return pattern.position(),
                 length => pattern.check(&buffer[..length]),
             }

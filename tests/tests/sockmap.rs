@@ -1,5 +1,6 @@
 //! TCP between sockets of one host, joined past the stack.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -12,7 +13,7 @@ use netdp::api::types::JoinedCounters;
 use netdp::demo::world::ip;
 use netdp_tests::{
     Container, Listener, PATIENCE, Pattern, Place, Reached, SIDES, SILENCE, Topology, abort,
-    connect, connect_bound, listen, talk,
+    await_words, connect, connect_bound, hear, listen, talk,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -130,7 +131,14 @@ fn a_socket_of_ipv6_that_speaks_ipv4_is_joined() {
 
 #[test]
 fn nothing_is_joined_unless_it_was_asked_for() {
-    for options in ["", "--opt sockmap=off"] {
+    // `cargo xtask test --network-opt sockmap=on` has it asked for everywhere.
+    let is_everywhere =
+        env::var("NETDP_DEFAULT_NETWORK_OPTS").is_ok_and(|options| options.contains("sockmap"));
+    let options: &[&str] = match is_everywhere {
+        true => &["--opt sockmap=off"],
+        false => &["", "--opt sockmap=off"],
+    };
+    for options in options {
         let Some(pair) = Pair::start("sockmap-off", options) else {
             return;
         };
@@ -179,47 +187,20 @@ fn send_in_pieces(mut to: &TcpStream, seed: u64, length: u64, size: impl Fn(u64)
     }
 }
 
-#[track_caller]
-fn await_words(from: &TcpStream) {
-    let mut poll = libc::pollfd {
-        fd: from.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one entry.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) };
-    assert_eq!(ready, 1, "nothing comes");
-}
-
 /// That the stream ends here.
 #[track_caller]
-fn assert_end(mut from: &TcpStream) {
-    loop {
-        match from.read(&mut [0]) {
-            Ok(got) => return assert_eq!(got, 0, "the end"),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => await_words(from),
-            Err(error) => panic!("the end: {error}"),
-        }
-    }
+fn assert_end(from: &TcpStream) {
+    assert_eq!(hear(from, &mut [0]), 0, "the end");
 }
 
 /// Receives so many bytes of a stream, and compares them.
 #[track_caller]
-fn receive_all(mut from: &TcpStream, seed: u64, length: u64) {
+fn receive_all(from: &TcpStream, seed: u64, length: u64) {
     let mut pattern = Pattern::new(seed);
     let mut buffer = vec![0; 64 << 10];
     while pattern.position() < length {
         let rest = (length - pattern.position()).min(buffer.len() as u64);
-        let got = match from.read(&mut buffer[..rest as usize]) {
-            Ok(got) => got,
-            // A reader that waits is told so when it is woken without words, as
-            // by room for what it sends (docs/sockmap.md).
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                await_words(from);
-                continue;
-            }
-            Err(error) => panic!("receive: {error}"),
-        };
+        let got = hear(from, &mut buffer[..rest as usize]);
         assert!(got > 0, "it ends after {} bytes", pattern.position());
         pattern.check(&buffer[..got]);
     }

@@ -50,6 +50,10 @@ enum Command {
         /// Also those that take long, which are marked `#[ignore]`
         #[arg(long)]
         long: bool,
+        /// Option that networks of these tests have unless they say otherwise,
+        /// as sockmap=on
+        #[arg(long = "network-opt", value_name = "KEY=VALUE")]
+        network_opts: Vec<String>,
         /// Arguments for the test programs, such as --test-threads=1
         #[arg(last = true)]
         args: Vec<OsString>,
@@ -92,8 +96,18 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             eprintln!("xtask: built {}", netdp.display());
         }
         Command::Run { args } => return run(&workspace, args),
-        Command::Test { filter, long, args } => {
-            test::run(&workspace, filter.as_deref(), long, &args)?;
+        Command::Test {
+            filter,
+            long,
+            network_opts,
+            args,
+        } => {
+            let chosen = test::Chosen {
+                filter: filter.as_deref(),
+                long,
+                network_opts: &network_opts,
+            };
+            test::run(&workspace, &chosen, &args)?;
         }
         Command::Vm { kernel, netdp } => vm::run(&workspace, kernel, netdp)?,
         Command::Lint => lint::run(&workspace)?,

@@ -23,6 +23,19 @@ const ENGINES: &str = "engines";
 /// By this variable they find the engines.
 const ENGINES_FOLDER: &str = "NETDP_ENGINES";
 
+/// By this one every daemon that they start.
+const NETWORK_OPTS: &str = "NETDP_DEFAULT_NETWORK_OPTS";
+
+/// Which tests run, and how.
+#[derive(Clone, Copy)]
+pub struct Chosen<'a> {
+    pub filter: Option<&'a str>,
+    /// Also those that take long.
+    pub long: bool,
+    /// Options of networks that say nothing of them themselves.
+    pub network_opts: &'a [String],
+}
+
 /// Builds netdp for the integration tests to start (they find it by
 /// `NETDP_BIN`), and runs every test that `filter` admits. All is built with
 /// one profile, that of development: nothing here is measured, and a second
@@ -32,12 +45,8 @@ const ENGINES_FOLDER: &str = "NETDP_ENGINES";
 ///
 /// When a test failed, when one can't be built, and when none was run: a
 /// filter that is misspelt must not look like success.
-pub fn run(
-    workspace: &Workspace,
-    filter: Option<&str>,
-    long: bool,
-    args: &[OsString],
-) -> Result<()> {
+pub fn run(workspace: &Workspace, chosen: &Chosen<'_>, args: &[OsString]) -> Result<()> {
+    let Chosen { filter, long, .. } = *chosen;
     tools::provide();
     let netdp = compile::netdp(workspace, false)?;
     let with_engines = filter == Some(ENGINES);
@@ -45,7 +54,10 @@ pub fn run(
         .then(|| engines::provide(workspace))
         .transpose()?;
 
-    let environment = environment(netdp.as_os_str(), engines.as_deref());
+    let mut environment = environment(netdp.as_os_str(), engines.as_deref());
+    if !chosen.network_opts.is_empty() {
+        environment.push((NETWORK_OPTS, chosen.network_opts.join(",").into()));
+    }
     let kept: Vec<(&str, &OsStr)> = environment
         .iter()
         .map(|(name, value)| (*name, value.as_os_str()))

@@ -62,7 +62,11 @@ pub fn network(state: &State, network: &model::Network) -> Network {
         internal: network.internal,
         icc: network.icc,
         mtu: (network.driver == Driver::Bridge).then_some(network.mtu),
-        options: network.options.clone(),
+        options: {
+            let mut options = network.defaults.clone();
+            options.extend(network.options.clone());
+            options
+        },
         interface: network.bridge.as_ref().map(|bridge| bridge.ifname.clone()),
         endpoints,
     }

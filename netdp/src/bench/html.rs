@@ -53,7 +53,7 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
     for programs in &report.programs {
         let _ = writeln!(page, "<h2>Programs of {}</h2>", escaped(&programs.title));
         for figures in programs.tables() {
-            table(&mut page, figures.header, figures.rows);
+            table(&mut page, &figures.header, figures.rows);
         }
         let _ = writeln!(
             page,

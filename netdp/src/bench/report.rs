@@ -146,7 +146,8 @@ impl Report {
         for programs in &self.programs {
             text.push(String::new());
             for figures in programs.tables() {
-                text.push(table(&figures.header, figures.words, figures.rows));
+                let header: Vec<&str> = figures.header.iter().map(String::as_str).collect();
+                text.push(table(&header, figures.words, figures.rows));
             }
             text.push(programs.remark());
         }

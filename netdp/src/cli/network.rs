@@ -34,7 +34,7 @@ fn create(client: &Client, args: NetworkCreateArgs) -> Result<()> {
         ipv4: Some(args.ipv4),
         ipv6: args.ipv6,
         internal: args.internal,
-        icc: Some(args.icc),
+        icc: args.icc,
         mtu: args.mtu,
         options: args.options.into_iter().collect(),
     };

@@ -1,7 +1,10 @@
 //! The state, its store and the host that follows it: what one request at a
 //! time may touch, and how a change is done whole or undone.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     model::{
@@ -28,6 +31,8 @@ pub struct Core {
     /// Told of every change.
     resolver: Arc<Resolver>,
     hosts: Arc<HostsFiles>,
+    /// Of new networks that say nothing of them themselves.
+    network_options: BTreeMap<String, String>,
     /// Endpoints of engines whose sandbox was seen at its path.
     seen: BTreeSet<EndpointId>,
     /// A repair or an undoing has not come to its end.
@@ -41,6 +46,7 @@ impl Core {
         engine: Engine,
         resolver: Arc<Resolver>,
         hosts: Arc<HostsFiles>,
+        network_options: BTreeMap<String, String>,
     ) -> Self {
         Self {
             state,
@@ -48,6 +54,7 @@ impl Core {
             engine,
             resolver,
             hosts,
+            network_options,
             seen: BTreeSet::new(),
             unfinished: false,
         }
@@ -117,7 +124,10 @@ impl Core {
             host = self.engine.look(&self.state).await?;
         }
         let mut next = self.state.clone();
-        let answer = request(&mut next, &host.view(&SocketProbe, now()))?;
+        let answer = request(
+            &mut next,
+            &host.view(&SocketProbe, &self.network_options, now()),
+        )?;
         self.store.commit(&self.state, &next)?;
         let previous = std::mem::replace(&mut self.state, next);
         let Err(error) = self.engine.change(&self.state).await else {

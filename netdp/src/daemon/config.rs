@@ -1,6 +1,7 @@
 //! What the daemon is told: flags, and a file in TOML.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use thiserror::Error;
 use crate::{
     api::RUN_DIR,
     bpf::Xdp,
-    model::{LONGEST_TIMEOUT, PortRange, Timeouts},
+    model::{LONGEST_TIMEOUT, PortRange, Timeouts, check_defaults},
     netlink::check_interface_name,
     resolver::Upstreams,
 };
@@ -42,6 +43,8 @@ pub struct Options {
     pub uplinks: Vec<String>,
     /// Subnets to choose from before the usual ones.
     pub pools: Vec<IpNet>,
+    /// Options of networks that are made without them.
+    pub network_options: BTreeMap<String, String>,
     pub max_flows: u32,
     /// Who is asked for names that no sandbox has.
     pub upstreams: Upstreams,
@@ -94,6 +97,8 @@ pub struct Settings {
     /// a port; without any, those in /etc/resolv.conf.
     pub dns: Vec<String>,
     pub timeouts: Timeouts,
+    /// Options of networks that are made without them.
+    pub default_network_opts: BTreeMap<String, String>,
 }
 
 impl Settings {
@@ -127,6 +132,11 @@ impl Settings {
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
             dns: first(self.dns, other.dns),
             timeouts: self.timeouts.or(other.timeouts),
+            default_network_opts: {
+                let mut options = other.default_network_opts;
+                options.extend(self.default_network_opts);
+                options
+            },
         }
     }
 
@@ -156,6 +166,8 @@ impl Settings {
                  max-flows"
             )));
         }
+        check_defaults(&self.default_network_opts)
+            .map_err(|refusal| ConfigError::value(format!("default-network-opt: {refusal}")))?;
         let docker_plugin = match self.docker_plugin {
             // A second daemon must not take the first one's place.
             None => (run_dir == Path::new(RUN_DIR)).then(|| DOCKER_PLUGIN.into()),
@@ -178,6 +190,7 @@ impl Settings {
             cgroup: self.cgroup,
             uplinks: self.uplinks,
             pools: self.pools,
+            network_options: self.default_network_opts,
             max_flows,
             xdp: self.xdp.unwrap_or_default(),
             upstreams: upstreams(&self.dns)?,
@@ -303,6 +316,7 @@ mod tests {
             flows-per-endpoint = 512
             masquerade-ports = "32768-60999"
             dns = ["192.0.2.53", "[2001:db8::53]:5353"]
+            default-network-opts = { sockmap = "auto" }
             [timeouts]
             tcp-established = 7200
             udp = 120
@@ -321,8 +335,31 @@ mod tests {
         assert_eq!(options.datapath.port_last, 60999);
         assert_eq!(options.pools.len(), 1);
         assert_eq!(options.xdp, Xdp::Off);
+        assert_eq!(options.network_options["sockmap"], "auto");
         let dns = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|it| it.parse().unwrap());
         assert_eq!(options.upstreams, Upstreams::Fixed(dns.to_vec()));
+    }
+
+    #[test]
+    fn the_documented_file_has_every_setting() {
+        let page = include_str!("../../../docs/daemon.md");
+        let (_, file) = page.split_once("```toml\n").expect("an example");
+        let (file, _) = file.split_once("```").expect("its end");
+        let settings: Settings = toml::from_str(file).unwrap();
+        let told = format!("{settings:?}");
+        for nothing in ["None", "[]", "{}"] {
+            assert!(!told.contains(nothing), "{told} leaves something out");
+        }
+        let options = settings.resolve("/run/netdp".into()).unwrap();
+        // What it says of defaults is so.
+        assert_eq!(options.max_flows, DEFAULT_FLOWS);
+        assert_eq!(options.datapath, DatapathConfig::default());
+    }
+
+    #[test]
+    fn options_of_networks_are_checked_at_once() {
+        let refused = resolve("[default-network-opts]\nsockmpa = \"on\"").unwrap_err();
+        assert!(refused.contains("default-network-opt: there is no network option 'sockmpa'"));
     }
 
     #[test]

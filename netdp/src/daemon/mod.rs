@@ -188,6 +188,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         log_dir,
         bpffs: options.bpffs.clone(),
         pools: options.pools.clone(),
+        network_options: options.network_options.clone(),
         datapath: datapath_options,
     };
     Ok(Owner::new(state, store, engine, settings, damage, resolver))

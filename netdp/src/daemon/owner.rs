@@ -2,6 +2,7 @@
 //! another, and is done whole or not at all.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -96,6 +97,8 @@ pub struct Settings {
     pub bpffs: PathBuf,
     /// Subnets to choose from before the usual ones.
     pub pools: Vec<IpNet>,
+    /// Options of new networks that say nothing of them themselves.
+    pub network_options: BTreeMap<String, String>,
     /// How programs are loaded.
     pub datapath: bpf::Options,
 }
@@ -127,7 +130,14 @@ impl Owner {
         let hosts = Arc::new(HostsFiles::default());
         let told = (Arc::clone(&resolver), Arc::clone(&hosts));
         Arc::new(Self {
-            core: Mutex::new(Core::new(state, store, engine, told.0, told.1)),
+            core: Mutex::new(Core::new(
+                state,
+                store,
+                engine,
+                told.0,
+                told.1,
+                settings.network_options.clone(),
+            )),
             settings,
             damage,
             resolver,

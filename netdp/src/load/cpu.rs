@@ -23,11 +23,17 @@ pub fn pin(cpu: usize) -> Result<(), LoadError> {
 /// The highest-numbered CPU the calling thread may run on: the one that
 /// interrupts and other programs least often share.
 pub fn last_allowed_cpu() -> io::Result<usize> {
+    let last = allowed_cpus()?.pop();
+    last.ok_or_else(|| io::Error::other("the kernel reports no CPU that this thread may run on"))
+}
+
+/// The CPUs that the calling thread may run on, in ascending order.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
-    (0..CpuSet::count())
-        .rev()
-        .find(|&cpu| set.is_set(cpu).unwrap_or(false))
-        .ok_or_else(|| io::Error::other("the kernel reports no CPU that this thread may run on"))
+    let all = 0..CpuSet::count();
+    Ok(all
+        .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
+        .collect())
 }
 
 /// CPU time used so far.
@@ -133,11 +139,7 @@ mod tests {
         let cpu = last_allowed_cpu().unwrap();
         std::thread::spawn(move || {
             pin(cpu).unwrap();
-            let set = sched_getaffinity(Pid::from_raw(0)).unwrap();
-            let allowed: Vec<usize> = (0..CpuSet::count())
-                .filter(|&other| set.is_set(other).unwrap())
-                .collect();
-            assert_eq!(allowed, [cpu]);
+            assert_eq!(allowed_cpus().unwrap(), [cpu]);
         })
         .join()
         .unwrap();

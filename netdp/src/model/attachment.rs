@@ -282,7 +282,10 @@ fn check_fits(known: &Network, request: &NetworkRequest) -> Result<(), Refusal> 
         return differs("mtu", known.mtu.to_string(), mtu.to_string());
     }
     for (option, asked) in &request.options {
-        let is = known.options.get(option);
+        let is = known
+            .options
+            .get(option)
+            .or_else(|| known.defaults.get(option));
         if is != Some(asked) {
             let is = is.map_or("none", String::as_str).to_owned();
             return differs(&format!("option {option}"), is, asked.clone());

@@ -1,6 +1,9 @@
 //! What a request must know of the host.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -38,13 +41,18 @@ pub struct HostView<'a> {
     pub ports: &'a dyn HostPorts,
     /// Why the host has no IPv6, where it has none.
     pub no_ipv6: Option<&'static str>,
+    /// Options of new networks that say nothing of them themselves.
+    pub network_options: &'a BTreeMap<String, String>,
     /// Seconds since the Unix epoch.
     pub now: u64,
 }
 
-impl HostView<'_> {
+impl<'a> HostView<'a> {
     /// The same host, with its ports as `ports` tells them.
-    pub fn with_ports<'b>(&self, ports: &'b dyn HostPorts) -> HostView<'b> {
+    pub fn with_ports<'b>(&self, ports: &'b dyn HostPorts) -> HostView<'b>
+    where
+        'a: 'b,
+    {
         HostView {
             routes: self.routes.clone(),
             addresses: self.addresses.clone(),
@@ -52,6 +60,7 @@ impl HostView<'_> {
             interfaces: self.interfaces.clone(),
             ports,
             no_ipv6: self.no_ipv6,
+            network_options: self.network_options,
             now: self.now,
         }
     }

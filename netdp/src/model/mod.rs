@@ -46,6 +46,7 @@ pub use lent::LentPool;
 pub use link::Link;
 pub use linked::Opening;
 pub use network::{Bridge, Driver, FIRST_NETWORK, Nat, Network, NetworkRequest, Sockmap};
+pub use options::check_defaults;
 pub use publication::{Publication, host_side};
 pub use refusal::{Kind, Refusal};
 pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};

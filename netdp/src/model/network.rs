@@ -184,6 +184,9 @@ pub struct Network {
     pub sources: Vec<IpAddr>,
     /// Options as they were given.
     pub options: BTreeMap<String, String>,
+    /// Those that it has beside them, because networks had them when it was made.
+    #[serde(default)]
+    pub defaults: BTreeMap<String, String>,
     /// None for `host` and `none`.
     pub bridge: Option<Bridge>,
     /// The engine that made it, and gives addresses on it; none: a user.
@@ -254,7 +257,7 @@ impl NetworkRequest {
     /// # Errors
     /// One is unknown, or has a value that it can't have.
     pub fn check_options(&self) -> Result<(), Refusal> {
-        Options::of(self).map(drop)
+        Options::of(self, &BTreeMap::new()).map(drop)
     }
 
     /// Whether the network shall have IPv4.
@@ -306,6 +309,7 @@ impl Network {
             host_binding: None,
             sources: Vec::new(),
             options: BTreeMap::new(),
+            defaults: BTreeMap::new(),
             bridge: None,
             engine: None,
             on_demand: false,
@@ -344,7 +348,9 @@ impl State {
                 request.name
             )));
         }
-        let mut options = Options::of(request)?;
+        let mut defaults = host.network_options.clone();
+        defaults.retain(|key, _| !request.options.contains_key(key));
+        let mut options = Options::of(request, &defaults)?;
         let ipv6 = request.wants_ipv6();
         if ipv6 && options.mtu < LEAST_MTU_V6 {
             return Err(Refusal::invalid(format!(
@@ -383,6 +389,7 @@ impl State {
             host_binding: options.host_binding,
             sources: options.sources,
             options: request.options.clone(),
+            defaults,
             bridge: Some(bridge),
             engine: engine.map(str::to_owned),
             on_demand: false,

@@ -1,9 +1,12 @@
 //! Options of a bridge network: those of the request and Docker's names for
 //! some of them.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Nat, NetworkRequest, Refusal, Sockmap, Timeouts, subnets::Family, timeouts::seconds};
+use super::{
+    FIRST_NETWORK, Name, Nat, NetworkRequest, Refusal, Sockmap, Timeouts, subnets::Family,
+    timeouts::seconds,
+};
 
 /// Bytes of the largest packet unless asked for otherwise.
 pub(super) const DEFAULT_MTU: u32 = 1500;
@@ -46,8 +49,12 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// What is asked for by a flag counts before what is asked for by `--opt`.
-    pub(super) fn of(request: &NetworkRequest) -> Result<Self, Refusal> {
+    /// What is asked for by a flag counts before what is asked for by `--opt`;
+    /// `defaults` has what neither says.
+    pub(super) fn of(
+        request: &NetworkRequest,
+        defaults: &BTreeMap<String, String>,
+    ) -> Result<Self, Refusal> {
         let (mut bridge, mut icc, mut masquerade, mut host_binding, mut mtu) =
             (None, true, true, None, DEFAULT_MTU);
         let mut nat = Nat::default();
@@ -56,7 +63,7 @@ impl Options {
         let mut timeouts = Timeouts::default();
         let mut routed = Vec::new();
         let mut sources = Vec::new();
-        for (key, value) in &request.options {
+        for (key, value) in request.options.iter().chain(defaults) {
             if let Some((family, _)) = GATEWAY_MODES.iter().find(|(_, name)| name == key) {
                 if is_routed(key, value)? {
                     check_routed(*family, request)?;
@@ -133,6 +140,26 @@ impl Options {
             timeouts,
         })
     }
+}
+
+/// Whether these can be the options of networks that say nothing of them
+/// themselves.
+///
+/// # Errors
+/// One is unknown, has a value that it can't have, or is for a single network:
+/// the name of its bridge.
+pub fn check_defaults(options: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if let Some(name) = options.get(BRIDGE_NAME) {
+        return Err(Refusal::invalid(format!(
+            "option {BRIDGE_NAME}={name} can't be that of every network: give it to one, by \
+             netdp network create"
+        )));
+    }
+    let request = NetworkRequest {
+        ipv6: true,
+        ..NetworkRequest::new(Name::predefined(FIRST_NETWORK))
+    };
+    Options::of(&request, options).map(drop)
 }
 
 fn is_routed(key: &str, value: &str) -> Result<bool, Refusal> {

@@ -5,6 +5,7 @@
 mod request;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -105,8 +106,10 @@ fn check(request: &NetworkRequest) -> Result<()> {
     wait(async {
         let host = Host::read(&Netlink::open()?).await?;
         let now = owner::now();
+        // Whatever the daemon gives networks, it was good when it started.
+        let options = BTreeMap::new();
         // Nobody has a port that matters.
-        let view = host.view(&SocketProbe, now);
+        let view = host.view(&SocketProbe, &options, now);
         State::new(now).create_network(request, &view)?;
         Ok(())
     })?

@@ -254,6 +254,16 @@ pub struct DaemonArgs {
     /// helps, nowhere, or everywhere [default: auto].
     #[arg(long, value_enum)]
     pub xdp: Option<Xdp>,
+    /// Option of networks that are made without it, as sockmap=auto; several are
+    /// separated by commas.
+    #[arg(
+        long = "default-network-opt",
+        value_name = "KEY=VALUE",
+        value_delimiter = ',',
+        env = "NETDP_DEFAULT_NETWORK_OPTS",
+        value_parser = network::option
+    )]
+    pub default_network_opts: Vec<(String, String)>,
     /// Takes programs and maps out of the kernel, and ends.
     #[arg(long)]
     pub cleanup: bool,
@@ -273,6 +283,7 @@ impl DaemonArgs {
             cgroup: self.cgroup,
             docker_plugin: self.docker_plugin,
             xdp: self.xdp,
+            default_network_opts: self.default_network_opts.into_iter().collect(),
             ..Settings::default()
         };
         flags.or(file).resolve(run_dir)
@@ -342,9 +353,9 @@ mod tests {
     #[test]
     fn icc_is_on_unless_said_otherwise() {
         for (flags, icc) in [
-            (&[][..], true),
-            (&["--icc"], true),
-            (&["--icc=false"], false),
+            (&[][..], None),
+            (&["--icc"], Some(true)),
+            (&["--icc=false"], Some(false)),
         ] {
             let words = ["netdp", "network", "create", "net1"].iter().chain(flags);
             let options = Options::parse_from(words);

@@ -52,10 +52,10 @@ pub struct NetworkCreateArgs {
     /// Let nothing in or out but what stays in the network.
     #[arg(long)]
     pub internal: bool,
-    /// Whether sandboxes of the network reach each other.
+    /// Whether sandboxes of the network reach each other [default: true].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub icc: bool,
+          default_missing_value = "true")]
+    pub icc: Option<bool>,
     /// Largest packet in bytes.
     #[arg(long, value_name = "N")]
     pub mtu: Option<u32>,
@@ -64,7 +64,8 @@ pub struct NetworkCreateArgs {
     pub options: Vec<(String, String)>,
 }
 
-fn option(text: &str) -> Result<(String, String), String> {
+/// Splits `KEY=VALUE`.
+pub(super) fn option(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write it as KEY=VALUE".to_owned()),

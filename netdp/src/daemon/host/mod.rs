@@ -51,10 +51,15 @@ impl Host {
             .filter(|net| !is_link_local(net.addr()))
     }
 
-    /// What requests are checked against.
+    /// What requests are checked against, with these options of new networks.
     ///
     /// `now`: seconds since the Unix epoch.
-    pub fn view<'a>(&self, ports: &'a dyn HostPorts, now: u64) -> HostView<'a> {
+    pub fn view<'a>(
+        &self,
+        ports: &'a dyn HostPorts,
+        network_options: &'a BTreeMap<String, String>,
+        now: u64,
+    ) -> HostView<'a> {
         let leads_somewhere = |route: &&netlink::Route| {
             !matches!(
                 route.kind,
@@ -82,6 +87,7 @@ impl Host {
             interfaces: self.links.iter().map(|link| link.name.clone()).collect(),
             ports,
             no_ipv6: self.no_ipv6,
+            network_options,
             now,
         }
     }

@@ -1,4 +1,5 @@
 use crate::{
+    model::tests::NO_OPTIONS,
     netlink::{AddressState, RouteScope},
     plan::Facts,
 };
@@ -233,7 +234,7 @@ fn only_host_ends_are_observed() {
 #[test]
 fn local_addresses_are_no_routes_to_somewhere() {
     let view = host();
-    let view = view.view(&SocketProbe, 0);
+    let view = view.view(&SocketProbe, &NO_OPTIONS, 0);
     assert!(!view.routes.contains(&"10.0.0.7/32".parse().unwrap()));
     assert!(view.routes.contains(&"172.17.0.2/32".parse().unwrap()));
 }

@@ -32,6 +32,9 @@ impl HostPorts for Sockets {
     }
 }
 
+/// What a daemon without defaults for networks has.
+pub(crate) static NO_OPTIONS: BTreeMap<String, String> = BTreeMap::new();
+
 /// A host with the address 192.0.2.1/24 on eth0.
 pub(crate) fn host(ports: &Sockets) -> HostView<'_> {
     HostView {
@@ -44,6 +47,7 @@ pub(crate) fn host(ports: &Sockets) -> HostView<'_> {
         interfaces: BTreeSet::from(["lo".into(), "eth0".into()]),
         ports,
         no_ipv6: None,
+        network_options: &NO_OPTIONS,
         now: 1_700_000_000,
     }
 }

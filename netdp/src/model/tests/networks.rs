@@ -122,3 +122,38 @@ fn networks_come_and_go() {
         "a number was given again at once"
     );
 }
+
+#[test]
+fn options_that_every_network_has() {
+    let options = BTreeMap::from([("sockmap".to_owned(), "auto".to_owned())]);
+    let sockets = Sockets::default();
+    let view = HostView {
+        network_options: &options,
+        ..host(&sockets)
+    };
+    let mut state = State::new(0);
+    let first = state.ensure_first_network(&view).unwrap().unwrap();
+    assert_eq!(first.sockmap, Sockmap::Auto);
+    // They are the daemon's, not what was asked for.
+    assert!(first.options.is_empty());
+    assert_eq!(first.defaults, options);
+
+    let mut own = network("own");
+    own.options.insert("sockmap".into(), "off".into());
+    let own = state.create_network(&own, &view).unwrap();
+    assert_eq!(own.sockmap, Sockmap::Off);
+    assert!(own.defaults.is_empty());
+}
+
+#[test]
+fn defaults_that_can_be_no_networks() {
+    let refused = |key: &str, value: &str| {
+        let options = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        check_defaults(&options).unwrap_err().to_string()
+    };
+    assert!(refused("sockmpa", "on").contains("no network option 'sockmpa'"));
+    assert!(refused("sockmap", "perhaps").contains("sockmap=perhaps"));
+    assert!(refused(options::BRIDGE_NAME, "br0").contains("can't be that of every network"));
+    let fine = BTreeMap::from([("big-tcp".to_owned(), "auto".to_owned())]);
+    check_defaults(&fine).unwrap();
+}
