@@ -16,7 +16,6 @@ mod pattern;
 mod place;
 mod side;
 mod socket;
-mod speed;
 mod tap;
 mod topology;
 
@@ -32,7 +31,6 @@ pub use socket::{
     Listener, abort, await_words, bind_port, connect, connect_bound, connect_from, connect_within,
     echo_socket, echo_socket6, hear, hears, listen, ping_through, says_nothing, talk, udp,
 };
-pub use speed::{MEASURED, print_speed};
 pub use tap::Tap;
 pub use topology::{Container, Topology, netdp_binary};
 

@@ -14,8 +14,8 @@ use netdp::api::{
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
 use netdp::netns::Namespace;
 use netdp_tests::{
-    DockerApi, MEASURED, PATIENCE, SILENCE, Topology, Version, connect, connect_from,
-    connect_within, hears, listen, print_speed, talk, udp,
+    DockerApi, PATIENCE, SILENCE, Topology, Version, connect, connect_from, connect_within, hears,
+    listen, talk, udp,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -701,35 +701,4 @@ fn a_conversation_outlives_switching() {
         }
     }
     assert!(PATIENCE > SILENCE);
-}
-
-/// `cargo xtask test --long prints_what -- --nocapture`.
-#[test]
-#[ignore = "measures for two minutes"]
-fn prints_what_acceleration_is_worth() {
-    let Some((topology, mut docker)) = Topology::with_docker_api("acc-speed", Version::V28) else {
-        return;
-    };
-    let world = &topology.world;
-    docker.network(world, "shop", &[]);
-    let ports = MEASURED.map(|(kind, .., port)| {
-        let proto = if kind.starts_with("udp") {
-            "udp"
-        } else {
-            "tcp"
-        };
-        format!("{port}:{port}/{proto}")
-    });
-    docker.run(world, "web", "shop", &ports.each_ref().map(String::as_str));
-    if !docker.make_rules(world, "") {
-        println!("skipped: no iptables, for Docker's own way");
-        return;
-    }
-    print_speed(world, &docker.container("web").namespace, |on| {
-        if on {
-            topology.accelerate(&docker.socket, "");
-        } else {
-            topology.netdp("accelerate docker --off");
-        }
-    });
 }

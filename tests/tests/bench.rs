@@ -200,6 +200,35 @@ fn a_second_stack_alone_is_measured() {
 }
 
 #[test]
+fn dockers_bridge_is_measured_with_netdp_in_front() {
+    let Some(bench) = Bench::new() else { return };
+    if !is_installed("iptables-nft-restore") {
+        println!("skipped: no iptables-nft-restore, for Docker's rules");
+        return;
+    }
+    let output = bench.run(
+        "--scenario published,egress,containers --mode docker-accelerated --workload rr,udp-rr \
+         --rounds 1 --milliseconds 60 --format json",
+    );
+    let report = json(&output);
+    if let Some(why) = report["left_out"][0]["why"].as_str() {
+        assert!(why.contains("tcx"), "{why}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let scenarios = report["scenarios"].as_array().unwrap();
+    for scenario in &scenarios[..2] {
+        for workload in scenario["workloads"].as_array().unwrap() {
+            let round = &workload["modes"][0]["rounds"][0];
+            assert!(round["operations"].as_u64() > Some(0), "{scenario:#}");
+        }
+    }
+    // Between containers it is Docker's own way.
+    assert_eq!(scenarios[2]["workloads"], serde_json::json!([]));
+    bench.nothing_is_left();
+}
+
+#[test]
 fn programs_are_counted() {
     let Some(bench) = Bench::new() else { return };
     let output = bench.run("--scenario programs --milliseconds 60 --format json");
@@ -226,6 +255,12 @@ fn programs_are_counted() {
         let runs = ran["runs_per_operation"].as_f64().unwrap();
         assert!((0.9..1.5).contains(&runs), "{round_trip:#}");
         assert!(ran["nanoseconds_per_run"].as_f64() > Some(0.0), "{ran:#}");
+    }
+
+    let shared = find(&programs["shared"], "title", "published, TCP");
+    assert_eq!(shared["by_cpus"][0]["cpus"], 1, "{shared:#}");
+    for at_once in shared["by_cpus"].as_array().unwrap() {
+        assert!(at_once["nanoseconds"].as_f64() > Some(0.0), "{shared:#}");
     }
 
     let published = find(&programs["conversations"], "title", "published, TCP");

@@ -50,9 +50,9 @@ pub struct CompareArgs {
     /// Who speaks to whom, or what there is more and more of [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
     pub scenario: Vec<Subject>,
-    /// What carries it: host, host-rules, docker-nft, docker-legacy, nft,
-    /// netavark, floor, netdp, or netdp with options of its network, such as netdp:KEY=VALUE; the
-    /// first is what the others are compared with [default: all]
+    /// What carries it: host, host-rules, docker-nft, docker-legacy,
+    /// docker-accelerated, nft, netavark, floor, netdp, or netdp with options of its network, such
+    /// as netdp:KEY=VALUE; the first is what the others are compared with [default: all]
     #[arg(long, value_delimiter = ',', value_name = "MODE")]
     pub mode: Vec<Mode>,
     /// What is measured [default: all]

@@ -97,17 +97,19 @@ pub(super) struct Point {
 }
 
 /// The modes that have ports, flows and endpoints.
-fn modes(plan: &Plan) -> Vec<Mode> {
+fn modes(plan: &Plan, what: Growth) -> Vec<Mode> {
+    let has = |mode: &&Mode| match mode {
+        Mode::Host | Mode::HostRules | Mode::Floor => false,
+        Mode::Accelerated => what == Growth::Ports,
+        _ => true,
+    };
     let modes = plan.modes.iter();
-    modes
-        .filter(|mode| !matches!(mode, Mode::Host | Mode::HostRules | Mode::Floor))
-        .cloned()
-        .collect()
+    modes.filter(has).cloned().collect()
 }
 
 /// How many measurements [`run`] will make at most.
-pub(super) fn pieces(plan: &Plan, sizes: &[usize]) -> usize {
-    modes(plan).len() * sizes.len() * plan.effort.rounds
+pub(super) fn pieces(plan: &Plan, what: Growth, sizes: &[usize]) -> usize {
+    modes(plan, what).len() * sizes.len() * plan.effort.rounds
 }
 
 /// A host of one size.
@@ -128,7 +130,7 @@ pub(super) fn run(
     sizes: &[usize],
     progress: &Progress,
 ) -> anyhow::Result<GrowthResult> {
-    let modes = modes(plan);
+    let modes = modes(plan, growth);
     let mut worlds = Vec::new();
     let mut stands = Vec::new();
     for &size in sizes {

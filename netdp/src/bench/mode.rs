@@ -21,6 +21,8 @@ pub enum Mode {
     /// DNAT and masquerade by a handful of nftables rules and maps, routed
     /// without a bridge: as fast as netfilter gets.
     Nft,
+    /// Docker's bridge and rules, with netdp carrying what it can of it.
+    Accelerated,
     /// Podman's bridge, with the rules that netavark makes.
     Netavark,
     /// Two redirects between the wire and a container with the host's own
@@ -38,6 +40,7 @@ impl Mode {
             Self::HostRules,
             Self::DockerNft,
             Self::DockerLegacy,
+            Self::Accelerated,
             Self::Nft,
             Self::Netavark,
             Self::Floor,
@@ -62,6 +65,7 @@ impl Mode {
             Self::HostRules => "host mode beside Docker's rules".into(),
             Self::DockerNft => "Docker's bridge, iptables-nft".into(),
             Self::DockerLegacy => "Docker's bridge, iptables-legacy".into(),
+            Self::Accelerated => "Docker's bridge, accelerated by netdp".into(),
             Self::Nft => "nftables DNAT, no bridge".into(),
             Self::Netavark => "Podman's bridge, netavark".into(),
             Self::Floor => "a second stack, nothing else".into(),
@@ -79,6 +83,7 @@ impl fmt::Display for Mode {
             Self::HostRules => formatter.write_str("host-rules"),
             Self::DockerNft => formatter.write_str("docker-nft"),
             Self::DockerLegacy => formatter.write_str("docker-legacy"),
+            Self::Accelerated => formatter.write_str("docker-accelerated"),
             Self::Nft => formatter.write_str("nft"),
             Self::Netavark => formatter.write_str("netavark"),
             Self::Floor => formatter.write_str("floor"),
@@ -97,14 +102,15 @@ impl FromStr for Mode {
             "host-rules" => Self::HostRules,
             "docker-nft" => Self::DockerNft,
             "docker-legacy" => Self::DockerLegacy,
+            "docker-accelerated" => Self::Accelerated,
             "nft" => Self::Nft,
             "netavark" => Self::Netavark,
             "floor" => Self::Floor,
             "netdp" => Self::Netdp(Vec::new()),
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
-                    "expected host, host-rules, docker-nft, docker-legacy, nft, netavark, floor, \
-                     netdp, or netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
+                    "expected host, host-rules, docker-nft, docker-legacy, docker-accelerated, nft, \
+                     netavark, floor, netdp, or netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
                 )?;
                 let options: Vec<String> = options.split('+').map(str::to_owned).collect();
                 let is_option = |option: &String| {

@@ -57,9 +57,10 @@ impl Scenario {
         match self {
             // There is nothing of Docker's between two programs on loopback that
             // `Local` doesn't show.
-            Self::Containers => *mode != Mode::HostRules,
-            // Nothing publishes the port.
-            Self::Local => *mode != Mode::Floor,
+            // What netdp doesn't carry of Docker's is Docker's own way.
+            Self::Containers => !matches!(mode, Mode::HostRules | Mode::Accelerated),
+            // Nothing publishes the port of `floor`.
+            Self::Local => !matches!(mode, Mode::Floor | Mode::Accelerated),
             Self::Published | Self::Egress => true,
         }
     }

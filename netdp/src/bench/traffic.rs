@@ -30,7 +30,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
         let pieces = plan
             .growth
             .iter()
-            .map(|(_, sizes)| growth::pieces(plan, sizes));
+            .map(|(what, sizes)| growth::pieces(plan, *what, sizes));
         progress.expect(pieces.sum::<usize>() as u64);
         for (what, sizes) in &plan.growth {
             let result = growth::run(plan, *what, sizes, &progress)?;

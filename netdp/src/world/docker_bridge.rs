@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::{Host, World, WorldError, feed, ip, set_sysctls};
 use crate::netns::Namespace;
 
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
+/// Bits of the bridge's subnet.
+pub(crate) const PREFIX: u8 = 16;
 /// The first container's address on the bridge: the one with published ports.
 pub(crate) const CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 /// Ten thousand ports are thirty thousand rules.
@@ -63,6 +65,19 @@ impl DockerBridge {
         ports: &[PublishedPort],
     ) -> Result<Self, WorldError> {
         let host = world.add_host()?;
+        Self::on(world, host, iptables, ports)
+    }
+
+    /// The same on a host that is there.
+    ///
+    /// # Errors
+    /// As [`DockerBridge::create`].
+    pub(crate) fn on(
+        world: &World,
+        host: Host,
+        iptables: Iptables,
+        ports: &[PublishedPort],
+    ) -> Result<Self, WorldError> {
         let namespace = &host.namespace;
         let name = |what| format!("{}-{what}", host.address);
         let container = world.add_namespace(&name("container"))?;
@@ -79,7 +94,7 @@ impl DockerBridge {
             namespace,
             &format!(
                 "link add docker0 type bridge\n\
-                 addr add {GATEWAY}/16 dev docker0\n\
+                 addr add {GATEWAY}/{PREFIX} dev docker0\n\
                  link set docker0 address {} up\n",
                 mac(GATEWAY)
             ),
@@ -104,7 +119,7 @@ impl DockerBridge {
             ip(
                 inside,
                 &format!(
-                    "addr add {own}/16 dev eth0\n\
+                    "addr add {own}/{PREFIX} dev eth0\n\
                      link set eth0 up\n\
                      neigh replace {GATEWAY} lladdr {} dev eth0 nud permanent\n\
                      neigh replace {other} lladdr {} dev eth0 nud permanent\n\
@@ -130,7 +145,7 @@ impl DockerBridge {
 }
 
 /// As dockerd forms it of the address.
-fn mac(address: Ipv4Addr) -> String {
+pub(crate) fn mac(address: Ipv4Addr) -> String {
     let [a, b, c, d] = address.octets();
     format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }

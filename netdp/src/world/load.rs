@@ -45,6 +45,11 @@ impl LoadServer {
         Self::wait_for(netdp)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// As [`LoadServer::start`], of a command that has its words.
     ///
     /// # Errors

@@ -146,6 +146,16 @@ impl World {
         Ok(world)
     }
 
+    /// The host that netdp runs on.
+    pub(crate) fn first_host(&self) -> Host {
+        Host {
+            namespace: self.host.reference(),
+            address: HOST_ADDRESS,
+            client_address: CLIENT_ADDRESS,
+            macs: [wire::mac(0, 2), wire::mac(0, 1)],
+        }
+    }
+
     /// Makes another host, which runs no netdp.
     ///
     /// # Errors

@@ -87,6 +87,7 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
         _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
         inside: Some(inside),
         host: host.namespace,
+        own: None,
     })
 }
 

@@ -1,11 +1,14 @@
 //! A host for each mode, with everything running that its traffic needs.
 
+mod accelerated;
 mod floor;
 mod netavark;
 mod netfilter;
 
 use std::net::Ipv4Addr;
 use std::process::Command;
+
+use accelerated::Own;
 
 use super::attach::{Requests, Wanted};
 use super::{Mode, Scenario};
@@ -71,6 +74,8 @@ pub(super) struct Site {
     _redirects: Vec<Attached>,
     // Containers keep their namespaces alive; servers end first.
     _servers: Vec<LoadServer>,
+    /// Where it is not the one of all others.
+    own: Option<Own>,
 }
 
 /// Two containers, of which the first has published ports and the servers.
@@ -161,6 +166,7 @@ impl Site {
             Mode::HostRules => Self::host_rules(world, cpu),
             Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, size, cpu),
             Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size, cpu),
+            Mode::Accelerated => accelerated::build(size, cpu),
             Mode::Nft => netfilter::build(world, size, cpu),
             Mode::Netavark => netavark::build(world, size, cpu),
             Mode::Floor => floor::build(world, cpu),
@@ -182,6 +188,7 @@ impl Site {
             _redirects: Vec::new(),
             _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
             host: host.namespace,
+            own: None,
         })
     }
 
@@ -199,6 +206,7 @@ impl Site {
             _redirects: Vec::new(),
             _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
             host: docker.host.namespace,
+            own: None,
         })
     }
 
@@ -230,6 +238,7 @@ impl Site {
             _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
             inside: Some(inside),
             host: docker.host.namespace,
+            own: None,
         })
     }
 
@@ -296,6 +305,7 @@ impl Site {
             _redirects: Vec::new(),
             _servers: vec![inside.serve(world, first_port, cpu)?],
             inside: Some(inside),
+            own: None,
         })
     }
 
@@ -311,6 +321,7 @@ impl Site {
 
     /// How the scenario goes here.
     pub(super) fn route<'a>(&'a self, world: &'a World, scenario: Scenario) -> Route<'a> {
+        let world = self.own.as_ref().map_or(world, |own| &own.world);
         let from_host = match self.mode {
             Mode::Netdp(_) => From::HostOfNetdp,
             _ => From::Namespace(&self.host),

@@ -52,6 +52,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
         _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
         inside: Some(inside),
         host: host.namespace,
+        own: None,
     })
 }
 
