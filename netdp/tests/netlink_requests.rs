@@ -46,6 +46,33 @@ async fn a_bridge_is_made_as_asked_and_its_name_is_taken() {
     assert!(matches!(long, NetlinkError::InvalidName(_)), "{long}");
 }
 
+#[tokio::test]
+async fn several_links_go_by_one_request_and_no_others() {
+    if !is_root() {
+        return;
+    }
+    let topology = Topology::new();
+    let netlink = &topology.netlink;
+    let names: Vec<String> = (0..5).map(|number| format!("br{number}")).collect();
+    for name in &names {
+        let made = netlink.create_bridge(name, HOST_MAC, 1500, "some");
+        made.await.unwrap();
+    }
+    let mut gone: Vec<String> = names[1..4].to_vec();
+    gone.push("not-there".to_owned());
+    netlink.delete_links(&gone).await.unwrap();
+    netlink.delete_links(&gone).await.unwrap();
+    let left = netlink.links().await.unwrap();
+    let left: Vec<&str> = left.iter().map(|link| link.name.as_str()).collect();
+    assert_eq!(left, ["lo", "br0", "br4"]);
+
+    // One that can't be removed keeps none of the others.
+    let last = ["br0", "lo", "br4"].map(str::to_owned);
+    let refused = netlink.delete_links(&last).await.unwrap_err();
+    assert!(refused.to_string().contains("lo"), "{refused}");
+    assert_eq!(netlink.links().await.unwrap().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn clones_list_at_the_same_time() {
     if !is_root() {

@@ -117,7 +117,7 @@ fn a_port_that_no_flow_has_is_not_shared() {
         let before = world.datapath.tables().unwrap();
         world
             .datapath
-            .forget_flows(db.ifindex, &db.endpoint())
+            .forget_flows(&[(db.ifindex, db.endpoint())])
             .unwrap();
         world.datapath.settle_ports().unwrap();
         assert_eq!(world.datapath.shared_ports(), 0);

@@ -112,7 +112,7 @@ fn counters_are_put_right() {
         let web = world.web;
         world
             .datapath
-            .forget_flows(web.ifindex, &web.endpoint())
+            .forget_flows(&[(web.ifindex, web.endpoint())])
             .unwrap();
         assert_eq!(published(world), u64::from(FLOWS));
         wait_for_a_sweep(world);

@@ -233,7 +233,7 @@ impl Work {
                     if let (Key::Endpoint(ifindex), Some(Entry::Endpoint(endpoint))) =
                         (key, have.get(&key))
                     {
-                        datapath.forget_flows(ifindex, endpoint)?;
+                        datapath.forget_flows(&[(ifindex, *endpoint)])?;
                         datapath.clear_stats(endpoint.slot)?;
                     }
                 }

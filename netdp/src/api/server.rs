@@ -304,11 +304,12 @@ async fn attachments(State(owner): Shared) -> Json<Vec<Attachment>> {
 
 async fn attach(State(owner): Shared, Json(request): Json<AttachmentRequest>) -> Answer<Attached> {
     whole(async move {
-        let (sandbox, endpoint) = owner.attach(&request).await?;
+        let network = request.network.name.clone();
+        let (sandbox, endpoint) = owner.attach(request).await?;
         let core = owner.lock().await;
         let state = core.state();
         Ok(Attached {
-            network: view::network(state, state.network(request.network.name.as_str())?),
+            network: view::network(state, state.network(network.as_str())?),
             sandbox: view::sandbox(&core, state.sandbox(&sandbox.to_string())?),
             endpoint: endpoint.to_string(),
         })
@@ -317,7 +318,7 @@ async fn attach(State(owner): Shared, Json(request): Json<AttachmentRequest>) ->
 }
 
 async fn detach(State(owner): Shared, Query(attachment): Query<Attachment>) -> Answer<()> {
-    whole(async move { owner.detach(&attachment).await }).await
+    whole(async move { owner.detach(attachment).await }).await
 }
 
 async fn accelerations(State(owner): Shared) -> Answer<Vec<Acceleration>> {

@@ -155,8 +155,8 @@ impl Datapath {
         self.start_joining()
     }
 
-    /// The sockets of a container are joined no longer: its endpoint goes.
-    pub(super) fn part(&mut self, addresses: [IpAddr; 2]) -> Result<(), BpfError> {
+    /// The sockets of containers are joined no longer: their endpoints go.
+    pub(super) fn part(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), BpfError> {
         if !self.joins {
             return Ok(());
         }

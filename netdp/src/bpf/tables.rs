@@ -1,6 +1,6 @@
 //! Reading and writing the configuration maps.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use netdp_common::maps::{
     Config, Endpoint, MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS, MAX_RANGES,
@@ -294,20 +294,34 @@ impl Datapath {
         Ok(flows)
     }
 
-    /// Forgets the flows of an endpoint that had its host end at `ifindex`: who
-    /// gets its address next must not get its conversations.
-    pub fn forget_flows(&mut self, ifindex: u32, endpoint: &Endpoint) -> Result<(), BpfError> {
-        self.part([
-            IpAddr::V4(endpoint.addr4.into()),
-            IpAddr::V6(endpoint.addr6.into()),
-        ])?;
-        self.forget_endpoint(ifindex, endpoint.addr4)?;
-        self.forget_endpoint(ifindex, endpoint.addr6)
+    /// Forgets the flows of endpoints that had their host ends at these
+    /// interfaces: who gets such an address next must not get its conversations.
+    pub fn forget_flows(&mut self, gone: &[(u32, Endpoint)]) -> Result<(), BpfError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let addresses = gone.iter().flat_map(|(_, endpoint)| {
+            [
+                IpAddr::V4(endpoint.addr4.into()),
+                IpAddr::V6(endpoint.addr6.into()),
+            ]
+        });
+        self.part(addresses)?;
+        let indexes: BTreeSet<u32> = gone.iter().map(|(ifindex, _)| *ifindex).collect();
+        let of4 = gone.iter().map(|(_, endpoint)| endpoint.addr4);
+        self.forget_endpoints(&indexes, &of4.collect())?;
+        let of6 = gone.iter().map(|(_, endpoint)| endpoint.addr6);
+        self.forget_endpoints(&indexes, &of6.collect())
     }
 
-    fn forget_endpoint<A: TableAddress>(&mut self, ifindex: u32, addr: A) -> Result<(), BpfError> {
+    fn forget_endpoints<A: TableAddress>(
+        &self,
+        indexes: &BTreeSet<u32>,
+        addrs: &BTreeSet<A>,
+    ) -> Result<(), BpfError> {
         self.flow_tables::<A>().forget(|seen| {
-            seen.flow.to.ifindex == ifindex || addr != A::ANY && seen.key.local == addr
+            let local = seen.key.local;
+            indexes.contains(&seen.flow.to.ifindex) || local != A::ANY && addrs.contains(&local)
         })
     }
 

@@ -7,7 +7,7 @@ use nix::libc;
 use thiserror::Error;
 
 use crate::{
-    bpf::{BpfError, Datapath, Entry, Key},
+    bpf::{BpfError, Datapath, Entry, Key, Tables},
     netlink::{
         self, Family, Netlink, NetlinkError, SandboxInterface, Sysctl, SysctlError, VethPair,
         configure_sandbox,
@@ -68,6 +68,7 @@ impl Target {
             Op::CreateBridge(bridge) => return self.create_bridge(bridge).await.map(Some),
             Op::CreateEndpoint(veth) => return self.create_endpoint(veth).await.map(Some),
             Op::DeleteLink { ifname } => self.netlink.delete_link(ifname).await?,
+            Op::DeleteLinks { ifnames } => self.netlink.delete_links(ifnames).await?,
             Op::SetLink { ifname, mac, mtu } => {
                 if let Some(mac) = mac {
                     self.netlink.set_mac(ifname, *mac).await?;
@@ -131,18 +132,27 @@ impl Target {
             Op::HoldPort(port) => self.hold(*port)?,
             Op::ReleasePort(port) => self.holds.release(*port),
             Op::Put(key, entry) => self.datapath.put(key, entry)?,
-            Op::Remove(key) => {
-                self.datapath.remove(key)?;
-                // From now on its packets are dropped, so it leaves nothing more.
-                if let (Key::Endpoint(ifindex), Some(Entry::Endpoint(endpoint))) =
-                    (*key, observed.tables.get(key))
-                {
-                    self.datapath.forget_flows(ifindex, endpoint)?;
-                    self.datapath.clear_stats(endpoint.slot)?;
-                }
-            }
+            Op::Remove(key) => self.datapath.remove(key)?,
+            Op::RemoveEndpoints(indexes) => self.remove_endpoints(indexes, &observed.tables)?,
         }
         Ok(None)
+    }
+
+    fn remove_endpoints(&mut self, indexes: &[u32], known: &Tables) -> Result<(), BpfError> {
+        let mut gone = Vec::new();
+        for &ifindex in indexes {
+            let key = Key::Endpoint(ifindex);
+            self.datapath.remove(&key)?;
+            if let Some(Entry::Endpoint(endpoint)) = known.get(&key) {
+                gone.push((ifindex, *endpoint));
+            }
+        }
+        // From now on their packets are dropped, so they leave nothing more.
+        self.datapath.forget_flows(&gone)?;
+        for (_, endpoint) in &gone {
+            self.datapath.clear_stats(endpoint.slot)?;
+        }
+        Ok(())
     }
 
     fn attach_xdp(&mut self, ifname: &str, ifindex: u32, is_asked: bool) -> Result<(), ApplyError> {

@@ -27,7 +27,7 @@ impl Owner {
     /// Puts a container on a network, which is made if it isn't there.
     pub async fn attach(
         self: &Arc<Self>,
-        request: &AttachmentRequest,
+        request: AttachmentRequest,
     ) -> Result<(SandboxId, EndpointId), OwnerError> {
         if !request.netns.is_absolute() {
             return Err(Refusal::invalid(format!(
@@ -39,10 +39,9 @@ impl Owner {
         // Held until the endpoint is made, so that it stays the one that was
         // checked.
         let namespace = Namespace::open(&request.netns).map_err(Refusal::invalid)?;
-        let pools = &self.settings().pools;
-        let mut core = self.core.lock().await;
-        let (sandbox, endpoint) = core
-            .change(|state, host| {
+        let pools = self.settings().pools.clone();
+        let (sandbox, endpoint) = self
+            .change_with_others(move |state, host| {
                 let probe = ContainerProbe {
                     container: &request.container.id,
                     callers: &request.callers,
@@ -55,11 +54,12 @@ impl Owner {
                 let mut request = request.clone();
                 let name = &request.network.name;
                 if !state.networks.values().any(|it| it.name == *name) {
-                    choose_subnet(&mut request.network, pools, state, host)?;
+                    choose_subnet(&mut request.network, &pools, state, host)?;
                 }
                 attach(state, &request, host, &namespace)
             })
             .await?;
+        let core = self.core.lock().await;
         let made = core.state().sandboxes.get(&sandbox).cloned();
         if let Some(made) = made.filter(|made| core.state().endpoints_of(made.id).len() == 1) {
             self.watch(&made);
@@ -72,15 +72,13 @@ impl Owner {
     }
 
     /// Takes a container off a network. What isn't there is no error.
-    pub async fn detach(&self, attachment: &Attachment) -> Result<(), OwnerError> {
-        let mut core = self.core.lock().await;
-        let gone = core
-            .change(|state, _| {
-                let sandbox = state.detach_container(attachment);
+    pub async fn detach(&self, attachment: Attachment) -> Result<(), OwnerError> {
+        let gone = self
+            .change_with_others(move |state, _| {
+                let sandbox = state.detach_container(&attachment);
                 Ok(sandbox.filter(|it| !state.sandboxes.contains_key(it)))
             })
             .await?;
-        drop(core);
         if let Some(gone) = gone {
             self.watches.end(gone);
         }

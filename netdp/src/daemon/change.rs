@@ -152,11 +152,12 @@ impl Core {
 
     /// Forgets sandboxes whose program or namespace is gone.
     pub(super) fn collect(&mut self) -> Result<Vec<SandboxId>, StoreError> {
+        let engines = self.state.all_handed_over();
         let gone: Vec<&Sandbox> = self
             .state
             .sandboxes
             .values()
-            .filter(|sandbox| !self.state.is_handed_over(sandbox.id) && !is_there(sandbox))
+            .filter(|sandbox| !engines.contains(&sandbox.id) && !is_there(sandbox))
             .collect();
         if gone.is_empty() {
             return Ok(Vec::new());

@@ -39,8 +39,9 @@ impl HostsFiles {
             .values()
             .filter(|sandbox| state.sharing(sandbox).mode != Mode::Host)
             .filter_map(|sandbox| {
+                let process = identity(sandbox.process?);
                 let lines = hosts::lines(&state.hosts(sandbox), &sandbox.hostname);
-                Some((sandbox.id, (identity(sandbox.process?), lines)))
+                Some((sandbox.id, (process, lines)))
             })
             .collect();
         let wanted = Arc::new(wanted);

@@ -22,6 +22,7 @@ mod notify;
 pub mod owner;
 pub mod passed;
 mod port_owner;
+mod together;
 mod watch;
 
 use std::{sync::Arc, time::Duration};

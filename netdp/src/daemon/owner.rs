@@ -35,6 +35,7 @@ use super::{
     claim,
     engine::{Engine, EngineError},
     hosts::HostsFiles,
+    together::Waiting,
     watch::{Watches, identity, terminate},
 };
 
@@ -61,6 +62,8 @@ pub enum OwnerError {
     Process(#[from] ProcessError),
     #[error("the change ended halfway: {0}")]
     Halfway(#[from] JoinError),
+    #[error("who made the change together with others was given up: try again")]
+    GivenUp,
 }
 
 impl OwnerError {
@@ -106,6 +109,7 @@ pub struct Settings {
 /// The state with everything that follows from it.
 pub struct Owner {
     pub(super) core: Mutex<Core>,
+    waiting: Waiting,
     settings: Settings,
     damage: Option<Damage>,
     resolver: Arc<Resolver>,
@@ -138,6 +142,7 @@ impl Owner {
                 told.1,
                 settings.network_options.clone(),
             )),
+            waiting: Waiting::default(),
             settings,
             damage,
             resolver,
@@ -247,6 +252,23 @@ impl Owner {
         self.core.lock().await.change(request).await
     }
 
+    /// The same in one go with what others ask for at the same time. To be
+    /// called from what isn't given up in the middle ([`whole`]).
+    pub(super) async fn change_with_others<T: Send + 'static>(
+        &self,
+        request: impl FnMut(&mut State, &HostView<'_>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, OwnerError> {
+        let answer = self.waiting.add(request);
+        let mut core = self.core.lock().await;
+        // None where somebody who was before has made this one, too.
+        let requests = self.waiting.take();
+        if !requests.is_empty() {
+            core.change_together(requests).await;
+        }
+        drop(core);
+        answer.await.map_err(|_| OwnerError::GivenUp)?
+    }
+
     pub async fn create_network(&self, mut request: NetworkRequest) -> Result<Network, OwnerError> {
         let pools = &self.settings.pools;
         self.core
@@ -289,16 +311,14 @@ impl Owner {
         // Held until the sandbox is made, so that it stays the one that was
         // checked.
         let namespace = Namespace::open(&request.netns).map_err(Refusal::invalid)?;
-        let mut core = self.core.lock().await;
-        let sandbox = core
-            .change(|state, host| {
+        let sandbox = self
+            .change_with_others(move |state, host| {
                 let sandbox = state.create_sandbox(&request, host)?;
                 claim::check(state, &sandbox, &namespace)?;
                 Ok(sandbox)
             })
             .await?;
         self.watch(&sandbox);
-        drop(core);
         // Its program asks for names as soon as it starts.
         self.resolver.follow().await;
         self.settle(&sandbox.id.to_string()).await;
@@ -370,11 +390,9 @@ impl Owner {
     }
 
     async fn forget(&self, id: SandboxId) -> Result<(), OwnerError> {
-        let mut core = self.core.lock().await;
-        let forgotten = core
-            .change(|state, _| state.remove_sandbox(&id.to_string()))
+        let forgotten = self
+            .change_with_others(move |state, _| state.remove_sandbox(&id.to_string()))
             .await;
-        drop(core);
         // Refused where another request has found it gone already.
         if matches!(forgotten, Ok(_) | Err(OwnerError::Refused(_))) {
             self.watches.end(id);

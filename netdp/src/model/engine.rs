@@ -7,7 +7,7 @@
 //! netdp can't make that end again: an endpoint without it is gone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -414,6 +414,13 @@ impl State {
     pub fn is_handed_over(&self, sandbox: SandboxId) -> bool {
         let mut endpoints = self.endpoints.values();
         endpoints.any(|endpoint| endpoint.sandbox == sandbox && endpoint.handover.is_some())
+    }
+
+    /// The sandboxes into which engines put the interfaces.
+    pub fn all_handed_over(&self) -> BTreeSet<SandboxId> {
+        let endpoints = self.endpoints.values();
+        let handed_over = endpoints.filter(|endpoint| endpoint.handover.is_some());
+        handed_over.map(|endpoint| endpoint.sandbox).collect()
     }
 
     fn handed_over(&self, wanted: impl Fn(&Endpoint) -> bool) -> Vec<EndpointId> {

@@ -40,6 +40,7 @@ pub struct View {
 /// The names of all sandboxes, as they are at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Names {
+    zones: BTreeMap<NetworkId, Arc<Zone>>,
     views: BTreeMap<SandboxId, Arc<View>>,
 }
 
@@ -55,20 +56,44 @@ pub enum Found<T> {
 
 impl Names {
     pub fn of(state: &State) -> Self {
+        Self::after(&Self::default(), state)
+    }
+
+    /// Those of `state`, with the zones of `before` that are the same: each
+    /// view has them, and what is one is known at once to be equal.
+    pub fn after(before: &Self, state: &State) -> Self {
         let zones: BTreeMap<NetworkId, Arc<Zone>> = state
             .networks
             .keys()
-            .map(|id| (*id, Arc::new(Zone::of(state, *id))))
+            .map(|id| {
+                let zone = Zone::of(state, *id);
+                let known = before.zones.get(id).filter(|known| ***known == zone);
+                (*id, known.cloned().unwrap_or_else(|| Arc::new(zone)))
+            })
             .collect();
+        let mut endpoints: BTreeMap<SandboxId, Vec<&Endpoint>> = BTreeMap::new();
+        for endpoint in state.endpoints.values() {
+            endpoints
+                .entry(endpoint.sandbox)
+                .or_default()
+                .push(endpoint);
+        }
+        for endpoints in endpoints.values_mut() {
+            endpoints.sort_by_key(|endpoint| endpoint.index);
+        }
         let views = state
             .sandboxes
             .values()
             .filter(|sandbox| sandbox.mode == Mode::Networks)
-            // An engine has a resolver of its own in its containers.
-            .filter(|sandbox| !state.is_handed_over(sandbox.id))
-            .map(|sandbox| (sandbox.id, Arc::new(View::of(state, sandbox, &zones))))
+            .filter_map(|sandbox| {
+                let endpoints = endpoints.get(&sandbox.id).map_or(&[][..], Vec::as_slice);
+                // An engine has a resolver of its own in its containers.
+                let engines = endpoints.iter().any(|it| it.handover.is_some());
+                let view = || Arc::new(View::of(state, sandbox, endpoints, &zones));
+                (!engines).then(|| (sandbox.id, view()))
+            })
             .collect();
-        Self { views }
+        Self { zones, views }
     }
 
     /// Those who have a view, with it.
@@ -142,10 +167,15 @@ impl Zone {
 }
 
 impl View {
-    fn of(state: &State, sandbox: &Sandbox, zones: &BTreeMap<NetworkId, Arc<Zone>>) -> Self {
-        let endpoints = state.endpoints_of(sandbox.id);
+    /// `endpoints` are the sandbox's, in the order of its interfaces.
+    fn of(
+        state: &State,
+        sandbox: &Sandbox,
+        endpoints: &[&Endpoint],
+        zones: &BTreeMap<NetworkId, Arc<Zone>>,
+    ) -> Self {
         let mut links = BTreeMap::new();
-        for endpoint in &endpoints {
+        for endpoint in endpoints {
             for link in &endpoint.links {
                 if let Some((_, near)) = state.linked_endpoint(endpoint, link) {
                     let addresses: Vec<IpAddr> = addresses(near).collect();

@@ -242,6 +242,49 @@ impl Netlink {
         }
     }
 
+    /// Removes interfaces by one request, for which the kernel waits once.
+    /// Those that are gone already are no error.
+    ///
+    /// # Errors
+    /// The first of those that the kernel refuses to remove; the others are
+    /// gone.
+    pub async fn delete_links(&self, names: &[String]) -> Result<(), NetlinkError> {
+        if names.len() > 1 && self.delete_group(names).await.is_ok() {
+            return Ok(());
+        }
+        let mut failed = None;
+        for name in names {
+            if let Err(error) = self.delete_link(name).await {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The kernel takes no list of interfaces, but the number of a group: a
+    /// random one, far above those that people give.
+    async fn delete_group(&self, names: &[String]) -> Result<(), NetlinkError> {
+        let group = rand::random_range(1 << 30..1 << 31);
+        for name in names {
+            let message = LinkUnspec::new_with_name(name).link_group(group).build();
+            match self.request(RouteNetlinkMessage::SetLink(message), 0).await {
+                Err(refusal) if !refusal.is_absent() => {
+                    return Err(refusal.to("group interface", name));
+                }
+                _ => {}
+            }
+        }
+        let message = LinkMessageBuilder::<LinkUnspec>::new()
+            .link_group(group)
+            .build();
+        match self.request(RouteNetlinkMessage::DelLink(message), 0).await {
+            Err(refusal) if !refusal.is_absent() => {
+                Err(refusal.to("delete the interfaces of group", group))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Brings an interface up.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{ALIAS, Hold, Neighbour, Op, Route};
 pub use crate::bpf::Role;
 use crate::{
-    bpf::Tables,
+    bpf::{Key, Tables},
     netlink::{Family, PacketLimit},
 };
 
@@ -102,11 +102,8 @@ impl Observed {
                 };
                 self.links.insert(veth.host_ifname.clone(), link);
             }
-            Op::DeleteLink { ifname } => {
-                self.links.remove(ifname);
-                self.routes.retain(|route| route.ifname != *ifname);
-                self.neighbours.retain(|entry| entry.ifname != *ifname);
-            }
+            Op::DeleteLink { ifname } => self.lose(std::slice::from_ref(ifname)),
+            Op::DeleteLinks { ifnames } => self.lose(ifnames),
             Op::SetLink { ifname, mac, mtu } => {
                 if let Some(link) = self.links.get_mut(ifname) {
                     link.mac = mac.unwrap_or(link.mac);
@@ -177,6 +174,20 @@ impl Observed {
             Op::Remove(key) => {
                 self.tables.remove(key);
             }
+            Op::RemoveEndpoints(indexes) => {
+                for ifindex in indexes {
+                    self.tables.remove(&Key::Endpoint(*ifindex));
+                }
+            }
         }
+    }
+
+    /// Links are gone, and with them what was theirs.
+    fn lose(&mut self, ifnames: &[String]) {
+        let gone: BTreeSet<&String> = ifnames.iter().collect();
+        self.links.retain(|ifname, _| !gone.contains(ifname));
+        self.routes.retain(|route| !gone.contains(&route.ifname));
+        self.neighbours
+            .retain(|entry| !gone.contains(&entry.ifname));
     }
 }

@@ -26,6 +26,11 @@ pub enum Op {
     DeleteLink {
         ifname: String,
     },
+    /// Several at once: the kernel waits for all CPUs after each request, not
+    /// after each link.
+    DeleteLinks {
+        ifnames: Vec<String>,
+    },
     /// Sets what has changed of a link of ours.
     SetLink {
         ifname: String,
@@ -82,6 +87,9 @@ pub enum Op {
     ReleasePort(Hold),
     Put(Key, Entry),
     Remove(Key),
+    /// Removes the entries of endpoints, by ifindex, and forgets their flows and
+    /// what they were counted: for all of them the flow tables are read once.
+    RemoveEndpoints(Vec<u32>),
 }
 
 impl fmt::Display for Op {
@@ -96,6 +104,7 @@ impl fmt::Display for Op {
                 }
             }
             Self::DeleteLink { ifname } => write!(f, "delete {ifname}"),
+            Self::DeleteLinks { ifnames } => write!(f, "delete {}", ifnames.join(", ")),
             Self::SetLink { ifname, .. } => write!(f, "configure {ifname}"),
             Self::SetPacketLimit { ifname, limit } => {
                 write!(f, "set the largest packets of {ifname} to {limit}")
@@ -124,6 +133,7 @@ impl fmt::Display for Op {
             Self::ReleasePort(hold) => write!(f, "release {hold}"),
             Self::Put(key, _) => write!(f, "put {key:?}"),
             Self::Remove(key) => write!(f, "remove {key:?}"),
+            Self::RemoveEndpoints(indexes) => write!(f, "remove the endpoints at {indexes:?}"),
         }
     }
 }

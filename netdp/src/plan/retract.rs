@@ -58,7 +58,8 @@ pub(super) fn retract(
             .map(|hold| Op::ReleasePort(*hold)),
     );
     ops.extend(of(is_address));
-    ops.extend(of(|key| matches!(key, Key::Endpoint(_) | Key::Times(_))));
+    ops.extend(endpoints(&gone));
+    ops.extend(of(|key| matches!(key, Key::Times(_))));
     paths(desired, observed, live, &mut ops);
     links(observed, live, &mut ops);
     programs(desired, observed, live, &mut ops);
@@ -312,17 +313,24 @@ fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops
     );
 }
 
+fn endpoints(gone: &[Key]) -> Option<Op> {
+    let indexes = gone.iter().filter_map(|key| match key {
+        Key::Endpoint(ifindex) => Some(*ifindex),
+        _ => None,
+    });
+    let indexes: Vec<u32> = indexes.collect();
+    (!indexes.is_empty()).then_some(Op::RemoveEndpoints(indexes))
+}
+
 fn links(observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
-    for (ifname, link) in &observed.links {
-        let ours = link
-            .alias
-            .as_ref()
-            .is_some_and(|alias| alias.starts_with(ALIAS));
-        if ours && !live.contains_key(ifname.as_str()) {
-            ops.push(Op::DeleteLink {
-                ifname: ifname.clone(),
-            });
-        }
+    let unwanted = observed.links.iter().filter(|(ifname, link)| {
+        let alias = link.alias.as_ref();
+        let ours = alias.is_some_and(|alias| alias.starts_with(ALIAS));
+        ours && !live.contains_key(ifname.as_str())
+    });
+    let ifnames: Vec<String> = unwanted.map(|(ifname, _)| ifname.clone()).collect();
+    if !ifnames.is_empty() {
+        ops.push(Op::DeleteLinks { ifnames });
     }
 }
 

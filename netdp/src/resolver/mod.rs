@@ -69,7 +69,8 @@ impl Resolver {
 
     /// Makes the names of `state` those that are answered.
     pub fn publish(&self, state: &State) {
-        let names = Arc::new(Names::of(state));
+        let known = Arc::clone(&self.names.borrow());
+        let names = Arc::new(Names::after(&known, state));
         self.names.send_if_modified(|known| {
             let changed = *known != names;
             *known = names;

@@ -50,8 +50,8 @@ fn ports_come_last_and_go_first() {
         position(&host, |op| matches!(op, Op::Remove(Key::Back4(_)))),
         position(&host, |op| matches!(op, Op::ReleasePort(_))),
         position(&host, |op| matches!(op, Op::Remove(Key::Owner4(_)))),
-        position(&host, |op| matches!(op, Op::Remove(Key::Endpoint(_)))),
-        position(&host, |op| matches!(op, Op::DeleteLink { .. })),
+        position(&host, |op| matches!(op, Op::RemoveEndpoints(_))),
+        position(&host, |op| matches!(op, Op::DeleteLinks { .. })),
         position(&host, |op| matches!(op, Op::Detach { .. })),
     ];
     assert_eq!(order, [0, 1, 2, 3, 4, 5, 6], "{:?}", host.done);
