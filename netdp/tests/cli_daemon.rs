@@ -366,6 +366,22 @@ fn networks_have_the_options_that_the_daemon_was_given() {
 }
 
 #[test]
+fn a_log_filter_that_cannot_be_read_is_named() {
+    let Some(world) = World::without_daemon() else {
+        return;
+    };
+    let mut command = world.daemon_command(&["--config", "/nonexistent"]);
+    let ended = done(command.env("RUST_LOG", "netdp=loud").output().unwrap());
+    assert!(
+        ended.stderr.contains("RUST_LOG=netdp=loud is left out"),
+        "{ended:?}"
+    );
+    let mut command = world.daemon_command(&["--config", "/nonexistent"]);
+    let ended = done(command.env("RUST_LOG", "warn").output().unwrap());
+    assert!(!ended.stderr.contains("RUST_LOG"), "{ended:?}");
+}
+
+#[test]
 fn wrong_settings_are_refused() {
     let Some(world) = World::without_daemon() else {
         return;

@@ -307,7 +307,7 @@ fn every_byte_of_mixed_connections_arrives() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes half a minute"]
 fn every_byte_of_ten_thousand_mixed_connections_arrives() {
     for mode in ["auto", "on"] {
         let name = format!("sockmap-all-{mode}");

@@ -91,8 +91,13 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
 
 /// `RUST_LOG` says what is told, by level or by `TARGET=LEVEL` with commas between.
 fn log_to_stderr() {
-    let asked = env::var("RUST_LOG").ok().and_then(|it| it.parse().ok());
-    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let asked = env::var("RUST_LOG").unwrap_or_default();
+    let usual = || Targets::new().with_default(LevelFilter::INFO);
+    let (filter, wrong) = match asked.parse::<Targets>() {
+        Ok(filter) if !asked.is_empty() => (filter, None),
+        Ok(_) => (usual(), None),
+        Err(error) => (usual(), Some(error)),
+    };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
@@ -101,6 +106,12 @@ fn log_to_stderr() {
         .with(filter)
         .with(lines)
         .init();
+    if let Some(error) = wrong {
+        tracing::warn!(
+            "RUST_LOG={asked} is left out, it can't be read: {error}; give a level, as debug, or \
+             TARGET=LEVEL, as netdp::daemon=debug"
+        );
+    }
 }
 
 /// Runs the requests of one command.
