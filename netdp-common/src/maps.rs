@@ -68,6 +68,8 @@ pub mod name {
     pub const OWN: &str = "own";
     pub const SOCKETS: &str = "sockets";
     pub const JOINED: &str = "joined";
+    pub const UNSEALED: &str = "unsealed";
+    pub const INWARD: &str = "inward";
     pub const PAIRS: &str = "pairs";
     pub const SHORT: &str = "short";
     pub const MEMBERS4: &str = "members4";

@@ -278,6 +278,8 @@ mod tests {
             back_addr: V4Addr::new(back),
             allow: 0,
             shared: 0,
+            flags: 0,
+            pad: 0,
         }
     }
 

@@ -177,11 +177,11 @@ pub fn is_served<F: Family>(skb: &Skb, addr: F::Addr, port: Be16, proto: u8) -> 
         sport: Be16::default(),
         dport: port,
     };
-    F::host_has_socket(skb, &anybody, proto)
+    F::host_has_socket(skb.as_ptr(), &anybody, proto)
 }
 
 /// Whether the host has a socket that such a packet from outside would reach.
 #[inline(never)]
 pub fn is_of_socket<F: Family>(skb: &Skb, inbound: &Tuple<F::Addr>, proto: u8) -> bool {
-    has_ports(proto) && F::host_has_socket(skb, inbound, proto)
+    has_ports(proto) && F::host_has_socket(skb.as_ptr(), inbound, proto)
 }

@@ -42,6 +42,25 @@ pub fn note<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint)
     let _ = F::calls().insert(&work.key, ifindex, u64::from(BPF_ANY));
 }
 
+/// Notes under which address and port a container asks for a socket of the host
+/// that is behind another one, or that this is still going on.
+#[inline(never)]
+pub fn keep<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) {
+    work.key = work.packet.tuple.sent(work.packet.proto);
+    let ifindex = skb.ifindex();
+    if !is_noted::<F>(work, ifindex) {
+        let _ = F::calls().insert(&work.key, ifindex, u64::from(BPF_ANY));
+    }
+}
+
+/// Whether a container asked under the address and port that an answer of the
+/// host is about to get.
+#[inline(always)]
+pub fn is_kept<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
+    work.key = work.decision.to.received(work.packet.proto);
+    is_noted::<F>(work, skb.ifindex())
+}
+
 /// Whether what the host forwards to a container answers it.
 #[inline(never)]
 pub fn is_answer<F: Family>(skb: &Skb) -> bool {

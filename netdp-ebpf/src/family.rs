@@ -4,6 +4,8 @@
 mod v4;
 mod v6;
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, bpf_fib_lookup as FibParams, bpf_redir_neigh, bpf_sock_tuple},
     helpers::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
@@ -93,8 +95,9 @@ pub trait Family: Quoting + Alone {
     fn name_neighbour(params: &mut bpf_redir_neigh, nexthop: Self::Addr);
 
     /// Whether the host itself has a socket that a packet from `remote` to
-    /// `local` would reach: a connection, a listener, or a bound UDP socket.
-    fn host_has_socket(skb: &Skb, inbound: &Tuple<Self::Addr>, proto: u8) -> bool;
+    /// `local` would reach: a connection, a listener, or a bound UDP socket. The
+    /// context is that of a packet of the host, or of a socket.
+    fn host_has_socket(ctx: *mut c_void, inbound: &Tuple<Self::Addr>, proto: u8) -> bool;
 
     /// Writes addresses, and the TTL or hop limit less one where `hop`.
     fn write_network(
@@ -133,16 +136,16 @@ pub struct Aligned<T>(pub T);
 /// Asks the kernel for a socket of this namespace. `T` is a family's half of
 /// `bpf_sock_tuple`, whose size tells it which (`sk_lookup`, net/core/filter.c).
 #[inline(always)]
-fn has_socket<T>(skb: &Skb, tuple: &mut Aligned<T>, proto: u8) -> bool {
+fn has_socket<T>(ctx: *mut c_void, tuple: &mut Aligned<T>, proto: u8) -> bool {
     let netns = BPF_F_CURRENT_NETNS as u64;
     let size = size_of::<T>() as u32;
     let tuple = (&raw mut tuple.0).cast::<bpf_sock_tuple>();
     // SAFETY: the tuple lives on the caller's stack; a socket found is released.
     unsafe {
         let socket = if proto == proto::TCP {
-            bpf_skc_lookup_tcp(skb.as_ptr(), tuple, size, netns, 0)
+            bpf_skc_lookup_tcp(ctx, tuple, size, netns, 0)
         } else {
-            bpf_sk_lookup_udp(skb.as_ptr(), tuple, size, netns, 0)
+            bpf_sk_lookup_udp(ctx, tuple, size, netns, 0)
         };
         if socket.is_null() {
             return false;

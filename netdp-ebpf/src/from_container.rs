@@ -11,7 +11,7 @@ use netdp_common::{
 };
 
 use crate::{
-    arp, calls, count, early,
+    arp, calls, count, direct, early,
     family::{Family, is_any, translate},
     flows,
     found::Found,
@@ -121,6 +121,9 @@ fn by_source<F: Family>(
             if work.decision.exit == Exit::Stack {
                 calls::note::<F>(skb, work, endpoint);
             }
+            if work.decision.exit == Exit::Host {
+                calls::keep::<F>(skb, work);
+            }
             return exit::<F>(skb, work);
         }
         path::ask::<F>(skb, work)?;
@@ -185,7 +188,9 @@ fn exit<F: Family>(skb: &Skb, work: &Work<F::Addr>) -> Result<Verdict, DropReaso
     }
     let hop = decision.exit == Exit::Uplink;
     translate::<F>(skb, packet, &decision.to, hop)?;
-    if hop {
+    if decision.exit == Exit::Host {
+        Ok(Verdict::Pass)
+    } else if hop {
         path::leave::<F>(skb, way)
     } else {
         skb.deliver(&decision.container)
@@ -238,6 +243,12 @@ fn neighbour<F: Family>(
     }
     if let Err(reason) = linked::check::<F>(packet, endpoint) {
         return Found::refused(reason);
+    }
+    if owner.flags & u32::from(endpoint_flags::DIRECT) != 0
+        && packet.proto == proto::TCP
+        && direct::is_instead::<F>(skb, packet, decision)
+    {
+        return Found::YES;
     }
     // Without connections, the way that was used last is the way back.
     if packet.transport == Transport::Udp && owner.flags & u32::from(endpoint_flags::PUBLISHED) != 0

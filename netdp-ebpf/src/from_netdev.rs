@@ -8,7 +8,7 @@ use netdp_common::{
 };
 
 use crate::{
-    blocked, calls, early,
+    blocked, calls, direct, early,
     family::{Family, translate},
     flows, icmp, mapped, masquerade, published, ranges, routed,
     skb::Skb,
@@ -119,6 +119,9 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
                 source::check::<F>(&packet.tuple.saddr)?;
                 if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
                     return Err(DropReason::NotAllowed);
+                }
+                if direct::is_hosts::<F>(skb, mapping, packet) {
+                    return Ok(Verdict::Pass);
                 }
                 F::apart(|| published::inbound::<F>(skb, packet, mapping, decision))?;
             }

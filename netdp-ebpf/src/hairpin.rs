@@ -8,7 +8,7 @@ use netdp_common::{
     rules,
 };
 
-use crate::{family::Family, published::remember, ranges, skb::Skb, work::Decision};
+use crate::{direct, family::Family, published::remember, ranges, skb::Skb, work::Decision};
 
 /// To the container behind the port. The way back always needs an entry: the
 /// answer is for a container, and might be one to a direct connection.
@@ -25,6 +25,9 @@ pub fn hairpin<F: Family>(
         ranges::is_allowed::<F>(published.allow, &from.saddr)
     }) {
         return Err(DropReason::NotAllowed);
+    }
+    if direct::is_hosts::<F>(skb, published, packet) {
+        return Ok(());
     }
     // Made where they are to be: the stack has no room for them, and would have
     // the second misaligned.

@@ -8,17 +8,17 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use netdp_common::{
-    addr::{Address, Be16, V4Addr, V6Addr},
+    addr::{Address, Be16, V4Addr, V6Addr, proto},
     maps::{Asked, PortKey, Published, SockKey},
     packet::{V4, V6},
 };
 
-use crate::{family::Family, ranges};
+use crate::{direct, family::Family, ranges};
 
 /// A cgroup program's verdict: go on.
 pub const ALLOW: i32 = 1;
 /// The system call fails.
-const REFUSE: i32 = 0;
+pub const REFUSE: i32 = 0;
 
 /// `EINVAL` of `include/uapi/asm-generic/errno-base.h`.
 const EINVAL: i32 = 22;
@@ -89,11 +89,21 @@ fn redirect<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F:
     let port = port(ctx);
     // SAFETY: the context is valid while the program runs.
     let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
-    let Some(published) = mapping::<F>(addr, port, protocol) else {
-        return;
+    let (to, to_port) = match mapping::<F>(addr, port, protocol) {
+        Some(published) => {
+            // SAFETY: a map value stays readable while the program runs.
+            let published = unsafe { &*published };
+            if published.is_direct() && direct::listens::<F>(ctx, addr, port) {
+                return;
+            }
+            (published.addr, published.container_port(port))
+        }
+        None if protocol == proto::TCP => match direct::place_of::<F>(ctx, addr, port) {
+            Some(place) => place,
+            None => return,
+        },
+        None => return,
     };
-    // SAFETY: a map value stays readable while the program runs.
-    let (to, to_port) = unsafe { ((*published).addr, (*published).container_port(port)) };
     let asked = Asked {
         addr,
         port,
@@ -120,7 +130,11 @@ fn restore<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::
 /// A mapping on this address; one on all addresses counts at loopback and at
 /// each address of the host.
 #[inline(always)]
-fn mapping<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> Option<*const Published<F::Addr>> {
+pub fn mapping<F: Family>(
+    addr: F::Addr,
+    port: Be16,
+    proto: u8,
+) -> Option<*const Published<F::Addr>> {
     let mut key = PortKey::new(addr, port, proto);
     if let Some(published) = on::<F>(&key) {
         return Some(published);
@@ -147,7 +161,7 @@ fn on<F: Family>(key: &PortKey<F::Addr>) -> Option<*const Published<F::Addr>> {
 }
 
 #[inline(always)]
-fn is_host(ctx: &SockAddrContext) -> bool {
+pub fn is_host(ctx: &SockAddrContext) -> bool {
     // SAFETY: the context is valid while the program runs.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) == HOST_NETNS.load() }
 }
@@ -166,25 +180,25 @@ fn key<F: Family>(ctx: &SockAddrContext, addr: F::Addr, port: Be16) -> SockKey<F
 
 /// The port lies in the low half of its word, in network order.
 #[inline(always)]
-fn port(ctx: &SockAddrContext) -> Be16 {
+pub fn port(ctx: &SockAddrContext) -> Be16 {
     // SAFETY: as above.
     Be16::from_raw(unsafe { (*ctx.sock_addr).user_port } as u16)
 }
 
 #[inline(always)]
-fn set_port(ctx: &SockAddrContext, port: Be16) {
+pub fn set_port(ctx: &SockAddrContext, port: Be16) {
     // SAFETY: as above; a program of these hooks may write it.
     unsafe { (*ctx.sock_addr).user_port = u32::from(port.raw()) };
 }
 
 #[inline(always)]
-fn addr4(ctx: &SockAddrContext) -> V4Addr {
+pub fn addr4(ctx: &SockAddrContext) -> V4Addr {
     // SAFETY: as above; in network order.
     V4Addr(unsafe { (*ctx.sock_addr).user_ip4 })
 }
 
 #[inline(always)]
-fn set_addr4(ctx: &SockAddrContext, addr: V4Addr) {
+pub fn set_addr4(ctx: &SockAddrContext, addr: V4Addr) {
     // SAFETY: as above; a program of these hooks may write it.
     unsafe { (*ctx.sock_addr).user_ip4 = addr.0 };
 }
@@ -208,7 +222,7 @@ unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
 }
 
 #[inline(always)]
-fn addr6(ctx: &SockAddrContext) -> V6Addr {
+pub fn addr6(ctx: &SockAddrContext) -> V6Addr {
     // SAFETY: as above.
     unsafe { words6(&raw const (*ctx.sock_addr).user_ip6) }
 }
@@ -224,7 +238,7 @@ fn bound6(ctx: &SockAddrContext) -> V6Addr {
 }
 
 #[inline(always)]
-fn set_addr6(ctx: &SockAddrContext, addr: V6Addr) {
+pub fn set_addr6(ctx: &SockAddrContext, addr: V6Addr) {
     // SAFETY: as above; a program of these hooks may write it.
     unsafe {
         let words = &raw mut (*ctx.sock_addr).user_ip6;
@@ -237,7 +251,7 @@ fn set_addr6(ctx: &SockAddrContext, addr: V6Addr) {
 
 /// Another IPv4 address in place of one that is written as IPv6.
 #[inline(always)]
-fn set_mapped(ctx: &SockAddrContext, addr: V4Addr) {
+pub fn set_mapped(ctx: &SockAddrContext, addr: V4Addr) {
     // SAFETY: as above.
     unsafe { (&raw mut (*ctx.sock_addr).user_ip6[3]).write_volatile(addr.0) };
 }

@@ -16,6 +16,7 @@ mod arp;
 mod blocked;
 mod calls;
 mod count;
+mod direct;
 mod early;
 mod family;
 mod fib;
@@ -49,8 +50,10 @@ mod verdict;
 mod work;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier, sk_msg, sock_ops, xdp},
-    programs::{SkMsgContext, SockAddrContext, SockOpsContext, TcContext, XdpContext},
+    macros::{cgroup_sock_addr, cgroup_sockopt, classifier, sk_msg, sock_ops, xdp},
+    programs::{
+        SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext, TcContext, XdpContext,
+    },
 };
 use skb::Skb;
 
@@ -173,6 +176,50 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     host_socket::as_asked6(&ctx);
     host_socket::ALLOW
+}
+
+/// cgroup of direct sockets: one connects.
+#[cgroup_sock_addr(connect4)]
+pub fn direct_connect4(ctx: SockAddrContext) -> i32 {
+    direct::nowhere(&ctx)
+}
+
+/// As `direct_connect4`, of a socket of IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn direct_connect6(ctx: SockAddrContext) -> i32 {
+    direct::nowhere(&ctx)
+}
+
+/// cgroup of direct sockets: one is bound.
+#[cgroup_sock_addr(bind4)]
+pub fn direct_bind4(ctx: SockAddrContext) -> i32 {
+    direct::only_while_made(&ctx)
+}
+
+/// As `direct_bind4`, of a socket of IPv6.
+#[cgroup_sock_addr(bind6)]
+pub fn direct_bind6(ctx: SockAddrContext) -> i32 {
+    direct::only_while_made(&ctx)
+}
+
+/// cgroup of direct sockets: one asks for its own address.
+#[cgroup_sock_addr(getsockname4)]
+pub fn direct_name4(ctx: SockAddrContext) -> i32 {
+    direct::as_inside4(&ctx);
+    host_socket::ALLOW
+}
+
+/// As `direct_name4`, of a socket of IPv6.
+#[cgroup_sock_addr(getsockname6)]
+pub fn direct_name6(ctx: SockAddrContext) -> i32 {
+    direct::as_inside6(&ctx);
+    host_socket::ALLOW
+}
+
+/// cgroup of direct sockets: an option of one is set.
+#[cgroup_sockopt(setsockopt)]
+pub fn direct_option(ctx: SockoptContext) -> i32 {
+    direct::harmless(&ctx)
 }
 
 /// cgroup: what happens to TCP sockets; here, that a connection is there, and

@@ -89,6 +89,10 @@ pub static HOST_FLOWS: Array<u32, 1> = Array::new();
 /// Set once a mapping was made, so that hosts without any don't look for one.
 #[btf_map(name = "mappings")]
 pub static MAPPINGS: Array<u32, 1> = Array::new();
+/// Set once a container's packet for another container's own address went to a
+/// socket of the host, so that hosts without any don't look for one.
+#[btf_map(name = "inward")]
+pub static INWARD: Array<u32, 1> = Array::new();
 /// Set once there was an unanswered entry of a client that the tables alone don't
 /// lead back to, so that hosts without any don't look for one.
 #[btf_map(name = "expecting")]
@@ -112,6 +116,10 @@ pub static SOCKETS: SockHash<SocketKey, { MAX_SOCKETS as usize }> = SockHash::ne
 /// What a socket that was joined needs for each message.
 #[btf_map(name = "joined")]
 pub static JOINED: SkStorage<Joined> = SkStorage::new();
+/// Direct sockets that are being made: what has an entry may be bound and set as
+/// netdp does it.
+#[btf_map(name = "unsealed")]
+pub static UNSEALED: SkStorage<u32> = SkStorage::new();
 /// How far both directions of a joined connection are.
 #[btf_map(name = "pairs")]
 pub static PAIRS: HashMap<SocketKey, Pair, { MAX_PAIRS as usize }, { BPF_F_NO_PREALLOC as usize }> =

@@ -6,7 +6,7 @@ use netdp_common::{
     packet::{V4, V6, ethertype},
 };
 
-use crate::{calls, count, maps::ENDPOINTS, skb::Skb, verdict::Verdict};
+use crate::{calls, count, direct, maps::ENDPOINTS, skb::Skb, verdict::Verdict};
 
 /// The host's own traffic passes. What it would forward does not, unless it
 /// answers the container: everything else that may reach it from elsewhere is
@@ -21,6 +21,13 @@ pub fn to_container(skb: &Skb) -> Result<Verdict, DropReason> {
         };
         if !is_answer {
             return Err(DropReason::NotPublished);
+        }
+    }
+    if skb.ingress_ifindex() == 0 && direct::is_inward() {
+        match skb.ethertype() {
+            ethertype::IPV4 => direct::answer::<V4>(skb)?,
+            ethertype::IPV6 => direct::answer::<V6>(skb)?,
+            _ => {}
         }
     }
     if let Some(endpoint) = ENDPOINTS.get_ptr(skb.ifindex()) {

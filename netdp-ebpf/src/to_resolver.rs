@@ -38,7 +38,7 @@ pub fn to_resolver(skb: &Skb) -> Result<Verdict, DropReason> {
         return Ok(Verdict::Pass);
     }
     let is_question = to.dport != packet.tuple.dport;
-    if is_question && !V4::host_has_socket(skb, &to, packet.proto) {
+    if is_question && !V4::host_has_socket(skb.as_ptr(), &to, packet.proto) {
         return Ok(Verdict::Pass);
     }
     skb.write(packet.l4, [to.sport, to.dport])?;

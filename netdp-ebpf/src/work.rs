@@ -26,7 +26,8 @@ use crate::{
 pub enum Exit {
     /// To the kernel's stack, as it is.
     Stack = 0,
-    /// To a socket of the host that had to give way.
+    /// To a socket of the host that had to give way, or that a container's program
+    /// has.
     Host,
     /// Into a container of this host.
     Container,

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod cni;
 pub mod daemon;
 pub mod demo;
+pub mod direct;
 pub mod docker;
 pub mod explain;
 pub mod install;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use netdp::{
-    cni, netavark,
+    cni,
+    direct::{DIRECT_COMMAND, supervisor_main},
+    netavark,
     sandbox::{INIT_COMMAND, SUPERVISE_COMMAND, init_main, supervise_main},
 };
 
@@ -13,6 +15,7 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
         Some(command) if command == INIT_COMMAND => init_main(),
         Some(command) if command == SUPERVISE_COMMAND => supervise_main(),
+        Some(command) if command == DIRECT_COMMAND => supervisor_main(),
         None if cni::is_called() => cni::main(),
         Some(_) if netavark::is_called() => netavark::main(),
         _ => netdp::cli::main(),

@@ -14,7 +14,9 @@ use aya::programs::{
     tc::{TcAttachOptions, TcAttachType},
 };
 use netdp::{
-    bpf::{Datapath, DriverProgram, Entry, Key, Mechanism, Options, Role, blocked_key},
+    bpf::{
+        Datapath, DriverProgram, Entry, Key, Mechanism, Options, Role, blocked_key, direct_cgroup,
+    },
     netns::Namespace,
 };
 use netdp_common::{
@@ -115,6 +117,8 @@ fn port() -> (Key, Entry) {
         back_addr: V4Addr::new([192, 0, 2, 1]),
         allow: 0,
         shared: 0,
+        flags: 0,
+        pad: 0,
     };
     (Key::Port4(key), Entry::Port4(value))
 }
@@ -470,6 +474,10 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
+        let direct = direct_cgroup(&self.0);
+        if direct.exists() {
+            std::fs::remove_dir(direct).unwrap();
+        }
         std::fs::remove_dir(&self.0).unwrap();
     }
 }
@@ -500,6 +508,13 @@ fn another_control_group_takes_the_place_of_the_one_before() {
             [
                 "cgroup-connect4",
                 "cgroup-connect6",
+                "cgroup-direct_bind4",
+                "cgroup-direct_bind6",
+                "cgroup-direct_connect4",
+                "cgroup-direct_connect6",
+                "cgroup-direct_name4",
+                "cgroup-direct_name6",
+                "cgroup-direct_option",
                 "cgroup-getpeername4",
                 "cgroup-getpeername6",
                 "cgroup-recvmsg4",

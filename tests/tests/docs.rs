@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 /// What names tests.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "docs/nat.md",
     "docs/links.md",
     "docs/names.md",
     "docs/cni.md",
     "docs/docker.md",
     "docs/sockmap.md",
+    "docs/direct.md",
 ];
 
 /// Folders in which a test that they name may stand.

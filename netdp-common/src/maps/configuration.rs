@@ -107,6 +107,8 @@ pub mod endpoint_flags {
     pub const ROUTED4: u16 = 0x400;
     /// The same over IPv6.
     pub const ROUTED6: u16 = 0x800;
+    /// It has direct ports.
+    pub const DIRECT: u16 = 0x1000;
 }
 
 /// Value of `endpoints`, keyed by the ifindex (u32) of the veth's host end.
@@ -215,9 +217,25 @@ pub struct Published<A> {
     /// Not 0 while a masqueraded flow that began before may have the port: then
     /// packets of its peer are the flow's. Of state, not of configuration.
     pub shared: u32,
+    /// [`published_flags`].
+    pub flags: u32,
+    pub pad: u32,
+}
+
+/// Bits of [`Published::flags`].
+pub mod published_flags {
+    /// The container's program may have a socket of the host at this port:
+    /// where there is one, packets are the host's.
+    pub const DIRECT: u32 = 1;
 }
 
 impl<A> Published<A> {
+    /// Whether the host's stack may have a socket for this port.
+    #[inline(always)]
+    pub const fn is_direct(&self) -> bool {
+        self.flags & published_flags::DIRECT != 0
+    }
+
     /// The container's port behind one of the host's.
     #[inline(always)]
     pub const fn container_port(&self, host_port: Be16) -> Be16 {

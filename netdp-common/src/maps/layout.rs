@@ -35,10 +35,10 @@ assert_layout! {
     Owner: 28 = 20, 8;
     PortKey<V4Addr>: 8 = 4, 2, 1, 1;
     PortKey<V6Addr>: 24 = 16, 2, 1, 1, 4;
-    Published<V4Addr>: 40 = 4, 4, 20, 4, 8;
-    Published<V6Addr>: 64 = 16, 4, 20, 16, 8;
-    PublishedRange<V4Addr>: 48 = 40, 4, 4;
-    PublishedRange<V6Addr>: 72 = 64, 4, 4;
+    Published<V4Addr>: 48 = 4, 4, 20, 4, 8, 8;
+    Published<V6Addr>: 72 = 16, 4, 20, 16, 8, 8;
+    PublishedRange<V4Addr>: 56 = 48, 4, 4;
+    PublishedRange<V6Addr>: 80 = 72, 4, 4;
     Back<V4Addr>: 16 = 4, 4, 4, 4;
     Back<V6Addr>: 32 = 16, 4, 4, 4, 4;
     BackRange<V4Addr>: 24 = 16, 4, 4;

@@ -1,6 +1,6 @@
 //! IPv4 in the kernel.
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::bindings::{
     bpf_fib_lookup as FibParams, bpf_redir_neigh,
@@ -178,7 +178,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn host_has_socket(skb: &Skb, inbound: &Tuple<V4Addr>, proto: u8) -> bool {
+    fn host_has_socket(ctx: *mut c_void, inbound: &Tuple<V4Addr>, proto: u8) -> bool {
         let mut tuple = Aligned(MaybeUninit::<SockTuple>::uninit());
         let at = tuple.0.as_mut_ptr();
         // Field by field: the compiler would put two in one store, misaligned.
@@ -189,7 +189,7 @@ impl Family for V4 {
             (&raw mut (*at).sport).write_volatile(inbound.sport.raw());
             (&raw mut (*at).dport).write_volatile(inbound.dport.raw());
         }
-        has_socket(skb, &mut tuple, proto)
+        has_socket(ctx, &mut tuple, proto)
     }
 
     #[inline(always)]

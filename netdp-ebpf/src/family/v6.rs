@@ -1,6 +1,6 @@
 //! IPv6 in the kernel.
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::bindings::{
     bpf_fib_lookup as FibParams, bpf_redir_neigh,
@@ -184,7 +184,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn host_has_socket(skb: &Skb, inbound: &Tuple<V6Addr>, proto: u8) -> bool {
+    fn host_has_socket(ctx: *mut c_void, inbound: &Tuple<V6Addr>, proto: u8) -> bool {
         let mut tuple = Aligned(MaybeUninit::<SockTuple>::uninit());
         let at = tuple.0.as_mut_ptr();
         // Field by field: the compiler would put two in one store, misaligned.
@@ -195,7 +195,7 @@ impl Family for V6 {
             (&raw mut (*at).sport).write_volatile(inbound.sport.raw());
             (&raw mut (*at).dport).write_volatile(inbound.dport.raw());
         }
-        has_socket(skb, &mut tuple, proto)
+        has_socket(ctx, &mut tuple, proto)
     }
 
     #[inline(always)]

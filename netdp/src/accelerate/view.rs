@@ -209,6 +209,7 @@ fn published(ports: PortMap) -> Vec<Publication> {
                     },
                     count: NonZeroU16::MIN,
                     allow: Vec::new(),
+                    direct: false,
                 })
             })
         })

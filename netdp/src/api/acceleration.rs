@@ -278,6 +278,7 @@ fn sandbox(member: &Member, endpoint: Option<Endpoint>) -> Sandbox {
         hosts: Vec::new(),
         environment: Default::default(),
         resolver: None,
+        direct: None,
     }
 }
 
@@ -307,6 +308,7 @@ fn port(publication: &Publication) -> Port {
         count: publication.count,
         allow: Vec::new(),
         // By Docker.
+        direct: false,
         held: true,
     }
 }

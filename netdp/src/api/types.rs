@@ -101,6 +101,20 @@ pub struct Sandbox {
     /// Where it asks for names, if there is a resolver for it.
     #[serde(default)]
     pub resolver: Option<IpAddr>,
+    /// What hands sockets of the host to its programs, if anything is to.
+    #[serde(default)]
+    pub direct: Option<Direct>,
+}
+
+/// What a supervisor of direct ports needs to know.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Direct {
+    /// The control group that the sockets are made in.
+    pub cgroup: PathBuf,
+    /// The file that says which ports are direct, at any time.
+    pub ports: PathBuf,
+    /// The pinned map of sockets in the making.
+    pub unsealed: PathBuf,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -133,6 +147,9 @@ pub struct Port {
     pub count: NonZeroU16,
     /// Sources that may use it; empty: all.
     pub allow: Vec<IpNet>,
+    /// A program that listens there gets a socket of the host's own.
+    #[serde(default)]
+    pub direct: bool,
     /// By netdp, or by the sandbox's engine. False when another program took
     /// the port while no daemon ran.
     pub held: bool,

@@ -103,6 +103,7 @@ pub fn sandbox(core: &Core, sandbox: &model::Sandbox) -> Sandbox {
             .resolver()
             .listens(state.sharing(sandbox).id)
             .then(|| resolver::ADDRESS.bytes().into()),
+        direct: core.direct().of(sandbox),
         endpoints: endpoints
             .into_iter()
             .map(|found| endpoint(core, found))
@@ -154,6 +155,7 @@ fn endpoint(core: &Core, endpoint: &model::Endpoint) -> Endpoint {
                 host_port: port.host_port,
                 count: port.count,
                 allow: port.allow.clone(),
+                direct: port.direct,
                 held: by_engine || endpoint.is_at_itself(port) || holds.is_held(&Hold::from(port)),
             })
             .collect(),

@@ -64,27 +64,41 @@ pub(super) fn attach_program(
     folder: &File,
     attach: impl FnOnce() -> Result<Option<FdLink>, ProgramError>,
 ) -> Result<(), BpfError> {
-    let path = layout.cgroup_link(name);
     let failed = |source: ProgramError| BpfError::Attach {
         name,
         target: cgroup.display().to_string(),
         source: Box::new(source),
     };
     let program = program.map_err(failed)?;
-    if replace(program.as_fd(), &path, folder).is_ok() {
+    attach_pinned(program.as_fd(), name, layout, folder, |staging| {
+        let link = attach()
+            .map_err(failed)?
+            .ok_or_else(|| BpfError::Missing(format!("a link of program {name}")))?;
+        link.pin(staging).map_err(|source| BpfError::Pin {
+            path: staging.to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(())
+    })
+}
+
+/// The same, where `attach` makes a link and its pin.
+pub(super) fn attach_pinned(
+    program: BorrowedFd<'_>,
+    name: &'static str,
+    layout: &Layout,
+    folder: &File,
+    attach: impl FnOnce(&Path) -> Result<(), BpfError>,
+) -> Result<(), BpfError> {
+    let path = layout.cgroup_link(name);
+    if replace(program, &path, folder).is_ok() {
         return Ok(());
     }
     // There is no link, or it is one to another control group. That one stays
     // until the new one is there: no call of a socket goes unseen.
     let staging = layout.cgroup_link_staging(name);
     unpin(&staging)?;
-    let link = attach()
-        .map_err(failed)?
-        .ok_or_else(|| BpfError::Missing(format!("a link of program {name}")))?;
-    link.pin(&staging).map_err(|source| BpfError::Pin {
-        path: staging.clone(),
-        source: Box::new(source),
-    })?;
+    attach(&staging)?;
     let before = open_pin(&path);
     fs::rename(&staging, &path).map_err(BpfError::io("replace the pin", &path))?;
     if let Ok(before) = before {

@@ -21,7 +21,7 @@ use super::{
     BpfError, OBJECT, accelerated,
     attach::{self, Attachment},
     blocked::Blocked,
-    cgroup, joined,
+    cgroup, direct, joined,
     layout::Layout,
     link, linkage,
     maps::Maps,
@@ -224,6 +224,7 @@ impl Datapath {
         datapath.renew_xdp()?;
         if let Some(cgroup) = &options.cgroup {
             cgroup::attach(&mut datapath.ebpf, &datapath.layout, cgroup)?;
+            direct::attach(&mut datapath.ebpf, &datapath.layout, cgroup)?;
         }
         datapath.adopt_joining()?;
         datapath.start_sweeper()?;
@@ -396,6 +397,7 @@ pub(super) fn load_programs(
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSockopt(program) => program.load(),
             Program::SockOps(program) => program.load(),
             Program::SkMsg(program) => program.load(),
             Program::Xdp(program) => program.load(),

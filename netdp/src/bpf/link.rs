@@ -80,6 +80,35 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
+/// `BPF_LINK_CREATE` of `bpf(2)` for a control group. aya keeps to itself what it
+/// makes of programs for socket options.
+pub(super) fn attach_to_group(
+    program: BorrowedFd<'_>,
+    group: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    /// `union bpf_attr`, `link_create` (`include/uapi/linux/bpf.h`, 5.7).
+    #[repr(C)]
+    struct LinkCreate {
+        prog_fd: u32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    const BPF_LINK_CREATE: libc::c_long = 28;
+
+    let mut attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: group.as_raw_fd() as u32,
+        attach_type,
+        flags: 0,
+    };
+    // SAFETY: both descriptors are open.
+    let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just made it for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// `BPF_LINK_UPDATE` of `bpf(2)`: no packet, and no call, goes without a program.
 pub(super) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     /// `union bpf_attr`, `link_update` (`include/uapi/linux/bpf.h`, 5.7).

@@ -21,7 +21,7 @@ use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 52] = [
+pub(super) const MAPS: [&str; 54] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -37,6 +37,8 @@ pub(super) const MAPS: [&str; 52] = [
     name::SWEEPER,
     name::SOCKETS,
     name::JOINED,
+    name::UNSEALED,
+    name::INWARD,
     name::PAIRS,
     name::SHORT,
     name::MEMBERS4,
@@ -99,13 +101,16 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::TIMES => of::<u32, Times>(MAX_ENDPOINTS),
         name::DROPS => of::<u32, u64>(64),
         name::STATS => of::<u32, Stats>(MAX_ENDPOINTS),
-        name::HOST_FLOWS | name::MAPPINGS | name::EXPECTING | name::BLOCKING => of::<u32, u32>(1),
+        name::HOST_FLOWS | name::MAPPINGS | name::EXPECTING | name::BLOCKING | name::INWARD => {
+            of::<u32, u32>(1)
+        }
         name::FULL => of::<u32, u32>(2),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
         name::SWEEPER => of::<u32, TimedSweep>(1),
         name::SOCKETS => of::<SocketKey, u32>(MAX_SOCKETS),
         name::JOINED => of::<u32, Joined>(0),
+        name::UNSEALED => of::<u32, u32>(0),
         name::PAIRS => of::<SocketKey, Pair>(MAX_PAIRS),
         name::SHORT => of::<u32, Short>(MAX_ENDPOINTS),
         name::MEMBERS4 => of::<V4Addr, Member>(MAX_ENDPOINTS),

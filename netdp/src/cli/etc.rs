@@ -124,6 +124,7 @@ mod tests {
             command: Vec::new(),
             mode: "networks".to_owned(),
             log: None,
+            direct: None,
             owner: None,
             expose: Vec::new(),
             endpoints: Vec::new(),

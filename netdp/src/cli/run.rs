@@ -19,6 +19,7 @@ use crate::{
         client::{Client, ClientError},
         types::{Removal, Sandbox as Answer},
     },
+    direct::Task,
     model::{Driver, Name, Process, SandboxRequest},
     sandbox::{Launcher, Mode, Network, ProcessId, Program, Sandbox, SandboxError, Spec},
 };
@@ -152,18 +153,9 @@ impl Start {
             ..self.request.clone()
         };
         let answer = client.create_sandbox(&request).await?;
-        let released = match self.files(&answer) {
-            Ok(files) => {
-                // What was said by name comes before what a link says.
-                let mut environment = answer.environment.clone();
-                environment.extend(self.request.env.clone());
-                let sandbox = sandbox.with_environment(environment);
-                sandbox.release(&files).await.map_err(anyhow::Error::from)
-            }
-            Err(error) => {
-                drop(sandbox);
-                Err(error)
-            }
+        let released = match self.ready(sandbox, &answer) {
+            Ok((sandbox, files)) => sandbox.release(&files).await.map_err(anyhow::Error::from),
+            Err(error) => Err(error),
         };
         match released {
             Ok(program) => Ok(Started {
@@ -175,6 +167,33 @@ impl Start {
                 Err(error)
             }
         }
+    }
+
+    /// The sandbox with all that its program is to get.
+    fn ready(&self, sandbox: Sandbox, answer: &Answer) -> Result<(Sandbox, crate::sandbox::Files)> {
+        let files = self.files(answer)?;
+        // What was said by name comes before what a link says.
+        let mut environment = answer.environment.clone();
+        environment.extend(self.request.env.clone());
+        let sandbox = sandbox.with_environment(environment);
+        let Some(direct) = answer.direct.clone() else {
+            return Ok((sandbox, files));
+        };
+        let log = match &self.mode {
+            Mode::Foreground => None,
+            Mode::Detached { log } => {
+                let file = fs::File::options().append(true).open(log);
+                Some(file.with_context(|| format!("cannot open {}", log.display()))?)
+            }
+        };
+        let task = Task {
+            netns: sandbox.netns_path(),
+            cgroup: direct.cgroup,
+            ports: direct.ports,
+            unsealed: direct.unsealed,
+        };
+        let sandbox = sandbox.with_direct(&Launcher::this_program(), task, log);
+        Ok((sandbox, files))
     }
 
     fn files(&self, answer: &Answer) -> Result<crate::sandbox::Files> {

@@ -321,6 +321,7 @@ fn publication(port: &Port) -> Publication {
         proto: port.protocol,
         count: port.count,
         allow: port.allow.clone(),
+        direct: port.direct,
     }
 }
 
@@ -346,7 +347,12 @@ fn allowed(port: &Port) -> String {
 }
 
 fn container_side(port: &Port) -> String {
-    format!("{}/{}", publication(port).container_ports(), port.protocol)
+    let direct = if port.direct { ",direct" } else { "" };
+    format!(
+        "{}/{}{direct}",
+        publication(port).container_ports(),
+        port.protocol
+    )
 }
 
 /// The command as one would type it, shortened.

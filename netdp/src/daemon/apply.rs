@@ -130,7 +130,7 @@ impl Target {
             } => self.attach_xdp(ifname, *ifindex, *is_asked)?,
             Op::DetachXdp { ifindex } => self.datapath.detach_xdp(*ifindex)?,
             Op::HoldPort(port) => self.hold(*port)?,
-            Op::ReleasePort(port) => self.holds.release(*port),
+            Op::ReleasePort(port) => self.release(*port),
             Op::Put(key, entry) => self.datapath.put(key, entry)?,
             Op::Remove(key) => self.datapath.remove(key)?,
             Op::RemoveEndpoints(indexes) => self.remove_endpoints(indexes, &observed.tables)?,
@@ -230,6 +230,18 @@ impl Target {
         if let Err(error) = self.netlink.delete_link(name).await {
             tracing::warn!("{error}");
         }
+    }
+
+    /// Sockets that programs were handed for the port end before it is free.
+    fn release(&mut self, port: Hold) {
+        if port.direct {
+            for number in port.ports.ports() {
+                if let Err(error) = netlink::end_tcp(port.address, number) {
+                    tracing::error!("cannot end the direct sockets of port {port}: {error}");
+                }
+            }
+        }
+        self.holds.release(port);
     }
 
     fn hold(&mut self, port: Hold) -> Result<(), ApplyError> {

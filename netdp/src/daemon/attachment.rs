@@ -122,6 +122,7 @@ impl HostPorts for ContainerProbe<'_> {
             ports,
             proto,
             both: false,
+            direct: false,
         };
         match port_owner::find(&hold) {
             Some(owner) if self.callers.contains(&owner.pid) || is_for(&owner, self.container) => {

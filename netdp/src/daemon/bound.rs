@@ -78,6 +78,7 @@ mod tests {
             ports: PortRange::single(port).unwrap(),
             proto,
             both: false,
+            direct: false,
         };
         let own = std::process::id();
         let any = Ipv4Addr::UNSPECIFIED;

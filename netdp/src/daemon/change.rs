@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    direct::DirectPorts,
     engine::Engine,
     host::{Host, SocketProbe},
     hosts::HostsFiles,
@@ -33,6 +34,7 @@ pub struct Core {
     hosts: Arc<HostsFiles>,
     /// Of new networks that say nothing of them themselves.
     network_options: BTreeMap<String, String>,
+    direct: DirectPorts,
     /// Endpoints of engines whose sandbox was seen at its path.
     seen: BTreeSet<EndpointId>,
     /// A repair or an undoing has not come to its end.
@@ -44,9 +46,9 @@ impl Core {
         state: State,
         store: Store,
         engine: Engine,
-        resolver: Arc<Resolver>,
-        hosts: Arc<HostsFiles>,
+        (resolver, hosts): (Arc<Resolver>, Arc<HostsFiles>),
         network_options: BTreeMap<String, String>,
+        direct: DirectPorts,
     ) -> Self {
         Self {
             state,
@@ -55,6 +57,7 @@ impl Core {
             resolver,
             hosts,
             network_options,
+            direct,
             seen: BTreeSet::new(),
             unfinished: false,
         }
@@ -90,7 +93,13 @@ impl Core {
         self.unfinished || !self.engine.problems().is_empty()
     }
 
-    fn publish(&self) {
+    /// What supervisors of direct ports are told.
+    pub fn direct(&self) -> &DirectPorts {
+        &self.direct
+    }
+
+    fn publish(&mut self) {
+        self.direct.follow(&self.state);
         self.resolver.publish(&self.state);
         self.hosts.publish(&self.state);
     }
@@ -130,6 +139,9 @@ impl Core {
         )?;
         self.store.commit(&self.state, &next)?;
         let previous = std::mem::replace(&mut self.state, next);
+        // Before sockets of ports that go are ended: their programs may bind
+        // again at once.
+        self.direct.follow(&self.state);
         let Err(error) = self.engine.change(&self.state).await else {
             self.publish();
             return Ok(answer);

@@ -17,9 +17,10 @@ use nix::{
         AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen,
         setsockopt, shutdown, socket, sockopt,
     },
+    unistd::{Uid, fchown},
 };
 
-use crate::{bpf::socket_filter, model::Proto, plan::Hold};
+use crate::{bpf::socket_filter, direct::PORT_OWNER, model::Proto, plan::Hold};
 
 /// The sockets that hold the published ports.
 #[derive(Debug, Default)]
@@ -142,6 +143,10 @@ fn hold(port: Hold) -> io::Result<OwnedFd> {
         bind(fd.as_raw_fd(), &addr)?;
         return Ok(fd);
     }
+    if port.direct {
+        hold_with_others(&fd, &addr)?;
+        return Ok(fd);
+    }
 
     // Connections in TIME_WAIT keep a port from being bound unless
     // SO_REUSEADDR is set; but a socket with it that doesn't listen lets others
@@ -155,6 +160,24 @@ fn hold(port: Hold) -> io::Result<OwnedFd> {
     setsockopt(&fd, sockopt::ReuseAddr, &false)?;
     shutdown(fd.as_raw_fd(), Shutdown::Both)?;
     Ok(fd)
+}
+
+/// Has the port together with the sockets that were, or will be, handed to
+/// programs: of the same user, and all with SO_REUSEPORT. It never listens, so
+/// it has no share of the connections. Of all others the port is kept as by any
+/// socket; but where an earlier one's connections are still there, those with
+/// SO_REUSEADDR are told only when they listen.
+fn hold_with_others(fd: &OwnedFd, addr: &SockaddrStorage) -> io::Result<()> {
+    fchown(fd, Some(Uid::from_raw(PORT_OWNER)), None)?;
+    setsockopt(fd, sockopt::ReusePort, &true)?;
+    match bind(fd.as_raw_fd(), addr) {
+        Err(Errno::EADDRINUSE) => {}
+        bound => return Ok(bound?),
+    }
+    setsockopt(fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), addr)?;
+    setsockopt(fd, sockopt::ReuseAddr, &false)?;
+    Ok(())
 }
 
 /// Makes the kernel drop whatever comes for the socket.
@@ -214,6 +237,7 @@ mod tests {
             ports: PortRange::single(port).unwrap(),
             proto,
             both: false,
+            direct: false,
         }
     }
 
@@ -293,6 +317,7 @@ mod tests {
             ports: PortRange::single(8080).unwrap(),
             proto: Proto::Tcp,
             both: false,
+            direct: false,
         };
         assert!(is_free(elsewhere).is_err());
     }

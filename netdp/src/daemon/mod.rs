@@ -11,6 +11,7 @@ mod bound;
 pub mod change;
 mod claim;
 pub mod config;
+pub mod direct;
 pub mod engine;
 pub mod environment;
 mod hold;
@@ -25,7 +26,7 @@ mod port_owner;
 mod together;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -37,7 +38,7 @@ use tokio::{
 use crate::{
     accelerate::Accelerator,
     api::{listen::Socket, server},
-    bpf::{self, Datapath},
+    bpf::{self, Datapath, direct_cgroup},
     docker,
     netlink::{Change, Netlink},
     netns::Namespace,
@@ -47,6 +48,7 @@ use crate::{
 
 use apply::Target;
 use config::Options;
+use direct::DirectPorts;
 use engine::Engine;
 use hold::Holds;
 use owner::{Owner, Settings};
@@ -141,6 +143,10 @@ pub fn clean_up(options: &Options) -> Result<()> {
         owner.forget_accelerations().await?;
         owner.remove_everything().await?;
         Datapath::unload(&options.bpffs)?;
+        // Supervisors of programs that still run keep it.
+        if let Some(cgroup) = &owner.settings().datapath.cgroup {
+            let _ = fs::remove_dir(direct_cgroup(cgroup));
+        }
         Ok(())
     })
 }
@@ -168,6 +174,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         tracing::error!("the store was damaged: {}; {restored}", damage.why);
     }
     let state = store.load()?;
+    let direct = DirectPorts::new(&options.run_dir, &cgroup, &options.bpffs);
 
     let datapath_options = bpf::Options {
         bpffs: options.bpffs.clone(),
@@ -192,7 +199,9 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         network_options: options.network_options.clone(),
         datapath: datapath_options,
     };
-    Ok(Owner::new(state, store, engine, settings, damage, resolver))
+    Ok(Owner::new(
+        state, store, engine, settings, damage, resolver, direct,
+    ))
 }
 
 /// Follows what others change on the host, and tries again what failed.

@@ -33,6 +33,7 @@ use super::{
     apply::ApplyError,
     change::Core,
     claim,
+    direct::DirectPorts,
     engine::{Engine, EngineError},
     hosts::HostsFiles,
     together::Waiting,
@@ -130,6 +131,7 @@ impl Owner {
         settings: Settings,
         damage: Option<Damage>,
         resolver: Arc<Resolver>,
+        direct: DirectPorts,
     ) -> Arc<Self> {
         let hosts = Arc::new(HostsFiles::default());
         let told = (Arc::clone(&resolver), Arc::clone(&hosts));
@@ -138,9 +140,9 @@ impl Owner {
                 state,
                 store,
                 engine,
-                told.0,
-                told.1,
+                told,
                 settings.network_options.clone(),
+                direct,
             )),
             waiting: Waiting::default(),
             settings,

@@ -148,6 +148,7 @@ mod tests {
                 ports: PortRange::single(port).unwrap(),
                 proto,
                 both: false,
+                direct: false,
             })
             .unwrap();
             assert_eq!(owner.pid, std::process::id());
@@ -161,6 +162,7 @@ mod tests {
                 ports: PortRange::single(port).unwrap(),
                 proto,
                 both: false,
+                direct: false,
             }),
             None
         );

@@ -77,6 +77,7 @@ fn request(binding: &PortBinding) -> Result<PortRequest, Refusal> {
         host_ports: PortRange::new(binding.host_port, end),
         container_ports: PortRange::single(binding.port).ok_or_else(bad)?,
         proto,
+        direct: false,
     })
 }
 

@@ -350,6 +350,8 @@ fn mapping<A: Address + Into<IpAddr>>(
             back_addr: published.back_addr.into(),
             allow: published.allow,
             shared: published.shared,
+            flags: published.flags,
+            pad: 0,
         },
         asked,
         range,

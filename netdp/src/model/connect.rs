@@ -150,6 +150,7 @@ impl State {
             (true, Some(address)) => Publication {
                 host_ip: address,
                 host_port: publication.container_port,
+                direct: false,
                 ..publication.clone()
             },
             _ if gone.is_at_itself(publication) => return,

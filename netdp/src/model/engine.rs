@@ -179,6 +179,7 @@ impl State {
             container: None,
             allow: Vec::new(),
             log: None,
+            direct: false,
             command: Vec::new(),
             created: now,
         };

@@ -49,6 +49,7 @@ fn ports(ports: &[(u16, u16)]) -> Vec<PortRequest> {
             host_ports: range(host),
             container_ports: range(container).unwrap(),
             proto: Proto::Tcp,
+            direct: false,
         })
         .collect()
 }

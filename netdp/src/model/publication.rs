@@ -23,6 +23,9 @@ pub struct Publication {
     /// Sources that may use it; empty: all.
     #[serde(default)]
     pub allow: Vec<IpNet>,
+    /// The program gets a listening socket of the host's own.
+    #[serde(default)]
+    pub direct: bool,
 }
 
 fn one() -> NonZeroU16 {
@@ -57,10 +60,14 @@ pub fn host_side(address: IpAddr, ports: PortRange) -> String {
 }
 
 impl fmt::Display for Publication {
-    /// `0.0.0.0:8080->80/tcp`
+    /// `0.0.0.0:8080->80/tcp`, `0.0.0.0:8080->80/tcp,direct`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (host, container) = (self.host_side(), self.container_ports());
-        write!(f, "{host}->{container}/{}", self.proto)
+        write!(f, "{host}->{container}/{}", self.proto)?;
+        if self.direct {
+            f.write_str(",direct")?;
+        }
+        Ok(())
     }
 }
 

@@ -20,16 +20,13 @@ use super::{
 /// One asks for what isn't available yet.
 pub(super) fn requests(specs: &[PortSpec]) -> Result<Vec<PortRequest>, Refusal> {
     for spec in specs {
-        let what = if spec.direct {
-            "'direct'"
-        } else if spec.proto == Proto::Sctp {
-            "sctp"
-        } else {
-            continue;
+        let (what, instead) = match spec.proto {
+            Proto::Sctp => ("sctp", "give a tcp or udp port"),
+            Proto::Udp if spec.direct => ("'direct' with udp", "leave 'direct' out"),
+            Proto::Tcp | Proto::Udp => continue,
         };
         return Err(Refusal::unavailable(format!(
-            "port {spec} can't be published: {what} is not available yet; \
-             give a tcp or udp port"
+            "port {spec} can't be published: {what} is not available yet; {instead}"
         )));
     }
     Ok(specs.iter().flat_map(PortSpec::requests).collect())
@@ -139,6 +136,7 @@ impl State {
         let mut published = Vec::new();
         for request in requests {
             let places = self.places(sandbox, endpoints, request, host)?;
+            self.check_direct(sandbox, request, &places)?;
             let of_host: Vec<IpAddr> = places
                 .iter()
                 .filter(|place| !place.routed)
@@ -172,7 +170,9 @@ impl State {
                     proto: request.proto,
                     count,
                     allow,
+                    direct: request.direct,
                 };
+                self.check_alone(sandbox, &publication, &published)?;
                 if !routed {
                     ports.add(&publication, endpoint);
                 } else if ports.is_of_container(&publication) {
@@ -271,6 +271,62 @@ impl State {
                      leads outside; give {or}"
                 )))
             }
+        }
+    }
+
+    /// Whether sockets of the host can be had at these places by who asks.
+    fn check_direct(
+        &self,
+        sandbox: SandboxId,
+        request: &PortRequest,
+        places: &[Place],
+    ) -> Result<(), Refusal> {
+        if !request.direct {
+            return Ok(());
+        }
+        let sandbox = &self.sandboxes[&sandbox];
+        let (name, port) = (&sandbox.name, request.container_ports);
+        if !sandbox.direct {
+            return Err(Refusal::invalid(format!(
+                "port {port} of {name} can't be direct: nobody looks at the ports that its \
+                 programs bind; start it by `netdp run` with a direct port, or leave 'direct' out"
+            )));
+        }
+        if let Some(place) = places.iter().find(|place| place.routed) {
+            return Err(Refusal::invalid(format!(
+                "port {port} of {name} can't be direct: its network is routed, so it is reached \
+                 at {}; leave 'direct' out",
+                place.address
+            )));
+        }
+        Ok(())
+    }
+
+    /// A socket of the host is at one place: what leads to the container by
+    /// another would find nobody.
+    fn check_alone(
+        &self,
+        sandbox: SandboxId,
+        publication: &Publication,
+        published: &[(EndpointId, Publication)],
+    ) -> Result<(), Refusal> {
+        let endpoints = self.endpoints.values();
+        let of_sandbox = endpoints.filter(|endpoint| endpoint.sandbox == sandbox);
+        let before = of_sandbox.flat_map(|endpoint| &endpoint.published);
+        let mut others = before.chain(published.iter().map(|(_, publication)| publication));
+        let other = others.find(|other| {
+            let apart = Family::of(other.host_ip) != Family::of(publication.host_ip);
+            (other.direct || publication.direct)
+                && !(apart && other.direct == publication.direct)
+                && other.proto == publication.proto
+                && other.container_ports().meets(publication.container_ports())
+        });
+        match other {
+            Some(other) => Err(Refusal::conflict(format!(
+                "{publication} can't be published beside {other}: a direct port is published \
+                 once; unpublish one of them"
+            ))),
+            None => Ok(()),
         }
     }
 

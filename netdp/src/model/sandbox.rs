@@ -61,6 +61,10 @@ pub struct Sandbox {
     pub allow: Vec<IpNet>,
     /// Where its output is kept.
     pub log: Option<PathBuf>,
+    /// Whether sockets of the host can be handed to its programs: somebody looks
+    /// at the ports that they bind.
+    #[serde(default)]
+    pub direct: bool,
     pub command: Vec<String>,
     /// Seconds since the Unix epoch.
     pub created: u64,
@@ -249,6 +253,7 @@ impl State {
             container: None,
             allow: Vec::new(),
             log: request.log.clone(),
+            direct: request.process.is_some() && request.publish.iter().any(|spec| spec.direct),
             command: request.command.clone(),
             created: now,
         })
@@ -304,6 +309,7 @@ impl SandboxRequest {
                         host_ports: None,
                         container_ports,
                         proto,
+                        direct: false,
                     });
                 }
             }

@@ -199,6 +199,8 @@ pub struct PortRequest {
     pub host_ports: Option<PortRange>,
     pub container_ports: PortRange,
     pub proto: Proto,
+    /// The program shall get a listening socket of the host's own.
+    pub direct: bool,
 }
 
 /// Ports from which one is chosen if none is asked for.
@@ -216,6 +218,7 @@ impl PortSpec {
             host_ports: self.host_ports,
             container_ports,
             proto: self.proto,
+            direct: self.direct,
         };
         if self.is_paired() {
             return vec![request(self.container_ports)];

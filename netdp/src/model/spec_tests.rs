@@ -117,6 +117,7 @@ fn ranges_stay_whole_and_choices_are_made_port_by_port() {
         host_ports: Some(range(8000, 8002)),
         container_ports: range(80, 82),
         proto: Proto::Udp,
+        direct: false,
     };
     assert_eq!(whole, [request]);
     let choose = spec("8000-8010:80").requests();
@@ -136,6 +137,7 @@ fn what_is_published_fits_as_a_whole() {
         proto: Proto::Tcp,
         count: NonZeroU16::new(count).unwrap(),
         allow: Vec::new(),
+        direct: false,
     };
     let whole = of(8000, 80, 3);
     for fits in ["8000-8002:80-82", "80-82", "79-90", "7999-8003:79-83"] {

@@ -14,6 +14,7 @@ mod nsid;
 mod packet_limit;
 mod route;
 mod sandbox;
+mod sockets;
 mod sysctl;
 mod watch;
 
@@ -39,6 +40,7 @@ pub use neighbour::Neighbour;
 pub use packet_limit::PacketLimit;
 pub use route::{Forwarded, Route, RouteScope, RouteType, TABLE_MAIN};
 pub use sandbox::{SandboxInterface, configure_sandbox};
+pub use sockets::end_tcp;
 pub use sysctl::{Family, Sysctl, SysctlError};
 pub use watch::{Change, LinkEvent};
 

@@ -132,6 +132,8 @@ pub struct Hold {
     pub proto: Proto,
     /// Of ::, that the same sockets have the ports of 0.0.0.0 as well.
     pub both: bool,
+    /// Sockets that netdp hands to programs may share them.
+    pub direct: bool,
 }
 
 impl Hold {
@@ -185,6 +187,7 @@ impl From<&Publication> for Hold {
             ports: publication.host_ports(),
             both: false,
             proto: publication.proto,
+            direct: publication.direct,
         }
     }
 }
@@ -475,7 +478,7 @@ fn bridge(network: &Network, alias: &str, facts: &Facts) -> Option<DesiredBridge
 
 fn flags(network: &Network, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) -> u16 {
     use netdp_common::maps::endpoint_flags::{
-        ICC, INTERNAL, LINKED, MAPPED, MASQUERADE, OPEN, PUBLISHED, ROUTED4, ROUTED6,
+        DIRECT, ICC, INTERNAL, LINKED, MAPPED, MASQUERADE, OPEN, PUBLISHED, ROUTED4, ROUTED6,
     };
     let mut flags = 0;
     if !network.internal {
@@ -501,6 +504,9 @@ fn flags(network: &Network, endpoint: &Endpoint, linked: &BTreeSet<IpAddr>) -> u
     }
     if endpoint.has_published || !endpoint.published.is_empty() {
         flags |= PUBLISHED;
+    }
+    if endpoint.published.iter().any(|port| port.direct) {
+        flags |= DIRECT;
     }
     let mut addresses = endpoint.addresses.iter().map(|address| address.net.addr());
     if addresses.any(|address| linked.contains(&address)) {

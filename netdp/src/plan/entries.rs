@@ -10,7 +10,7 @@ use netdp_common::{
     flow::Time,
     maps::{
         self, Back, BackRange, Delivery, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
-        Times, local_flags,
+        Times, local_flags, published_flags,
     },
     range::RangeKey,
 };
@@ -311,6 +311,12 @@ fn add_address<A: Family>(
             back_addr: back.unwrap_or(A::ANY),
             allow: sets.number(&publication.allow),
             shared: 0,
+            flags: if publication.direct {
+                published_flags::DIRECT
+            } else {
+                0
+            },
+            pad: 0,
         };
         if publication.is_range() {
             let (key, span, prefix) = range_of(host_addr, proto, publication.host_ports());

@@ -94,6 +94,7 @@ mod tests {
             proto: Proto::Tcp,
             count: 1.try_into().unwrap(),
             allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+            direct: false,
         }
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::ProcessError;
+use crate::direct::DirectError;
 
 /// A sandbox that wasn't made, or a program that wasn't started in it.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,8 @@ pub enum SandboxError {
     Signals(io::Error),
     #[error("can't wait for the program: {0}")]
     Wait(io::Error),
+    #[error(transparent)]
+    Direct(#[from] DirectError),
     #[error(transparent)]
     Process(#[from] ProcessError),
 }

@@ -1,6 +1,7 @@
 //! The first process of a sandbox, until it becomes the program.
 
 use std::fmt;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use nix::unistd::{getpid, sethostname};
 
 use super::exec::{become_program, inherited_socket};
 use super::wire::{Report, receive, send};
-use super::{Network, Release, Spec, files};
+use super::{Network, Release, Spec, files, filter};
 use crate::netns::{Namespace, loopback_up};
 
 /// Why a sandbox can't be set up, for the person who asked for it.
@@ -69,7 +70,26 @@ fn prepare(socket: &mut UnixStream) -> Result<Option<(Spec, Release)>, Refused> 
         return Ok(None);
     };
     files::replace(&release.files)?;
+    if release.direct && !filtered(socket)? {
+        return Ok(None);
+    }
     Ok(Some((spec, release)))
+}
+
+/// Puts this process, and the program to come, under the filter. False when the
+/// other side closed the socket.
+fn filtered(socket: &mut UnixStream) -> Result<bool, Refused> {
+    let listener = filter::install().map_err(|error| {
+        Refused::new(format_args!(
+            "can't have the ports looked at that the program binds: {error}; leave 'direct' out"
+        ))
+    })?;
+    let report = Report::Filtered {
+        listener: listener.as_raw_fd(),
+    };
+    let talk = |error| Refused::new(format_args!("can't talk to the command: {error}"));
+    send(socket, &report).map_err(talk)?;
+    Ok(receive::<()>(socket).map_err(talk)?.is_some())
 }
 
 fn enter_namespaces(spec: &Spec) -> Result<(), Refused> {

@@ -21,6 +21,7 @@
 mod error;
 mod exec;
 mod files;
+mod filter;
 pub mod hosts;
 mod init;
 mod process;
@@ -88,6 +89,9 @@ struct Release {
     files: Files,
     /// Variables that it has besides, or instead of, those of the command.
     environment: BTreeMap<String, String>,
+    /// Ports that it binds are looked at: the first process says by
+    /// [`Report::Filtered`](wire::Report) how, and waits for the word to go on.
+    direct: bool,
 }
 
 /// How a program relates to the command that starts it.

@@ -1,7 +1,7 @@
 //! Starting a program: the side of the command.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 use super::exec::reexec;
 use super::signals::Signals;
 use super::wire::{Report, is_closed, receive_async, send_async};
+use crate::direct;
+
 use super::{Files, INIT_COMMAND, Mode, ProcessId, Release, SUPERVISE_COMMAND, SandboxError, Spec};
 
 /// The program that runs the hidden commands.
@@ -43,6 +45,15 @@ pub struct Sandbox {
     /// In the foreground, the process itself.
     child: Option<OwnedChild>,
     environment: BTreeMap<String, String>,
+    direct: Option<Supervision>,
+}
+
+/// How a supervisor of direct ports is started.
+#[derive(Debug)]
+struct Supervision {
+    launcher: PathBuf,
+    task: direct::Task,
+    log: Option<File>,
 }
 
 impl Sandbox {
@@ -87,7 +98,25 @@ impl Sandbox {
             process,
             child,
             environment: BTreeMap::new(),
+            direct: None,
         })
+    }
+
+    /// Has a supervisor look at the ports that the program binds. What it can't do
+    /// it says to `log`, or on standard error.
+    #[must_use]
+    pub fn with_direct(
+        mut self,
+        launcher: &Launcher,
+        task: direct::Task,
+        log: Option<File>,
+    ) -> Self {
+        self.direct = Some(Supervision {
+            launcher: launcher.0.clone(),
+            task,
+            log,
+        });
+        self
     }
 
     /// Gives the program these variables besides those of the caller.
@@ -121,7 +150,8 @@ impl Sandbox {
         };
         let release = Release {
             files: files.clone(),
-            environment: self.environment,
+            environment: std::mem::take(&mut self.environment),
+            direct: self.direct.is_some(),
         };
         send_async(&mut self.socket, &release)
             .await
@@ -129,6 +159,9 @@ impl Sandbox {
                 true => SandboxError::Ended,
                 false => SandboxError::Talk(error),
             })?;
+        if let Some(supervision) = self.direct.take() {
+            self.supervise(supervision).await?;
+        }
         match receive_async(&mut self.socket).await {
             Ok(None) => {}
             Ok(Some(report)) => return Err(refusal(report)),
@@ -142,6 +175,26 @@ impl Sandbox {
             }),
             _ => Program::Detached(self.process),
         })
+    }
+}
+
+impl Sandbox {
+    async fn supervise(&mut self, supervision: Supervision) -> Result<(), SandboxError> {
+        let listener = match receive_async(&mut self.socket).await {
+            Ok(Some(Report::Filtered { listener })) => listener,
+            Ok(Some(report)) => return Err(refusal(report)),
+            Ok(None) => return Err(SandboxError::Ended),
+            Err(error) => return Err(SandboxError::Talk(error)),
+        };
+        let Supervision {
+            launcher,
+            task,
+            log,
+        } = supervision;
+        direct::start(&launcher, self.process.pid, listener, &task, log)?;
+        send_async(&mut self.socket, &())
+            .await
+            .map_err(SandboxError::Talk)
     }
 }
 
@@ -242,7 +295,7 @@ fn refusal(report: Report) -> SandboxError {
             reason,
             status,
         },
-        Report::Ready { .. } => {
+        Report::Ready { .. } | Report::Filtered { .. } => {
             SandboxError::Talk(io::Error::other("it said twice that it is ready"))
         }
     }

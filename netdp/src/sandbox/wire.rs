@@ -21,6 +21,8 @@ const MAX_LEN: u32 = 4 << 20;
 pub(super) enum Report {
     /// The namespaces are made; `pid` is to become the program.
     Ready { pid: i32 },
+    /// A filter is in force; its descriptor is for a supervisor.
+    Filtered { listener: i32 },
     /// A step of the set-up failed.
     Setup { reason: String },
     /// The program can't be executed.

@@ -49,6 +49,8 @@ impl World {
                     back_addr: $addr(addr),
                     allow: 0,
                     shared: 0,
+                    flags: 0,
+                    pad: 0,
                 };
                 let prefix = key.prefix as u16;
                 let range = PublishedRange {

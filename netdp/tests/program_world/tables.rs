@@ -76,6 +76,8 @@ impl World {
                     back_addr: $addr(back),
                     allow: 0,
                     shared: 0,
+                    flags: 0,
+                    pad: 0,
                 };
                 let key = PortKey::new($addr(on), host_port, proto);
                 self.put(Key::$port(key), Entry::$port(published));

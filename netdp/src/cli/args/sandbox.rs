@@ -45,7 +45,7 @@ pub struct SandboxArgs {
     /// A network, host, none, or container:NAME [default: netdp0].
     #[arg(long, alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
-    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp].
+    /// Publish a port: [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp][,direct].
     #[arg(short = 'p', long = "publish", value_name = "SPEC")]
     pub publish: Vec<PortSpec>,
     /// Publish every exposed port on a port that is chosen.
@@ -135,7 +135,7 @@ pub struct DisconnectArgs {
 #[derive(Debug, Args)]
 pub struct PublishArgs {
     pub name: String,
-    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
+    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp][,direct]
     #[arg(required = true, value_name = "SPEC")]
     pub ports: Vec<PortSpec>,
     /// Source that may reach these ports; may be repeated. Without it, the
@@ -150,7 +150,7 @@ pub struct PublishArgs {
 #[derive(Debug, Args)]
 pub struct UnpublishArgs {
     pub name: String,
-    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp]
+    /// [HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp][,direct]
     #[arg(required = true, value_name = "SPEC")]
     pub ports: Vec<PortSpec>,
 }

@@ -194,6 +194,7 @@ impl HostPorts for SocketProbe {
             ports,
             proto,
             both: false,
+            direct: false,
         };
         match hold::is_free(port) {
             Ok(true) => Ok(()),

@@ -280,7 +280,7 @@ fn what_is_not_available_yet_is_named() {
     let sockets = Sockets::default();
     let host = host(&sockets);
     let mut state = state();
-    for (spec, word) in [("8080:80,direct", "'direct'"), ("8080:80/sctp", "sctp")] {
+    for (spec, word) in [("8080:80/udp,direct", "'direct'"), ("8080:80/sctp", "sctp")] {
         let request = web("web1", &[spec]);
         let (kind, text) = refused(&mut state, |s| s.create_sandbox(&request, &host));
         assert_eq!(kind, Kind::Unavailable);
@@ -294,4 +294,40 @@ fn what_is_not_available_yet_is_named() {
     });
     assert_eq!(kind, Kind::Invalid);
     assert!(text.contains("198.51.100.1 is not an address of the host"));
+}
+
+#[test]
+fn a_direct_port_is_published_once_and_where_somebody_looks() {
+    let sockets = Sockets::default();
+    let host = host(&sockets);
+    let mut state = state();
+    let request = SandboxRequest {
+        process: Some(Process {
+            pid: 1,
+            start_time: 1,
+        }),
+        ..web("web1", &["8080:80,direct"])
+    };
+    state.create_sandbox(&request, &host).unwrap();
+    let spec = |text: &str| [text.parse::<PortSpec>().unwrap()];
+    let published = state
+        .publish("web1", &spec("8081:81,direct"), &host)
+        .unwrap();
+    assert!(published.iter().all(|port| port.direct));
+    for again in ["9090:80", "9090:80,direct", "9000-9002:79-81"] {
+        let (kind, text) = refused(&mut state, |s| s.publish("web1", &spec(again), &host));
+        assert_eq!(kind, Kind::Conflict, "{again}");
+        assert!(text.contains("published once"), "{text}");
+    }
+    // Of a namespace that was attached nobody sees what is bound there.
+    let plain = web("web2", &["8090:80,direct"]);
+    let (kind, text) = refused(&mut state, |s| s.create_sandbox(&plain, &host));
+    assert_eq!(kind, Kind::Invalid);
+    assert!(text.contains("netdp run"), "{text}");
+    let (_, text) = refused(&mut state, |s| {
+        s.publish("web1", &spec("9100:91/udp,direct"), &host)
+    });
+    assert!(text.contains("leave 'direct' out"), "{text}");
+    state.unpublish("web1", &spec("8080:80")).unwrap();
+    state.publish("web1", &spec("9090:80"), &host).unwrap();
 }

@@ -1,0 +1,262 @@
+//! Direct ports: what the host's stack has a socket for, and what those may do
+//! who hold such a socket.
+//!
+//! The programs on the control group of these sockets see no other. A socket is
+//! of the group that it was made in, whoever holds it.
+
+mod options;
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::bpf_sock,
+    helpers::{bpf_get_netns_cookie, generated::bpf_sk_storage_get},
+    programs::{SockAddrContext, SockoptContext},
+};
+use netdp_common::{
+    addr::{Address, Be16, V4Addr, V6Addr, proto},
+    drop::DropReason,
+    maps::{Published, endpoint_flags},
+    packet::{Packet, Tuple, V4, V6},
+};
+
+use crate::{
+    calls,
+    family::{Family, is_any, translate},
+    host_socket::{
+        ALLOW, HOST_NETNS, REFUSE, addr4, addr6, is_host, mapping, port, set_addr4, set_addr6,
+        set_mapped, set_port,
+    },
+    maps::{INWARD, UNSEALED},
+    published::{back_of, mapping_of},
+    skb::Skb,
+    work::{self, Decision, Exit, copy},
+};
+
+/// Whether a packet for a published port is one of the host's own: its program
+/// has a socket there, or a connection of one.
+///
+/// A function of its own: the socket's tuple has no place on the caller's stack.
+#[inline(always)]
+pub fn is_hosts<F: Family>(
+    skb: &Skb,
+    mapping: &Published<F::Addr>,
+    packet: &Packet<F::Addr>,
+) -> bool {
+    mapping.is_direct() && has_socket::<F>(skb, packet)
+}
+
+#[inline(never)]
+fn has_socket<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> bool {
+    F::host_has_socket(skb.as_ptr(), &packet.tuple, packet.proto)
+}
+
+/// Whether a program listens at a published port by a socket of the host.
+#[inline(never)]
+pub fn listens<F: Family>(ctx: &SockAddrContext, addr: F::Addr, port: Be16) -> bool {
+    let client = Tuple {
+        saddr: F::Addr::any(),
+        daddr: addr,
+        sport: Be16::default(),
+        dport: port,
+    };
+    F::host_has_socket(ctx.as_ptr(), &client, proto::TCP)
+}
+
+/// Whether a container's packet for another one's own address is for a socket of
+/// the host that a program of the latter has. Decides on the address and port of
+/// the host then.
+#[inline(never)]
+pub fn is_instead<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F::Addr>,
+    decision: &mut Decision<F::Addr>,
+) -> bool {
+    let asked = &packet.tuple;
+    let back = back_of::<F>(&asked.daddr, asked.dport, packet.proto);
+    if back.is_null() {
+        return false;
+    }
+    // SAFETY: a map value stays readable while the program runs.
+    let back = unsafe { &*back };
+    if back.until != 0 {
+        return false;
+    }
+    copy(&mut decision.to.daddr, &back.addr);
+    decision.to.dport = back.host_port(asked.dport);
+    if !F::host_has_socket(skb.as_ptr(), &decision.to, packet.proto) {
+        copy(&mut decision.to.daddr, &asked.daddr);
+        decision.to.dport = asked.dport;
+        return false;
+    }
+    decision.exit = Exit::Host;
+    if let Some(seen) = INWARD.get_ptr_mut(0) {
+        // SAFETY: only ever set, by any CPU.
+        unsafe { seen.write_volatile(1) };
+    }
+    true
+}
+
+/// Whether there may be an answer to such a packet.
+#[inline(always)]
+pub fn is_inward() -> bool {
+    INWARD.get(0).is_some_and(|seen| *seen != 0)
+}
+
+/// Puts the address and port in place of the host's under which a container has
+/// asked.
+#[inline(never)]
+pub fn answer<F: Family>(skb: &Skb) -> Result<(), DropReason> {
+    let Ok(work) = work::begin::<F>(skb) else {
+        return Ok(());
+    };
+    let from = &work.packet.tuple;
+    if work.packet.proto != proto::TCP || !work.packet.transport.has_ports() {
+        return Ok(());
+    }
+    let Some(found) = mapping_of::<F>(&from.saddr, from.sport, proto::TCP) else {
+        return Ok(());
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let published = unsafe { &*found };
+    if !published.is_direct() {
+        return Ok(());
+    }
+    copy(&mut work.decision.to.saddr, &published.addr);
+    work.decision.to.sport = published.container_port(from.sport);
+    if !calls::is_kept::<F>(skb, work) {
+        return Ok(());
+    }
+    translate::<F>(skb, &work.packet, &work.decision.to, false)
+}
+
+/// The place of the host where a program of a container listens, by the
+/// container's own address and port.
+#[inline(always)]
+pub fn place_of<F: Family>(
+    ctx: &SockAddrContext,
+    addr: F::Addr,
+    port: Be16,
+) -> Option<(F::Addr, Be16)> {
+    let owner = F::addrs().get_ptr(addr)?;
+    // SAFETY: a map value stays readable while the program runs.
+    if unsafe { (*owner).flags } & u32::from(endpoint_flags::DIRECT) == 0 {
+        return None;
+    }
+    let back = back_of::<F>(&addr, port, proto::TCP);
+    if back.is_null() {
+        return None;
+    }
+    // SAFETY: as above.
+    let back = unsafe { &*back };
+    let (addr, port) = (back.addr, back.host_port(port));
+    if back.until != 0 || !listens::<F>(ctx, addr, port) {
+        return None;
+    }
+    Some((addr, port))
+}
+
+/// A connection to anywhere would begin in the host's network.
+#[inline(always)]
+pub fn nowhere(ctx: &SockAddrContext) -> i32 {
+    if is_host(ctx) { REFUSE } else { ALLOW }
+}
+
+/// Binding is netdp's: of a socket that was handed out, only to make one of
+/// another port.
+#[inline(always)]
+pub fn only_while_made(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the context and its socket are valid while the program runs.
+    if !is_host(ctx) || unsafe { is_unsealed((*ctx.sock_addr).__bindgen_anon_1.sk) } {
+        return ALLOW;
+    }
+    REFUSE
+}
+
+/// Whether netdp is still about to make this socket of the group. Connections
+/// that one accepts are born sealed.
+///
+/// # Safety
+/// The socket is that of the running program's context.
+#[inline(always)]
+unsafe fn is_unsealed(socket: *mut bpf_sock) -> bool {
+    if socket.is_null() {
+        return false;
+    }
+    let map = (&raw const UNSEALED).cast_mut().cast();
+    // SAFETY: as said above; nothing is made where nothing is found.
+    let found = unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0) };
+    !found.is_null()
+}
+
+/// Puts the container's address and port in place of the host's.
+#[inline(always)]
+pub fn as_inside4(ctx: &SockAddrContext) {
+    if is_host(ctx) {
+        inside::<V4>(ctx, addr4(ctx), |addr| set_addr4(ctx, addr));
+    }
+}
+
+/// The same of a socket of IPv6, which may also speak IPv4.
+#[inline(always)]
+pub fn as_inside6(ctx: &SockAddrContext) {
+    if !is_host(ctx) {
+        return;
+    }
+    let addr = addr6(ctx);
+    if !addr.is_mapped() {
+        return inside::<V6>(ctx, addr, |addr| set_addr6(ctx, addr));
+    }
+    let v4 = V4Addr(addr.0[3]);
+    inside::<V4>(ctx, v4, |addr| set_mapped(ctx, addr));
+    if is_any(v4) {
+        // It was bound to all addresses, of which only those of IPv4 are
+        // published.
+        set_addr6(ctx, V6Addr::any());
+    }
+}
+
+/// A socket that is bound to all addresses stays so.
+#[inline(always)]
+fn inside<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::Addr)) {
+    let host_port = port(ctx);
+    let Some(found) = mapping::<F>(addr, host_port, proto::TCP) else {
+        return;
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let published = unsafe { &*found };
+    if !published.is_direct() {
+        return;
+    }
+    if !is_any(addr) {
+        set(published.addr);
+    }
+    set_port(ctx, published.container_port(host_port));
+}
+
+/// Options that matter to the connection alone.
+#[inline(always)]
+pub fn harmless(ctx: &SockoptContext) -> i32 {
+    // SAFETY: the context is valid while the program runs.
+    let (level, name, socket, netns) = unsafe {
+        let option = ctx.sockopt;
+        let socket = (*option).__bindgen_anon_1.sk;
+        let netns = bpf_get_netns_cookie(ctx.as_ptr());
+        ((*option).level, (*option).optname, socket, netns)
+    };
+    // SAFETY: as above.
+    if netns != HOST_NETNS.load() || unsafe { is_unsealed(socket) } {
+        return ALLOW;
+    }
+    match options::of(level, name) {
+        options::Effect::OfItsOwn => ALLOW,
+        options::Effect::OnThePort => {
+            // Answered as done, and left as it is.
+            // SAFETY: as above; a program of this hook may write it.
+            unsafe { (*ctx.sockopt).optlen = -1 };
+            ALLOW
+        }
+        options::Effect::OnTheHost => REFUSE,
+    }
+}

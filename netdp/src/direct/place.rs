@@ -1,0 +1,272 @@
+//! Where a socket of the host has to be for a port that a program binds, and
+//! making it.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket},
+    unistd::{Uid, fchown},
+};
+
+use super::{
+    Ports,
+    options::{carry, set, set_number},
+};
+use crate::{
+    bpf::Unsealed,
+    model::{Proto, Publication},
+};
+
+/// The user that a direct port's sockets are of, those that hold it included:
+/// sockets share a port where all of them ask for it and are of one user
+/// (`inet_bind_conflict`, net/ipv4/inet_connection_sock.c). No program has this
+/// one.
+pub const PORT_OWNER: u32 = 0x6e65_7464;
+
+/// An IPv4 or IPv6 socket that a program binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub addr: SocketAddr,
+    /// Of IPv6, that it hears IPv6 alone.
+    pub v6only: bool,
+}
+
+/// Where the socket that takes its place is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub addr: SocketAddr,
+    pub v6only: bool,
+    pub v4: bool,
+    pub v6: bool,
+}
+
+impl Place {
+    /// None where the program gets what it asked for, in its own network.
+    pub fn of(asked: &Asked, ports: &Ports) -> Option<Self> {
+        let IpAddr::V6(addr) = asked.addr.ip() else {
+            let direct = Direct::of(asked.addr, ports)?;
+            return Some(Self {
+                addr: direct.0,
+                v6only: false,
+                v4: true,
+                v6: false,
+            });
+        };
+        let port = asked.addr.port();
+        if let Some(v4) = addr.to_ipv4_mapped() {
+            let direct = Direct::of(SocketAddr::new(v4.into(), port), ports)?;
+            return (!asked.v6only).then(|| direct.mapped());
+        }
+        let v6 = Direct::of(asked.addr, ports);
+        if asked.v6only || !addr.is_unspecified() {
+            return v6.map(|direct| direct.alone());
+        }
+        let v4 = Direct::of(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), ports);
+        match (v4, v6) {
+            (Some(v4), Some(v6)) => v6.joined(v4),
+            (Some(v4), None) => Some(v4.mapped()),
+            (None, Some(v6)) => Some(v6.alone()),
+            (None, None) => None,
+        }
+    }
+
+    /// Makes the socket, with the options of the program's own.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn make(&self, instead_of: &OwnedFd, unsealed: &mut Unsealed) -> anyhow::Result<OwnedFd> {
+        let family = match self.addr {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        unsealed.unseal(&made)?;
+        fchown(&made, Some(Uid::from_raw(PORT_OWNER)), None)?;
+        set_number(&made, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        // Beside connections that an earlier socket accepted.
+        set_number(&made, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if self.addr.is_ipv6() {
+            let only = i32::from(self.v6only);
+            set_number(&made, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only)?;
+        }
+        carry(instead_of, &made)?;
+        only_for(self.addr.port(), &made)?;
+        bind(made.as_raw_fd(), &SockaddrStorage::from(self.addr))?;
+        unsealed.seal(&made)?;
+        Ok(made)
+    }
+}
+
+/// Has the kernel drop what comes for another port, for good and for the
+/// connections too that are accepted. Whoever takes a connection off its peer
+/// (`connect` to AF_UNSPEC) can listen by it at a port of the host that the
+/// kernel chooses: nobody is heard there.
+fn only_for(port: u16, socket: &OwnedFd) -> io::Result<()> {
+    let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    /// Of the header of TCP, where the packet begins for the filter.
+    const DESTINATION: u32 = 2;
+    let mut program = [
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, DESTINATION),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, port.into()),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: plain bytes of a structure without padding that matters; the
+    // program that it points to outlives the call.
+    let bytes = unsafe {
+        std::slice::from_raw_parts((&raw const filter).cast::<u8>(), size_of_val(&filter))
+    };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, bytes)?;
+    set_number(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
+    Ok(())
+}
+
+/// A place of one family.
+#[derive(Clone, Copy)]
+struct Direct(SocketAddr);
+
+impl Direct {
+    /// Of an address of the sandbox, or all, and a port that is direct.
+    fn of(asked: SocketAddr, ports: &Ports) -> Option<Self> {
+        let ip = asked.ip();
+        if !ip.is_unspecified() && !ports.addresses.contains(&ip) {
+            return None;
+        }
+        let is_meant = |publication: &&Publication| {
+            publication.direct
+                && publication.proto == Proto::Tcp
+                && publication.host_ip.is_ipv4() == ip.is_ipv4()
+                && publication.container_ports().holds(asked.port())
+        };
+        let publication = ports.published.iter().find(is_meant)?;
+        let host_port = publication.host_port + (asked.port() - publication.container_port);
+        Some(Self(SocketAddr::new(publication.host_ip, host_port)))
+    }
+
+    /// Of IPv6, for a socket that doesn't hear IPv4.
+    fn alone(self) -> Place {
+        Place {
+            addr: self.0,
+            v6only: true,
+            v4: false,
+            v6: true,
+        }
+    }
+
+    /// Of IPv4, for a socket of IPv6.
+    fn mapped(self) -> Place {
+        let addr = match self.0 {
+            SocketAddr::V4(v4) => mapped(v4),
+            SocketAddr::V6(v6) => v6,
+        };
+        Place {
+            addr: addr.into(),
+            v6only: false,
+            v4: true,
+            v6: false,
+        }
+    }
+
+    /// Of both families, where one socket can be.
+    fn joined(self, v4: Self) -> Option<Place> {
+        let is_one = self.0.port() == v4.0.port()
+            && self.0.ip().is_unspecified()
+            && v4.0.ip().is_unspecified();
+        is_one.then_some(Place {
+            addr: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.0.port()),
+            v6only: false,
+            v4: true,
+            v6: true,
+        })
+    }
+}
+
+fn mapped(addr: SocketAddrV4) -> SocketAddrV6 {
+    SocketAddrV6::new(addr.ip().to_ipv6_mapped(), addr.port(), 0, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(specs: &[(&str, u16, u16)]) -> Ports {
+        Ports {
+            addresses: ["172.17.0.2", "fd00::2"]
+                .map(|it| it.parse().unwrap())
+                .into(),
+            published: specs
+                .iter()
+                .map(|&(ip, host_port, container_port)| Publication {
+                    host_ip: ip.parse().unwrap(),
+                    host_port,
+                    container_port,
+                    proto: Proto::Tcp,
+                    count: 2.try_into().unwrap(),
+                    allow: Vec::new(),
+                    direct: true,
+                })
+                .collect(),
+        }
+    }
+
+    fn place(addr: &str, v6only: bool, ports: &Ports) -> Option<(String, bool)> {
+        let asked = Asked {
+            addr: addr.parse().unwrap(),
+            v6only,
+        };
+        Place::of(&asked, ports).map(|place| (place.addr.to_string(), place.v6only))
+    }
+
+    #[test]
+    fn all_addresses_and_the_sandboxs_own_are_the_ports() {
+        let ports = ports(&[("192.0.2.1", 8080, 80)]);
+        let there = Some(("192.0.2.1:8080".to_owned(), false));
+        assert_eq!(place("0.0.0.0:80", false, &ports), there);
+        assert_eq!(place("172.17.0.2:80", false, &ports), there);
+        let second = Some(("192.0.2.1:8081".to_owned(), false));
+        assert_eq!(place("0.0.0.0:81", false, &ports), second);
+        for other in ["127.0.0.1:80", "172.17.0.3:80", "0.0.0.0:82", "0.0.0.0:0"] {
+            assert_eq!(place(other, false, &ports), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_both_families_needs_one_place() {
+        let both = ports(&[("0.0.0.0", 8080, 80), ("::", 8080, 80)]);
+        let joined = Some(("[::]:8080".to_owned(), false));
+        assert_eq!(place("[::]:80", false, &both), joined);
+        assert_eq!(
+            place("[::]:80", true, &both),
+            Some(("[::]:8080".to_owned(), true))
+        );
+        let apart = ports(&[("0.0.0.0", 8080, 80), ("::", 9090, 80)]);
+        assert_eq!(place("[::]:80", false, &apart), None);
+        let only = ports(&[("0.0.0.0", 8080, 80)]);
+        let mapped = Some(("[::ffff:0.0.0.0]:8080".to_owned(), false));
+        assert_eq!(place("[::]:80", false, &only), mapped);
+        assert_eq!(place("[::ffff:172.17.0.2]:80", false, &only), mapped);
+        assert_eq!(place("[::]:80", true, &only), None);
+        assert_eq!(place("[::1]:80", true, &both), None);
+    }
+
+    #[test]
+    fn what_is_not_direct_stays_where_it_is() {
+        let mut ports = ports(&[("0.0.0.0", 8080, 80)]);
+        ports.published[0].direct = false;
+        assert_eq!(place("0.0.0.0:80", false, &ports), None);
+    }
+}

@@ -1,0 +1,256 @@
+//! The two processes that a supervisor has to do with: the one that it is started
+//! by, and the one that binds.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::FileExt, process::CommandExt},
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    libc,
+};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::{DIRECT_COMMAND, Task};
+
+/// Why direct ports can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectError {
+    #[error("can't take over the filter of process {process}: {source}")]
+    Listener { process: i32, source: io::Error },
+    #[error("can't start the supervisor of direct ports: {0}")]
+    Spawn(io::Error),
+    #[error("the supervisor of direct ports ended before it began")]
+    Ended,
+}
+
+/// Starts the supervisor of the process that has descriptor `listener` of a
+/// filter, and waits until it is ready. It ends with the last program under the
+/// filter. What it can't do it says to `log`, or on standard error.
+///
+/// # Errors
+/// When the descriptor can't be had, or the supervisor fails to begin.
+pub fn start(
+    launcher: &Path,
+    process: i32,
+    listener: i32,
+    task: &Task,
+    log: Option<File>,
+) -> Result<(), DirectError> {
+    let failed = |source: io::Error| DirectError::Listener { process, source };
+    let listener = descriptor(process, listener)
+        .map_err(failed)?
+        .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    let task = serde_json::to_string(task).map_err(|error| DirectError::Spawn(error.into()))?;
+    let mut command = Command::new(launcher);
+    command
+        .arg(DIRECT_COMMAND)
+        .arg(task)
+        .current_dir("/")
+        .stdin(Stdio::from(listener))
+        .stdout(Stdio::piped());
+    if let Some(log) = log {
+        command.stderr(log);
+    }
+    // SAFETY: setsid is a plain system call; nothing here allocates or takes a
+    // lock between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().map_err(DirectError::Spawn)?;
+    let mut ready = [0];
+    let out = child.stdout.as_mut().ok_or(DirectError::Ended)?;
+    if out.read_exact(&mut ready).is_err() {
+        let _ = child.wait();
+        return Err(DirectError::Ended);
+    }
+    Ok(())
+}
+
+/// A copy of a process's descriptor; none where it isn't open.
+fn descriptor(process: i32, number: i32) -> io::Result<Option<OwnedFd>> {
+    let pid = Pid::from_raw(process).ok_or(io::ErrorKind::NotFound)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+        Ok(descriptor) => Ok(Some(descriptor)),
+        Err(rustix::io::Errno::BADF) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Capabilities by number (linux/capability.h).
+const NET_BIND_SERVICE: u32 = 10;
+const NET_ADMIN: u32 = 12;
+const SYS_ADMIN: u32 = 21;
+
+/// The thread that binds.
+#[derive(Debug)]
+pub(super) struct Caller {
+    thread: u32,
+    /// The process that it is of.
+    process: i32,
+    effective: u64,
+    /// What it, or a program that it executes, can have.
+    within_reach: u64,
+}
+
+impl Caller {
+    /// # Errors
+    /// When `/proc` doesn't tell.
+    pub fn of(thread: u32) -> io::Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(str::trim)
+        };
+        let caps = |name: &str| {
+            let caps = field(name).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            caps.ok_or_else(|| io::Error::other(format!("/proc/{thread}/status has no {name}")))
+        };
+        let process = field("Tgid:").and_then(|text| text.parse().ok());
+        Ok(Self {
+            thread,
+            process: process.ok_or_else(|| io::Error::other("a thread of no process"))?,
+            effective: caps("CapEff:")?,
+            within_reach: caps("CapPrm:")? | caps("CapBnd:")?,
+        })
+    }
+
+    pub fn may_bind_low_ports(&self) -> bool {
+        self.effective & 1 << NET_BIND_SERVICE != 0
+    }
+
+    /// Whether it may change the network of the sockets that it has, but not
+    /// enter the host's: such a socket would be a way around that.
+    pub fn rules_networks(&self) -> bool {
+        let has = |capability: u32| self.within_reach & 1 << capability != 0;
+        has(NET_ADMIN) && !has(SYS_ADMIN)
+    }
+
+    /// The address that is at `at` in its memory; none if it is of no family that
+    /// matters here.
+    pub fn address(&self, at: u64, length: u64) -> io::Result<Option<SocketAddr>> {
+        const LONGEST: usize = 28;
+        let mut bytes = [0; LONGEST];
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(LONGEST);
+        let memory = File::open(format!("/proc/{}/mem", self.thread))?;
+        match memory.read_exact_at(&mut bytes[..length], at) {
+            Ok(()) => Ok(parse(&bytes[..length])),
+            // The kernel says what is wrong with it.
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A copy of one of its descriptors; none where it isn't open.
+    pub fn socket(&self, number: u32) -> io::Result<Option<OwnedFd>> {
+        let Ok(number) = i32::try_from(number) else {
+            return Ok(None);
+        };
+        // Any thread of a process has its descriptors, and only whole processes
+        // can be opened before Linux 6.9.
+        descriptor(self.process, number)
+    }
+
+    pub fn closes_on_exec(&self, number: u32) -> io::Result<bool> {
+        let text = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", self.thread))?;
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok());
+        flags
+            .map(|flags| flags & libc::O_CLOEXEC != 0)
+            .ok_or_else(|| io::Error::other("a descriptor without flags"))
+    }
+
+    /// Gives a socket what another one was set to by `fcntl`.
+    pub fn set_status_flags(&self, from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+        let flags = OFlag::from_bits_retain(fcntl(from, FcntlArg::F_GETFL)?);
+        fcntl(to, FcntlArg::F_SETFL(flags))?;
+        Ok(())
+    }
+}
+
+/// `struct sockaddr_in` and `sockaddr_in6`.
+fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
+    let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
+    match i32::from(family) {
+        libc::AF_INET if bytes.len() >= 16 => {
+            let ip: [u8; 4] = *bytes[4..].first_chunk()?;
+            Some(SocketAddrV4::new(ip.into(), port).into())
+        }
+        libc::AF_INET6 if bytes.len() >= 28 => {
+            let ip: [u8; 16] = *bytes[8..].first_chunk()?;
+            Some(SocketAddrV6::new(ip.into(), port, 0, 0).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_reads_them() {
+        let mut v4 = vec![2, 0, 0, 80, 172, 17, 0, 2];
+        v4.resize(16, 0);
+        assert_eq!(parse(&v4), Some("172.17.0.2:80".parse().unwrap()));
+        assert_eq!(parse(&v4[..15]), None);
+        let mut v6 = vec![10, 0, 0x1f, 0x90];
+        v6.resize(28, 0);
+        v6[23] = 1;
+        assert_eq!(parse(&v6), Some("[::1]:8080".parse().unwrap()));
+        assert_eq!(parse(&v6[..24]), None);
+        assert_eq!(parse(&[1, 0]), None);
+    }
+
+    #[test]
+    fn a_caller_is_known_by_its_thread() {
+        let thread = std::thread::spawn(|| {
+            let id = nix::unistd::gettid().as_raw().cast_unsigned();
+            let caller = Caller::of(id).unwrap();
+            let file = File::open("/dev/null").unwrap();
+            let number = std::os::fd::AsRawFd::as_raw_fd(&file).cast_unsigned();
+            assert!(caller.closes_on_exec(number).unwrap());
+            let place = 80u16.to_be_bytes();
+            let bytes = [
+                [2, 0],
+                place,
+                [127, 0],
+                [0, 1],
+                [0; 2],
+                [0; 2],
+                [0; 2],
+                [0; 2],
+            ]
+            .concat();
+            let addr = caller.address(bytes.as_ptr() as u64, 16).unwrap();
+            assert_eq!(addr, Some("127.0.0.1:80".parse().unwrap()));
+            caller.process
+        });
+        assert_eq!(thread.join().unwrap(), std::process::id().cast_signed());
+    }
+
+    #[test]
+    fn half_a_right_over_networks_is_too_much() {
+        let caller = |within_reach| Caller {
+            thread: 1,
+            process: 1,
+            effective: 0,
+            within_reach,
+        };
+        assert!(caller(1 << NET_ADMIN).rules_networks());
+        assert!(!caller(1 << NET_ADMIN | 1 << SYS_ADMIN).rules_networks());
+        assert!(!caller(1 << NET_BIND_SERVICE).rules_networks());
+    }
+}

@@ -1,0 +1,253 @@
+//! The supervisor of one sandbox: looks at each port that its programs bind, and
+//! hands out sockets of the host for those that are direct.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use nix::{errno::Errno, libc, sys::stat::fstat};
+
+use super::{
+    Ports, Task,
+    claims::{Claim, Claims, listening},
+    notification::{self, Call},
+    options::{get, is_barred, number},
+    place::{Asked, Place},
+    process::Caller,
+};
+use crate::{bpf::Unsealed, netns::Namespace};
+
+/// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, 5.14).
+const SO_NETNS_COOKIE: i32 = 71;
+const IPPROTO_MPTCP: i32 = 262;
+
+/// Runs the hidden command [`DIRECT_COMMAND`](super::DIRECT_COMMAND) until no
+/// program of the sandbox is left. Standard input is the descriptor by which
+/// system calls are heard of; a byte on standard output says that it is ready.
+pub fn main() -> ExitCode {
+    match supervise() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netdp: direct ports: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn supervise() -> Result<()> {
+    let task = env::args().nth(2).context("this command is netdp's own")?;
+    let task: Task = serde_json::from_str(&task).context("this command is netdp's own")?;
+    // Sockets are of the group in which they are made, for as long as they live.
+    let procs = task.cgroup.join("cgroup.procs");
+    fs::write(&procs, "0").with_context(|| format!("can't join {}", procs.display()))?;
+    let inside = Namespace::open(&task.netns)?;
+    let mut supervisor = Supervisor {
+        netns: inside.cookie()?,
+        host: Namespace::current()?.cookie()?,
+        free_ports: inside.run(first_free_port)?,
+        claims: Claims::default(),
+        task,
+    };
+    // The namespace lives no longer than its programs.
+    drop(inside);
+    let mut out = io::stdout();
+    out.write_all(b"+").and_then(|()| out.flush())?;
+    let null = fs::File::options().write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(&null)?;
+    let listener = io::stdin();
+    let listener = listener.as_fd();
+    while let Some(call) = notification::next(listener)? {
+        supervisor.look(listener, &call);
+    }
+    Ok(())
+}
+
+/// The first port that needs no capability in this thread's network.
+fn first_free_port() -> u16 {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    text.ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1024)
+}
+
+struct Supervisor {
+    task: Task,
+    /// Cookies of the sandbox's network and the host's.
+    netns: u64,
+    host: u64,
+    free_ports: u16,
+    claims: Claims,
+}
+
+/// What becomes of a `bind`.
+enum Outcome {
+    /// Nothing was done.
+    Untouched,
+    /// As if the kernel had said so.
+    Answered(Result<(), Errno>),
+}
+
+impl Supervisor {
+    fn look(&mut self, listener: BorrowedFd<'_>, call: &Call) {
+        match self.hand_out(listener, call) {
+            Ok(Outcome::Answered(answer)) => call.finish(listener, answer),
+            Ok(Outcome::Untouched) => call.go_on(listener),
+            Err(error) => {
+                eprintln!("netdp: a direct port stays with the sandbox: {error:#}");
+                call.go_on(listener);
+            }
+        }
+    }
+
+    fn hand_out(&mut self, listener: BorrowedFd<'_>, call: &Call) -> Result<Outcome> {
+        let number = call.arguments[0] as u32;
+        let caller = Caller::of(call.thread)?;
+        let addr = caller.address(call.arguments[1], call.arguments[2])?;
+        let Some(addr) = addr else {
+            return Ok(Outcome::Untouched);
+        };
+        let Some(socket) = caller.socket(number)? else {
+            return Ok(Outcome::Untouched);
+        };
+        if !call.still_waits(listener) {
+            return Ok(Outcome::Untouched);
+        }
+        let netns = netns(&socket);
+        let Some(asked) = asked(&socket, addr) else {
+            return Ok(Outcome::Untouched);
+        };
+        let ports = self.ports()?;
+        let Some(place) = Place::of(&asked, &ports) else {
+            return Ok(Outcome::Untouched);
+        };
+        if netns == Some(self.host) {
+            // A signal came between the socket and the answer, and the program
+            // asks again.
+            let answer = if is_at(&socket, &place) {
+                Ok(())
+            } else {
+                Err(Errno::EINVAL)
+            };
+            return Ok(Outcome::Answered(answer));
+        }
+        if netns != Some(self.netns)
+            || addr.port() < self.free_ports && !caller.may_bind_low_ports()
+            || caller.rules_networks()
+            || is_bound(&socket)
+            || is_barred(&socket)
+        {
+            return Ok(Outcome::Untouched);
+        }
+        let made = match self.claim(&socket, addr.port(), &place)? {
+            Some(made) => made,
+            None => return Ok(Outcome::Answered(Err(Errno::EADDRINUSE))),
+        };
+        caller.set_status_flags(&socket, &made)?;
+        let close_on_exec = caller.closes_on_exec(number)?;
+        call.replace(listener, number, &made, close_on_exec)
+            .context("can't hand the socket over")?;
+        Ok(Outcome::Answered(Ok(())))
+    }
+
+    /// Read anew each time: ports come and go while the sandbox lives.
+    fn ports(&self) -> Result<Ports> {
+        let path = &self.task.ports;
+        match fs::read(path) {
+            Ok(text) => Ok(serde_json::from_slice(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ports::default()),
+            Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
+        }
+    }
+
+    /// The socket of the host; none where the port is taken by another one that
+    /// was handed out.
+    fn claim(&mut self, socket: &OwnedFd, port: u16, place: &Place) -> Result<Option<OwnedFd>> {
+        let shared = number(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).unwrap_or(0) != 0;
+        let mut claim = Claim {
+            port,
+            v4: place.v4,
+            v6: place.v6,
+            shared,
+            inode: 0,
+        };
+        if !self.claims.is_empty() {
+            let open = listening();
+            if self.claims.is_taken(&claim, |inode| open.contains(&inode)) {
+                return Ok(None);
+            }
+        }
+        let mut unsealed = Unsealed::open(&self.task.unsealed).context("can't seal a socket")?;
+        let made = place
+            .make(socket, &mut unsealed)
+            .with_context(|| format!("can't bind {}", place.addr))?;
+        claim.inode = fstat(&made)?.st_ino;
+        self.claims.add(claim);
+        Ok(Some(made))
+    }
+}
+
+/// What a program asks for, if it is a socket of TCP.
+fn asked(socket: &OwnedFd, addr: std::net::SocketAddr) -> Option<Asked> {
+    let of = |name| number(socket, libc::SOL_SOCKET, name).ok();
+    let family = if addr.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let is_tcp = of(libc::SO_DOMAIN)? == family
+        && of(libc::SO_TYPE)? == libc::SOCK_STREAM
+        && matches!(of(libc::SO_PROTOCOL)?, libc::IPPROTO_TCP | IPPROTO_MPTCP);
+    let v6only =
+        addr.is_ipv6() && number(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).unwrap_or(0) != 0;
+    is_tcp.then_some(Asked { addr, v6only })
+}
+
+fn netns(socket: &OwnedFd) -> Option<u64> {
+    let value = get_cookie(socket)?;
+    Some(u64::from_ne_bytes(value))
+}
+
+/// The kernel takes no other length than that of the cookie.
+fn get_cookie(socket: &OwnedFd) -> Option<[u8; 8]> {
+    let mut cookie = [0u8; 8];
+    let mut length = cookie.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            cookie.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    (got == 0).then_some(cookie)
+}
+
+/// Whether it has a port already.
+fn is_bound(socket: &OwnedFd) -> bool {
+    name(socket).is_none_or(|name| name.port() != 0)
+}
+
+/// Whether it is the socket that was handed out for this place. What it is told
+/// of itself is the container's port.
+fn is_at(socket: &OwnedFd, place: &Place) -> bool {
+    let listens = get(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+    let listens = listens.is_ok_and(|value| value.iter().any(|byte| *byte != 0));
+    let same_family = name(socket).is_some_and(|name| name.is_ipv4() == place.addr.is_ipv4());
+    same_family && is_bound(socket) && !listens
+}
+
+fn name(socket: &OwnedFd) -> Option<std::net::SocketAddr> {
+    use nix::sys::socket::{SockaddrStorage, getsockname};
+    let name: SockaddrStorage = getsockname(socket.as_raw_fd()).ok()?;
+    if let Some(v4) = name.as_sockaddr_in() {
+        return Some(std::net::SocketAddrV4::from(*v4).into());
+    }
+    name.as_sockaddr_in6()
+        .map(|v6| std::net::SocketAddrV6::from(*v6).into())
+}

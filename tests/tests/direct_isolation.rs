@@ -1,0 +1,318 @@
+//! What can be done with a direct port's socket besides serving its clients:
+//! nothing. A socket is of the control group that it was made in, whoever holds
+//! it, so these tests take it out of the program's hands.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
+use netdp_tests::{SILENCE, Topology, connect, connect_within, listen};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    Backlog, MsgFlags, SockaddrIn, SockaddrStorage, bind, connect as connect_socket, getsockname,
+    listen as listen_on, sendto,
+};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
+
+/// A server with a direct port, its listening socket and that of a connection.
+struct Scene {
+    topology: Topology,
+    listener: OwnedFd,
+    connection: OwnedFd,
+    /// The connection's client.
+    client: TcpStream,
+}
+
+impl Scene {
+    fn start(name: &str) -> Option<Self> {
+        let topology = Topology::start(name)?;
+        let words = format!("run -d --name web -p 8080:80,direct -- {SERVER} 0.0.0.0:80");
+        topology.netdp(&words);
+        topology.wait_until("listening", || !topology.netdp("logs web").is_empty());
+        let mut client = connect(&topology.world.client, (HOST_ADDRESS, 8080));
+        client.read_exact(&mut [0]).unwrap();
+        let mut sockets = sockets(topology.inspect("web").pid.unwrap());
+        let listener = sockets.iter().position(is_listening).expect("a listener");
+        let listener = sockets.remove(listener);
+        let connection = sockets.pop().expect("a connection");
+        Some(Self {
+            topology,
+            listener,
+            connection,
+            client,
+        })
+    }
+
+    /// It still serves.
+    #[track_caller]
+    fn serves(&self) {
+        let mut stream = connect(&self.topology.world.client, (HOST_ADDRESS, 8080));
+        stream.read_exact(&mut [0]).unwrap();
+    }
+}
+
+/// The sockets of TCP that a process has.
+fn sockets(process: u32) -> Vec<OwnedFd> {
+    let pid = Pid::from_raw(process.cast_signed()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    descriptors
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|number| pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).ok())
+        .filter(|socket| number(socket, libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP))
+        .collect()
+}
+
+fn is_listening(socket: &OwnedFd) -> bool {
+    number(socket, libc::SO_ACCEPTCONN) == Some(1)
+}
+
+fn number(socket: &OwnedFd, name: i32) -> Option<i32> {
+    let mut value = 0i32;
+    let mut length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than the number.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    (got == 0).then_some(value)
+}
+
+fn set(socket: &OwnedFd, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many bytes as there are.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    Errno::result(set).map(drop)
+}
+
+/// Takes a connection off its peer, or a listener off its queue.
+fn disconnect(socket: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nowhere.sa_family = libc::AF_UNSPEC as u16;
+    // SAFETY: the kernel reads the address.
+    let done = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            &raw const nowhere,
+            size_of_val(&nowhere) as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+fn name(socket: &OwnedFd) -> SocketAddr {
+    let name: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+    SocketAddr::new(name.ip().into(), name.port())
+}
+
+#[test]
+fn it_connects_to_nothing() {
+    let Some(scene) = Scene::start("dis-connect") else {
+        return;
+    };
+    let target = listen(&scene.topology.host_program(), Ipv4Addr::LOCALHOST, 7777);
+    disconnect(&scene.connection).unwrap();
+    for socket in [&scene.connection, &scene.listener] {
+        for to in [Ipv4Addr::LOCALHOST, HOST_ADDRESS, CLIENT_ADDRESS] {
+            let to = SockaddrStorage::from(SocketAddr::new(IpAddr::V4(to), 7777));
+            // A listener has to be taken off its clients first.
+            let refused = connect_socket(socket.as_raw_fd(), &to).unwrap_err();
+            assert!(
+                matches!(refused, Errno::EPERM | Errno::EISCONN),
+                "{refused}"
+            );
+            let fast = sendto(
+                socket.as_raw_fd(),
+                b"x",
+                &to,
+                MsgFlags::from_bits_retain(libc::MSG_FASTOPEN),
+            );
+            assert!(fast.is_err());
+        }
+    }
+    let to = SockaddrStorage::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 7777)));
+    disconnect(&scene.listener).unwrap();
+    let refused = connect_socket(scene.listener.as_raw_fd(), &to);
+    assert_eq!(refused, Err(Errno::EPERM));
+    target.assert_nobody_came();
+}
+
+#[test]
+fn it_binds_and_serves_no_other_port_of_the_host() {
+    let Some(scene) = Scene::start("dis-bind") else {
+        return;
+    };
+    let connection = &scene.connection;
+    disconnect(connection).unwrap();
+    for addr in [(Ipv4Addr::UNSPECIFIED, 7777), (HOST_ADDRESS, 0)] {
+        let addr = SockaddrStorage::from(SocketAddr::from(addr));
+        assert_eq!(bind(connection.as_raw_fd(), &addr), Err(Errno::EPERM));
+    }
+    // Without `bind`, the kernel chooses a port.
+    listen_on(connection, Backlog::new(8).unwrap()).unwrap();
+    let port = name(connection).port();
+    assert!(port != 80 && port != 8080);
+    let host = scene.topology.host_program();
+    for at in [Ipv4Addr::LOCALHOST, HOST_ADDRESS] {
+        let to = SocketAddr::from((at, port));
+        assert!(connect_within(&host, None, to, SILENCE).is_err());
+    }
+    let to = SocketAddr::from((HOST_ADDRESS, port));
+    assert!(connect_within(&scene.topology.world.client, None, to, SILENCE).is_err());
+    scene.serves();
+}
+
+#[test]
+fn no_option_leads_out_of_its_connection() {
+    let Some(scene) = Scene::start("dis-option") else {
+        return;
+    };
+    let one = 1i32.to_ne_bytes();
+    let group: Vec<u8> = [[239, 1, 2, 3], HOST_ADDRESS.octets()].concat();
+    let group6: Vec<u8> = [&[0xff, 2][..], &[0; 13], &[9], &0u32.to_ne_bytes()].concat();
+    let refused: [(i32, i32, &[u8]); 22] = [
+        (libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"eth0"),
+        (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &one),
+        (libc::SOL_SOCKET, libc::SO_MARK, &one),
+        (libc::SOL_SOCKET, libc::SO_DONTROUTE, &one),
+        (libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &one),
+        (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &[0; 16]),
+        (libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &one),
+        (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &[0; 16]),
+        (libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &0i32.to_ne_bytes()),
+        (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &one),
+        (libc::IPPROTO_IP, libc::IP_TRANSPARENT, &one),
+        (libc::IPPROTO_IP, libc::IP_FREEBIND, &one),
+        (
+            libc::IPPROTO_IP,
+            libc::IP_OPTIONS,
+            &[0x83, 7, 4, 10, 0, 0, 1, 0],
+        ),
+        (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &group),
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &[198, 18, 0, 2]),
+        (libc::IPPROTO_IP, libc::IP_UNICAST_IF, &one),
+        (libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP, &group6),
+        (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, &one),
+        (libc::IPPROTO_IPV6, 1, &2i32.to_ne_bytes()),
+        (libc::IPPROTO_TCP, libc::TCP_REPAIR, &one),
+        (libc::IPPROTO_TCP, libc::TCP_ULP, b"tls"),
+        (263, 1, &one),
+    ];
+    for socket in [&scene.listener, &scene.connection] {
+        for (level, name, value) in refused {
+            assert_eq!(
+                set(socket, level, name, value),
+                Err(Errno::EPERM),
+                "{level} {name}"
+            );
+        }
+        let linger: Vec<u8> = [1i32, 0].iter().flat_map(|it| it.to_ne_bytes()).collect();
+        let allowed: [(i32, i32, &[u8]); 8] = [
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, &one),
+            (libc::SOL_SOCKET, libc::SO_LINGER, &linger),
+            (libc::SOL_SOCKET, libc::SO_RCVBUF, &9000i32.to_ne_bytes()),
+            (libc::SOL_SOCKET, libc::SO_REUSEPORT, &0i32.to_ne_bytes()),
+            (libc::IPPROTO_TCP, libc::TCP_NODELAY, &one),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &9i32.to_ne_bytes()),
+            (libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"reno"),
+            (libc::IPPROTO_IP, libc::IP_TOS, &16i32.to_ne_bytes()),
+        ];
+        for (level, name, value) in allowed {
+            assert_eq!(set(socket, level, name, value), Ok(()), "{level} {name}");
+        }
+        // Who shares the port was settled when the socket was made.
+        assert_eq!(number(socket, libc::SO_REUSEPORT), Some(1));
+    }
+}
+
+#[test]
+fn its_connections_are_its_clients() {
+    let Some(mut scene) = Scene::start("dis-clients") else {
+        return;
+    };
+    assert_eq!(name(&scene.connection).port(), 80);
+    let mut connection = TcpStream::from(scene.connection.try_clone().unwrap());
+    assert_eq!(
+        connection.peer_addr().unwrap(),
+        scene.client.local_addr().unwrap()
+    );
+    connection.write_all(b"!").unwrap();
+    scene.client.read_exact(&mut [0]).unwrap();
+    // In other hands it is as good, and no better.
+    let listener = TcpListener::from(scene.listener.try_clone().unwrap());
+    assert_eq!(
+        listener.local_addr().unwrap(),
+        "0.0.0.0:80".parse().unwrap()
+    );
+    scene.serves();
+}
+
+#[test]
+fn who_rules_networks_but_not_the_host_gets_none() {
+    let Some(topology) = Topology::start("dis-rights") else {
+        return;
+    };
+    let Ok(setpriv) = std::process::Command::new("setpriv")
+        .arg("--version")
+        .output()
+    else {
+        return println!("skipped: there is no setpriv");
+    };
+    assert!(setpriv.status.success());
+    let is_direct = |name: &str, options: &str| {
+        let words = format!(
+            "run -d --name {name} -p 80,direct -- setpriv {options} -- {SERVER} 0.0.0.0:80"
+        );
+        topology.netdp(&words);
+        topology.wait_until("listening", || {
+            !topology.netdp(&format!("logs {name}")).is_empty()
+        });
+        let sandbox = topology.inspect(name);
+        let sockets = sockets(sandbox.pid.unwrap());
+        let own = netdp::netns::Namespace::open(&sandbox.netns).unwrap();
+        let listener = sockets.iter().find(|socket| is_listening(socket)).unwrap();
+        let mut cookie = [0u8; 8];
+        let mut length = 8;
+        // SAFETY: the kernel writes no more than the number; 71 is
+        // SO_NETNS_COOKIE.
+        let got = unsafe {
+            libc::getsockopt(
+                listener.as_raw_fd(),
+                libc::SOL_SOCKET,
+                71,
+                cookie.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(got, 0);
+        u64::from_ne_bytes(cookie) != own.cookie().unwrap()
+    };
+    assert!(is_direct("root", "--nnp"));
+    assert!(!is_direct("half", "--bounding-set=-sys_admin"));
+    assert!(is_direct("neither", "--bounding-set=-sys_admin,-net_admin"));
+    // Without the right to a low port the kernel's answer is the sandbox's own.
+    let words = format!(
+        "run -d --name low -p 80,direct -- setpriv --bounding-set=-net_bind_service -- {SERVER} 0.0.0.0:80"
+    );
+    topology.netdp(&words);
+    topology.wait_until("told", || !topology.netdp("logs low").is_empty());
+    let said = topology.netdp("logs low");
+    assert!(said.contains("Permission denied"), "{said}");
+}
