@@ -217,6 +217,30 @@ impl Namespace {
         })
     }
 
+    /// [`run`](Self::run)s `f` in several namespaces, one after another on one
+    /// thread.
+    ///
+    /// # Errors
+    /// When the thread can't be made; for each namespace, when it can't be
+    /// entered.
+    pub fn run_in_each<T: Send>(
+        namespaces: &[&Self],
+        mut f: impl FnMut(&Self) -> T + Send,
+    ) -> io::Result<Vec<Result<T, NetnsError>>> {
+        let mut visit = |namespace: &Self| match setns(&namespace.fd, CloneFlags::CLONE_NEWNET) {
+            Ok(()) => Ok(f(namespace)),
+            Err(errno) => Err(NetnsError::Enter {
+                path: namespace.path.clone(),
+                source: errno.into(),
+            }),
+        };
+        thread::scope(|scope| {
+            on_thread(scope, || {
+                Ok(namespaces.iter().map(|it| visit(it)).collect())
+            })
+        })
+    }
+
     /// A command that enters the namespace before it becomes `program`. Mounts
     /// are unchanged: `/sys/class/net` still shows the caller's namespace.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {

@@ -55,6 +55,13 @@ fn a_namespace_is_mounted_separate_and_removed() {
     let link = String::from_utf8(output.stdout).unwrap();
     assert_eq!(link.trim_end(), format!("net:[{}]", made.inode()));
 
+    let other = Namespace::create(folder.path(), "other").unwrap();
+    let each = [&made, &here, &other, &made];
+    let inodes = Namespace::run_in_each(&each, |_| Namespace::current().unwrap().inode());
+    let inodes: Vec<u64> = inodes.unwrap().into_iter().map(Result::unwrap).collect();
+    assert_eq!(inodes, each.map(Namespace::inode));
+    assert_eq!(Namespace::current().unwrap().inode(), here.inode());
+
     // Loopback answers without further ado.
     made.run(|| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

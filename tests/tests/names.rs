@@ -163,6 +163,41 @@ fn a_resolver_outside_that_is_silent_is_not_waited_for_long() {
 }
 
 #[test]
+fn nothing_is_left_on_the_loopback_interface_of_who_leaves() {
+    let Some(mut topology) = topology("names-left") else {
+        return;
+    };
+    let has_program = |place: &Container| {
+        let mut command = place.namespace.command("tc");
+        let shown = command.args(["filter", "show", "dev", "lo", "egress"]);
+        let shown = shown.output().unwrap().stdout;
+        String::from_utf8(shown).unwrap().contains("to_resolver")
+    };
+    let [web, db] = ["web", "db"].map(|name| on(&topology, name, "netdp0"));
+    assert!(has_program(&web) && has_program(&db));
+    topology.netdp("rm web");
+    topology.wait_until("detached", || !has_program(&web));
+    assert!(has_program(&db));
+    topology.world.stop_daemon().unwrap();
+    let world = &topology.world;
+    let (state, bpffs) = (world.state_dir(), world.bpffs());
+    let cleanup = world
+        .on_host(world.netdp_path())
+        .arg("daemon")
+        .arg("--cleanup")
+        .arg("--state-dir")
+        .arg(state)
+        .arg("--bpffs")
+        .arg(bpffs)
+        .arg("--cgroup")
+        .arg(world.cgroup())
+        .output()
+        .unwrap();
+    assert!(cleanup.status.success(), "{cleanup:?}");
+    assert!(!has_program(&db));
+}
+
+#[test]
 fn a_daemon_that_starts_again_answers_again() {
     let Some(mut topology) = topology("names-again") else {
         return;

@@ -135,6 +135,13 @@ pub(super) fn put_filter(
     Ok(())
 }
 
+/// Takes a filter of ours off an interface of the calling thread's namespace,
+/// if it is there.
+pub(super) fn take_filter(ifname: &str, hook: TcAttachType) {
+    // Dropped, it does so; and what is gone already is no matter.
+    let _ = SchedClassifierLink::attached(ifname, hook, PRIORITY, HANDLE, None);
+}
+
 /// Detaches what is pinned at `pin`, if anything.
 pub(super) fn detach(
     pin: &Path,

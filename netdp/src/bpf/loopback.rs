@@ -1,11 +1,11 @@
 //! The program on the loopback interface of sandboxes.
 
-use aya::programs::{
-    ProgramError, SchedClassifier,
-    tc::{self, TcAttachType},
-};
+use aya::programs::{SchedClassifier, tc::TcAttachType};
 
-use super::{BpfError, Datapath, attach::put_filter};
+use super::{
+    BpfError, Datapath,
+    attach::{put_filter, take_filter},
+};
 use crate::netns::Namespace;
 
 const PROGRAM: &str = "to_resolver";
@@ -37,27 +37,26 @@ impl Datapath {
 }
 
 impl Loopback {
-    /// Attaches the program in a namespace, or puts it in the place of an
-    /// earlier one.
+    /// Attaches the program in the calling thread's namespace, which is
+    /// `namespace`, or puts it in the place of an earlier one.
     ///
     /// # Errors
-    /// What the kernel refused, or the namespace can't be entered.
-    pub fn attach(&mut self, namespace: &Namespace) -> Result<(), BpfError> {
-        let program = &mut self.program;
-        namespace
-            .run(|| put_filter(program, "lo", HOOK))
-            .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
-            .flatten()
-            .map_err(|source| BpfError::Attach {
-                name: PROGRAM,
-                target: format!("lo in {}", namespace.path().display()),
-                source: Box::new(source),
-            })
+    /// What the kernel refused.
+    pub fn attach_here(&mut self, namespace: &Namespace) -> Result<(), BpfError> {
+        put_filter(&mut self.program, "lo", HOOK).map_err(|source| BpfError::Attach {
+            name: PROGRAM,
+            target: format!("lo in {}", namespace.path().display()),
+            source: Box::new(source),
+        })
     }
 
-    /// Takes the program away.
-    pub fn detach(&self, namespace: &Namespace) {
+    /// Takes the program away. Blocks for as long as a thread takes to enter
+    /// the namespaces.
+    pub fn detach(namespaces: &[&Namespace]) {
         // A namespace that can't be entered is gone, with its filter.
-        let _ = namespace.run(|| tc::qdisc_detach_program("lo", HOOK, PROGRAM));
+        let detached = Namespace::run_in_each(namespaces, |_| take_filter("lo", HOOK));
+        if let Err(error) = detached {
+            tracing::warn!("cannot take {PROGRAM} away: {error}");
+        }
     }
 }

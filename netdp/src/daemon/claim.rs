@@ -1,5 +1,7 @@
 //! Which namespace a sandbox may have as its own.
 
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
 use crate::{
     model::{Mode, Refusal, Sandbox, State},
     netns::Namespace,
@@ -22,10 +24,7 @@ pub fn check(state: &State, sandbox: &Sandbox, namespace: &Namespace) -> Result<
         )));
     }
     let taken = state.sandboxes.values().find(|other| {
-        other.id != sandbox.id
-            && has_its_own(other)
-            // One that can't be opened any more is gone.
-            && Namespace::open(&other.netns).is_ok_and(|open| open.inode() == namespace.inode())
+        other.id != sandbox.id && has_its_own(other) && is_at(&other.netns, namespace)
     });
     match taken {
         // Of an engine's containers, each has a namespace of its own.
@@ -41,6 +40,14 @@ pub fn check(state: &State, sandbox: &Sandbox, namespace: &Namespace) -> Result<
         ))),
         None => Ok(()),
     }
+}
+
+/// Whether a path leads to this namespace. One that can't be opened any more is
+/// gone.
+fn is_at(path: &Path, namespace: &Namespace) -> bool {
+    // Of many, opening each would take long.
+    let may_be = fs::metadata(path).is_ok_and(|found| found.ino() == namespace.inode());
+    may_be && Namespace::open(path).is_ok_and(|open| open.inode() == namespace.inode())
 }
 
 fn has_its_own(sandbox: &Sandbox) -> bool {

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     accelerate::Accelerator,
-    bpf::{self, BpfError},
+    bpf::{self, BpfError, Loopback},
     model::{
         Driver, EndpointRequest, HostView, Network, NetworkRequest, PortSpec, Refusal, Sandbox,
         SandboxId, SandboxRequest, State,
@@ -470,11 +470,11 @@ impl Owner {
     pub async fn remove_everything(&self) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;
         let Core { state, engine, .. } = &mut *core;
-        for sandbox in state.sandboxes.values() {
-            if let Ok(namespace) = Namespace::open(&sandbox.netns) {
-                self.resolver.detach(&namespace);
-            }
-        }
+        let paths = state.sandboxes.values().map(|sandbox| &sandbox.netns);
+        let there: Vec<Namespace> = paths
+            .filter_map(|path| Namespace::open(path).ok())
+            .collect();
+        Loopback::detach(&there.iter().collect::<Vec<_>>());
         Ok(engine.remove_everything(state).await?)
     }
 

@@ -77,6 +77,10 @@ impl State {
     /// # Errors
     /// Not found, or several sandboxes fit.
     pub fn sandbox(&self, reference: &str) -> Result<&Sandbox, Refusal> {
+        let by_id = reference.parse().ok();
+        if let Some(found) = by_id.and_then(|id: SandboxId| self.sandboxes.get(&id)) {
+            return Ok(found);
+        }
         let sandboxes = self.sandboxes.values();
         find("sandbox", reference, sandboxes, |s| (s.name.as_str(), s.id))
     }
@@ -196,20 +200,16 @@ fn unique<T: Ord + Display>(what: &str, values: impl Iterator<Item = T>) -> Resu
 fn find<'a, T, Id: Display>(
     what: &str,
     reference: &str,
-    items: impl Iterator<Item = &'a T>,
+    items: impl Iterator<Item = &'a T> + Clone,
     key: impl Fn(&'a T) -> (&'a str, Id),
 ) -> Result<&'a T, Refusal> {
-    let mut fitting = Vec::new();
-    for item in items {
-        let (name, id) = key(item);
-        let id = id.to_string();
-        if name == reference || id == reference {
-            return Ok(item);
-        }
-        if !reference.is_empty() && id.starts_with(reference) {
-            fitting.push(item);
-        }
+    let mut by_name = items.clone();
+    if let Some(item) = by_name.find(|item| key(item).0 == reference) {
+        return Ok(item);
     }
+    let fitting: Vec<&T> = items
+        .filter(|item| !reference.is_empty() && key(item).1.to_string().starts_with(reference))
+        .collect();
     match fitting[..] {
         [item] => Ok(item),
         [] => Err(Refusal::not_found(format!(

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
     os::fd::AsRawFd,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -62,6 +62,8 @@ pub enum ListenError {
     },
     #[error("{0} is the host's own namespace")]
     Host(String),
+    #[error("no thread can enter its namespace: {0}")]
+    Thread(String),
 }
 
 /// What a resolver that listens in one sandbox knows.
@@ -94,32 +96,57 @@ impl Drop for Listening {
     }
 }
 
-/// Makes the sockets in the namespace, and leads questions to them. Blocks for
-/// as long as a thread takes to enter it.
-pub fn open(netns: &Path, loopback: &mut Loopback) -> Result<Opened, ListenError> {
-    let namespace = Namespace::open(netns)?;
-    let path = || namespace.path().display().to_string();
+/// Makes the sockets in the namespaces at these paths, and leads questions to
+/// them. Blocks for as long as a thread takes to enter them.
+pub fn open(paths: &[PathBuf], loopback: &mut Loopback) -> Vec<Result<Opened, ListenError>> {
+    let found: Vec<_> = paths.iter().map(|path| sandbox_at(path)).collect();
+    let namespaces: Vec<&Namespace> = found.iter().filter_map(|it| it.as_ref().ok()).collect();
+    let mut opened = match Namespace::run_in_each(&namespaces, |it| open_here(it, loopback)) {
+        Ok(opened) => opened.into_iter(),
+        Err(error) => {
+            let failed = |_| Err(ListenError::Thread(error.to_string()));
+            return paths.iter().map(failed).collect();
+        }
+    };
+    let mut result = |found: Result<Namespace, ListenError>| {
+        let namespace = found?;
+        let (udp, tcp) = opened.next().map_or_else(
+            || Err(ListenError::Thread("it ended early".to_owned())),
+            |entered| entered?,
+        )?;
+        Ok(Opened {
+            udp,
+            tcp,
+            namespace,
+        })
+    };
+    found.into_iter().map(&mut result).collect()
+}
+
+/// The namespace at a path, unless it is the host's own.
+fn sandbox_at(path: &Path) -> Result<Namespace, ListenError> {
+    let namespace = Namespace::open(path)?;
     if namespace.inode() == Namespace::current()?.inode() {
-        return Err(ListenError::Host(path()));
+        return Err(ListenError::Host(path.display().to_string()));
     }
-    let address: SocketAddr = (ADDRESS.bytes(), HELD_PORT).into();
-    let (udp, tcp) = namespace
-        .run(sockets)?
-        .map_err(|source| ListenError::Bind {
-            address,
-            netns: path(),
-            source,
-        })?;
-    loopback.attach(&namespace)?;
-    Ok(Opened {
-        udp,
-        tcp,
-        namespace,
-    })
+    Ok(namespace)
+}
+
+type Sockets = (StdUdpSocket, StdTcpListener);
+
+/// In the calling thread's namespace, which is `namespace`.
+fn open_here(namespace: &Namespace, loopback: &mut Loopback) -> Result<Sockets, ListenError> {
+    let sockets = sockets().map_err(|source| ListenError::Bind {
+        address: (ADDRESS.bytes(), HELD_PORT).into(),
+        netns: namespace.path().display().to_string(),
+        source,
+    })?;
+    loopback.attach_here(namespace)?;
+    Ok(sockets)
 }
 
 /// Both sockets, in the calling thread's namespace.
-fn sockets() -> io::Result<(StdUdpSocket, StdTcpListener)> {
+fn sockets() -> io::Result<Sockets> {
     let [a, b, c, d] = ADDRESS.bytes();
     let address = SockaddrIn::new(a, b, c, d, HELD_PORT);
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

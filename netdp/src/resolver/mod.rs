@@ -37,11 +37,14 @@ use crate::{
     netns::Namespace,
 };
 
-use listen::{Asked, Listening};
+use listen::{Asked, ListenError, Listening, Opened};
 pub use upstream::Upstreams;
 
 /// How often a sandbox in which the resolver can't listen is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// In so many sandboxes it begins to answer before others get their turn.
+const AT_ONCE: usize = 64;
 
 /// How often it is looked whether namespaces are still where they were.
 const LOOK: Duration = Duration::from_secs(1);
@@ -97,45 +100,60 @@ impl Resolver {
         let mut listening = self.listening.lock().await;
         // Only now: whoever waited for the lock follows the latest.
         let names = Arc::clone(&self.names.borrow());
-        listening.retain(|id, gone| {
-            let stays = names.view(*id).is_some();
-            if !stays {
-                self.detach(&gone.namespace);
-            }
-            stays
-        });
+        let gone = listening.extract_if(.., |id, _| names.view(*id).is_none());
+        detach(gone.map(|(_, gone)| gone)).await;
         self.status().retain(|id, _| names.view(*id).is_some());
-        for (id, view) in names.views() {
-            if listening.contains_key(id) {
-                continue;
-            }
-            match self.listen(*id, view.netns.clone()).await {
-                Ok(opened) => {
-                    listening.insert(*id, opened);
-                    self.status().insert(*id, None);
-                }
-                Err(why) => {
-                    let known = self.status().insert(*id, Some(why.clone()));
-                    if known.flatten().as_ref() != Some(&why) {
-                        tracing::warn!("sandbox {} has no resolver: {why}", id.short());
+        let new: Vec<(SandboxId, PathBuf)> = names
+            .views()
+            .iter()
+            .filter(|(id, _)| !listening.contains_key(*id))
+            .map(|(id, view)| (*id, view.netns.clone()))
+            .collect();
+        for some in new.chunks(AT_ONCE) {
+            for (id, answer) in self.listen(some).await {
+                let why = match answer {
+                    Ok(opened) => {
+                        listening.insert(id, opened);
+                        self.status().insert(id, None);
+                        continue;
                     }
+                    Err(why) => why,
+                };
+                let known = self.status().insert(id, Some(why.clone()));
+                if known.flatten().as_ref() != Some(&why) {
+                    tracing::warn!("sandbox {} has no resolver: {why}", id.short());
                 }
             }
         }
     }
 
-    async fn listen(&self, sandbox: SandboxId, netns: PathBuf) -> Result<Listening, String> {
+    /// Begins to answer in these sandboxes; or says why not.
+    async fn listen(
+        &self,
+        sandboxes: &[(SandboxId, PathBuf)],
+    ) -> Vec<(SandboxId, Result<Listening, String>)> {
         let loopback = Arc::clone(&self.loopback);
-        let opened = spawn_blocking(move || listen::open(&netns, &mut lock(&loopback)))
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
-        let asked = Asked {
-            sandbox,
-            names: self.names.subscribe(),
-            upstreams: Arc::clone(&self.upstreams),
+        let paths: Vec<PathBuf> = sandboxes.iter().map(|(_, path)| path.clone()).collect();
+        let opened = spawn_blocking(move || listen::open(&paths, &mut lock(&loopback))).await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let failed = |(id, _): &(SandboxId, _)| (*id, Err(error.to_string()));
+                return sandboxes.iter().map(failed).collect();
+            }
         };
-        opened.serve(&asked).map_err(|error| error.to_string())
+        let serve = |sandbox, opened: Result<Opened, ListenError>| {
+            let asked = Asked {
+                sandbox,
+                names: self.names.subscribe(),
+                upstreams: Arc::clone(&self.upstreams),
+            };
+            let opened = opened.map_err(|error| error.to_string())?;
+            opened.serve(&asked).map_err(|error| error.to_string())
+        };
+        let sandboxes = sandboxes.iter().map(|(id, _)| *id);
+        let served = sandboxes.zip(opened);
+        served.map(|(id, opened)| (id, serve(id, opened))).collect()
     }
 
     /// Follows every change, and tries again what failed. `gone` is called
@@ -165,16 +183,15 @@ impl Resolver {
         let mut listening = self.listening.lock().await;
         let names = Arc::clone(&self.names.borrow());
         let is_missing = |view: &Arc<View>| !view.netns.exists();
-        let mut gone = names.views().values().any(is_missing);
-        listening.retain(|id, left| {
-            let stays = left.namespace.is_at_its_path();
-            if !stays {
-                gone = true;
-                self.detach(&left.namespace);
-                self.status().remove(id);
-            }
-            stays
-        });
+        let missing = names.views().values().any(is_missing);
+        let left: Vec<(SandboxId, Listening)> = listening
+            .extract_if(.., |_, left| !left.namespace.is_at_its_path())
+            .collect();
+        for (id, _) in &left {
+            self.status().remove(id);
+        }
+        let gone = missing || !left.is_empty();
+        detach(left.into_iter().map(|(_, left)| left)).await;
         gone
     }
 
@@ -185,14 +202,23 @@ impl Resolver {
         names.views().keys().any(|id| !status.contains_key(id))
     }
 
-    /// Takes its program off the loopback interface of a namespace.
-    pub fn detach(&self, namespace: &Namespace) {
-        lock(&self.loopback).detach(namespace);
-    }
-
     fn status(&self) -> StdMutexGuard<'_, BTreeMap<SandboxId, Option<String>>> {
         lock(&self.status)
     }
+}
+
+/// Ends these, and takes the program off their loopback interfaces.
+async fn detach(gone: impl Iterator<Item = Listening>) {
+    let gone: Vec<Listening> = gone.collect();
+    if gone.is_empty() {
+        return;
+    }
+    let detached = spawn_blocking(move || {
+        let namespaces: Vec<&Namespace> = gone.iter().map(|it| &it.namespace).collect();
+        Loopback::detach(&namespaces);
+    });
+    // Ends early only with the runtime.
+    let _ = detached.await;
 }
 
 fn lock<T>(mutex: &StdMutex<T>) -> StdMutexGuard<'_, T> {
