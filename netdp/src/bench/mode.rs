@@ -30,6 +30,8 @@ pub enum Mode {
     Floor,
     /// netdp, on a network with these options (KEY=VALUE).
     Netdp(Vec<String>),
+    /// The same, by direct ports of TCP.
+    Direct,
 }
 
 impl Mode {
@@ -45,6 +47,7 @@ impl Mode {
             Self::Netavark,
             Self::Floor,
             Self::Netdp(Vec::new()),
+            Self::Direct,
         ]
     }
 
@@ -71,6 +74,7 @@ impl Mode {
             Self::Floor => "a second stack, nothing else".into(),
             Self::Netdp(options) if options.is_empty() => "netdp".into(),
             Self::Netdp(options) => format!("netdp, {}", options.join(", ")),
+            Self::Direct => "netdp, direct ports".into(),
         }
     }
 }
@@ -89,6 +93,7 @@ impl fmt::Display for Mode {
             Self::Floor => formatter.write_str("floor"),
             Self::Netdp(options) if options.is_empty() => formatter.write_str("netdp"),
             Self::Netdp(options) => write!(formatter, "netdp:{}", options.join("+")),
+            Self::Direct => formatter.write_str("netdp-direct"),
         }
     }
 }
@@ -107,10 +112,11 @@ impl FromStr for Mode {
             "netavark" => Self::Netavark,
             "floor" => Self::Floor,
             "netdp" => Self::Netdp(Vec::new()),
+            "netdp-direct" => Self::Direct,
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
                     "expected host, host-rules, docker-nft, docker-legacy, docker-accelerated, nft, \
-                     netavark, floor, netdp, or netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
+                     netavark, floor, netdp, netdp-direct, or netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
                 )?;
                 let options: Vec<String> = options.split('+').map(str::to_owned).collect();
                 let is_option = |option: &String| {

@@ -61,7 +61,9 @@ impl Scenario {
             Self::Containers => !matches!(mode, Mode::HostRules | Mode::Accelerated),
             // Nothing publishes the port of `floor`.
             Self::Local => !matches!(mode, Mode::Floor | Mode::Accelerated),
-            Self::Published | Self::Egress => true,
+            // A direct port has no part in what a container begins.
+            Self::Egress => *mode != Mode::Direct,
+            Self::Published => true,
         }
     }
 

@@ -1,6 +1,7 @@
 //! A host for each mode, with everything running that its traffic needs.
 
 mod accelerated;
+mod direct;
 mod floor;
 mod netavark;
 mod netfilter;
@@ -171,6 +172,7 @@ impl Site {
             Mode::Netavark => netavark::build(world, size, cpu),
             Mode::Floor => floor::build(world, cpu),
             Mode::Netdp(options) => Self::netdp(world, options, size, cpu),
+            Mode::Direct => direct::build(world, cpu),
         }
     }
 
@@ -249,26 +251,7 @@ impl Site {
         size: &Size,
         cpu: usize,
     ) -> anyhow::Result<Self> {
-        if world.daemon_pid().is_none() {
-            settle(&world.host);
-            let mut words = Vec::new();
-            if size.flows > 0 {
-                words.push("--config".into());
-                words.push(super::growth::settings(world, size.flows)?.into_os_string());
-            }
-            world.start_daemon(&words)?;
-        }
-        let networks: Vec<serde_json::Value> =
-            serde_json::from_str(&world.netdp_ok(&["network", "ls", "--format", "json"])?)?;
-        let number = networks.len();
-        let first_port = FIRST_PORT + PORTS_OF_A_MODE * number as u16;
-        let network = network(number);
-        let mut words = vec!["network", "create", &network];
-        for option in options {
-            words.extend(["--opt", option]);
-        }
-        world.netdp_ok(&words)?;
-
+        let (network, first_port) = netdp_network(world, options, size)?;
         let requests = Requests::new(world)?;
         let attach = |name: &str, ports: &[String]| -> anyhow::Result<(Namespace, Wanted)> {
             let name = format!("{network}-{name}");
@@ -323,7 +306,7 @@ impl Site {
     pub(super) fn route<'a>(&'a self, world: &'a World, scenario: Scenario) -> Route<'a> {
         let world = self.own.as_ref().map_or(world, |own| &own.world);
         let from_host = match self.mode {
-            Mode::Netdp(_) => From::HostOfNetdp,
+            Mode::Netdp(_) | Mode::Direct => From::HostOfNetdp,
             _ => From::Namespace(&self.host),
         };
         let (from, address, first_port) = match (scenario, &self.inside) {
@@ -351,6 +334,35 @@ impl Site {
             first_port,
         }
     }
+}
+
+/// Makes a further network of netdp's, on the one host that its daemon runs on;
+/// gives its name, and the first of its ports.
+fn netdp_network(
+    world: &mut World,
+    options: &[String],
+    size: &Size,
+) -> anyhow::Result<(String, u16)> {
+    if world.daemon_pid().is_none() {
+        settle(&world.host);
+        let mut words = Vec::new();
+        if size.flows > 0 {
+            words.push("--config".into());
+            words.push(super::growth::settings(world, size.flows)?.into_os_string());
+        }
+        world.start_daemon(&words)?;
+    }
+    let networks: Vec<serde_json::Value> =
+        serde_json::from_str(&world.netdp_ok(&["network", "ls", "--format", "json"])?)?;
+    let number = networks.len();
+    let first_port = FIRST_PORT + PORTS_OF_A_MODE * number as u16;
+    let network = network(number);
+    let mut words = vec!["network", "create", &network];
+    for option in options {
+        words.extend(["--opt", option]);
+    }
+    world.netdp_ok(&words)?;
+    Ok((network, first_port))
 }
 
 /// The network of a mode of netdp's.

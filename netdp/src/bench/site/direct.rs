@@ -1,0 +1,55 @@
+//! The servers started by `netdp run`, with direct ports. Those of UDP are
+//! published as others are.
+
+use super::{Inside, Site, Size, address_of, netdp_network, published, services};
+use crate::bench::Mode;
+use crate::bench::attach::{Requests, Wanted};
+use crate::netns::Namespace;
+use crate::world::docker_bridge::PublishedPort;
+use crate::world::load::{LoadServer, server_args};
+use crate::world::{CLIENT_ADDRESS, HOST_ADDRESS, World};
+
+pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
+    let (network, first_port) = netdp_network(world, &[], &Size::default())?;
+    let name = format!("{network}-second");
+    let second = world.add_namespace(&name)?;
+    Requests::new(world)?.attach(&Wanted::new(&name, &second, Some(&network), &[])?)?;
+
+    let first = format!("{network}-first");
+    let mut netdp = world.on_host(world.netdp_path());
+    netdp.args(["run", "--name", &first, "--network", &network]);
+    for PublishedPort { protocol, port } in published(first_port) {
+        let direct = if protocol == "tcp" { ",direct" } else { "" };
+        netdp.arg("-p");
+        netdp.arg(format!("{port}:{port}/{protocol}{direct}"));
+    }
+    netdp.arg("--").arg(world.netdp_path());
+    netdp.args(server_args(&services(first_port), cpu));
+    let server = LoadServer::wait_for(netdp)?;
+    let inside = Inside {
+        address: address_of(world, &first)?,
+        first: Namespace::open(&netns_of(world, &first)?)?,
+        second,
+    };
+    inside.settle();
+    Ok(Site {
+        mode: Mode::Direct,
+        host: world.host.reference(),
+        address: HOST_ADDRESS,
+        client: CLIENT_ADDRESS,
+        first_port,
+        _crowd: Vec::new(),
+        _redirects: Vec::new(),
+        _servers: vec![server],
+        inside: Some(inside),
+        own: None,
+    })
+}
+
+fn netns_of(world: &World, name: &str) -> anyhow::Result<std::path::PathBuf> {
+    let text = world.netdp_ok(&["inspect", name])?;
+    let mut sandboxes: Vec<crate::api::types::Sandbox> = serde_json::from_str(&text)?;
+    let sandbox = sandboxes.pop();
+    let sandbox = sandbox.ok_or_else(|| anyhow::anyhow!("{name} is not there"))?;
+    Ok(sandbox.netns)
+}
