@@ -8,11 +8,13 @@
 //! described below; those of IPv6, which end in 6, are the same.
 
 mod configuration;
+mod direct;
 mod joined;
 mod layout;
 mod state;
 
 pub use configuration::*;
+pub use direct::{OwnPlace, OwnPort, OwnWay};
 pub use joined::*;
 pub use state::*;
 
@@ -70,6 +72,7 @@ pub mod name {
     pub const JOINED: &str = "joined";
     pub const UNSEALED: &str = "unsealed";
     pub const INWARD: &str = "inward";
+    pub const OWN_WAYS: &str = "own_ways";
     pub const PAIRS: &str = "pairs";
     pub const SHORT: &str = "short";
     pub const MEMBERS4: &str = "members4";
@@ -111,5 +114,7 @@ pub const MAX_OTHERS: u32 = 65_536;
 pub const MAX_UPLINKS: u32 = 256;
 /// Entries of `sockets`: two for each connection.
 pub const MAX_SOCKETS: u32 = 131_072;
+/// Entries of `own_ways`.
+pub const MAX_OWN_WAYS: u32 = 16_384;
 /// Entries of `pairs`.
 pub const MAX_PAIRS: u32 = MAX_SOCKETS / 2;

@@ -17,7 +17,7 @@ use aya_ebpf::{
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
     drop::DropReason,
-    maps::{Published, endpoint_flags},
+    maps::{OwnPlace, OwnPort, OwnWay, Published, endpoint_flags},
     packet::{Packet, Tuple, V4, V6},
 };
 
@@ -28,7 +28,7 @@ use crate::{
         ALLOW, HOST_NETNS, REFUSE, addr4, addr6, is_host, mapping, port, set_addr4, set_addr6,
         set_mapped, set_port,
     },
-    maps::{INWARD, UNSEALED},
+    maps::{INWARD, OWN_WAYS, UNSEALED},
     published::{back_of, mapping_of},
     skb::Skb,
     work::{self, Decision, Exit, copy},
@@ -155,6 +155,27 @@ pub fn place_of<F: Family>(
         return None;
     }
     Some((addr, port))
+}
+
+/// The place of the host where a program of the socket's own sandbox listens, by
+/// what the sandbox takes for itself. None where a program listens there inside.
+#[inline(always)]
+pub fn own_place<F: Family>(
+    ctx: &SockAddrContext,
+    addr: F::Addr,
+    port: Be16,
+    of: impl FnOnce(&'static OwnWay) -> &'static OwnPlace<F::Addr>,
+) -> Option<(F::Addr, Be16)> {
+    // SAFETY: the context is valid while the program runs.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let way = OWN_WAYS.get_ptr(OwnPort::new(netns, port))?;
+    // SAFETY: a map value stays readable while the program runs.
+    let place = of(unsafe { &*way });
+    let is_itself = addr.is_loopback() || is_any(addr) || addr == place.own;
+    if !is_itself || is_any(place.to) || listens::<F>(ctx, addr, port) {
+        return None;
+    }
+    Some((place.to, place.port))
 }
 
 /// A connection to anywhere would begin in the host's network.

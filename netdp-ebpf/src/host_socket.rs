@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
-    maps::{Asked, PortKey, Published, SockKey},
+    maps::{Asked, OwnPlace, OwnWay, PortKey, Published, SockKey},
     packet::{V4, V6},
 };
 
@@ -33,6 +33,9 @@ pub static HOST_NETNS: Global<u64> = Global::new(0);
 pub fn to_container4(ctx: &SockAddrContext) {
     if is_host(ctx) {
         redirect::<V4>(ctx, addr4(ctx), |addr| set_addr4(ctx, addr));
+    } else if !bound4(ctx).is_loopback() {
+        let place = |way: &'static OwnWay| &way.v4;
+        to_itself::<V4>(ctx, addr4(ctx), place, |addr| set_addr4(ctx, addr));
     }
 }
 
@@ -42,10 +45,17 @@ pub fn to_container4(ctx: &SockAddrContext) {
 /// 127.0.0.1: it would send what no host takes from a link, and hear nothing.
 #[inline(always)]
 pub fn to_container6(ctx: &SockAddrContext) -> i32 {
+    let addr = addr6(ctx);
     if !is_host(ctx) {
+        if addr.is_mapped() {
+            let (addr, place) = (V4Addr(addr.0[3]), |way: &'static OwnWay| &way.v4);
+            to_itself::<V4>(ctx, addr, place, |addr| set_mapped(ctx, addr));
+        } else if !bound6(ctx).is_loopback() {
+            let place = |way: &'static OwnWay| &way.v6;
+            to_itself::<V6>(ctx, addr, place, |addr| set_addr6(ctx, addr));
+        }
         return ALLOW;
     }
-    let addr = addr6(ctx);
     if addr.is_mapped() {
         redirect::<V4>(ctx, V4Addr(addr.0[3]), |addr| set_mapped(ctx, addr));
         return ALLOW;
@@ -62,6 +72,24 @@ pub fn to_container6(ctx: &SockAddrContext) -> i32 {
     verdict
 }
 
+/// The same of the peer of a socket of any network: sandboxes connect to
+/// themselves.
+#[inline(always)]
+pub fn peer_as_asked4(ctx: &SockAddrContext) {
+    restore::<V4>(ctx, addr4(ctx), |addr| set_addr4(ctx, addr));
+}
+
+/// The same of a socket of IPv6, which may also speak IPv4.
+#[inline(always)]
+pub fn peer_as_asked6(ctx: &SockAddrContext) {
+    let addr = addr6(ctx);
+    if addr.is_mapped() {
+        restore::<V4>(ctx, V4Addr(addr.0[3]), |addr| set_mapped(ctx, addr));
+    } else {
+        restore::<V6>(ctx, addr, |addr| set_addr6(ctx, addr));
+    }
+}
+
 /// Puts the address that the program asked for in place of the container's.
 #[inline(always)]
 pub fn as_asked4(ctx: &SockAddrContext) {
@@ -73,14 +101,8 @@ pub fn as_asked4(ctx: &SockAddrContext) {
 /// The same of a socket of IPv6, which may also speak IPv4.
 #[inline(always)]
 pub fn as_asked6(ctx: &SockAddrContext) {
-    if !is_host(ctx) {
-        return;
-    }
-    let addr = addr6(ctx);
-    if addr.is_mapped() {
-        restore::<V4>(ctx, V4Addr(addr.0[3]), |addr| set_mapped(ctx, addr));
-    } else {
-        restore::<V6>(ctx, addr, |addr| set_addr6(ctx, addr));
+    if is_host(ctx) {
+        peer_as_asked6(ctx);
     }
 }
 
@@ -104,6 +126,35 @@ fn redirect<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F:
         },
         None => return,
     };
+    send_to::<F>(ctx, (addr, port), (to, to_port), set);
+}
+
+/// Puts the place of the host, where a program of the sandbox listens, in place
+/// of what the sandbox takes for itself.
+#[inline(always)]
+fn to_itself<F: Family>(
+    ctx: &SockAddrContext,
+    addr: F::Addr,
+    place: impl FnOnce(&'static OwnWay) -> &'static OwnPlace<F::Addr>,
+    set: impl FnOnce(F::Addr),
+) {
+    let port = port(ctx);
+    // SAFETY: the context is valid while the program runs.
+    if unsafe { (*ctx.sock_addr).protocol } as u8 == proto::TCP
+        && let Some(to) = direct::own_place::<F>(ctx, addr, port, place)
+    {
+        send_to::<F>(ctx, (addr, port), to, set);
+    }
+}
+
+/// Notes what was asked for, and puts another address and port in its place.
+#[inline(always)]
+fn send_to<F: Family>(
+    ctx: &SockAddrContext,
+    (addr, port): (F::Addr, Be16),
+    (to, to_port): (F::Addr, Be16),
+    set: impl FnOnce(F::Addr),
+) {
     let asked = Asked {
         addr,
         port,
@@ -225,6 +276,16 @@ unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
 pub fn addr6(ctx: &SockAddrContext) -> V6Addr {
     // SAFETY: as above.
     unsafe { words6(&raw const (*ctx.sock_addr).user_ip6) }
+}
+
+/// The socket's own address; 0 while it is not bound to one.
+#[inline(always)]
+fn bound4(ctx: &SockAddrContext) -> V4Addr {
+    // SAFETY: as above; the socket stays while the program runs.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        V4Addr((*socket).src_ip4)
+    }
 }
 
 /// The socket's own address; `::` while it is not bound to one.

@@ -148,7 +148,7 @@ pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
 /// cgroup: a socket of the host asks for its peer's address.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    host_socket::as_asked4(&ctx);
+    host_socket::peer_as_asked4(&ctx);
     host_socket::ALLOW
 }
 
@@ -174,7 +174,7 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 /// cgroup: as `getpeername4`, of a socket of IPv6.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    host_socket::as_asked6(&ctx);
+    host_socket::peer_as_asked6(&ctx);
     host_socket::ALLOW
 }
 

@@ -12,10 +12,10 @@ use netdp_common::{
     maps::{
         Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
         EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey, Local, MAX_ALLOWED,
-        MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS, MAX_PENDING,
-        MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW, Owner, Pair, Path,
-        PortKey, Published, PublishedRange, Refusals, Short, SockKey, SocketKey, Stats, Sweep,
-        Times, Uplink, Usage,
+        MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS,
+        MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW,
+        OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals, Short,
+        SockKey, SocketKey, Stats, Sweep, Times, Uplink, Usage,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -120,6 +120,14 @@ pub static JOINED: SkStorage<Joined> = SkStorage::new();
 /// netdp does it.
 #[btf_map(name = "unsealed")]
 pub static UNSEALED: SkStorage<u32> = SkStorage::new();
+/// Where direct ports are for programs of their own sandbox.
+#[btf_map(name = "own_ways")]
+pub static OWN_WAYS: HashMap<
+    OwnPort,
+    OwnWay,
+    { MAX_OWN_WAYS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 /// How far both directions of a joined connection are.
 #[btf_map(name = "pairs")]
 pub static PAIRS: HashMap<SocketKey, Pair, { MAX_PAIRS as usize }, { BPF_F_NO_PREALLOC as usize }> =

@@ -6,7 +6,9 @@ use std::os::fd::AsRawFd;
 
 use netdp::demo::world::{CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6};
 use netdp::netns::Namespace;
-use netdp_tests::{Place, SILENCE, Topology, bind_port, connect, connect_within, listen, talk};
+use netdp_tests::{
+    Place, Reached, SILENCE, Topology, bind_port, connect, connect_within, listen, talk,
+};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{SockType, SockaddrStorage, bind, setsockopt, sockopt};
@@ -141,6 +143,33 @@ fn clients_of_every_place_reach_the_same_socket() {
     // Both ways of one container at once.
     names(&other, (own, 80));
     names(&world.client, (HOST_ADDRESS, 8080));
+}
+
+#[test]
+fn a_sandbox_reaches_itself() {
+    let Some(topology) = Topology::with_ipv6("dir-self") else {
+        return;
+    };
+    let options = "--network six -p 8080:80,direct -p 8081:81,direct";
+    serve(&topology, "web", options, "[::]:80 127.0.0.1:81");
+    let own = own_address(&topology, "web");
+    let own6 = own_address6(&topology, "web");
+    let inside = Namespace::open(&topology.inspect("web").netns).unwrap();
+    let inside = Reached::new(&topology.world, &inside);
+    for to in [Ipv4Addr::LOCALHOST, own] {
+        let (local, peer) = names(&inside, (to, 80));
+        assert_eq!(canonical(local), (own, 80).into(), "{to}");
+        assert_eq!(canonical(peer).ip(), own, "{to}");
+    }
+    for to in [Ipv6Addr::LOCALHOST, own6] {
+        let (local, _) = names(&inside, (to, 80));
+        assert_eq!(local, (own6, 80).into(), "{to}");
+    }
+    // Who listens inside comes first.
+    assert_eq!(
+        names(&inside, (Ipv4Addr::LOCALHOST, 81)).0,
+        (Ipv4Addr::LOCALHOST, 81).into()
+    );
 }
 
 #[test]
@@ -289,7 +318,8 @@ fn a_program_that_starts_again_listens_again_beside_open_connections() {
         let before = pid_of_server(&topology, "web");
         kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
         topology.wait_until("started again", || {
-            listens_directly(&topology, 8080) && pid_of_server(&topology, "web") != before
+            let now = pid_of_server(&topology, "web");
+            now != 0 && now != before && listens_directly(&topology, 8080)
         });
         names(client, to);
     }

@@ -8,8 +8,9 @@ use crate::{
 
 use super::{
     Asked, Back, BackRange, Config, Delivery, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag,
-    FragKey, Joined, LinkKey, Local, Member, Owner, Pair, Path, PortKey, Published, PublishedRange,
-    Refusals, Share, Short, SockKey, SocketKey, Stats, Sweep, TimedSweep, Times, Uplink, Usage,
+    FragKey, Joined, LinkKey, Local, Member, OwnPlace, OwnPort, OwnWay, Owner, Pair, Path, PortKey,
+    Published, PublishedRange, Refusals, Share, Short, SockKey, SocketKey, Stats, Sweep,
+    TimedSweep, Times, Uplink, Usage,
 };
 
 /// Asserts that no bytes of a type are implicit padding.
@@ -29,6 +30,10 @@ assert_layout! {
     Pair: 32 = 16 * 2;
     Member: 24 = 8, 8, 8;
     Short: 24 = 24;
+    OwnPort: 16 = 8, 2, 6;
+    OwnPlace<V4Addr>: 12 = 4, 4, 4;
+    OwnPlace<V6Addr>: 40 = 16, 16, 4, 4;
+    OwnWay: 56 = 40, 12, 4;
     Times: 16 = 4 * 4;
     Endpoint: 88 = 8, 8, 8, 8, 32, 8, 16;
     Delivery: 20 = 8, 12;
@@ -97,8 +102,8 @@ mod pod {
     }
 
     pod!(
-        Config, Member, Pair, Short, SocketKey, Endpoint, Owner, Local, Uplink, Frag, Stats, Usage,
-        TimedSweep, Times, V4Addr, V6Addr,
+        Config, Member, OwnPort, OwnWay, Pair, Short, SocketKey, Endpoint, Owner, Local, Uplink,
+        Frag, Stats, Usage, TimedSweep, Times, V4Addr, V6Addr,
     );
     family_pod!(
         PortKey,

@@ -113,8 +113,8 @@ pub struct Direct {
     pub cgroup: PathBuf,
     /// The file that says which ports are direct, at any time.
     pub ports: PathBuf,
-    /// The pinned map of sockets in the making.
-    pub unsealed: PathBuf,
+    /// Folder in which the daemon's maps are pinned.
+    pub maps: PathBuf,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -8,10 +8,13 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, SkStorage},
+    maps::{HashMap, Map, MapData, SkStorage},
     programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, links::FdLink},
 };
-use netdp_common::maps::name;
+use netdp_common::{
+    addr::{V4Addr, V6Addr},
+    maps::{OwnPort, OwnWay, name},
+};
 
 use super::{
     BpfError,
@@ -77,17 +80,11 @@ pub(super) fn attach(ebpf: &mut Ebpf, layout: &Layout, cgroup: &Path) -> Result<
 pub struct Unsealed(SkStorage<MapData, u32>);
 
 impl Unsealed {
-    /// Where a daemon with this BPF file system pins it.
-    pub fn path(bpffs: &Path) -> PathBuf {
-        Layout::of(bpffs).map(name::UNSEALED)
-    }
-
     /// # Errors
-    /// When no such map is pinned there.
-    pub fn open(path: &Path) -> Result<Self, BpfError> {
-        let failed = BpfError::map(name::UNSEALED);
-        let map = MapData::from_pin(path).and_then(|data| Map::from_map_data(data)?.try_into());
-        map.map(Self).map_err(failed)
+    /// When no such map is pinned in this folder.
+    pub fn open(maps: &Path) -> Result<Self, BpfError> {
+        let map = open(maps, name::UNSEALED)?.try_into();
+        map.map(Self).map_err(BpfError::map(name::UNSEALED))
     }
 
     /// Lets a socket be made.
@@ -107,4 +104,45 @@ impl Unsealed {
         let sealed = self.0.remove(socket);
         sealed.map_err(BpfError::map(name::UNSEALED))
     }
+}
+
+/// The map by which programs of a sandbox reach its own direct ports.
+#[derive(Debug)]
+pub struct OwnWays(HashMap<MapData, OwnPort, OwnWay>);
+
+impl OwnWays {
+    /// # Errors
+    /// When no such map is pinned in this folder.
+    pub fn open(maps: &Path) -> Result<Self, BpfError> {
+        let map = open(maps, name::OWN_WAYS)?.try_into();
+        map.map(Self).map_err(BpfError::map(name::OWN_WAYS))
+    }
+
+    /// Sends them there by the families that `way` has; the others stay.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn lead(&mut self, port: OwnPort, way: OwnWay) -> Result<(), BpfError> {
+        let mut ways = self.0.get(&port, 0).unwrap_or_default();
+        if way.v4.to != V4Addr::default() {
+            ways.v4 = way.v4;
+        }
+        if way.v6.to != V6Addr::default() {
+            ways.v6 = way.v6;
+        }
+        let led = self.0.insert(port, ways, 0);
+        led.map_err(BpfError::map(name::OWN_WAYS))
+    }
+
+    /// No more.
+    pub fn forget(&mut self, port: &OwnPort) {
+        // It may be gone with what it was made for.
+        let _ = self.0.remove(port);
+    }
+}
+
+fn open(maps: &Path, name: &'static str) -> Result<Map, BpfError> {
+    let data = MapData::from_pin(maps.join(name));
+    data.and_then(Map::from_map_data)
+        .map_err(BpfError::map(name))
 }

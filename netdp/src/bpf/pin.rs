@@ -8,10 +8,10 @@ use netdp_common::{
     block::BlockPlace,
     maps::{
         Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey,
-        Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PAIRS,
-        MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, Owner, Pair, Path,
-        PortKey, Published, PublishedRange, Short, SockKey, SocketKey, Stats, TimedSweep, Times,
-        Uplink, Usage, name,
+        Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL,
+        MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS,
+        Member, OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Short,
+        SockKey, SocketKey, Stats, TimedSweep, Times, Uplink, Usage, name,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -21,7 +21,7 @@ use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 54] = [
+pub(super) const MAPS: [&str; 55] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -39,6 +39,7 @@ pub(super) const MAPS: [&str; 54] = [
     name::JOINED,
     name::UNSEALED,
     name::INWARD,
+    name::OWN_WAYS,
     name::PAIRS,
     name::SHORT,
     name::MEMBERS4,
@@ -111,6 +112,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::SOCKETS => of::<SocketKey, u32>(MAX_SOCKETS),
         name::JOINED => of::<u32, Joined>(0),
         name::UNSEALED => of::<u32, u32>(0),
+        name::OWN_WAYS => of::<OwnPort, OwnWay>(MAX_OWN_WAYS),
         name::PAIRS => of::<SocketKey, Pair>(MAX_PAIRS),
         name::SHORT => of::<u32, Short>(MAX_ENDPOINTS),
         name::MEMBERS4 => of::<V4Addr, Member>(MAX_ENDPOINTS),

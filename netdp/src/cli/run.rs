@@ -190,7 +190,7 @@ impl Start {
             netns: sandbox.netns_path(),
             cgroup: direct.cgroup,
             ports: direct.ports,
-            unsealed: direct.unsealed,
+            maps: direct.maps,
         };
         let sandbox = sandbox.with_direct(&Launcher::this_program(), task, log);
         Ok((sandbox, files))

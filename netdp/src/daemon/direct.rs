@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::{
     api::types::Direct,
-    bpf::{Unsealed, direct_cgroup},
+    bpf::{Layout, direct_cgroup},
     direct::Ports,
     model::{Sandbox, SandboxId, State},
 };
@@ -21,7 +21,7 @@ use crate::{
 pub struct DirectPorts {
     folder: PathBuf,
     cgroup: PathBuf,
-    unsealed: PathBuf,
+    maps: PathBuf,
     written: BTreeMap<SandboxId, Ports>,
 }
 
@@ -32,7 +32,7 @@ impl DirectPorts {
         Self {
             folder: run_dir.join("direct"),
             cgroup: direct_cgroup(cgroup),
-            unsealed: Unsealed::path(bpffs),
+            maps: Layout::of(bpffs).maps(),
             written: BTreeMap::new(),
         }
     }
@@ -42,7 +42,7 @@ impl DirectPorts {
         sandbox.direct.then(|| Direct {
             cgroup: self.cgroup.clone(),
             ports: self.path(sandbox.id),
-            unsealed: self.unsealed.clone(),
+            maps: self.maps.clone(),
         })
     }
 
@@ -90,7 +90,10 @@ fn ports(state: &State, id: SandboxId) -> Ports {
     let mut ports = Ports::default();
     for endpoint in state.endpoints_of(id) {
         let addresses = endpoint.addresses.iter();
-        ports.addresses.extend(addresses.map(|it| it.net.addr()));
+        ports
+            .addresses
+            .extend(addresses.clone().map(|it| it.net.addr()));
+        ports.gateways.extend(addresses.map(|it| it.gateway));
         ports.published.extend(endpoint.published.iter().cloned());
     }
     ports

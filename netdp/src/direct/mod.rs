@@ -13,6 +13,7 @@ mod options;
 mod place;
 mod process;
 mod supervisor;
+mod ways;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -37,6 +38,9 @@ pub const CGROUP: &str = "netdp.direct";
 pub struct Ports {
     /// The sandbox's own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Addresses of the host that it reaches without a router.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
     pub published: Vec<Publication>,
 }
 
@@ -49,6 +53,6 @@ pub struct Task {
     pub cgroup: PathBuf,
     /// The file with [`Ports`].
     pub ports: PathBuf,
-    /// The pinned map of sockets in the making, see [`Unsealed`](crate::bpf::Unsealed).
-    pub unsealed: PathBuf,
+    /// Folder in which the daemon's maps are pinned.
+    pub maps: PathBuf,
 }

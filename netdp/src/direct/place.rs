@@ -208,6 +208,7 @@ mod tests {
             addresses: ["172.17.0.2", "fd00::2"]
                 .map(|it| it.parse().unwrap())
                 .into(),
+            gateways: Vec::new(),
             published: specs
                 .iter()
                 .map(|&(ip, host_port, container_port)| Publication {

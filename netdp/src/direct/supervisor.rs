@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use netdp_common::{addr::Be16, maps::OwnPort};
 use nix::{errno::Errno, libc, sys::stat::fstat};
 
 use super::{
@@ -18,8 +19,12 @@ use super::{
     options::{get, is_barred, number},
     place::{Asked, Place},
     process::Caller,
+    ways,
 };
-use crate::{bpf::Unsealed, netns::Namespace};
+use crate::{
+    bpf::{OwnWays, Unsealed},
+    netns::Namespace,
+};
 
 /// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, 5.14).
 const SO_NETNS_COOKIE: i32 = 71;
@@ -50,6 +55,7 @@ fn supervise() -> Result<()> {
         host: Namespace::current()?.cookie()?,
         free_ports: inside.run(first_free_port)?,
         claims: Claims::default(),
+        led: Vec::new(),
         task,
     };
     // The namespace lives no longer than its programs.
@@ -60,10 +66,15 @@ fn supervise() -> Result<()> {
     nix::unistd::dup2_stdout(&null)?;
     let listener = io::stdin();
     let listener = listener.as_fd();
-    while let Some(call) = notification::next(listener)? {
-        supervisor.look(listener, &call);
-    }
-    Ok(())
+    let heard = loop {
+        match notification::next(listener) {
+            Ok(Some(call)) => supervisor.look(listener, &call),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    supervisor.forget_ways();
+    heard
 }
 
 /// The first port that needs no capability in this thread's network.
@@ -81,6 +92,8 @@ struct Supervisor {
     host: u64,
     free_ports: u16,
     claims: Claims,
+    /// Ports of the sandbox that its own programs reach.
+    led: Vec<OwnPort>,
 }
 
 /// What becomes of a `bind`.
@@ -150,7 +163,26 @@ impl Supervisor {
         let close_on_exec = caller.closes_on_exec(number)?;
         call.replace(listener, number, &made, close_on_exec)
             .context("can't hand the socket over")?;
+        self.lead(addr.port(), &place, &ports)?;
         Ok(Outcome::Answered(Ok(())))
+    }
+
+    /// Has connections of the sandbox to itself go where the socket is.
+    fn lead(&mut self, port: u16, place: &Place, ports: &Ports) -> Result<()> {
+        let port = OwnPort::new(self.netns, Be16::new(port));
+        OwnWays::open(&self.task.maps)?.lead(port, ways::of(place, ports))?;
+        if !self.led.contains(&port) {
+            self.led.push(port);
+        }
+        Ok(())
+    }
+
+    fn forget_ways(&self) {
+        if let Ok(mut ways) = OwnWays::open(&self.task.maps) {
+            for port in &self.led {
+                ways.forget(port);
+            }
+        }
     }
 
     /// Read anew each time: ports come and go while the sandbox lives.
@@ -180,7 +212,7 @@ impl Supervisor {
                 return Ok(None);
             }
         }
-        let mut unsealed = Unsealed::open(&self.task.unsealed).context("can't seal a socket")?;
+        let mut unsealed = Unsealed::open(&self.task.maps).context("can't seal a socket")?;
         let made = place
             .make(socket, &mut unsealed)
             .with_context(|| format!("can't bind {}", place.addr))?;

@@ -1,0 +1,46 @@
+//! How programs of a sandbox reach its own direct ports.
+
+use crate::addr::{Address, Be16, V4Addr, V6Addr};
+
+/// Key of `own_ways`: a port of a sandbox whose socket is one of the host.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnPort {
+    /// Cookie of the sandbox's network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    pub port: Be16,
+    pub pad: [u16; 3],
+}
+
+impl OwnPort {
+    #[inline(always)]
+    pub const fn new(netns: u64, port: Be16) -> Self {
+        Self {
+            netns,
+            port,
+            pad: [0; 3],
+        }
+    }
+}
+
+/// Value of `own_ways`: where that socket is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OwnWay {
+    pub v6: OwnPlace<V6Addr>,
+    pub v4: OwnPlace<V4Addr>,
+    pub pad: u32,
+}
+
+/// The same of one family.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OwnPlace<A: Address> {
+    /// The sandbox's own address, or 0.
+    pub own: A,
+    /// Address of the host, or 0 where the socket isn't of the family.
+    pub to: A,
+    pub port: Be16,
+    pub pad: u16,
+    pub fill: A::Fill,
+}

@@ -1,0 +1,91 @@
+//! Where a sandbox's own programs find a direct port of it: at an address of the
+//! host that they reach.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netdp_common::{
+    addr::{Address, Be16, V4Addr, V6Addr},
+    maps::{OwnPlace, OwnWay},
+};
+
+use super::{Ports, place::Place};
+
+/// The way to a socket, by its families. A socket at a loopback address of the
+/// host is out of the sandbox's reach.
+pub(super) fn of(place: &Place, ports: &Ports) -> OwnWay {
+    let mut way = OwnWay::default();
+    if place.v4
+        && let Some((own, to)) = ends(place, ports, IpAddr::is_ipv4)
+        && let (IpAddr::V4(own), IpAddr::V4(to)) = (own, to)
+    {
+        way.v4 = own_place::<V4Addr>(own.into(), to.into(), place.addr.port());
+    }
+    if place.v6
+        && let Some((own, to)) = ends(place, ports, IpAddr::is_ipv6)
+        && let (IpAddr::V6(own), IpAddr::V6(to)) = (own, to)
+    {
+        way.v6 = own_place::<V6Addr>(own.into(), to.into(), place.addr.port());
+    }
+    way
+}
+
+fn own_place<A: Address>(own: A, to: A, port: u16) -> OwnPlace<A> {
+    OwnPlace {
+        own,
+        to,
+        port: Be16::new(port),
+        pad: 0,
+        fill: A::FILL,
+    }
+}
+
+/// The sandbox's own address, and one of the host at which the socket hears.
+fn ends(place: &Place, ports: &Ports, family: fn(&IpAddr) -> bool) -> Option<(IpAddr, IpAddr)> {
+    let first = |of: &[IpAddr]| of.iter().copied().find(family);
+    let bound = place.addr.ip().to_canonical();
+    let to = if bound == Ipv4Addr::UNSPECIFIED || bound == Ipv6Addr::UNSPECIFIED {
+        first(&ports.gateways)?
+    } else {
+        bound
+    };
+    (!to.is_loopback()).then_some((first(&ports.addresses)?, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(addr: &str, v4: bool, v6: bool) -> OwnWay {
+        let ips = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+        let ports = Ports {
+            addresses: ips(["172.17.0.2", "fd00::2"]),
+            gateways: ips(["172.17.0.1", "fd00::1"]),
+            published: Vec::new(),
+        };
+        let place = Place {
+            addr: addr.parse().unwrap(),
+            v6only: false,
+            v4,
+            v6,
+        };
+        of(&place, &ports)
+    }
+
+    #[test]
+    fn a_socket_at_all_addresses_is_reached_at_the_gateways() {
+        let both = way("[::]:8080", true, true);
+        assert_eq!(both.v4.to, V4Addr::new([172, 17, 0, 1]));
+        assert_eq!(both.v4.own, V4Addr::new([172, 17, 0, 2]));
+        assert_eq!(both.v6.to, "fd00::1".parse::<Ipv6Addr>().unwrap().into());
+        assert_eq!(both.v6.port, Be16::new(8080));
+        let mapped = way("[::ffff:0.0.0.0]:8080", true, false);
+        assert_eq!((mapped.v4, mapped.v6), (both.v4, OwnPlace::default()));
+    }
+
+    #[test]
+    fn a_socket_at_one_address_is_reached_there() {
+        let there = way("192.0.2.1:8080", true, false);
+        assert_eq!(there.v4.to, V4Addr::new([192, 0, 2, 1]));
+        assert_eq!(way("127.0.0.1:8080", true, false), OwnWay::default());
+    }
+}
