@@ -113,13 +113,15 @@ fn set_ipv6(namespace: &Namespace, interface: &SandboxInterface) -> Result<bool,
     } else {
         &[("disable_ipv6", "1")]
     };
-    for (key, value) in settings {
-        match Sysctl::interface(Family::V6, &interface.name, key)?.set_in(namespace, value) {
-            Err(error) if error.is_absent() => return Ok(false),
-            result => result?,
+    namespace.run(|| {
+        for (key, value) in settings {
+            match Sysctl::interface(Family::V6, &interface.name, key)?.set(value) {
+                Err(error) if error.is_absent() => return Ok(false),
+                result => result?,
+            }
         }
-    }
-    Ok(wanted)
+        Ok(wanted)
+    })?
 }
 
 async fn add_default_route(

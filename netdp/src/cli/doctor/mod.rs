@@ -168,7 +168,7 @@ fn programs(privileged: bool) -> Vec<Check> {
         }
     };
     let tcx = match kernel::has_tcx() {
-        Ok(true) => Check::ok("tcx", "programs are attached by tcx"),
+        Ok(true) => Check::ok("tcx", "programs of uplinks are attached by it"),
         _ => Check::warning(
             "tcx",
             "unknown to this kernel: clsact filters take its place",
