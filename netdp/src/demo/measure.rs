@@ -24,6 +24,9 @@ const METRICS: [(Kind, &str, u16); 3] = [
     (Kind::Bulk, "TCP bulk", 7003),
 ];
 
+/// Between those ports and the ones that they are published at as direct ports.
+const DIRECT: u16 = 100;
+
 /// Rounds, and how long each measures.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
@@ -49,9 +52,27 @@ pub struct ModeResult {
     pub rounds: Vec<Measurement>,
 }
 
+/// Where the servers of a mode are reached.
+struct Place {
+    mode: String,
+    address: Ipv4Addr,
+    /// Added to their ports.
+    offset: u16,
+}
+
+impl Place {
+    fn new(mode: &str, address: Ipv4Addr) -> Self {
+        Self {
+            mode: mode.to_owned(),
+            address,
+            offset: 0,
+        }
+    }
+}
+
 /// The modes that can be measured here, their servers running.
 pub(super) struct Stage {
-    modes: Vec<(String, Ipv4Addr)>,
+    modes: Vec<Place>,
     cpu: usize,
     // Before the hosts they run in.
     _servers: Vec<LoadServer>,
@@ -66,7 +87,7 @@ impl Stage {
         // path costs, not how fast another CPU wakes up.
         let cpu = last_allowed_cpu().context("cannot choose a CPU")?;
         let plain = world.add_host()?;
-        let mut modes = vec![("host mode".to_owned(), plain.address)];
+        let mut modes = vec![Place::new("host mode", plain.address)];
         let netdp = world.netdp_path().to_owned();
         let mut servers = vec![LoadServer::start(
             world.within(&plain.namespace, &netdp),
@@ -84,7 +105,7 @@ impl Stage {
                     &services(),
                     cpu,
                 )?);
-                modes.push(("bridge, Docker's rules".into(), docker.host.address));
+                modes.push(Place::new("bridge, Docker's rules", docker.host.address));
                 Some(docker)
             }
             Err(WorldError::Process(ProcessError::Interrupted)) => {
@@ -105,11 +126,27 @@ impl Stage {
         })
     }
 
-    /// Adds netdp itself: one more container, with the ports published.
+    /// Adds netdp itself: one more container with the ports published, and one
+    /// that has them as direct ports.
     pub(super) fn add_netdp(&mut self, world: &World) -> anyhow::Result<()> {
+        let direct = Place {
+            offset: DIRECT,
+            ..Place::new("netdp, direct ports", HOST_ADDRESS)
+        };
+        self.add_container(world, "load", Place::new("netdp", HOST_ADDRESS), "")?;
+        self.add_container(world, "direct", direct, ",direct")
+    }
+
+    fn add_container(
+        &mut self,
+        world: &World,
+        name: &str,
+        place: Place,
+        option: &str,
+    ) -> anyhow::Result<()> {
         let exe = world.netdp_path().display().to_string();
-        let mut args = vec!["run", "-d", "--name", "load"];
-        let published = METRICS.map(|(.., port)| format!("{port}:{port}"));
+        let mut args = vec!["run", "-d", "--name", name];
+        let published = METRICS.map(|(.., port)| format!("{}:{port}{option}", port + place.offset));
         for spec in &published {
             args.extend(["-p", spec]);
         }
@@ -119,8 +156,8 @@ impl Stage {
         world
             .netdp_ok(&args)
             .context("cannot start the server to measure")?;
-        wait_for_port(world, (HOST_ADDRESS, METRICS[0].2).into())?;
-        self.modes.push(("netdp".into(), HOST_ADDRESS));
+        wait_for_port(world, (HOST_ADDRESS, METRICS[0].2 + place.offset).into())?;
+        self.modes.push(place);
         Ok(())
     }
 
@@ -162,19 +199,19 @@ impl Stage {
             .modes
             .iter()
             .zip(&rounds)
-            .map(|((name, address), kept)| Mode {
-                name: name.clone(),
+            .map(|(place, kept)| Mode {
+                name: place.mode.clone(),
                 measure: Box::new(move || {
                     let load = Load {
                         kind,
-                        target: (*address, port).into(),
+                        target: (place.address, port + place.offset).into(),
                         duration: effort.duration,
                         warm_up: WARM_UP.min(effort.duration),
                         cpu: self.cpu,
                     };
                     let measurement = load
                         .run(world.on_client(world.netdp_path()))
-                        .with_context(|| name.clone())?;
+                        .with_context(|| place.mode.clone())?;
                     let rate = measurement.rate;
                     kept.borrow_mut().push(measurement);
                     Ok(rate)

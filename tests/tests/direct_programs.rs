@@ -1,0 +1,203 @@
+//! Direct ports of programs as they come from their makers: they are told
+//! nothing, and nothing of them is changed.
+
+use std::io::{Read, Write};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
+use netdp_tests::{Topology, connect, connect_within};
+
+/// Whether a program is here.
+fn is_here(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output();
+    let is_here = found.is_ok_and(|output| output.status.success());
+    if !is_here {
+        println!("skipped: there is no {program}");
+    }
+    is_here
+}
+
+/// Whether the host has a listener at port 8080.
+#[track_caller]
+fn listens_directly(topology: &Topology) -> bool {
+    ["tcp", "tcp6"].iter().any(|table| {
+        let path = format!("/proc/net/{table}");
+        let output = topology.world.on_host("cat").arg(path).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(1).is_some_and(|local| local.ends_with(":1F90")) && fields[3] == "0A"
+        })
+    })
+}
+
+/// What a client gets of a web server, whole.
+#[track_caller]
+fn get(topology: &Topology) -> String {
+    let mut stream = connect(&topology.world.client, (HOST_ADDRESS, 8080));
+    let request = b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1."), "{answer}");
+    answer
+}
+
+/// Starts a program whose port 80 is 8080 of the host, and waits until it listens
+/// by a socket of the host.
+#[track_caller]
+fn start(topology: &Topology, program: &[&str]) {
+    let run = ["run", "-d", "--name", "web", "-p", "8080:80,direct", "--"];
+    let words: Vec<&str> = run.iter().chain(program).copied().collect();
+    topology
+        .world
+        .netdp_ok(&words)
+        .unwrap_or_else(|error| panic!("{error}"));
+    topology.wait_until("listening directly", || listens_directly(topology));
+}
+
+#[test]
+fn pythons_web_server() {
+    let Some(topology) = Topology::start("dip-python") else {
+        return;
+    };
+    if !is_here("python3") {
+        return;
+    }
+    start(&topology, &["python3", "-u", "-m", "http.server", "80"]);
+    assert!(get(&topology).contains("200 OK"));
+    topology.wait_until("in the log", || {
+        let log = topology.netdp("logs web");
+        log.contains(&format!("{CLIENT_ADDRESS} - - "))
+    });
+    let log = topology.netdp("logs web");
+    assert!(log.contains("port 80 "), "{log}");
+}
+
+const NODE: &str = "const http = require('http');
+http.createServer((question, answer) => {
+    const { remoteAddress, localAddress, localPort } = question.socket;
+    answer.end(`${remoteAddress} ${localAddress} ${localPort}`);
+}).listen(80);";
+
+#[test]
+fn nodes_web_server() {
+    let Some(topology) = Topology::start("dip-node") else {
+        return;
+    };
+    if !is_here("node") {
+        return;
+    }
+    start(&topology, &["node", "-e", NODE]);
+    let answer = get(&topology);
+    let own = topology.inspect("web").endpoints[0].addresses[0].addr();
+    let told = format!("::ffff:{CLIENT_ADDRESS} ::ffff:{own} 80");
+    assert!(answer.contains(&told), "{answer}");
+}
+
+#[test]
+fn nodes_cluster_shares_one_socket() {
+    let Some(topology) = Topology::start("dip-cluster") else {
+        return;
+    };
+    if !is_here("node") {
+        return;
+    }
+    let script = "const cluster = require('cluster');
+if (cluster.isPrimary) { for (let i = 0; i < 3; i++) cluster.fork(); }
+else require('http').createServer((_, answer) => answer.end(`worker ${process.pid}`)).listen(80);";
+    let file = topology.world.dir().join("cluster.js");
+    std::fs::write(&file, script).unwrap();
+    start(&topology, &["node", &file.display().to_string()]);
+    let mut workers: Vec<String> = (0..9).map(|_| get(&topology)).collect();
+    workers.iter_mut().for_each(|answer| {
+        let at = answer.find("worker").expect("a worker");
+        *answer = answer.split_off(at);
+    });
+    workers.sort();
+    workers.dedup();
+    assert_eq!(workers.len(), 3, "{workers:?}");
+}
+
+/// What systemd does for its services: the socket is made by one program, and
+/// used by another that it becomes.
+#[test]
+fn a_socket_that_another_program_inherits() {
+    let Some(topology) = Topology::start("dip-inherit") else {
+        return;
+    };
+    if !is_here("python3") {
+        return;
+    }
+    let script = "import os, socket
+made = socket.socket()
+made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+made.bind(('', 80))
+made.listen()
+os.dup2(made.fileno(), 3)
+os.set_inheritable(3, True)
+serve = '''import socket
+listener = socket.socket(fileno=3)
+while True:
+    one, peer = listener.accept()
+    one.recv(9999)
+    one.sendall(f\"HTTP/1.0 200 OK\\\\r\\\\n\\\\r\\\\n{peer[0]} {one.getsockname()[1]}\".encode())
+    one.close()'''
+os.execvp('python3', ['python3', '-c', serve])";
+    start(&topology, &["python3", "-c", script]);
+    // Whoever has begun to listen has yet to become the one who answers.
+    let answer = get(&topology);
+    assert!(answer.contains(&format!("{CLIENT_ADDRESS} 80")), "{answer}");
+}
+
+#[test]
+fn no_request_is_lost_while_workers_come_and_go() {
+    let Some(topology) = Topology::start("dip-reload") else {
+        return;
+    };
+    if !is_here("python3") {
+        return;
+    }
+    // A worker that shares the port, and ends after a while, when the next has
+    // begun.
+    let script = "import os, socket, time
+def worker():
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(('', 80))
+    made.listen(64)
+    return made
+made = worker()
+while True:
+    end = time.time() + 0.3
+    made.settimeout(0.05)
+    while time.time() < end:
+        try: one, _ = made.accept()
+        except TimeoutError: continue
+        one.settimeout(5)
+        one.recv(9999)
+        one.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nhere')
+        one.close()
+    after = worker()
+    made.setblocking(False)
+    while True:
+        try: one, _ = made.accept()
+        except BlockingIOError: break
+        one.setblocking(True)
+        one.recv(9999)
+        one.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nhere')
+        one.close()
+    made.close()
+    made = after";
+    start(&topology, &["python3", "-c", script]);
+    for _ in 0..60 {
+        assert!(get(&topology).ends_with("here"));
+        thread::sleep(Duration::from_millis(20));
+    }
+    topology.netdp("rm -f web");
+    let to = std::net::SocketAddr::from((HOST_ADDRESS, 8080));
+    let gone = connect_within(&topology.world.client, None, to, netdp_tests::SILENCE);
+    assert!(gone.is_err());
+}
