@@ -1,8 +1,10 @@
 //! Direct ports of programs as they come from their makers: they are told
 //! nothing, and nothing of them is changed.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -111,14 +113,15 @@ else require('http').createServer((_, answer) => answer.end(`worker ${process.pi
     let file = topology.world.dir().join("cluster.js");
     std::fs::write(&file, script).unwrap();
     start(&topology, &["node", &file.display().to_string()]);
-    let mut workers: Vec<String> = (0..9).map(|_| get(&topology)).collect();
-    workers.iter_mut().for_each(|answer| {
+    let workers = Mutex::new(BTreeSet::new());
+    // They begin one after the other.
+    topology.wait_until("answered by all three", || {
+        let answer = get(&topology);
         let at = answer.find("worker").expect("a worker");
-        *answer = answer.split_off(at);
+        let mut workers = workers.lock().unwrap();
+        workers.insert(answer[at..].to_owned());
+        workers.len() == 3
     });
-    workers.sort();
-    workers.dedup();
-    assert_eq!(workers.len(), 3, "{workers:?}");
 }
 
 /// What systemd does for its services: the socket is made by one program, and
