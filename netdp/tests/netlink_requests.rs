@@ -3,8 +3,10 @@
 
 mod netlink_world;
 
+use futures_util::future::join_all;
 use netdp::netlink::{Change, Family, LinkEvent, Netlink, NetlinkError, Route, Sysctl};
 use netlink_world::{HOST_MAC, PATIENCE, SANDBOX_MAC, Topology, host_route, is_root};
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_bridge_is_made_as_asked_and_its_name_is_taken() {
@@ -226,7 +228,7 @@ async fn changes_are_announced() {
 
     let mut seen = Vec::new();
     loop {
-        let change = tokio::time::timeout(PATIENCE, changes.recv());
+        let change = timeout(PATIENCE, changes.recv());
         let change = change.await.expect("no announcement of the removal");
         let change = change.unwrap();
         let removed = matches!(
@@ -275,4 +277,19 @@ async fn sysctls_are_those_of_the_namespace() {
             .contains("net.ipv4.conf.veth1.forwarding"),
         "{refused}"
     );
+}
+
+/// The kernel drops an answer that the socket has no room for.
+#[tokio::test]
+async fn every_one_of_many_requests_at_once_is_answered() {
+    if !is_root() {
+        return;
+    }
+    let topology = Topology::new();
+    let netlink = &topology.netlink;
+    let asked = (0..5_000).map(|_| netlink.link("lo"));
+    let answers = timeout(PATIENCE, join_all(asked)).await;
+    for answer in answers.expect("an answer to each") {
+        assert!(answer.unwrap().is_some());
+    }
 }

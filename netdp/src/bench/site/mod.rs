@@ -97,6 +97,9 @@ enum From<'a> {
     Namespace(&'a Namespace),
     /// A program of the host, where netdp sees its sockets.
     HostOfNetdp,
+    /// The same of a container of netdp's: a daemon's control group is the root
+    /// of all, containers' too.
+    ContainerOfNetdp(&'a Namespace),
 }
 
 impl Route<'_> {
@@ -104,6 +107,7 @@ impl Route<'_> {
     pub(super) fn client(&self, world: &World) -> Command {
         match self.from {
             From::Namespace(namespace) => world.within(namespace, world.netdp_path()),
+            From::ContainerOfNetdp(namespace) => world.within_reach(namespace, world.netdp_path()),
             From::HostOfNetdp => world.on_host(world.netdp_path()),
         }
     }
@@ -278,6 +282,8 @@ impl Site {
             second,
         };
         inside.settle();
+        let program = world.within_reach(&inside.first, world.netdp_path());
+        let server = LoadServer::start(program, &services(first_port), cpu)?;
         Ok(Self {
             mode: Mode::Netdp(options.to_vec()),
             host: world.host.reference(),
@@ -286,7 +292,7 @@ impl Site {
             first_port,
             _crowd: crowd,
             _redirects: Vec::new(),
-            _servers: vec![inside.serve(world, first_port, cpu)?],
+            _servers: vec![server],
             inside: Some(inside),
             own: None,
         })
@@ -305,9 +311,14 @@ impl Site {
     /// How the scenario goes here.
     pub(super) fn route<'a>(&'a self, world: &'a World, scenario: Scenario) -> Route<'a> {
         let world = self.own.as_ref().map_or(world, |own| &own.world);
-        let from_host = match self.mode {
-            Mode::Netdp(_) | Mode::Direct => From::HostOfNetdp,
-            _ => From::Namespace(&self.host),
+        let is_netdp = matches!(self.mode, Mode::Netdp(_) | Mode::Direct);
+        let from_host = match is_netdp {
+            true => From::HostOfNetdp,
+            false => From::Namespace(&self.host),
+        };
+        let container = match is_netdp {
+            true => From::ContainerOfNetdp,
+            false => From::Namespace,
         };
         let (from, address, first_port) = match (scenario, &self.inside) {
             (Scenario::Published, _) => (
@@ -315,15 +326,11 @@ impl Site {
                 self.address,
                 self.first_port,
             ),
-            (Scenario::Egress, Some(inside)) => {
-                (From::Namespace(&inside.first), self.client, FIRST_PORT)
-            }
+            (Scenario::Egress, Some(inside)) => (container(&inside.first), self.client, FIRST_PORT),
             (Scenario::Egress, None) => (from_host, self.client, FIRST_PORT),
-            (Scenario::Containers, Some(inside)) => (
-                From::Namespace(&inside.second),
-                inside.address,
-                self.first_port,
-            ),
+            (Scenario::Containers, Some(inside)) => {
+                (container(&inside.second), inside.address, self.first_port)
+            }
             (Scenario::Containers, None) | (Scenario::Local, _) => {
                 (from_host, Ipv4Addr::LOCALHOST, self.first_port)
             }
