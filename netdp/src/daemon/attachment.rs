@@ -61,7 +61,7 @@ impl Owner {
             .await?;
         let core = self.core.lock().await;
         let made = core.state().sandboxes.get(&sandbox).cloned();
-        if let Some(made) = made.filter(|made| core.state().endpoints_of(made.id).len() == 1) {
+        if let Some(made) = made {
             self.watch(&made);
         }
         drop(core);

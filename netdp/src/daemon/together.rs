@@ -2,7 +2,10 @@
 //! change takes by itself, a look at the host, a transaction of the store and a
 //! plan, is then taken once for all of them.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 use tokio::sync::oneshot;
 
@@ -85,7 +88,8 @@ impl Waiting {
 
 impl Core {
     /// Makes one change of all requests, and answers them. One that is refused
-    /// changes nothing. Where the change fails, it is undone and made in halves,
+    /// beside others is made by itself once they are done, since what was in its
+    /// way may have gone with them; refused by itself it changes nothing. Where the change fails, it is undone and made in halves,
     /// so that only those fail that can't be done by themselves.
     pub(super) async fn change_together(&mut self, requests: Vec<Box<dyn Request>>) {
         let mut parts = vec![requests];
@@ -93,12 +97,15 @@ impl Core {
             let alone = part.len() == 1;
             let changed = self
                 .change(|state, host| match &mut part[..] {
-                    [request] => request.attempt(state, host).map(|()| Vec::new()),
+                    [request] => request.attempt(state, host).map(|()| BTreeSet::new()),
                     requests => Ok(attempt(requests, state, host)),
                 })
                 .await;
             match changed {
-                Ok(refusals) => answer(part, refusals),
+                Ok(refused) => {
+                    let later = answer(part, &refused);
+                    parts.extend(later.into_iter().rev().map(|it| vec![it]));
+                }
                 Err(error) if alone => {
                     if let Some(request) = part.pop() {
                         request.answer(Err(error));
@@ -114,34 +121,41 @@ impl Core {
     }
 }
 
-/// The refusals, by the place of the request.
-type Refusals = Vec<(usize, Refusal)>;
-
-fn attempt(requests: &mut [Box<dyn Request>], state: &mut State, host: &HostView<'_>) -> Refusals {
+/// Makes what can be made, and gives the places of the others.
+fn attempt(
+    requests: &mut [Box<dyn Request>],
+    state: &mut State,
+    host: &HostView<'_>,
+) -> BTreeSet<usize> {
     let before = state.clone();
     // Without a copy for each, as long as nothing is refused.
     if requests
         .iter_mut()
         .all(|it| it.attempt(state, host).is_ok())
     {
-        return Vec::new();
+        return BTreeSet::new();
     }
     *state = before;
-    let mut refusals = Vec::new();
+    let mut refused = BTreeSet::new();
     for (place, request) in requests.iter_mut().enumerate() {
         let before = state.clone();
-        if let Err(refusal) = request.attempt(state, host) {
+        if request.attempt(state, host).is_err() {
             *state = before;
-            refusals.push((place, refusal));
+            refused.insert(place);
         }
     }
-    refusals
+    refused
 }
 
-fn answer(requests: Vec<Box<dyn Request>>, refusals: Refusals) {
-    let mut refusals = refusals.into_iter().peekable();
+/// Answers those that were made, and gives the others.
+fn answer(requests: Vec<Box<dyn Request>>, refused: &BTreeSet<usize>) -> Vec<Box<dyn Request>> {
+    let mut later = Vec::new();
     for (place, request) in requests.into_iter().enumerate() {
-        let refused = refusals.next_if(|(refused, _)| *refused == place);
-        request.answer(refused.map_or(Ok(()), |(_, refusal)| Err(refusal.into())));
+        if refused.contains(&place) {
+            later.push(request);
+        } else {
+            request.answer(Ok(()));
+        }
     }
+    later
 }

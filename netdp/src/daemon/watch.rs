@@ -27,18 +27,23 @@ pub struct Watches(Mutex<BTreeMap<SandboxId, AbortHandle>>);
 
 impl Watches {
     /// Waits for the end of a sandbox's program, and does `then`: in a task of
-    /// its own, since it ends this watch.
+    /// its own, since it ends this watch. One that is waited for already is not
+    /// waited for twice.
     pub fn begin<F>(&self, id: SandboxId, process: ProcessId, then: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let mut watches = self.lock();
+        if watches.contains_key(&id) {
+            return;
+        }
         let task = tokio::spawn(async move {
             match process.wait_exit().await {
                 Ok(()) => drop(tokio::spawn(then)),
                 Err(error) => tracing::warn!("{error}"),
             }
         });
-        self.lock().insert(id, task.abort_handle());
+        watches.insert(id, task.abort_handle());
     }
 
     /// Waits no longer.

@@ -21,6 +21,7 @@ mod watch;
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use rtnetlink::packet_core::{
@@ -28,7 +29,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::netns::Namespace;
 
@@ -51,13 +52,21 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 /// change faster than they are read the last answer has to do.
 const DUMP_ATTEMPTS: usize = 5;
 
+/// How long the kernel may take for an answer: interfaces can't be changed while
+/// it ends many others.
+const LONGEST: Duration = Duration::from_secs(120);
+
 /// A connection to the rtnetlink of one namespace. Clones share it. It must be
 /// made and used within a tokio runtime.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
-    /// The kernel refuses a second dump on a socket (`EBUSY`) while one goes on.
-    dumps: Arc<Mutex<()>>,
+    /// One request at a time: the kernel refuses a second dump on a socket
+    /// (`EBUSY`) while one goes on, and drops answers for which the socket has no
+    /// room, as with those to hundreds of requests that nobody has read yet
+    /// (`netlink_attachskb`, net/netlink/af_netlink.c, 6.18). Who waits for one of
+    /// them would wait for ever.
+    turn: Arc<Mutex<()>>,
     namespace: Arc<Namespace>,
 }
 
@@ -84,7 +93,7 @@ impl Netlink {
         tokio::spawn(connection);
         Ok(Self {
             handle,
-            dumps: Arc::default(),
+            turn: Arc::default(),
             namespace: Arc::new(namespace.reference()),
         })
     }
@@ -111,7 +120,6 @@ impl Netlink {
         &self,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
-        let _turn = self.dumps.lock().await;
         let mut attempt = 1;
         loop {
             let mut request = NetlinkMessage::from(message.clone());
@@ -128,6 +136,12 @@ impl Netlink {
         &self,
         request: NetlinkMessage<RouteNetlinkMessage>,
     ) -> Result<Answer, Refusal> {
+        let _turn = self.turn.lock().await;
+        let answered = timeout(LONGEST, self.ask(request)).await;
+        answered.unwrap_or_else(|_| Err(Refusal::from_errno(libc::ETIMEDOUT)))
+    }
+
+    async fn ask(&self, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<Answer, Refusal> {
         let mut answers = self
             .handle
             .clone()

@@ -54,6 +54,8 @@ const _: () = assert!(size_of::<SocketId>() == 48 && size_of::<Request>() == 72)
 /// The longest header, and what an answer has before the id of the socket.
 const HEADER: usize = 16;
 const BEFORE_ID: usize = 4;
+/// Size of `struct inet_diag_msg`, behind which attributes stand.
+const ATTRIBUTES: usize = 72;
 
 /// Ends every TCP socket of this thread's network that has this port, at this
 /// address or, where it is unspecified, at any: listeners, and connections with
@@ -69,8 +71,8 @@ pub fn end_tcp(address: IpAddr, port: u16) -> io::Result<()> {
         SockProtocol::NetlinkSockDiag,
     )?;
     for family in [libc::AF_INET, libc::AF_INET6] {
-        for id in sockets(&netlink, family as u8, port)? {
-            if is_at(address, family, &id) {
+        for (id, v6only) in sockets(&netlink, family as u8, port)? {
+            if is_at(address, family, &id, v6only) {
                 destroy(&netlink, family as u8, id)?;
             }
         }
@@ -78,8 +80,8 @@ pub fn end_tcp(address: IpAddr, port: u16) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket of IPv6 may have the port in IPv4.
-fn is_at(address: IpAddr, family: i32, id: &SocketId) -> bool {
+/// A socket of IPv6 may have the port in IPv4, unless it hears IPv6 alone.
+fn is_at(address: IpAddr, family: i32, id: &SocketId, v6only: bool) -> bool {
     let own = match family {
         libc::AF_INET => {
             let [a, b, c, d, ..] = id.src;
@@ -88,10 +90,30 @@ fn is_at(address: IpAddr, family: i32, id: &SocketId) -> bool {
         _ => IpAddr::from(id.src).to_canonical(),
     };
     let same_family = own.is_ipv4() == address.is_ipv4();
-    own == address || own.is_unspecified() || address.is_unspecified() && same_family
+    let hears_both = family == libc::AF_INET6 && own.is_unspecified() && !v6only;
+    own == address
+        || same_family && (own.is_unspecified() || address.is_unspecified())
+        || hears_both
 }
 
-fn sockets(netlink: &OwnedFd, family: u8, port: u16) -> io::Result<Vec<SocketId>> {
+/// Whether a listener of IPv6 hears no IPv4, by the attributes of an answer; no
+/// where it doesn't say.
+fn is_v6only(mut attributes: &[u8]) -> bool {
+    /// `INET_DIAG_SKV6ONLY` (include/uapi/linux/inet_diag.h): one octet.
+    const V6ONLY: u16 = 11;
+    const HEADER: usize = 4;
+    while let Some(header) = attributes.first_chunk::<HEADER>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        if u16::from_ne_bytes([header[2], header[3]]) == V6ONLY {
+            return attributes.get(HEADER).is_some_and(|only| *only != 0);
+        }
+        let next = length.max(HEADER).next_multiple_of(HEADER);
+        attributes = attributes.get(next..).unwrap_or_default();
+    }
+    false
+}
+
+fn sockets(netlink: &OwnedFd, family: u8, port: u16) -> io::Result<Vec<(SocketId, bool)>> {
     let id = SocketId {
         sport: port.to_be_bytes(),
         ..SocketId::default()
@@ -111,7 +133,8 @@ fn sockets(netlink: &OwnedFd, family: u8, port: u16) -> io::Result<Vec<SocketId>
             }
             if let Some(id) = body.get(BEFORE_ID..BEFORE_ID + size_of::<SocketId>()) {
                 // SAFETY: as many bytes as the structure has, which takes any.
-                found.push(unsafe { id.as_ptr().cast::<SocketId>().read_unaligned() });
+                let id = unsafe { id.as_ptr().cast::<SocketId>().read_unaligned() };
+                found.push((id, body.get(ATTRIBUTES..).is_some_and(is_v6only)));
             }
             rest = after;
         }
@@ -206,5 +229,28 @@ mod tests {
         assert!(listener.accept().is_err());
         assert!(TcpStream::connect(addr).is_err());
         TcpStream::connect(other.local_addr().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_port_of_one_family_is_not_that_of_the_other() {
+        let any = SocketId::default();
+        let (v4, v6): (IpAddr, IpAddr) = ("0.0.0.0".parse().unwrap(), "::".parse().unwrap());
+        assert!(is_at(v4, libc::AF_INET, &any, false));
+        assert!(!is_at(v6, libc::AF_INET, &any, false));
+        assert!(is_at(v6, libc::AF_INET6, &any, true));
+        assert!(!is_at(v4, libc::AF_INET6, &any, true));
+        // One that hears both has the port in both.
+        assert!(is_at(v4, libc::AF_INET6, &any, false));
+    }
+
+    #[test]
+    fn a_listener_of_ipv6_alone_is_told_by_its_attribute() {
+        let shutdown = [5, 0, 8, 0, 0, 0, 0, 0];
+        let only = [5, 0, 11, 0, 1, 0, 0, 0];
+        assert!(is_v6only(&[shutdown, only].concat()));
+        assert!(!is_v6only(&[5, 0, 11, 0, 0, 0, 0, 0]));
+        for broken in [&[][..], &shutdown, &[0, 0, 0, 0], &[9, 0, 11, 0]] {
+            assert!(!is_v6only(broken));
+        }
     }
 }
