@@ -14,7 +14,7 @@ mod layout;
 mod state;
 
 pub use configuration::*;
-pub use direct::{OwnPlace, OwnPort, OwnWay};
+pub use direct::{Known, OwnPlace, OwnPort, OwnWay};
 pub use joined::*;
 pub use state::*;
 

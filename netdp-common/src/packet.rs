@@ -53,6 +53,8 @@ unsafe impl Wire for Ipv6Hdr {}
 // SAFETY: as above.
 unsafe impl Wire for V6Fields {}
 // SAFETY: as above.
+unsafe impl<H: Wire> Wire for Glance<H> {}
+// SAFETY: as above.
 unsafe impl Wire for UdpHdr {}
 // SAFETY: as above.
 unsafe impl Wire for TcpHeader {}
@@ -106,6 +108,14 @@ struct V6Fields {
     hop_limit: u8,
     source: [[u8; 4]; 4],
     destination: [[u8; 4]; 4],
+}
+
+/// A network header and the ports behind it: source and destination.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Glance<H> {
+    header: H,
+    ports: [[u8; 2]; 2],
 }
 
 /// What of a datagram this packet carries.
@@ -237,6 +247,10 @@ pub trait Header: Sized {
         packet: &mut Packet<Self::Addr>,
     ) -> Result<(), DropReason>;
 
+    /// Addresses and ports of a whole TCP segment that follows a network header
+    /// without options or extension headers; nothing of all other packets.
+    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<Tuple<Self::Addr>>;
+
     /// What an ICMP message of this type is.
     fn icmp(kind: u8) -> Transport;
 }
@@ -244,6 +258,10 @@ pub trait Header: Sized {
 /// IPv4.
 #[derive(Clone, Copy, Debug)]
 pub struct V4;
+
+/// Of the field with flags and fragment offset (RFC 791, section 3.1).
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
 
 impl Header for V4 {
     type Addr = V4Addr;
@@ -254,9 +272,7 @@ impl Header for V4 {
         bytes: &(impl Bytes + ?Sized),
         packet: &mut Packet<V4Addr>,
     ) -> Result<(), DropReason> {
-        const MORE_FRAGMENTS: u16 = 0x2000;
         const DONT_FRAGMENT: u16 = 0x4000;
-        const OFFSET: u16 = 0x1fff;
 
         let header: Ipv4Hdr = bytes.read(ETH_LEN).ok_or(DropReason::Malformed)?;
         let length = usize::from(header.vihl & 0x0f) * 4;
@@ -285,6 +301,24 @@ impl Header for V4 {
         packet.id = u32::from(u16::from_ne_bytes(header.id));
         packet.l4 = ETH_LEN + length;
         Ok(())
+    }
+
+    #[inline(always)]
+    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<Tuple<V4Addr>> {
+        let Glance { header, ports }: Glance<Ipv4Hdr> = bytes.read_anew(ETH_LEN)?;
+        let fragment = u16::from_be_bytes(header.frags);
+        if header.vihl != 0x45
+            || header.proto != proto::TCP
+            || fragment & (MORE_FRAGMENTS | OFFSET) != 0
+        {
+            return None;
+        }
+        Some(Tuple {
+            saddr: V4Addr::new(header.src_addr),
+            daddr: V4Addr::new(header.dst_addr),
+            sport: Be16::from_raw(u16::from_ne_bytes(ports[0])),
+            dport: Be16::from_raw(u16::from_ne_bytes(ports[1])),
+        })
     }
 
     #[inline(always)]
@@ -335,6 +369,23 @@ impl Header for V6 {
             return extension::walk(bytes, packet, u16::from_be_bytes(header.length));
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<Tuple<V6Addr>> {
+        let Glance { header, ports }: Glance<V6Fields> = bytes.read_anew(ETH_LEN)?;
+        if header.version >> 4 != 6 || header.next_header != proto::TCP {
+            return None;
+        }
+        let mut tuple = Tuple {
+            saddr: V6Addr::ANY,
+            daddr: V6Addr::ANY,
+            sport: Be16::from_raw(u16::from_ne_bytes(ports[0])),
+            dport: Be16::from_raw(u16::from_ne_bytes(ports[1])),
+        };
+        put(&mut tuple.saddr, header.source);
+        put(&mut tuple.daddr, header.destination);
+        Some(tuple)
     }
 
     #[inline(always)]

@@ -41,7 +41,7 @@ pub fn is_known_source<F: Family>(skb: &Skb) -> bool {
 /// Whether any source is blocked on this host. No lookup for the kernel: it
 /// turns one in an array into a load.
 #[inline(always)]
-fn are_there() -> bool {
+pub fn are_there() -> bool {
     BLOCKING.get(0).is_some_and(|any| *any != 0)
 }
 

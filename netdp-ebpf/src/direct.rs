@@ -4,6 +4,7 @@
 //! The programs on the control group of these sockets see no other. A socket is
 //! of the group that it was made in, whoever holds it.
 
+mod known;
 mod options;
 
 use core::ptr;
@@ -20,6 +21,8 @@ use netdp_common::{
     maps::{OwnPlace, OwnPort, OwnWay, Published, endpoint_flags},
     packet::{Packet, Tuple, V4, V6},
 };
+
+pub use known::{is_from_known, is_to_known};
 
 use crate::{
     calls,
@@ -44,7 +47,8 @@ pub fn is_hosts<F: Family>(
     mapping: &Published<F::Addr>,
     packet: &Packet<F::Addr>,
 ) -> bool {
-    mapping.is_direct() && has_socket::<F>(skb, packet)
+    mapping.is_direct()
+        && (known::listens::<F>(skb, packet, mapping) || has_socket::<F>(skb, packet))
 }
 
 #[inline(never)]

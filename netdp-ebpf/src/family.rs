@@ -22,8 +22,8 @@ use netdp_common::{
 use crate::{
     alone::Alone,
     maps::{
-        Addrs, Allowed, BackRanges, Backs, Blocked, Calls, Flows, Frags, Links, Locals, Members,
-        Order, Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
+        Addrs, Allowed, BackRanges, Backs, Blocked, Calls, Flows, Frags, KnownPlaces, Links,
+        Locals, Members, Order, Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
     },
     skb::Skb,
 };
@@ -60,6 +60,7 @@ pub trait Family: Quoting + Alone {
     fn calls() -> &'static Calls<Self::Addr>;
     fn socks() -> &'static Socks<Self::Addr>;
     fn paths() -> &'static Paths<Self::Addr>;
+    fn known() -> &'static KnownPlaces<Self::Addr>;
     fn scratch() -> &'static Scratch<Self::Addr>;
 
     fn address(endpoint: &Endpoint) -> Self::Addr;

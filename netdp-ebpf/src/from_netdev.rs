@@ -21,12 +21,29 @@ use crate::{
 /// container.
 #[inline(always)]
 pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
+    if is_to_known(skb) {
+        return Ok(Verdict::Pass);
+    }
     match skb.ethertype() {
         ethertype::IPV4 if skb.is_for_interface() => Ok(Verdict::Part(ipv4(skb))),
         ethertype::IPV6 if skb.is_for_interface() => Ok(Verdict::Part(ipv6(skb))),
         ethertype::IPV4 if skb.is_for_many() => Ok(Verdict::Part(for_many::<V4>(skb))),
         ethertype::IPV6 if skb.is_for_many() => Ok(Verdict::Part(for_many::<V6>(skb))),
         _ => Ok(Verdict::Pass),
+    }
+}
+
+/// Whether a packet is for a direct port, and nothing else is to be asked about
+/// it.
+#[inline(always)]
+fn is_to_known(skb: &Skb) -> bool {
+    if blocked::are_there() || !skb.is_for_interface() {
+        return false;
+    }
+    match skb.ethertype() {
+        ethertype::IPV4 => direct::is_to_known::<V4>(skb),
+        ethertype::IPV6 => direct::is_to_known::<V6>(skb),
+        _ => false,
     }
 }
 

@@ -11,11 +11,11 @@ use netdp_common::{
     left::MAX_LEFT,
     maps::{
         Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
-        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey, Local, MAX_ALLOWED,
-        MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS,
-        MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW,
-        OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals, Short,
-        SockKey, SocketKey, Stats, Sweep, Times, Uplink, Usage,
+        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known, LinkKey, Local,
+        MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS,
+        MAX_PAIRS, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member,
+        ORDER_PER_FLOW, OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange,
+        Refusals, Short, SockKey, SocketKey, Stats, Sweep, Times, Uplink, Usage,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -29,6 +29,8 @@ pub const WORK_WORDS: usize = 64;
 pub const QUOTE_ROOM: usize = 2048;
 /// Entries of `paths4` on each CPU, a power of two.
 pub const MAX_PATHS: usize = 256;
+/// Entries of `known4` on each CPU, a power of two.
+pub const MAX_KNOWN: usize = 64;
 
 pub type Addrs<A> = HashMap<A, Owner, { MAX_ENDPOINTS as usize }>;
 /// The tables that the daemon alone writes are as large as any host may need, and
@@ -63,6 +65,7 @@ pub type Socks<A> = LruHashMap<SockKey<A>, Asked<A>, 65536>;
 /// Room for an entry in the making.
 pub type Scratch<A> = PerCpuArray<Flow<A>, 1>;
 pub type Paths<A> = PerCpuArray<Path<A>, MAX_PATHS>;
+pub type KnownPlaces<A> = PerCpuArray<Known<A>, MAX_KNOWN>;
 
 #[btf_map(name = "config")]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -173,6 +176,8 @@ pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "paths4")]
 pub static PATHS4: Paths<V4Addr> = PerCpuArray::new();
+#[btf_map(name = "known4")]
+pub static KNOWN4: KnownPlaces<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "members4")]
 pub static MEMBERS4: Members<V4Addr> = HashMap::new();
 #[btf_map(name = "links4")]
@@ -212,6 +217,8 @@ pub static SOCKS6: Socks<V6Addr> = LruHashMap::new();
 pub static SCRATCH6: Scratch<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "paths6")]
 pub static PATHS6: Paths<V6Addr> = PerCpuArray::new();
+#[btf_map(name = "known6")]
+pub static KNOWN6: KnownPlaces<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "members6")]
 pub static MEMBERS6: Members<V6Addr> = HashMap::new();
 #[btf_map(name = "links6")]

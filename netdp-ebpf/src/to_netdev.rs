@@ -9,7 +9,7 @@ use netdp_common::{
 };
 
 use crate::{
-    allocation, calls,
+    allocation, calls, direct,
     family::{Family, translate},
     flows,
     maps::HOST_FLOWS,
@@ -28,6 +28,8 @@ pub fn to_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
         return Ok(Verdict::Pass);
     }
     match skb.ethertype() {
+        ethertype::IPV4 if direct::is_from_known::<V4>(skb) => Ok(Verdict::Pass),
+        ethertype::IPV6 if direct::is_from_known::<V6>(skb) => Ok(Verdict::Pass),
         ethertype::IPV4 => Ok(Verdict::Part(ipv4(skb))),
         ethertype::IPV6 => Ok(Verdict::Part(ipv6(skb))),
         _ => Ok(Verdict::Pass),

@@ -37,7 +37,9 @@ pub struct Config {
     pub flags: u32,
     /// Another number each time that `members` loses an entry, or an entry changes.
     pub members: u32,
-    pub pad: u32,
+    /// Another number each time that something of `ports`, `ranges` or `local` has
+    /// changed while ports are direct.
+    pub ports: u32,
 }
 
 /// Bits of [`Config::flags`].
@@ -48,6 +50,8 @@ pub mod config_flags {
     pub const TIMES: u32 = 2;
     /// `others` is kept: these programs carry containers of another engine.
     pub const OTHERS: u32 = 4;
+    /// A port is direct, or has been.
+    pub const DIRECT: u32 = 8;
 }
 
 impl Default for Config {
@@ -66,7 +70,7 @@ impl Default for Config {
             uplinks: 0,
             flags: 0,
             members: 0,
-            pad: 0,
+            ports: 0,
         }
     }
 }

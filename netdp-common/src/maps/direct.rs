@@ -1,4 +1,5 @@
-//! How programs of a sandbox reach its own direct ports.
+//! Direct ports: which of them the host's stack has a listener for, and how
+//! programs of a sandbox reach its own.
 
 use crate::addr::{Address, Be16, V4Addr, V6Addr};
 
@@ -42,5 +43,20 @@ pub struct OwnPlace<A: Address> {
     pub to: A,
     pub port: Be16,
     pub pad: u16,
+    pub fill: A::Fill,
+}
+
+/// Value of `known4`, per CPU: an address and port of the host to which every
+/// packet of TCP is the host's own, for a while.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known<A: Address> {
+    pub daddr: A,
+    pub dport: Be16,
+    pub pad: u16,
+    /// [`Config::ports`](super::Config::ports) when that was found.
+    pub ports: u32,
+    /// The time then, in 2^27 ns; 0 for an empty entry.
+    pub tick: u32,
     pub fill: A::Fill,
 }

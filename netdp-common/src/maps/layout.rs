@@ -8,8 +8,8 @@ use crate::{
 
 use super::{
     Asked, Back, BackRange, Config, Delivery, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag,
-    FragKey, Joined, LinkKey, Local, Member, OwnPlace, OwnPort, OwnWay, Owner, Pair, Path, PortKey,
-    Published, PublishedRange, Refusals, Share, Short, SockKey, SocketKey, Stats, Sweep,
+    FragKey, Joined, Known, LinkKey, Local, Member, OwnPlace, OwnPort, OwnWay, Owner, Pair, Path,
+    PortKey, Published, PublishedRange, Refusals, Share, Short, SockKey, SocketKey, Stats, Sweep,
     TimedSweep, Times, Uplink, Usage,
 };
 
@@ -30,6 +30,8 @@ assert_layout! {
     Pair: 32 = 16 * 2;
     Member: 24 = 8, 8, 8;
     Short: 24 = 24;
+    Known<V4Addr>: 16 = 4, 4, 8;
+    Known<V6Addr>: 32 = 16, 4, 8, 4;
     OwnPort: 16 = 8, 2, 6;
     OwnPlace<V4Addr>: 12 = 4, 4, 4;
     OwnPlace<V6Addr>: 40 = 16, 16, 4, 4;

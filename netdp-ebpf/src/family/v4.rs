@@ -19,9 +19,9 @@ use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
         ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BLOCKED4, BackRanges, Backs, Blocked,
-        CALLS4, Calls, FLOWS4, FRAGS4, Flows, Frags, LINKS4, LOCAL4, Links, Locals, MEMBERS4,
-        Members, ORDER4, OTHERS4, Order, Others, PATHS4, PENDING4, PORTS4, Paths, Pending, Ports,
-        RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
+        CALLS4, Calls, FLOWS4, FRAGS4, Flows, Frags, KNOWN4, KnownPlaces, LINKS4, LOCAL4, Links,
+        Locals, MEMBERS4, Members, ORDER4, OTHERS4, Order, Others, PATHS4, PENDING4, PORTS4, Paths,
+        Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
     },
     skb::{Copied, Skb},
 };
@@ -106,6 +106,10 @@ impl Family for V4 {
     #[inline(always)]
     fn paths() -> &'static Paths<V4Addr> {
         &PATHS4
+    }
+    #[inline(always)]
+    fn known() -> &'static KnownPlaces<V4Addr> {
+        &KNOWN4
     }
     #[inline(always)]
     fn scratch() -> &'static Scratch<V4Addr> {

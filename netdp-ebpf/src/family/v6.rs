@@ -19,9 +19,9 @@ use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
         ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BLOCKED6, BackRanges, Backs, Blocked,
-        CALLS6, Calls, FLOWS6, FRAGS6, Flows, Frags, LINKS6, LOCAL6, Links, Locals, MEMBERS6,
-        Members, ORDER6, OTHERS6, Order, Others, PATHS6, PENDING6, PORTS6, Paths, Pending, Ports,
-        RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
+        CALLS6, Calls, FLOWS6, FRAGS6, Flows, Frags, KNOWN6, KnownPlaces, LINKS6, LOCAL6, Links,
+        Locals, MEMBERS6, Members, ORDER6, OTHERS6, Order, Others, PATHS6, PENDING6, PORTS6, Paths,
+        Pending, Ports, RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
     },
     skb::Skb,
     work::copy,
@@ -107,6 +107,10 @@ impl Family for V6 {
     #[inline(always)]
     fn paths() -> &'static Paths<V6Addr> {
         &PATHS6
+    }
+    #[inline(always)]
+    fn known() -> &'static KnownPlaces<V6Addr> {
+        &KNOWN6
     }
     #[inline(always)]
     fn scratch() -> &'static Scratch<V6Addr> {

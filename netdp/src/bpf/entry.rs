@@ -60,6 +60,21 @@ pub enum Key {
     Blocked6(BlockKey<V6Addr>),
 }
 
+impl Key {
+    /// Whether it says something of an address or port of the host.
+    pub(super) const fn is_place(&self) -> bool {
+        matches!(
+            self,
+            Self::Port4(_)
+                | Self::Port6(_)
+                | Self::Range4(_)
+                | Self::Range6(_)
+                | Self::Local4(_)
+                | Self::Local6(_)
+        )
+    }
+}
+
 /// The value of such an entry; its kind is that of its [`Key`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
@@ -84,6 +99,19 @@ pub enum Entry {
     Allow(u32),
     /// Whatever it has counted.
     Blocked,
+}
+
+impl Entry {
+    /// Whether it makes a port of the host direct.
+    pub(super) const fn is_direct(&self) -> bool {
+        match self {
+            Self::Port4(published) => published.is_direct(),
+            Self::Port6(published) => published.is_direct(),
+            Self::Range4(range) => range.published.is_direct(),
+            Self::Range6(range) => range.published.is_direct(),
+            _ => false,
+        }
+    }
 }
 
 /// Everything that the configuration maps hold, or should hold.

@@ -117,7 +117,7 @@ impl Datapath {
         let entry = marked(entry);
         self.write(key, &entry)?;
         self.maps.shared.add(key, &entry);
-        Ok(())
+        self.tell_of_ports(key, entry.is_direct())
     }
 
     pub(super) fn write(&mut self, key: &Key, entry: &Entry) -> Result<(), BpfError> {
@@ -203,6 +203,7 @@ impl Datapath {
             return self.blocked()?.remove(key);
         }
         self.delete(key)?;
+        self.tell_of_ports(key, false)?;
         self.maps.shared.remove(key);
         if let Key::Uplink(ifindex) = key {
             self.uplinks.remove(ifindex);
@@ -212,6 +213,22 @@ impl Datapath {
         self.maps.own.remove(key)
     }
 
+    /// After a change: what programs know of direct ports holds no longer.
+    fn tell_of_ports(&mut self, key: &Key, is_direct: bool) -> Result<(), BpfError> {
+        if !key.is_place() {
+            return Ok(());
+        }
+        let mut config = self.maps.config()?;
+        if is_direct {
+            config.flags |= config_flags::DIRECT;
+        } else if config.flags & config_flags::DIRECT == 0 {
+            return Ok(());
+        }
+        config.ports = config.ports.wrapping_add(1);
+        self.config.ports = config.ports;
+        self.maps.set_config(&config)
+    }
+
     fn count_uplinks(&mut self) -> Result<(), BpfError> {
         self.config.uplinks = self.uplinks.len() as u32;
         let before = self.maps.config()?;
@@ -219,6 +236,7 @@ impl Datapath {
         let flags = self.config.flags & config_flags::OTHERS;
         self.config.flags = flags | before.flags;
         self.config.members = before.members;
+        self.config.ports = before.ports;
         self.maps.set_config(&self.config)
     }
 
