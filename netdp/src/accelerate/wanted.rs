@@ -237,6 +237,7 @@ fn foreign(
         aliases: Vec::new(),
         links: Vec::new(),
         allow: Vec::new(),
+        direct: false,
         handover: None,
         offered_to: None,
         list: None,

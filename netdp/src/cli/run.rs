@@ -19,7 +19,7 @@ use crate::{
         client::{Client, ClientError},
         types::{Removal, Sandbox as Answer},
     },
-    direct::Task,
+    direct::{Hears, PortsAt, Task},
     model::{Driver, Name, Process, SandboxRequest},
     sandbox::{Launcher, Mode, Network, ProcessId, Program, Sandbox, SandboxError, Spec},
 };
@@ -187,9 +187,11 @@ impl Start {
             }
         };
         let task = Task {
-            netns: sandbox.netns_path(),
+            hears: Hears::Filter {
+                netns: sandbox.netns_path(),
+            },
             cgroup: direct.cgroup,
-            ports: direct.ports,
+            ports: PortsAt::File(direct.ports),
             maps: direct.maps,
         };
         let sandbox = sandbox.with_direct(&Launcher::this_program(), task, log);

@@ -1,27 +1,39 @@
 //! What supervisors of direct ports are told: a file for each sandbox that has
-//! one, which outlives the daemon.
+//! one, which outlives the daemon. Those of programs that a container runtime
+//! starts are started here, by the filters that it hands over.
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use serde::Serialize;
 use tempfile::NamedTempFile;
+use tokio::net::UnixStream;
 
 use crate::{
-    api::types::Direct,
+    api::{
+        listen::{ListenError, Socket},
+        types::Direct,
+    },
     bpf::{Layout, direct_cgroup},
-    direct::Ports,
+    direct::{self, DirectError, HandoverError, Hears, Ports, Site},
     model::{Sandbox, SandboxId, State},
 };
+
+/// Name of the socket inside the run folder at which container runtimes hand
+/// over filters: a seccomp profile's `listenerPath`.
+pub const SOCKET: &str = "seccomp.sock";
 
 /// The files, and what they say.
 #[derive(Debug)]
 pub struct DirectPorts {
-    folder: PathBuf,
-    cgroup: PathBuf,
-    maps: PathBuf,
+    run_dir: PathBuf,
+    site: Site,
     written: BTreeMap<SandboxId, Ports>,
 }
 
@@ -30,19 +42,41 @@ impl DirectPorts {
     /// has.
     pub fn new(run_dir: &Path, cgroup: &Path, bpffs: &Path) -> Self {
         Self {
-            folder: run_dir.join("direct"),
-            cgroup: direct_cgroup(cgroup),
-            maps: Layout::of(bpffs).maps(),
+            run_dir: run_dir.to_owned(),
+            site: Site {
+                cgroup: direct_cgroup(cgroup),
+                ports: run_dir.join("direct"),
+                maps: Layout::of(bpffs).maps(),
+            },
             written: BTreeMap::new(),
         }
+    }
+
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Says where everything is, for runtimes that start when no daemon is there.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn announce(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.site.ports)?;
+        write_whole(&self.run_dir, &self.run_dir.join(Site::FILE), &self.site)
+    }
+
+    /// Takes it back.
+    pub fn withdraw(&self) {
+        // It may never have been there.
+        let _ = fs::remove_file(self.run_dir.join(Site::FILE));
     }
 
     /// What a supervisor of this sandbox is told, if it is to have one.
     pub fn of(&self, sandbox: &Sandbox) -> Option<Direct> {
         sandbox.direct.then(|| Direct {
-            cgroup: self.cgroup.clone(),
+            cgroup: self.site.cgroup.clone(),
             ports: self.path(sandbox.id),
-            maps: self.maps.clone(),
+            maps: self.site.maps.clone(),
         })
     }
 
@@ -73,21 +107,87 @@ impl DirectPorts {
     }
 
     fn path(&self, id: SandboxId) -> PathBuf {
-        self.folder.join(id.to_string())
+        self.site.ports.join(id.to_string())
     }
 
-    /// Whole or not at all: it is read at any time.
     fn write(&self, id: SandboxId, ports: &Ports) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let mut file = NamedTempFile::new_in(&self.folder)?;
-        serde_json::to_writer(&mut file, ports)?;
-        file.persist(self.path(id))?;
-        Ok(())
+        fs::create_dir_all(&self.site.ports)?;
+        write_whole(&self.site.ports, &self.path(id), ports)
     }
 }
 
+/// Whole or not at all: it is read at any time.
+fn write_whole(folder: &Path, path: &Path, what: &impl Serialize) -> io::Result<()> {
+    let mut file = NamedTempFile::new_in(folder)?;
+    serde_json::to_writer(&mut file, what)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Listens for filters. Who may hand one over has programs supervised, and is
+/// root therefore.
+///
+/// # Errors
+/// As [`Socket::bind_at`].
+pub fn listen(run_dir: &Path) -> Result<Socket, ListenError> {
+    let path = run_dir.join(SOCKET);
+    let socket = Socket::bind_at(path.clone(), "--run-dir")?;
+    let what = "cannot set the mode of";
+    fs::set_permissions(&path, Permissions::from_mode(0o600))
+        .map_err(|source| ListenError::Io { what, path, source })?;
+    Ok(socket)
+}
+
+/// Starts a supervisor for each filter that is handed over, until `end`.
+pub async fn supervise(socket: Socket, site: Site, end: impl Future<Output = ()>) {
+    let (listener, _name) = socket.into_parts();
+    let serve = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let site = site.clone();
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = take(stream, site) {
+                            tracing::error!("no direct ports for a program: {error}");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::error!("cannot accept a filter: {error}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = end => {}
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum TakeError {
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error(transparent)]
+    Start(#[from] DirectError),
+}
+
+fn take(stream: UnixStream, site: Site) -> Result<(), TakeError> {
+    let stream = stream.into_std().map_err(HandoverError::Read)?;
+    stream.set_nonblocking(false).map_err(HandoverError::Read)?;
+    let handed = direct::receive(&stream)?;
+    let netns = format!("/proc/{}/ns/net", handed.process).into();
+    let task = site.task(Hears::Filter { netns });
+    direct::start(Path::new("/proc/self/exe"), handed.filter, &task, None)?;
+    Ok(())
+}
+
 fn ports(state: &State, id: SandboxId) -> Ports {
-    let mut ports = Ports::default();
+    let mut ports = Ports {
+        netns: state.sandboxes[&id].netns.clone(),
+        ..Ports::default()
+    };
     for endpoint in state.endpoints_of(id) {
         let addresses = endpoint.addresses.iter();
         ports

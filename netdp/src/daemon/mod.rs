@@ -100,6 +100,9 @@ pub fn run(options: Options) -> Result<()> {
         let resolver = tokio::spawn(async move {
             names.resolver().keep(|| names.look_again()).await;
         });
+        let filters = direct::listen(&options.run_dir)?;
+        let site = owner.lock().await.direct().site().clone();
+        let supervisors = tokio::spawn(direct::supervise(filters, site, until_told_to_end()?));
         let files = Arc::clone(&owner);
         let hosts = tokio::spawn(async move { files.hosts().keep().await });
 
@@ -119,6 +122,7 @@ pub fn run(options: Options) -> Result<()> {
         if let Some(driver) = driver {
             driver.await?.context("cannot serve Docker's driver")?;
         }
+        supervisors.await?;
         keeper.abort();
         resolver.abort();
         hosts.abort();
@@ -142,6 +146,7 @@ pub fn clean_up(options: &Options) -> Result<()> {
         let owner = open(options).await?;
         owner.forget_accelerations().await?;
         owner.remove_everything().await?;
+        owner.lock().await.direct().withdraw();
         Datapath::unload(&options.bpffs)?;
         // Supervisors of programs that still run keep it.
         if let Some(cgroup) = &owner.settings().datapath.cgroup {
@@ -175,6 +180,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
     }
     let state = store.load()?;
     let direct = DirectPorts::new(&options.run_dir, &cgroup, &options.bpffs);
+    direct.announce().context("cannot write the run folder")?;
 
     let datapath_options = bpf::Options {
         bpffs: options.bpffs.clone(),

@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
+    net::{IpAddr, SocketAddr},
 };
 
 /// A socket that was handed out.
@@ -46,32 +47,60 @@ impl Claims {
         })
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn has(&self, inode: u64) -> bool {
+        self.0.iter().any(|claim| claim.inode == inode)
     }
 }
 
-/// The sockets that listen in this thread's network, by inode.
-pub(super) fn listening() -> Vec<u64> {
+/// A socket that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listening {
+    pub addr: SocketAddr,
+    /// The user it is of.
+    pub owner: u32,
+    pub inode: u64,
+}
+
+/// The sockets that listen in this thread's network.
+pub(super) fn listening() -> Vec<Listening> {
     let tables = ["tcp", "tcp6"].map(|table| format!("/proc/thread-self/net/{table}"));
     let files = tables.iter().filter_map(|path| File::open(path).ok());
     files
-        .flat_map(|file| inodes(BufReader::new(file)))
+        .flat_map(|file| listeners(BufReader::new(file)))
         .collect()
 }
 
 /// Listeners come first in `/proc/net/tcp` (`listening_get_first`,
 /// net/ipv4/tcp_ipv4.c): a host may have very many connections.
-fn inodes(table: impl BufRead) -> Vec<u64> {
+fn listeners(table: impl BufRead) -> Vec<Listening> {
     const LISTEN: &str = "0A";
     let lines = table.lines().map_while(Result::ok).skip(1);
     lines
         .map_while(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            (fields.nth(3)? == LISTEN).then_some(())?;
-            fields.nth(5)?.parse().ok()
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            (*fields.get(3)? == LISTEN).then_some(())?;
+            Some(Listening {
+                addr: address(fields.get(1)?)?,
+                owner: fields.get(7)?.parse().ok()?,
+                inode: fields.get(9)?.parse().ok()?,
+            })
         })
         .collect()
+}
+
+/// Words of 32 bits as the machine has them, in hexadecimal digits, and the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let mut bytes = Vec::new();
+    for at in (0..ip.len()).step_by(8) {
+        let word = u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]
@@ -112,13 +141,19 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_found_by_their_inodes() {
+    fn listeners_are_found() {
         use std::os::fd::AsFd;
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let inode = nix::sys::stat::fstat(listener.as_fd()).unwrap().st_ino;
-        assert!(listening().contains(&inode));
-        drop(listener);
-        assert!(!listening().contains(&inode));
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(addr).unwrap();
+            let expected = Listening {
+                addr: listener.local_addr().unwrap(),
+                owner: nix::unistd::geteuid().as_raw(),
+                inode: nix::sys::stat::fstat(listener.as_fd()).unwrap().st_ino,
+            };
+            assert!(listening().contains(&expected), "{expected:?}");
+            drop(listener);
+            assert!(!listening().contains(&expected));
+        }
     }
 
     #[test]
@@ -127,6 +162,10 @@ mod tests {
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000 0 42 1\n\
             1: 0100007F:1F90 0100007F:0001 01 00000000:00000000 00:00000000 00000000  1000 0 43 1\n\
             2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000 0 44 1\n";
-        assert_eq!(inodes(table.as_bytes()), [42]);
+        let inodes: Vec<u64> = listeners(table.as_bytes())
+            .iter()
+            .map(|it| it.inode)
+            .collect();
+        assert_eq!(inodes, [42]);
     }
 }

@@ -8,9 +8,12 @@
 //! dies, programs keep the sockets that they have.
 
 mod claims;
+mod filters;
+mod handover;
 mod notification;
 mod options;
 mod place;
+mod ports_file;
 mod process;
 mod supervisor;
 mod ways;
@@ -19,9 +22,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use handover::{HandedOver, HandoverError, receive};
 pub use notification::NotifyError;
 pub use place::PORT_OWNER;
-pub use process::{DirectError, start};
+pub use process::{DirectError, filter_of, start};
 pub use supervisor::main as supervisor_main;
 
 use crate::model::Publication;
@@ -36,6 +40,9 @@ pub const CGROUP: &str = "netdp.direct";
 /// Which ports of a sandbox are direct: what the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
+    /// Path of the sandbox's network namespace, where it is or will be.
+    #[serde(default)]
+    pub netns: PathBuf,
     /// The sandbox's own addresses.
     pub addresses: Vec<IpAddr>,
     /// Addresses of the host that it reaches without a router.
@@ -47,12 +54,55 @@ pub struct Ports {
 /// What a supervisor is told when it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// The sandbox's network namespace.
-    pub netns: PathBuf,
+    pub hears: Hears,
     /// Folder of the control group for the sockets.
     pub cgroup: PathBuf,
-    /// The file with [`Ports`].
-    pub ports: PathBuf,
+    pub ports: PortsAt,
     /// Folder in which the daemon's maps are pinned.
     pub maps: PathBuf,
+}
+
+/// What a supervisor's standard input is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hears {
+    /// The descriptor of a filter; the programs under it are in this network
+    /// namespace.
+    Filter { netns: PathBuf },
+    /// A socket, in this folder of its own, at which the runtime that becomes of
+    /// the process that started the supervisor hands over filters.
+    Runtime { folder: PathBuf },
+}
+
+/// Where [`Ports`] are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortsAt {
+    File(PathBuf),
+    /// In the file of this folder that names the programs' network namespace.
+    Folder(PathBuf),
+}
+
+/// What holds for all sandboxes of a daemon: by this file in its run folder a
+/// runtime finds it, whether or not the daemon lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    pub cgroup: PathBuf,
+    /// The folder with the files that have [`Ports`].
+    pub ports: PathBuf,
+    pub maps: PathBuf,
+}
+
+impl Site {
+    /// The file's name in the run folder.
+    pub const FILE: &str = "direct.json";
+
+    pub fn task(self, hears: Hears) -> Task {
+        Task {
+            hears,
+            cgroup: self.cgroup,
+            ports: PortsAt::Folder(self.ports),
+            maps: self.maps,
+        }
+    }
 }

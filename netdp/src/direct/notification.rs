@@ -6,11 +6,9 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
-use nix::{
-    errno::Errno,
-    ioctl_readwrite, ioctl_write_ptr, libc,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nix::{errno::Errno, ioctl_readwrite, ioctl_write_ptr, libc};
+
+use crate::sandbox::ARCH;
 
 ioctl_readwrite!(receive, b'!', 0, libc::seccomp_notif);
 ioctl_readwrite!(send, b'!', 1, libc::seccomp_notif_resp);
@@ -32,37 +30,29 @@ pub(super) struct Call {
     id: u64,
     /// The thread that made it.
     pub thread: u32,
+    /// Whether it is `bind`, of a program of this machine's own architecture:
+    /// filters of others than netdp may hand over anything.
+    pub is_bind: bool,
     pub arguments: [u64; 6],
 }
 
-/// Waits for the next system call; none when no program is left to make one.
-pub(super) fn next(listener: BorrowedFd<'_>) -> Result<Option<Call>, NotifyError> {
-    loop {
-        let mut ready = [PollFd::new(listener, PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            polled => polled.map_err(|errno| NotifyError::Wait(errno.into()))?,
-        };
-        let events = ready[0].revents().unwrap_or(PollFlags::empty());
-        if !events.contains(PollFlags::POLLIN) {
-            return Ok(None);
-        }
-        // SAFETY: plain numbers, for which 0 is a value; the kernel wants them
-        // zeroed.
-        let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel writes no more than the structure.
-        match unsafe { receive(listener.as_raw_fd(), &raw mut call) } {
-            Ok(_) => {
-                return Ok(Some(Call {
-                    id: call.id,
-                    thread: call.pid,
-                    arguments: call.data.args,
-                }));
-            }
-            // Who made it was killed, or another signal came first.
-            Err(Errno::ENOENT | Errno::EINTR) => {}
-            Err(errno) => return Err(NotifyError::Receive(errno.into())),
-        }
+/// The system call that waits at a filter's descriptor, which is ready to be read;
+/// none if it waits no longer.
+pub(super) fn receive_call(listener: BorrowedFd<'_>) -> Result<Option<Call>, NotifyError> {
+    // SAFETY: plain numbers, for which 0 is a value; the kernel wants them
+    // zeroed.
+    let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes no more than the structure.
+    match unsafe { receive(listener.as_raw_fd(), &raw mut call) } {
+        Ok(_) => Ok(Some(Call {
+            id: call.id,
+            thread: call.pid,
+            is_bind: call.data.arch == ARCH && i64::from(call.data.nr) == libc::SYS_bind,
+            arguments: call.data.args,
+        })),
+        // Who made it was killed, or another signal came first.
+        Err(Errno::ENOENT | Errno::EINTR) => Ok(None),
+        Err(errno) => Err(NotifyError::Receive(errno.into())),
     }
 }
 
@@ -140,6 +130,7 @@ mod tests {
         let call = Call {
             id: 1,
             thread: 1,
+            is_bind: true,
             arguments: [0; 6],
         };
         assert!(!call.still_waits(file.as_fd()));

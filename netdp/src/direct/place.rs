@@ -205,6 +205,7 @@ mod tests {
 
     fn ports(specs: &[(&str, u16, u16)]) -> Ports {
         Ports {
+            netns: std::path::PathBuf::new(),
             addresses: ["172.17.0.2", "fd00::2"]
                 .map(|it| it.parse().unwrap())
                 .into(),

@@ -32,50 +32,62 @@ pub enum DirectError {
     Ended,
 }
 
-/// Starts the supervisor of the process that has descriptor `listener` of a
-/// filter, and waits until it is ready. It ends with the last program under the
-/// filter. What it can't do it says to `log`, or on standard error.
+/// The descriptor of a filter that a process has by this number.
 ///
 /// # Errors
-/// When the descriptor can't be had, or the supervisor fails to begin.
+/// When it can't be had.
+pub fn filter_of(process: i32, number: i32) -> Result<OwnedFd, DirectError> {
+    let failed = |source: io::Error| DirectError::Listener { process, source };
+    descriptor(process, number)
+        .map_err(failed)?
+        .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+}
+
+/// Starts a supervisor, with a standard input as the task has it, and waits until
+/// it is ready. It ends with the last program under its filters. What it can't do
+/// it says to `log`, or on standard error.
+///
+/// # Errors
+/// When the supervisor fails to begin.
 pub fn start(
     launcher: &Path,
-    process: i32,
-    listener: i32,
+    input: OwnedFd,
     task: &Task,
     log: Option<File>,
 ) -> Result<(), DirectError> {
-    let failed = |source: io::Error| DirectError::Listener { process, source };
-    let listener = descriptor(process, listener)
-        .map_err(failed)?
-        .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
     let task = serde_json::to_string(task).map_err(|error| DirectError::Spawn(error.into()))?;
     let mut command = Command::new(launcher);
     command
         .arg(DIRECT_COMMAND)
         .arg(task)
         .current_dir("/")
-        .stdin(Stdio::from(listener))
+        .stdin(Stdio::from(input))
         .stdout(Stdio::piped());
     if let Some(log) = log {
         command.stderr(log);
     }
-    // SAFETY: setsid is a plain system call; nothing here allocates or takes a
-    // lock between fork and exec.
+    // SAFETY: both are plain system calls; nothing here allocates or takes a lock
+    // between fork and exec.
     unsafe {
         command.pre_exec(|| {
             nix::unistd::setsid()?;
+            // What whoever called netdp has open, and waits to be closed.
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
             Ok(())
         });
     }
     let mut child = command.spawn().map_err(DirectError::Spawn)?;
     let mut ready = [0];
     let out = child.stdout.as_mut().ok_or(DirectError::Ended)?;
-    if out.read_exact(&mut ready).is_err() {
-        let _ = child.wait();
-        return Err(DirectError::Ended);
-    }
-    Ok(())
+    let began = out.read_exact(&mut ready);
+    // The supervisor is a child of this one, which ends at once.
+    let _ = child.wait();
+    began.map_err(|_| DirectError::Ended)
 }
 
 /// A copy of a process's descriptor; none where it isn't open.

@@ -5,19 +5,28 @@ use std::{
     env, fs,
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::ExitCode,
 };
 
 use anyhow::{Context, Result};
 use netdp_common::{addr::Be16, maps::OwnPort};
-use nix::{errno::Errno, libc, sys::stat::fstat};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::stat::fstat,
+    unistd::{ForkResult, fork},
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
-    Ports, Task,
-    claims::{Claim, Claims, listening},
-    notification::{self, Call},
+    Hears, Ports, Task,
+    claims::{Claim, Claims, Listening, listening},
+    filters::{Event, Filters},
+    notification::Call,
     options::{get, is_barred, number},
-    place::{Asked, Place},
+    place::{Asked, PORT_OWNER, Place},
+    ports_file::PortsFile,
     process::Caller,
     ways,
 };
@@ -30,51 +39,65 @@ use crate::{
 const SO_NETNS_COOKIE: i32 = 71;
 const IPPROTO_MPTCP: i32 = 262;
 
-/// Runs the hidden command [`DIRECT_COMMAND`](super::DIRECT_COMMAND) until no
-/// program of the sandbox is left. Standard input is the descriptor by which
-/// system calls are heard of; a byte on standard output says that it is ready.
+/// Runs the hidden command [`DIRECT_COMMAND`](super::DIRECT_COMMAND): returns at
+/// once in the process that was started, and in its child when no program of the
+/// sandbox is left. A byte on standard output says that the child is ready.
 pub fn main() -> ExitCode {
-    match supervise() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    match begin() {
+        Ok(Some((supervisor, filters))) => supervisor.run(filters),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_or_else(
+        |error| {
             eprintln!("netdp: direct ports: {error:#}");
             ExitCode::FAILURE
-        }
-    }
+        },
+        |()| ExitCode::SUCCESS,
+    )
 }
 
-fn supervise() -> Result<()> {
+/// In the child, the supervisor and what it hears.
+fn begin() -> Result<Option<(Supervisor, Filters)>> {
     let task = env::args().nth(2).context("this command is netdp's own")?;
     let task: Task = serde_json::from_str(&task).context("this command is netdp's own")?;
+    // While it is the parent still.
+    let starter = Pid::from_raw(nix::unistd::getppid().as_raw());
+    let starter = starter.context("the process that started it has gone")?;
+    let starter = pidfd_open(starter, PidfdFlags::empty())?;
+    // Whoever started it may never reap, or become another program.
+    // SAFETY: this process was just executed and has one thread.
+    if let ForkResult::Parent { .. } = unsafe { fork() }? {
+        return Ok(None);
+    }
     // Sockets are of the group in which they are made, for as long as they live.
     let procs = task.cgroup.join("cgroup.procs");
     fs::write(&procs, "0").with_context(|| format!("can't join {}", procs.display()))?;
-    let inside = Namespace::open(&task.netns)?;
     let mut supervisor = Supervisor {
-        netns: inside.cookie()?,
+        inside: None,
         host: Namespace::current()?.cookie()?,
-        free_ports: inside.run(first_free_port)?,
+        ports: PortsFile::new(task.ports.clone()),
         claims: Claims::default(),
         led: Vec::new(),
         task,
     };
-    // The namespace lives no longer than its programs.
-    drop(inside);
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    let filters = match &supervisor.task.hears {
+        Hears::Filter { netns } => {
+            supervisor.inside = Some(Inside::look(netns)?);
+            Filters::of(input)
+        }
+        Hears::Runtime { .. } => Filters::handed_over_at(input.into(), starter)?,
+    };
+    let null = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
     let mut out = io::stdout();
     out.write_all(b"+").and_then(|()| out.flush())?;
-    let null = fs::File::options().write(true).open("/dev/null")?;
     nix::unistd::dup2_stdout(&null)?;
-    let listener = io::stdin();
-    let listener = listener.as_fd();
-    let heard = loop {
-        match notification::next(listener) {
-            Ok(Some(call)) => supervisor.look(listener, &call),
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error.into()),
-        }
-    };
-    supervisor.forget_ways();
-    heard
+    Ok(Some((supervisor, filters)))
 }
 
 /// The first port that needs no capability in this thread's network.
@@ -87,13 +110,34 @@ fn first_free_port() -> u16 {
 
 struct Supervisor {
     task: Task,
-    /// Cookies of the sandbox's network and the host's.
-    netns: u64,
+    /// The sandbox's network, as soon as a program of it is known.
+    inside: Option<Inside>,
+    /// Cookie of the host's network.
     host: u64,
-    free_ports: u16,
+    ports: PortsFile,
     claims: Claims,
     /// Ports of the sandbox that its own programs reach.
     led: Vec<OwnPort>,
+}
+
+/// What is to be known of the sandbox's network.
+#[derive(Clone, Copy)]
+struct Inside {
+    cookie: u64,
+    inode: u64,
+    free_ports: u16,
+}
+
+impl Inside {
+    /// The namespace isn't held: it lives no longer than its programs.
+    fn look(netns: &Path) -> Result<Self> {
+        let namespace = Namespace::open(netns)?;
+        Ok(Self {
+            cookie: namespace.cookie()?,
+            inode: namespace.inode(),
+            free_ports: namespace.run(first_free_port)?,
+        })
+    }
 }
 
 /// What becomes of a `bind`.
@@ -105,6 +149,37 @@ enum Outcome {
 }
 
 impl Supervisor {
+    fn run(mut self, mut filters: Filters) -> Result<()> {
+        let heard = loop {
+            match filters.next() {
+                Ok(Event::Call(filter, call)) => self.look(filter.as_fd(), &call),
+                Ok(Event::Joined(process)) => self.meet(process),
+                Ok(Event::NotHandedOver(error)) => eprintln!("netdp: direct ports: {error}"),
+                Ok(Event::Lost(error)) => eprintln!("netdp: direct ports: {error}"),
+                Ok(Event::Ended) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        self.forget_ways();
+        if let Hears::Runtime { folder } = &self.task.hears {
+            // Nobody is left to hand anything over.
+            let _ = fs::remove_dir_all(folder);
+        }
+        heard
+    }
+
+    /// All processes of a container have one network.
+    fn meet(&mut self, process: i32) {
+        if self.inside.is_some() {
+            return;
+        }
+        let netns = format!("/proc/{process}/ns/net");
+        match Inside::look(Path::new(&netns)) {
+            Ok(inside) => self.inside = Some(inside),
+            Err(error) => eprintln!("netdp: direct ports: {error:#}"),
+        }
+    }
+
     fn look(&mut self, listener: BorrowedFd<'_>, call: &Call) {
         match self.hand_out(listener, call) {
             Ok(Outcome::Answered(answer)) => call.finish(listener, answer),
@@ -117,6 +192,9 @@ impl Supervisor {
     }
 
     fn hand_out(&mut self, listener: BorrowedFd<'_>, call: &Call) -> Result<Outcome> {
+        let Some(inside) = self.inside.filter(|_| call.is_bind) else {
+            return Ok(Outcome::Untouched);
+        };
         let number = call.arguments[0] as u32;
         let caller = Caller::of(call.thread)?;
         let addr = caller.address(call.arguments[1], call.arguments[2])?;
@@ -133,7 +211,7 @@ impl Supervisor {
         let Some(asked) = asked(&socket, addr) else {
             return Ok(Outcome::Untouched);
         };
-        let ports = self.ports()?;
+        let ports = self.ports.read(inside.inode)?;
         let Some(place) = Place::of(&asked, &ports) else {
             return Ok(Outcome::Untouched);
         };
@@ -147,8 +225,8 @@ impl Supervisor {
             };
             return Ok(Outcome::Answered(answer));
         }
-        if netns != Some(self.netns)
-            || addr.port() < self.free_ports && !caller.may_bind_low_ports()
+        if netns != Some(inside.cookie)
+            || addr.port() < inside.free_ports && !caller.may_bind_low_ports()
             || caller.rules_networks()
             || is_bound(&socket)
             || is_barred(&socket)
@@ -164,15 +242,15 @@ impl Supervisor {
         call.replace(listener, number, &made, close_on_exec)
             .context("can't hand the socket over")?;
         // The program has the socket: whatever else fails, its bind is done.
-        if let Err(error) = self.lead(addr.port(), &place, &ports) {
+        if let Err(error) = self.lead(inside.cookie, addr.port(), &place, &ports) {
             eprintln!("netdp: the sandbox itself does not reach its direct port: {error:#}");
         }
         Ok(Outcome::Answered(Ok(())))
     }
 
     /// Has connections of the sandbox to itself go where the socket is.
-    fn lead(&mut self, port: u16, place: &Place, ports: &Ports) -> Result<()> {
-        let port = OwnPort::new(self.netns, Be16::new(port));
+    fn lead(&mut self, netns: u64, port: u16, place: &Place, ports: &Ports) -> Result<()> {
+        let port = OwnPort::new(netns, Be16::new(port));
         OwnWays::open(&self.task.maps)?.lead(port, ways::of(place, ports))?;
         if !self.led.contains(&port) {
             self.led.push(port);
@@ -188,16 +266,6 @@ impl Supervisor {
         }
     }
 
-    /// Read anew each time: ports come and go while the sandbox lives.
-    fn ports(&self) -> Result<Ports> {
-        let path = &self.task.ports;
-        match fs::read(path) {
-            Ok(text) => Ok(serde_json::from_slice(&text)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ports::default()),
-            Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
-        }
-    }
-
     /// The socket of the host; none where the port is taken by another one that
     /// was handed out.
     fn claim(&mut self, socket: &OwnedFd, port: u16, place: &Place) -> Result<Option<OwnedFd>> {
@@ -209,11 +277,15 @@ impl Supervisor {
             shared,
             inode: 0,
         };
-        if !self.claims.is_empty() {
-            let open = listening();
-            if self.claims.is_taken(&claim, |inode| open.contains(&inode)) {
-                return Ok(None);
-            }
+        let open = listening();
+        let is_open = |inode| open.iter().any(|it| it.inode == inode);
+        // Programs that entered a container have supervisors of their own, and so
+        // have containers that share a network.
+        let is_others = |it: &Listening| {
+            it.addr == place.addr && it.owner == PORT_OWNER && !self.claims.has(it.inode)
+        };
+        if self.claims.is_taken(&claim, is_open) || !shared && open.iter().any(is_others) {
+            return Ok(None);
         }
         let mut unsealed = Unsealed::open(&self.task.maps).context("can't seal a socket")?;
         let made = place

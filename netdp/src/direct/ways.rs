@@ -58,6 +58,7 @@ mod tests {
     fn way(addr: &str, v4: bool, v6: bool) -> OwnWay {
         let ips = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
         let ports = Ports {
+            netns: std::path::PathBuf::new(),
             addresses: ips(["172.17.0.2", "fd00::2"]),
             gateways: ips(["172.17.0.1", "fd00::1"]),
             published: Vec::new(),

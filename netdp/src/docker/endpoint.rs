@@ -29,6 +29,9 @@ const IFNAME: &str = "com.docker.network.endpoint.ifname";
 /// Driver option of an endpoint: sources that may use its published ports.
 const ALLOW: &str = "allow";
 
+/// Driver option of an endpoint: how its ports are published.
+const PUBLISH: &str = "publish";
+
 pub async fn create(
     State(owner): Shared,
     Extension(peers): Extension<Arc<Peers>>,
@@ -83,6 +86,7 @@ fn request(asked: &CreateEndpoint) -> Result<EndpointRequest, Refusal> {
     for (key, value) in &asked.options {
         match key.as_str() {
             ALLOW => request.allow = sources(value)?,
+            PUBLISH => request.direct = is_direct(value)?,
             IFNAME => {
                 return Err(Refusal::unavailable(format!(
                     "driver option {IFNAME} is not available: dockerd names the interfaces of a \
@@ -93,12 +97,22 @@ fn request(asked: &CreateEndpoint) -> Result<EndpointRequest, Refusal> {
             key if key.starts_with("com.docker.") => {}
             key => {
                 return Err(Refusal::invalid(format!(
-                    "there is no driver option '{key}' of an endpoint: {ALLOW} is one"
+                    "there is no driver option '{key}' of an endpoint: {ALLOW} and {PUBLISH} are"
                 )));
             }
         }
     }
     Ok(request)
+}
+
+fn is_direct(value: &Value) -> Result<bool, Refusal> {
+    match value.as_str() {
+        Some("direct") => Ok(true),
+        Some("datapath") => Ok(false),
+        _ => Err(Refusal::invalid(format!(
+            "driver option {PUBLISH}={value}: direct or datapath is expected"
+        ))),
+    }
 }
 
 /// Prefixes, or single addresses, with commas between them.
@@ -248,9 +262,10 @@ mod tests {
         let request = asked(
             r#""Interface":{"Address":"10.51.0.77/24","AddressIPv6":"fd51::77/64",
             "MacAddress":"02:42:00:00:00:77"},"Options":{"allow":"10.0.0.0/8, 192.0.2.7",
-            "com.docker.network.endpoint.macaddress":"AkIAAAB3"}"#,
+            "com.docker.network.endpoint.macaddress":"AkIAAAB3","publish":"direct"}"#,
         )
         .unwrap();
+        assert!(request.direct);
         assert_eq!(request.ip, Some("10.51.0.77".parse().unwrap()));
         assert_eq!(request.ip6, Some("fd51::77".parse().unwrap()));
         assert_eq!(request.mac, Some("02:42:00:00:00:77".parse().unwrap()));
@@ -276,6 +291,7 @@ mod tests {
             ),
             (r#""Options":{"alow":"10.0.0.0/8"}"#, "'alow'"),
             (r#""Options":{"allow":"everybody"}"#, "everybody"),
+            (r#""Options":{"publish":"loudly"}"#, "loudly"),
         ] {
             let refused = asked(rest).unwrap_err();
             assert!(refused.contains(why), "{refused}");

@@ -30,6 +30,8 @@ pub struct EndpointRequest {
     pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
+    /// Ports that an engine publishes here are direct, where they can be.
+    pub direct: bool,
 }
 
 /// An address is asked for only where the network has its family.
@@ -237,6 +239,7 @@ impl State {
             aliases: request.aliases.clone(),
             links,
             allow: normal(&request.allow),
+            direct: request.direct,
             handover: None,
             offered_to: None,
             list: None,

@@ -70,6 +70,9 @@ pub struct Endpoint {
     pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
+    /// Ports that an engine publishes here are direct, where they can be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
     /// How far an engine is with the container's end, where it puts that into
     /// the sandbox; none: netdp does.
     #[serde(default)]

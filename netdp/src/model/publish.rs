@@ -212,6 +212,9 @@ impl State {
                 endpoint.publish(publication.clone());
             }
         }
+        if let Some(sandbox) = self.sandboxes.get_mut(&sandbox) {
+            sandbox.direct |= published.iter().any(|(_, it)| it.direct);
+        }
         Ok(published
             .into_iter()
             .map(|(_, publication)| publication)
@@ -286,7 +289,7 @@ impl State {
         }
         let sandbox = &self.sandboxes[&sandbox];
         let (name, port) = (&sandbox.name, request.container_ports);
-        if !sandbox.direct {
+        if !sandbox.direct && sandbox.owner.is_none() {
             return Err(Refusal::invalid(format!(
                 "port {port} of {name} can't be direct: nobody looks at the ports that its \
                  programs bind; start it by `netdp run` with a direct port, or leave 'direct' out"

@@ -62,7 +62,8 @@ pub struct Sandbox {
     /// Where its output is kept.
     pub log: Option<PathBuf>,
     /// Whether sockets of the host can be handed to its programs: somebody looks
-    /// at the ports that they bind.
+    /// at the ports that they bind. Of an engine's container it is its runtime
+    /// that sees to it, or not.
     #[serde(default)]
     pub direct: bool,
     pub command: Vec<String>,
@@ -281,6 +282,7 @@ impl State {
                 interface: None,
                 links: request.links.clone(),
                 allow: request.allow.clone(),
+                direct: false,
             };
             self.add_endpoint(network, sandbox, &endpoint)?;
         }

@@ -15,9 +15,9 @@ use nix::errno::Errno;
 
 /// `AUDIT_ARCH_X86_64` and `AUDIT_ARCH_AARCH64` (`include/uapi/linux/audit.h`).
 #[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
+pub const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
+pub const ARCH: u32 = 0xc000_00b7;
 
 /// Programs of another architecture than netdp's (of 32 bits, or x32, whose
 /// numbers have a bit more) bind unseen.

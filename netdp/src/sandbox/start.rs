@@ -191,7 +191,8 @@ impl Sandbox {
             task,
             log,
         } = supervision;
-        direct::start(&launcher, self.process.pid, listener, &task, log)?;
+        let filter = direct::filter_of(self.process.pid, listener)?;
+        direct::start(&launcher, filter, &task, log)?;
         send_async(&mut self.socket, &())
             .await
             .map_err(SandboxError::Talk)
