@@ -14,7 +14,7 @@ mod layout;
 mod state;
 
 pub use configuration::*;
-pub use direct::{Known, OwnPlace, OwnPort, OwnWay};
+pub use direct::{Client, ClientKey, Datagrams, Known, OwnPlace, OwnPort, OwnWay, seen};
 pub use joined::*;
 pub use state::*;
 
@@ -73,6 +73,11 @@ pub mod name {
     pub const UNSEALED: &str = "unsealed";
     pub const INWARD: &str = "inward";
     pub const OWN_WAYS: &str = "own_ways";
+    pub const DATAGRAMS: &str = "datagrams";
+    pub const DIRECT_SEEN: &str = "direct_seen";
+    pub const CLOSED: &str = "closed";
+    pub const CLIENTS4: &str = "clients4";
+    pub const CLIENTS6: &str = "clients6";
     pub const PAIRS: &str = "pairs";
     pub const SHORT: &str = "short";
     pub const MEMBERS4: &str = "members4";
@@ -116,5 +121,10 @@ pub const MAX_UPLINKS: u32 = 256;
 pub const MAX_SOCKETS: u32 = 131_072;
 /// Entries of `own_ways`.
 pub const MAX_OWN_WAYS: u32 = 16_384;
+/// Entries of `clients4`: those that are not answered within so many others are
+/// forgotten.
+pub const MAX_CLIENTS: u32 = 32_768;
+/// Entries of `closed`.
+pub const MAX_CLOSED: u32 = 16_384;
 /// Entries of `pairs`.
 pub const MAX_PAIRS: u32 = MAX_SOCKETS / 2;

@@ -4,6 +4,7 @@
 //! The programs on the control group of these sockets see no other. A socket is
 //! of the group that it was made in, whoever holds it.
 
+pub mod datagrams;
 mod known;
 mod options;
 
@@ -18,7 +19,7 @@ use aya_ebpf::{
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
     drop::DropReason,
-    maps::{OwnPlace, OwnPort, OwnWay, Published, endpoint_flags},
+    maps::{OwnPlace, OwnPort, OwnWay, Published, endpoint_flags, seen},
     packet::{Packet, Tuple, V4, V6},
 };
 
@@ -28,17 +29,18 @@ use crate::{
     calls,
     family::{Family, is_any, translate},
     host_socket::{
-        ALLOW, HOST_NETNS, REFUSE, addr4, addr6, is_host, mapping, port, set_addr4, set_addr6,
-        set_mapped, set_port,
+        ALLOW, HOST_NETNS, REFUSE, addr4, addr6, is_host, mapping, port, protocol, set_addr4,
+        set_addr6, set_mapped, set_port,
     },
     maps::{INWARD, OWN_WAYS, UNSEALED},
     published::{back_of, mapping_of},
     skb::Skb,
-    work::{self, Decision, Exit, copy},
+    work::{self, Decision, Exit, Work, copy},
 };
 
 /// Whether a packet for a published port is one of the host's own: its program
-/// has a socket there, or a connection of one.
+/// has a socket there, or a connection of one. `usual` is the address that
+/// answers to its sender leave from by themselves.
 ///
 /// A function of its own: the socket's tuple has no place on the caller's stack.
 #[inline(always)]
@@ -46,9 +48,17 @@ pub fn is_hosts<F: Family>(
     skb: &Skb,
     mapping: &Published<F::Addr>,
     packet: &Packet<F::Addr>,
+    usual: &F::Addr,
 ) -> bool {
-    mapping.is_direct()
-        && (known::listens::<F>(skb, packet, mapping) || has_socket::<F>(skb, packet))
+    if !mapping.is_direct()
+        || !known::listens::<F>(skb, packet, mapping) && !has_socket::<F>(skb, packet)
+    {
+        return false;
+    }
+    if packet.proto == proto::UDP {
+        datagrams::asked::<F>(mapping, packet, usual);
+    }
+    true
 }
 
 #[inline(never)]
@@ -56,16 +66,35 @@ fn has_socket<F: Family>(skb: &Skb, packet: &Packet<F::Addr>) -> bool {
     F::host_has_socket(skb.as_ptr(), &packet.tuple, packet.proto)
 }
 
+/// Whether a socket of the host has sent the packet that an error from outside
+/// quotes, by a direct port.
+#[inline(never)]
+pub fn has_sent<F: Family>(skb: &Skb, work: &Work<F::Addr>) -> bool {
+    let (sent, proto) = (&work.quote.tuple, work.quote.proto);
+    let Some(found) = mapping_of::<F>(&sent.saddr, sent.sport, proto) else {
+        return false;
+    };
+    let answer = Tuple {
+        saddr: sent.daddr,
+        daddr: sent.saddr,
+        sport: sent.dport,
+        dport: sent.sport,
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let is_direct = unsafe { (*found).is_direct() };
+    is_direct && F::host_has_socket(skb.as_ptr(), &answer, proto)
+}
+
 /// Whether a program listens at a published port by a socket of the host.
 #[inline(never)]
-pub fn listens<F: Family>(ctx: &SockAddrContext, addr: F::Addr, port: Be16) -> bool {
+pub fn listens<F: Family>(ctx: &SockAddrContext, addr: F::Addr, port: Be16, proto: u8) -> bool {
     let client = Tuple {
         saddr: F::Addr::any(),
         daddr: addr,
         sport: Be16::default(),
         dport: port,
     };
-    F::host_has_socket(ctx.as_ptr(), &client, proto::TCP)
+    F::host_has_socket(ctx.as_ptr(), &client, proto)
 }
 
 /// Whether a container's packet for another one's own address is for a socket of
@@ -89,7 +118,9 @@ pub fn is_instead<F: Family>(
     }
     copy(&mut decision.to.daddr, &back.addr);
     decision.to.dport = back.host_port(asked.dport);
-    if !F::host_has_socket(skb.as_ptr(), &decision.to, packet.proto) {
+    if !is_direct::<F>(&decision.to, packet.proto)
+        || !F::host_has_socket(skb.as_ptr(), &decision.to, packet.proto)
+    {
         copy(&mut decision.to.daddr, &asked.daddr);
         decision.to.dport = asked.dport;
         return false;
@@ -100,6 +131,19 @@ pub fn is_instead<F: Family>(
         unsafe { seen.write_volatile(1) };
     }
     true
+}
+
+/// A port of UDP that isn't direct has a socket as well: the one that holds it.
+#[inline(always)]
+fn is_direct<F: Family>(to: &Tuple<F::Addr>, proto: u8) -> bool {
+    if proto == proto::TCP {
+        return true;
+    }
+    match mapping_of::<F>(&to.daddr, to.dport, proto) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(found) => unsafe { (*found).is_direct() },
+        None => false,
+    }
 }
 
 /// Whether there may be an answer to such a packet.
@@ -116,10 +160,10 @@ pub fn answer<F: Family>(skb: &Skb) -> Result<(), DropReason> {
         return Ok(());
     };
     let from = &work.packet.tuple;
-    if work.packet.proto != proto::TCP || !work.packet.transport.has_ports() {
+    if !work.packet.transport.is_tcp_or_udp() {
         return Ok(());
     }
-    let Some(found) = mapping_of::<F>(&from.saddr, from.sport, proto::TCP) else {
+    let Some(found) = mapping_of::<F>(&from.saddr, from.sport, work.packet.proto) else {
         return Ok(());
     };
     // SAFETY: a map value stays readable while the program runs.
@@ -142,23 +186,40 @@ pub fn place_of<F: Family>(
     ctx: &SockAddrContext,
     addr: F::Addr,
     port: Be16,
+    proto: u8,
 ) -> Option<(F::Addr, Be16)> {
+    if proto != proto::TCP && !datagrams::was_seen(seen::DATAGRAMS) {
+        return None;
+    }
     let owner = F::addrs().get_ptr(addr)?;
     // SAFETY: a map value stays readable while the program runs.
     if unsafe { (*owner).flags } & u32::from(endpoint_flags::DIRECT) == 0 {
         return None;
     }
-    let back = back_of::<F>(&addr, port, proto::TCP);
+    let back = back_of::<F>(&addr, port, proto);
     if back.is_null() {
         return None;
     }
     // SAFETY: as above.
     let back = unsafe { &*back };
     let (addr, port) = (back.addr, back.host_port(port));
-    if back.until != 0 || !listens::<F>(ctx, addr, port) {
+    if back.until != 0
+        || proto != proto::TCP && !is_direct_at::<F>(addr, port, proto)
+        || !listens::<F>(ctx, addr, port, proto)
+    {
         return None;
     }
     Some((addr, port))
+}
+
+/// As [`is_direct`], of a socket.
+#[inline(always)]
+fn is_direct_at<F: Family>(addr: F::Addr, port: Be16, proto: u8) -> bool {
+    match mapping::<F>(addr, port, proto) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(found) => unsafe { (*found).is_direct() },
+        None => false,
+    }
 }
 
 /// The place of the host where a program of the socket's own sandbox listens, by
@@ -166,26 +227,45 @@ pub fn place_of<F: Family>(
 #[inline(always)]
 pub fn own_place<F: Family>(
     ctx: &SockAddrContext,
-    addr: F::Addr,
-    port: Be16,
+    (addr, port): (F::Addr, Be16),
+    proto: u8,
     of: impl FnOnce(&'static OwnWay) -> &'static OwnPlace<F::Addr>,
 ) -> Option<(F::Addr, Be16)> {
     // SAFETY: the context is valid while the program runs.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let way = OWN_WAYS.get_ptr(OwnPort::new(netns, port))?;
+    let way = OWN_WAYS.get_ptr(OwnPort::new(netns, port, proto))?;
     // SAFETY: a map value stays readable while the program runs.
     let place = of(unsafe { &*way });
     let is_itself = addr.is_loopback() || is_any(addr) || addr == place.own;
-    if !is_itself || is_any(place.to) || listens::<F>(ctx, addr, port) {
+    if !is_itself || is_any(place.to) || listens::<F>(ctx, addr, port, proto) {
         return None;
     }
     Some((place.to, place.port))
 }
 
-/// A connection to anywhere would begin in the host's network.
+/// A connection to anywhere would begin in the host's network. One of UDP may
+/// have a client for its peer.
 #[inline(always)]
-pub fn nowhere(ctx: &SockAddrContext) -> i32 {
-    if is_host(ctx) { REFUSE } else { ALLOW }
+pub fn connects4(ctx: &SockAddrContext) -> i32 {
+    if !is_host(ctx) {
+        ALLOW
+    } else if protocol(ctx) == proto::UDP {
+        datagrams::connects4(ctx)
+    } else {
+        REFUSE
+    }
+}
+
+/// The same of a socket of IPv6.
+#[inline(always)]
+pub fn connects6(ctx: &SockAddrContext) -> i32 {
+    if !is_host(ctx) {
+        ALLOW
+    } else if protocol(ctx) == proto::UDP {
+        datagrams::connects6(ctx)
+    } else {
+        REFUSE
+    }
 }
 
 /// Binding is netdp's: of a socket that was handed out, only to make one of
@@ -246,7 +326,7 @@ pub fn as_inside6(ctx: &SockAddrContext) {
 #[inline(always)]
 fn inside<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::Addr)) {
     let host_port = port(ctx);
-    let Some(found) = mapping::<F>(addr, host_port, proto::TCP) else {
+    let Some(found) = mapping::<F>(addr, host_port, protocol(ctx)) else {
         return;
     };
     // SAFETY: a map value stays readable while the program runs.

@@ -22,8 +22,8 @@ use netdp_common::{
 use crate::{
     alone::Alone,
     maps::{
-        Addrs, Allowed, BackRanges, Backs, Blocked, Calls, Flows, Frags, KnownPlaces, Links,
-        Locals, Members, Order, Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
+        Addrs, Allowed, BackRanges, Backs, Blocked, Calls, Clients, Flows, Frags, KnownPlaces,
+        Links, Locals, Members, Order, Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
     },
     skb::Skb,
 };
@@ -59,6 +59,7 @@ pub trait Family: Quoting + Alone {
     fn frags() -> &'static Frags<Self::Addr>;
     fn calls() -> &'static Calls<Self::Addr>;
     fn socks() -> &'static Socks<Self::Addr>;
+    fn clients() -> &'static Clients<Self::Addr>;
     fn paths() -> &'static Paths<Self::Addr>;
     fn known() -> &'static KnownPlaces<Self::Addr>;
     fn scratch() -> &'static Scratch<Self::Addr>;
@@ -75,6 +76,10 @@ pub trait Family: Quoting + Alone {
     fn gateway_of(uplink: &Uplink) -> Self::Addr;
     /// Whether an address is on the link, by the subnet of the uplink's own.
     fn is_on_link(uplink: &Uplink, addr: Self::Addr) -> bool;
+
+    /// An address and port in one number, never 0; or 0 where they have no room
+    /// in one.
+    fn in_one(addr: Self::Addr, port: Be16) -> u64;
 
     /// A number that spreads addresses over `paths`.
     fn spread(addr: Self::Addr) -> u32;

@@ -245,7 +245,7 @@ fn neighbour<F: Family>(
         return Found::refused(reason);
     }
     if owner.flags & u32::from(endpoint_flags::DIRECT) != 0
-        && packet.proto == proto::TCP
+        && packet.transport.is_tcp_or_udp()
         && direct::is_instead::<F>(skb, packet, decision)
     {
         return Found::YES;

@@ -137,7 +137,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
                 if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
                     return Err(DropReason::NotAllowed);
                 }
-                if direct::is_hosts::<F>(skb, mapping, packet) {
+                if direct::is_hosts::<F>(skb, mapping, packet, &mapping.back_addr) {
                     return Ok(Verdict::Pass);
                 }
                 F::apart(|| published::inbound::<F>(skb, packet, mapping, decision))?;

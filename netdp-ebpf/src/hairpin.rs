@@ -26,7 +26,7 @@ pub fn hairpin<F: Family>(
     }) {
         return Err(DropReason::NotAllowed);
     }
-    if direct::is_hosts::<F>(skb, published, packet) {
+    if direct::is_hosts::<F>(skb, published, packet, &F::gateway(endpoint)) {
         return Ok(());
     }
     // Made where they are to be: the stack has no room for them, and would have

@@ -9,11 +9,15 @@ use aya_ebpf::{
 };
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
-    maps::{Asked, OwnPlace, OwnWay, PortKey, Published, SockKey},
+    maps::{Asked, OwnPlace, OwnWay, PortKey, Published, SockKey, seen},
     packet::{V4, V6},
 };
 
-use crate::{direct, family::Family, ranges};
+use crate::{
+    direct::{self, datagrams},
+    family::{Family, is_any},
+    ranges,
+};
 
 /// A cgroup program's verdict: go on.
 pub const ALLOW: i32 = 1;
@@ -93,7 +97,7 @@ pub fn peer_as_asked6(ctx: &SockAddrContext) {
 /// Puts the address that the program asked for in place of the container's.
 #[inline(always)]
 pub fn as_asked4(ctx: &SockAddrContext) {
-    if is_host(ctx) {
+    if may_have_asked(ctx) {
         restore::<V4>(ctx, addr4(ctx), |addr| set_addr4(ctx, addr));
     }
 }
@@ -101,30 +105,38 @@ pub fn as_asked4(ctx: &SockAddrContext) {
 /// The same of a socket of IPv6, which may also speak IPv4.
 #[inline(always)]
 pub fn as_asked6(ctx: &SockAddrContext) {
-    if is_host(ctx) {
+    if may_have_asked(ctx) {
         peer_as_asked6(ctx);
+    }
+}
+
+/// Whether a socket of UDP may have been sent elsewhere than it asked for.
+#[inline(always)]
+fn may_have_asked(ctx: &SockAddrContext) -> bool {
+    if is_host(ctx) {
+        !datagrams::has_heard(ctx)
+    } else {
+        datagrams::was_seen(seen::OWN)
     }
 }
 
 #[inline(always)]
 fn redirect<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::Addr)) {
     let port = port(ctx);
-    // SAFETY: the context is valid while the program runs.
-    let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
+    let protocol = protocol(ctx);
     let (to, to_port) = match mapping::<F>(addr, port, protocol) {
         Some(published) => {
             // SAFETY: a map value stays readable while the program runs.
             let published = unsafe { &*published };
-            if published.is_direct() && direct::listens::<F>(ctx, addr, port) {
+            if published.is_direct() && direct::listens::<F>(ctx, addr, port, protocol) {
                 return;
             }
             (published.addr, published.container_port(port))
         }
-        None if protocol == proto::TCP => match direct::place_of::<F>(ctx, addr, port) {
+        None => match direct::place_of::<F>(ctx, addr, port, protocol) {
             Some(place) => place,
             None => return,
         },
-        None => return,
     };
     send_to::<F>(ctx, (addr, port), (to, to_port), set);
 }
@@ -138,11 +150,15 @@ fn to_itself<F: Family>(
     place: impl FnOnce(&'static OwnWay) -> &'static OwnPlace<F::Addr>,
     set: impl FnOnce(F::Addr),
 ) {
-    let port = port(ctx);
-    // SAFETY: the context is valid while the program runs.
-    if unsafe { (*ctx.sock_addr).protocol } as u8 == proto::TCP
-        && let Some(to) = direct::own_place::<F>(ctx, addr, port, place)
-    {
+    let (port, protocol) = (port(ctx), protocol(ctx));
+    // Datagrams are many, and few of them go to what is never another's.
+    if protocol != proto::TCP && !addr.is_loopback() && !is_any(addr) {
+        return;
+    }
+    if let Some(to) = direct::own_place::<F>(ctx, (addr, port), protocol, place) {
+        if protocol == proto::UDP {
+            datagrams::see(seen::OWN);
+        }
         send_to::<F>(ctx, (addr, port), to, set);
     }
 }
@@ -229,6 +245,13 @@ fn key<F: Family>(ctx: &SockAddrContext, addr: F::Addr, port: Be16) -> SockKey<F
     }
 }
 
+/// A number of [`proto`].
+#[inline(always)]
+pub fn protocol(ctx: &SockAddrContext) -> u8 {
+    // SAFETY: as above.
+    unsafe { (*ctx.sock_addr).protocol as u8 }
+}
+
 /// The port lies in the low half of its word, in network order.
 #[inline(always)]
 pub fn port(ctx: &SockAddrContext) -> Be16 {
@@ -280,7 +303,7 @@ pub fn addr6(ctx: &SockAddrContext) -> V6Addr {
 
 /// The socket's own address; 0 while it is not bound to one.
 #[inline(always)]
-fn bound4(ctx: &SockAddrContext) -> V4Addr {
+pub fn bound4(ctx: &SockAddrContext) -> V4Addr {
     // SAFETY: as above; the socket stays while the program runs.
     unsafe {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
@@ -290,7 +313,7 @@ fn bound4(ctx: &SockAddrContext) -> V4Addr {
 
 /// The socket's own address; `::` while it is not bound to one.
 #[inline(always)]
-fn bound6(ctx: &SockAddrContext) -> V6Addr {
+pub fn bound6(ctx: &SockAddrContext) -> V6Addr {
     // SAFETY: as above; the socket stays while the program runs.
     unsafe {
         let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
@@ -298,11 +321,45 @@ fn bound6(ctx: &SockAddrContext) -> V6Addr {
     }
 }
 
+/// The address that a datagram is to be sent from; 0 where the stack chooses.
+#[inline(always)]
+pub fn source4(ctx: &SockAddrContext) -> V4Addr {
+    // SAFETY: as above; of the hooks `sendmsg4` and `sendmsg6` alone.
+    V4Addr(unsafe { (*ctx.sock_addr).msg_src_ip4 })
+}
+
+#[inline(always)]
+pub fn source6(ctx: &SockAddrContext) -> V6Addr {
+    // SAFETY: as above.
+    unsafe { words6(&raw const (*ctx.sock_addr).msg_src_ip6) }
+}
+
+#[inline(always)]
+pub fn set_source4(ctx: &SockAddrContext, addr: V4Addr) {
+    // SAFETY: as above; a program of these hooks may write it.
+    unsafe { (*ctx.sock_addr).msg_src_ip4 = addr.0 };
+}
+
+#[inline(always)]
+pub fn set_source6(ctx: &SockAddrContext, addr: V6Addr) {
+    // SAFETY: as above.
+    unsafe { set_words6(&raw mut (*ctx.sock_addr).msg_src_ip6, addr) };
+}
+
 #[inline(always)]
 pub fn set_addr6(ctx: &SockAddrContext, addr: V6Addr) {
     // SAFETY: as above; a program of these hooks may write it.
+    unsafe { set_words6(&raw mut (*ctx.sock_addr).user_ip6, addr) };
+}
+
+/// As [`words6`].
+///
+/// # Safety
+/// They may be written while the program runs.
+#[inline(always)]
+unsafe fn set_words6(words: *mut [u32; 4], addr: V6Addr) {
+    // SAFETY: as said above.
     unsafe {
-        let words = &raw mut (*ctx.sock_addr).user_ip6;
         (&raw mut (*words)[0]).write_volatile(addr.0[0]);
         (&raw mut (*words)[1]).write_volatile(addr.0[1]);
         (&raw mut (*words)[2]).write_volatile(addr.0[2]);

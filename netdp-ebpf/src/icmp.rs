@@ -15,6 +15,7 @@ use netdp_common::{
 };
 
 use crate::{
+    direct,
     family::{Family, is_any},
     flows,
     found::Found,
@@ -32,6 +33,9 @@ pub fn received<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> Found {
     }
     // A flow may be older than the publication of its port.
     if !masqueraded_sender::<F>(work) {
+        if direct::has_sent::<F>(skb, work) {
+            return Found::NO;
+        }
         let found = published_sender::<F>(work, F::Addr::ANY);
         if found != Found::YES {
             return found;

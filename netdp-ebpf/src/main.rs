@@ -50,11 +50,13 @@ mod verdict;
 mod work;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, cgroup_sockopt, classifier, sk_msg, sock_ops, xdp},
+    macros::{cgroup_sock_addr, cgroup_sockopt, classifier, sk_msg, sock_ops, socket_filter, xdp},
     programs::{
-        SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext, TcContext, XdpContext,
+        SkBuffContext, SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext, TcContext,
+        XdpContext,
     },
 };
+use direct::datagrams;
 use skb::Skb;
 
 /// tcx ingress of an uplink: a frame that arrives from outside.
@@ -134,7 +136,9 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 /// cgroup: an unconnected UDP socket of the host sends.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    host_socket::to_container4(&ctx);
+    if !datagrams::has_heard(&ctx) {
+        host_socket::to_container4(&ctx);
+    }
     host_socket::ALLOW
 }
 
@@ -161,6 +165,9 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 /// cgroup: as `sendmsg4`, of a socket of IPv6.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    if datagrams::has_heard(&ctx) {
+        return host_socket::ALLOW;
+    }
     host_socket::to_container6(&ctx)
 }
 
@@ -181,13 +188,45 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 /// cgroup of direct sockets: one connects.
 #[cgroup_sock_addr(connect4)]
 pub fn direct_connect4(ctx: SockAddrContext) -> i32 {
-    direct::nowhere(&ctx)
+    direct::connects4(&ctx)
 }
 
 /// As `direct_connect4`, of a socket of IPv6.
 #[cgroup_sock_addr(connect6)]
 pub fn direct_connect6(ctx: SockAddrContext) -> i32 {
-    direct::nowhere(&ctx)
+    direct::connects6(&ctx)
+}
+
+/// cgroup of direct sockets: one of UDP sends.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn direct_sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagrams::sends4(&ctx)
+}
+
+/// As `direct_sendmsg4`, of a socket of IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn direct_sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagrams::sends6(&ctx)
+}
+
+/// cgroup of direct sockets: one of UDP has received.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn direct_recvmsg4(ctx: SockAddrContext) -> i32 {
+    datagrams::heard4(&ctx);
+    host_socket::ALLOW
+}
+
+/// As `direct_recvmsg4`, of a socket of IPv6.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn direct_recvmsg6(ctx: SockAddrContext) -> i32 {
+    datagrams::heard6(&ctx);
+    host_socket::ALLOW
+}
+
+/// Filter of a direct socket of UDP: a datagram comes for it.
+#[socket_filter]
+pub fn direct_filter(ctx: SkBuffContext) -> i64 {
+    datagrams::taken(&ctx)
 }
 
 /// cgroup of direct sockets: one is bound.

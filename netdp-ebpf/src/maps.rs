@@ -10,12 +10,13 @@ use netdp_common::{
     block::BlockPlace,
     left::MAX_LEFT,
     maps::{
-        Asked, Back, BackRange, Config, DEFAULT_FLOWS, EARLY_GROUPS, EARLY_IN_GROUP, Early,
-        EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known, LinkKey, Local,
-        MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS,
-        MAX_PAIRS, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member,
-        ORDER_PER_FLOW, OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange,
-        Refusals, Short, SockKey, SocketKey, Stats, Sweep, Times, Uplink, Usage,
+        Asked, Back, BackRange, Client, ClientKey, Config, DEFAULT_FLOWS, Datagrams, EARLY_GROUPS,
+        EARLY_IN_GROUP, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known,
+        LinkKey, Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_CLIENTS, MAX_CLOSED,
+        MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING, MAX_PORTS,
+        MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW, OwnPort, OwnWay, Owner, Pair,
+        Path, PortKey, Published, PublishedRange, Refusals, Short, SockKey, SocketKey, Stats,
+        Sweep, Times, Uplink, Usage, seen,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -62,6 +63,7 @@ pub type Calls<A> = LruHashMap<FlowKey<A>, u32, { MAX_CALLS as usize }>;
 pub type Members<A> =
     HashMap<A, Member, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }>;
 pub type Socks<A> = LruHashMap<SockKey<A>, Asked<A>, 65536>;
+pub type Clients<A> = LruHashMap<ClientKey<A>, Client<A>, { MAX_CLIENTS as usize }>;
 /// Room for an entry in the making.
 pub type Scratch<A> = PerCpuArray<Flow<A>, 1>;
 pub type Paths<A> = PerCpuArray<Path<A>, MAX_PATHS>;
@@ -131,6 +133,17 @@ pub static OWN_WAYS: HashMap<
     { MAX_OWN_WAYS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
+/// What direct sockets of UDP have heard of last.
+#[btf_map(name = "datagrams")]
+pub static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
+/// By [`seen`], 1 where there was such a thing, so that hosts without don't look
+/// for it.
+#[btf_map(name = "direct_seen")]
+pub static DIRECT_SEEN: Array<u32, { seen::COUNT as usize }> = Array::new();
+/// Cookies of direct sockets of UDP that have lost their port.
+#[btf_map(name = "closed")]
+pub static CLOSED: HashMap<u64, u32, { MAX_CLOSED as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 /// How far both directions of a joined connection are.
 #[btf_map(name = "pairs")]
 pub static PAIRS: HashMap<SocketKey, Pair, { MAX_PAIRS as usize }, { BPF_F_NO_PREALLOC as usize }> =
@@ -172,6 +185,8 @@ pub static QUOTED: PerCpuArray<[u8; QUOTE_ROOM], 1> = PerCpuArray::new();
 /// A [`Work`](crate::work::Work) of either family.
 #[btf_map(name = "work")]
 pub static WORK: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
+#[btf_map(name = "clients4")]
+pub static CLIENTS4: Clients<V4Addr> = LruHashMap::new();
 #[btf_map(name = "scratch4")]
 pub static SCRATCH4: Scratch<V4Addr> = PerCpuArray::new();
 #[btf_map(name = "paths4")]
@@ -213,6 +228,8 @@ pub static FRAGS6: Frags<V6Addr> = LruHashMap::new();
 pub static CALLS6: Calls<V6Addr> = LruHashMap::new();
 #[btf_map(name = "socks6")]
 pub static SOCKS6: Socks<V6Addr> = LruHashMap::new();
+#[btf_map(name = "clients6")]
+pub static CLIENTS6: Clients<V6Addr> = LruHashMap::new();
 #[btf_map(name = "scratch6")]
 pub static SCRATCH6: Scratch<V6Addr> = PerCpuArray::new();
 #[btf_map(name = "paths6")]

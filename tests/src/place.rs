@@ -79,7 +79,7 @@ impl Place for HostProgram<'_> {
 pub struct Reached<'world> {
     world: &'world World,
     namespace: &'world Namespace,
-    opened: Mutex<Vec<(AddressFamily, OwnedFd)>>,
+    opened: Mutex<Vec<(AddressFamily, SockType, OwnedFd)>>,
 }
 
 impl<'world> Reached<'world> {
@@ -132,14 +132,15 @@ impl Place for Reached<'_> {
         kind: SockType,
         protocol: Option<SockProtocol>,
     ) -> OwnedFd {
-        assert!(kind == SockType::Stream && protocol.is_none(), "TCP alone");
+        assert!(protocol.is_none(), "TCP and UDP alone");
         let mut opened = self.opened.lock().expect("sockets");
-        if let Some(at) = opened.iter().position(|it| it.0 == family) {
-            return opened.swap_remove(at).1;
+        let of_this = |it: &(AddressFamily, SockType, OwnedFd)| it.0 == family && it.1 == kind;
+        if let Some(at) = opened.iter().position(of_this) {
+            return opened.swap_remove(at).2;
         }
         let more = self.open_many(family, kind);
-        opened.extend(more.into_iter().map(|socket| (family, socket)));
-        opened.pop().expect("a socket").1
+        opened.extend(more.into_iter().map(|socket| (family, kind, socket)));
+        opened.pop().expect("a socket").2
     }
 }
 

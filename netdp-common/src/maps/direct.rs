@@ -1,5 +1,5 @@
-//! Direct ports: which of them the host's stack has a listener for, and how
-//! programs of a sandbox reach its own.
+//! Direct ports: which of them the host's stack has a listener for, how programs
+//! of a sandbox reach its own, and whom its sockets of UDP may send to.
 
 use crate::addr::{Address, Be16, V4Addr, V6Addr};
 
@@ -10,16 +10,19 @@ pub struct OwnPort {
     /// Cookie of the sandbox's network namespace (`SO_NETNS_COOKIE`).
     pub netns: u64,
     pub port: Be16,
-    pub pad: [u16; 3],
+    /// [`proto`](crate::addr::proto).
+    pub proto: u16,
+    pub pad: u32,
 }
 
 impl OwnPort {
     #[inline(always)]
-    pub const fn new(netns: u64, port: Be16) -> Self {
+    pub const fn new(netns: u64, port: Be16, proto: u8) -> Self {
         Self {
             netns,
             port,
-            pad: [0; 3],
+            proto: proto as u16,
+            pad: 0,
         }
     }
 }
@@ -59,4 +62,53 @@ pub struct Known<A: Address> {
     /// The time then, in 2^27 ns; 0 for an empty entry.
     pub tick: u32,
     pub fill: A::Fill,
+}
+
+/// Key of `clients4`: who has sent a datagram to a direct port.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientKey<A: Address> {
+    pub client: A,
+    /// The sandbox's own address.
+    pub own: A,
+    pub client_port: Be16,
+    /// Of the host.
+    pub port: Be16,
+    pub pad: u32,
+}
+
+/// Value of `clients4`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Client<A: Address> {
+    /// Address of the host that it sent to, where the stack would answer from
+    /// another one; or 0.
+    pub asked: A,
+    /// 1 once the program has received what it sent.
+    pub heard: u32,
+    pub fill: A::Fill,
+}
+
+/// Value of `datagrams`, of each direct socket of UDP.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Datagrams {
+    /// The client of IPv4 that it received from last: address and port, as in
+    /// the packet, in one number, so that it is read and written whole. 0 for
+    /// none.
+    pub last: u64,
+}
+
+/// Indices of `direct_seen`, whose values are 1 once something was seen, so that
+/// hosts without don't look for it.
+pub mod seen {
+    /// A socket of UDP was handed out.
+    pub const DATAGRAMS: u32 = 0;
+    /// A sandbox's program sent to its own direct port of UDP.
+    pub const OWN: u32 = 1;
+    /// A client asked at an address that the stack doesn't answer from.
+    pub const ASKED: u32 = 2;
+    /// A socket of UDP lost its port.
+    pub const CLOSED: u32 = 3;
+    pub const COUNT: u32 = 4;
 }

@@ -7,10 +7,10 @@ use crate::{
 };
 
 use super::{
-    Asked, Back, BackRange, Config, Delivery, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag,
-    FragKey, Joined, Known, LinkKey, Local, Member, OwnPlace, OwnPort, OwnWay, Owner, Pair, Path,
-    PortKey, Published, PublishedRange, Refusals, Share, Short, SockKey, SocketKey, Stats, Sweep,
-    TimedSweep, Times, Uplink, Usage,
+    Asked, Back, BackRange, Client, ClientKey, Config, Datagrams, Delivery, Early, EarlyGroup,
+    Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known, LinkKey, Local, Member, OwnPlace,
+    OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals, Share, Short,
+    SockKey, SocketKey, Stats, Sweep, TimedSweep, Times, Uplink, Usage,
 };
 
 /// Asserts that no bytes of a type are implicit padding.
@@ -32,10 +32,15 @@ assert_layout! {
     Short: 24 = 24;
     Known<V4Addr>: 16 = 4, 4, 8;
     Known<V6Addr>: 32 = 16, 4, 8, 4;
-    OwnPort: 16 = 8, 2, 6;
+    OwnPort: 16 = 8, 2, 2, 4;
     OwnPlace<V4Addr>: 12 = 4, 4, 4;
     OwnPlace<V6Addr>: 40 = 16, 16, 4, 4;
     OwnWay: 56 = 40, 12, 4;
+    ClientKey<V4Addr>: 16 = 4, 4, 2, 2, 4;
+    ClientKey<V6Addr>: 40 = 16, 16, 2, 2, 4;
+    Client<V4Addr>: 8 = 4, 4;
+    Client<V6Addr>: 24 = 16, 4, 4;
+    Datagrams: 8 = 8;
     Times: 16 = 4 * 4;
     Endpoint: 88 = 8, 8, 8, 8, 32, 8, 16;
     Delivery: 20 = 8, 12;
@@ -104,8 +109,8 @@ mod pod {
     }
 
     pod!(
-        Config, Member, OwnPort, OwnWay, Pair, Short, SocketKey, Endpoint, Owner, Local, Uplink,
-        Frag, Stats, Usage, TimedSweep, Times, V4Addr, V6Addr,
+        Config, Datagrams, Member, OwnPort, OwnWay, Pair, Short, SocketKey, Endpoint, Owner, Local,
+        Uplink, Frag, Stats, Usage, TimedSweep, Times, V4Addr, V6Addr,
     );
     family_pod!(
         PortKey,
@@ -123,5 +128,7 @@ mod pod {
         RangePlace,
         AllowPlace,
         BlockPlace,
+        ClientKey,
+        Client,
     );
 }

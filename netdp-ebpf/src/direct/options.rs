@@ -17,6 +17,7 @@ pub enum Effect {
 const SOL_SOCKET: i32 = 1;
 const IPPROTO_IP: i32 = 0;
 const IPPROTO_TCP: i32 = 6;
+const IPPROTO_UDP: i32 = 17;
 const IPPROTO_IPV6: i32 = 41;
 const SOL_TLS: i32 = 282;
 
@@ -33,6 +34,7 @@ pub fn of(level: i32, name: i32) -> Effect {
         SOL_SOCKET => SOCKET,
         IPPROTO_IP => IP,
         IPPROTO_TCP => TCP,
+        IPPROTO_UDP => UDP,
         IPPROTO_IPV6 => IPV6,
         SOL_TLS => (u64::MAX, u64::MAX),
         _ => (0, 0),
@@ -70,21 +72,22 @@ const fn set(names: &[u32]) -> Set {
     set
 }
 
-/// `SO_SNDBUF`, `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_OOBINLINE`, `SO_PRIORITY`,
+/// `SO_BROADCAST`, without which it would be sent to no more than its clients
+/// either; `SO_SNDBUF`, `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_OOBINLINE`, `SO_PRIORITY`,
 /// `SO_LINGER`, `SO_PASSCRED`, `SO_RCVLOWAT`, `SO_RCVTIMEO`, `SO_SNDTIMEO`,
 /// `SO_TIMESTAMP`, `SO_TIMESTAMPNS`, `SO_TIMESTAMPING`, `SO_BUSY_POLL`,
-/// `SO_MAX_PACING_RATE`, `SO_INCOMING_CPU`, `SO_ZEROCOPY`, the later forms of
+/// `SO_RXQ_OVFL`, `SO_PEEK_OFF`, `SO_MAX_PACING_RATE`, `SO_INCOMING_CPU`, `SO_ZEROCOPY`, the later forms of
 /// times (63 to 67), `SO_PREFER_BUSY_POLL`, `SO_BUSY_POLL_BUDGET`,
 /// `SO_BUF_LOCK`, `SO_TXREHASH`, `SO_RCVMARK` left out.
 const SOCKET: Set = set(&[
-    7, 8, 9, 10, 12, 13, 16, 18, 20, 21, 29, 35, 37, 46, 47, 49, 60, 63, 64, 65, 66, 67, 69, 70,
-    72, 74,
+    6, 7, 8, 9, 10, 12, 13, 16, 18, 20, 21, 29, 35, 37, 40, 42, 46, 47, 49, 60, 63, 64, 65, 66, 67,
+    69, 70, 72, 74,
 ]);
 
 /// `IP_TOS`, `IP_TTL`, `IP_PKTINFO`, `IP_MTU_DISCOVER`, `IP_RECVERR`,
-/// `IP_RECVTTL`, `IP_RECVTOS`, `IP_MINTTL`, `IP_CHECKSUM`,
-/// `IP_BIND_ADDRESS_NO_PORT`.
-const IP: Set = set(&[1, 2, 8, 10, 11, 12, 13, 21, 23, 24]);
+/// `IP_RECVTTL`, `IP_RECVTOS`, `IP_RECVORIGDSTADDR`, `IP_MINTTL`, `IP_CHECKSUM`,
+/// `IP_BIND_ADDRESS_NO_PORT`, `IP_RECVERR_RFC4884`.
+const IP: Set = set(&[1, 2, 8, 10, 11, 12, 13, 20, 21, 23, 24, 26]);
 
 /// All but the repairing of connections (`TCP_REPAIR` and what it opens, 19 to
 /// 22 and 29), `TCP_ULP` (31) and what goes with other keys than the program's.
@@ -93,8 +96,12 @@ const TCP: Set = set(&[
     37,
 ]);
 
+/// `UDP_CORK`, `UDP_NO_CHECK6_TX`, `UDP_NO_CHECK6_RX`, `UDP_SEGMENT`, `UDP_GRO`;
+/// not what has the kernel take datagrams for those of a tunnel (`UDP_ENCAP`).
+const UDP: Set = set(&[1, 101, 102, 103, 104]);
+
 /// `IPV6_UNICAST_HOPS`, `IPV6_MTU_DISCOVER`, `IPV6_MTU`, `IPV6_RECVERR`,
-/// `IPV6_V6ONLY`, `IPV6_RECVPKTINFO`, `IPV6_RECVHOPLIMIT`, `IPV6_DONTFRAG`,
+/// `IPV6_V6ONLY`, `IPV6_RECVERR_RFC4884`, `IPV6_RECVPKTINFO`, `IPV6_RECVHOPLIMIT`, `IPV6_DONTFRAG`,
 /// `IPV6_RECVTCLASS`, `IPV6_TCLASS`, `IPV6_AUTOFLOWLABEL`,
-/// `IPV6_ADDR_PREFERENCES`, `IPV6_MINHOPCOUNT`.
-const IPV6: Set = set(&[16, 23, 24, 25, 26, 49, 51, 62, 66, 67, 70, 72, 73]);
+/// `IPV6_ADDR_PREFERENCES`, `IPV6_MINHOPCOUNT`, `IPV6_RECVORIGDSTADDR`.
+const IPV6: Set = set(&[16, 23, 24, 25, 26, 31, 49, 51, 62, 66, 67, 70, 72, 73, 74]);

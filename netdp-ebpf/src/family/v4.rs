@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as SockTuple,
 };
 use netdp_common::{
-    addr::{Address as _, V4Addr},
+    addr::{Address as _, Be16, V4Addr},
     drop::DropReason,
     icmp::{self, Answer, Quote},
     maps::{Endpoint, Uplink, endpoint_flags, uplink_flags},
@@ -19,9 +19,9 @@ use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
         ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BLOCKED4, BackRanges, Backs, Blocked,
-        CALLS4, Calls, FLOWS4, FRAGS4, Flows, Frags, KNOWN4, KnownPlaces, LINKS4, LOCAL4, Links,
-        Locals, MEMBERS4, Members, ORDER4, OTHERS4, Order, Others, PATHS4, PENDING4, PORTS4, Paths,
-        Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
+        CALLS4, CLIENTS4, Calls, Clients, FLOWS4, FRAGS4, Flows, Frags, KNOWN4, KnownPlaces,
+        LINKS4, LOCAL4, Links, Locals, MEMBERS4, Members, ORDER4, OTHERS4, Order, Others, PATHS4,
+        PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
     },
     skb::{Copied, Skb},
 };
@@ -104,6 +104,10 @@ impl Family for V4 {
         &SOCKS4
     }
     #[inline(always)]
+    fn clients() -> &'static Clients<V4Addr> {
+        &CLIENTS4
+    }
+    #[inline(always)]
     fn paths() -> &'static Paths<V4Addr> {
         &PATHS4
     }
@@ -143,6 +147,11 @@ impl Family for V4 {
     #[inline(always)]
     fn is_on_link(uplink: &Uplink, addr: V4Addr) -> bool {
         addr.shares_prefix(uplink.addr4, uplink.prefix4)
+    }
+
+    #[inline(always)]
+    fn in_one(addr: V4Addr, port: Be16) -> u64 {
+        1 << 63 | u64::from(addr.0) << 16 | u64::from(port.raw())
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as SockTuple,
 };
 use netdp_common::{
-    addr::{Address as _, V6Addr},
+    addr::{Address as _, Be16, V6Addr},
     drop::DropReason,
     icmp::{self, Answer, Quote},
     maps::{Endpoint, FragKey, Uplink, endpoint_flags, uplink_flags},
@@ -19,9 +19,9 @@ use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
         ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BLOCKED6, BackRanges, Backs, Blocked,
-        CALLS6, Calls, FLOWS6, FRAGS6, Flows, Frags, KNOWN6, KnownPlaces, LINKS6, LOCAL6, Links,
-        Locals, MEMBERS6, Members, ORDER6, OTHERS6, Order, Others, PATHS6, PENDING6, PORTS6, Paths,
-        Pending, Ports, RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
+        CALLS6, CLIENTS6, Calls, Clients, FLOWS6, FRAGS6, Flows, Frags, KNOWN6, KnownPlaces,
+        LINKS6, LOCAL6, Links, Locals, MEMBERS6, Members, ORDER6, OTHERS6, Order, Others, PATHS6,
+        PENDING6, PORTS6, Paths, Pending, Ports, RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
     },
     skb::Skb,
     work::copy,
@@ -105,6 +105,10 @@ impl Family for V6 {
         &SOCKS6
     }
     #[inline(always)]
+    fn clients() -> &'static Clients<V6Addr> {
+        &CLIENTS6
+    }
+    #[inline(always)]
     fn paths() -> &'static Paths<V6Addr> {
         &PATHS6
     }
@@ -144,6 +148,11 @@ impl Family for V6 {
     #[inline(always)]
     fn is_on_link(uplink: &Uplink, addr: V6Addr) -> bool {
         addr.shares_prefix(uplink.addr6, uplink.prefix6)
+    }
+
+    #[inline(always)]
+    fn in_one(_addr: V6Addr, _port: Be16) -> u64 {
+        0
     }
 
     #[inline(always)]

@@ -30,7 +30,7 @@ pub enum Mode {
     Floor,
     /// netdp, on a network with these options (KEY=VALUE).
     Netdp(Vec<String>),
-    /// The same, by direct ports of TCP.
+    /// The same, by direct ports.
     Direct,
 }
 

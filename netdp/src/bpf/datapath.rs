@@ -319,6 +319,11 @@ impl Datapath {
         self.attached.clone()
     }
 
+    /// Where the maps are pinned.
+    pub fn maps_folder(&self) -> PathBuf {
+        self.layout.maps()
+    }
+
     /// How programs are attached to uplinks.
     pub fn mechanism(&self) -> Mechanism {
         self.mechanism
@@ -398,6 +403,7 @@ pub(super) fn load_programs(
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSockopt(program) => program.load(),
+            Program::SocketFilter(program) => program.load(),
             Program::SockOps(program) => program.load(),
             Program::SkMsg(program) => program.load(),
             Program::Xdp(program) => program.load(),

@@ -2,18 +2,19 @@
 
 use std::{
     fs::{self, File},
-    os::fd::{AsFd, AsRawFd},
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, SkStorage},
+    maps::{Array, HashMap, Map, MapData, SkStorage},
     programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, links::FdLink},
 };
 use netdp_common::{
     addr::{V4Addr, V6Addr},
-    maps::{OwnPort, OwnWay, name},
+    maps::{OwnPort, OwnWay, name, seen},
 };
 
 use super::{
@@ -24,14 +25,20 @@ use super::{
 };
 use crate::direct;
 
-const ADDRESSES: [&str; 6] = [
+const ADDRESSES: [&str; 10] = [
     "direct_connect4",
     "direct_connect6",
     "direct_bind4",
     "direct_bind6",
     "direct_name4",
     "direct_name6",
+    "direct_sendmsg4",
+    "direct_sendmsg6",
+    "direct_recvmsg4",
+    "direct_recvmsg6",
 ];
+/// The filter of sockets of UDP.
+const FILTER: &str = "direct_filter";
 const OPTION: &str = "direct_option";
 /// `enum bpf_attach_type` (`include/uapi/linux/bpf.h`, 5.3).
 const BPF_CGROUP_SETSOCKOPT: u32 = 22;
@@ -138,6 +145,72 @@ impl OwnWays {
     pub fn forget(&mut self, port: &OwnPort) {
         // It may be gone with what it was made for.
         let _ = self.0.remove(port);
+    }
+}
+
+/// The filter that sockets of UDP are given (`SO_ATTACH_BPF`), as pinned beside
+/// these maps.
+///
+/// # Errors
+/// When it isn't there.
+pub fn datagram_filter(maps: &Path) -> io::Result<OwnedFd> {
+    let root = maps.parent().unwrap_or(maps);
+    link::open_pin(&root.join("progs").join(FILTER))
+}
+
+/// Has programs look for sockets of UDP that were handed out.
+///
+/// # Errors
+/// When no such map is pinned in this folder, or the kernel's.
+pub fn expect_datagrams(maps: &Path) -> Result<(), BpfError> {
+    see(maps, seen::DATAGRAMS)
+}
+
+fn see(maps: &Path, what: u32) -> Result<(), BpfError> {
+    let map = open(maps, name::DIRECT_SEEN)?;
+    let mut map: Array<MapData, u32> = map.try_into().map_err(BpfError::map(name::DIRECT_SEEN))?;
+    map.set(what, 1, 0)
+        .map_err(BpfError::map(name::DIRECT_SEEN))
+}
+
+/// The direct sockets of UDP that have lost their port, by their cookies. The
+/// kernel can't take a port from such a socket.
+#[derive(Debug)]
+pub struct Closed {
+    sockets: HashMap<MapData, u64, u32>,
+    maps: PathBuf,
+}
+
+impl Closed {
+    /// # Errors
+    /// When no such map is pinned in this folder.
+    pub fn open(maps: &Path) -> Result<Self, BpfError> {
+        let sockets = open(maps, name::CLOSED)?.try_into();
+        let sockets = sockets.map_err(BpfError::map(name::CLOSED))?;
+        Ok(Self {
+            sockets,
+            maps: maps.to_owned(),
+        })
+    }
+
+    /// From now on these hear nothing and send nothing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn close(&mut self, cookies: &[u64]) -> Result<(), BpfError> {
+        for cookie in cookies {
+            let inserted = self.sockets.insert(cookie, 1, 0);
+            inserted.map_err(BpfError::map(name::CLOSED))?;
+        }
+        see(&self.maps, seen::CLOSED)
+    }
+
+    /// Forgets those that are gone.
+    pub fn keep(&mut self, alive: &[u64]) {
+        let closed: Vec<u64> = self.sockets.keys().flatten().collect();
+        for cookie in closed.iter().filter(|cookie| !alive.contains(cookie)) {
+            let _ = self.sockets.remove(cookie);
+        }
     }
 }
 

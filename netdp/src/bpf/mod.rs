@@ -42,7 +42,7 @@ pub use accelerated::Accelerated;
 pub use blocked::blocked_key;
 pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
-pub use direct::{OwnWays, Unsealed, direct_cgroup};
+pub use direct::{Closed, OwnWays, Unsealed, datagram_filter, direct_cgroup, expect_datagrams};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;
 pub use flow_tables::{FlowSeen, FlowTables};

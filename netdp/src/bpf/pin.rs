@@ -7,11 +7,12 @@ use netdp_common::{
     addr::{V4Addr, V6Addr},
     block::BlockPlace,
     maps::{
-        Asked, Back, BackRange, Config, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, LinkKey,
-        Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL,
-        MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS,
-        Member, OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Short,
-        SockKey, SocketKey, Stats, TimedSweep, Times, Uplink, Usage, name,
+        Asked, Back, BackRange, Client, ClientKey, Config, Datagrams, Endpoint, Flow, FlowKey,
+        Frag, FragKey, Joined, LinkKey, Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_CLIENTS,
+        MAX_CLOSED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING,
+        MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, OwnPort, OwnWay, Owner, Pair,
+        Path, PortKey, Published, PublishedRange, Short, SockKey, SocketKey, Stats, TimedSweep,
+        Times, Uplink, Usage, name, seen,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -21,7 +22,7 @@ use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 55] = [
+pub(super) const MAPS: [&str; 60] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -40,6 +41,11 @@ pub(super) const MAPS: [&str; 55] = [
     name::UNSEALED,
     name::INWARD,
     name::OWN_WAYS,
+    name::DATAGRAMS,
+    name::DIRECT_SEEN,
+    name::CLOSED,
+    name::CLIENTS4,
+    name::CLIENTS6,
     name::PAIRS,
     name::SHORT,
     name::MEMBERS4,
@@ -113,6 +119,11 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::JOINED => of::<u32, Joined>(0),
         name::UNSEALED => of::<u32, u32>(0),
         name::OWN_WAYS => of::<OwnPort, OwnWay>(MAX_OWN_WAYS),
+        name::DATAGRAMS => of::<u32, Datagrams>(0),
+        name::DIRECT_SEEN => of::<u32, u32>(seen::COUNT),
+        name::CLOSED => of::<u64, u32>(MAX_CLOSED),
+        name::CLIENTS4 => of::<ClientKey<V4Addr>, Client<V4Addr>>(MAX_CLIENTS),
+        name::CLIENTS6 => of::<ClientKey<V6Addr>, Client<V6Addr>>(MAX_CLIENTS),
         name::PAIRS => of::<SocketKey, Pair>(MAX_PAIRS),
         name::SHORT => of::<u32, Short>(MAX_ENDPOINTS),
         name::MEMBERS4 => of::<V4Addr, Member>(MAX_ENDPOINTS),

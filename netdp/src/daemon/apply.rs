@@ -17,6 +17,7 @@ use crate::{
 };
 
 use super::{
+    ended,
     hold::{Holds, NotHeld},
     port_owner::{self, PortOwner},
 };
@@ -234,12 +235,10 @@ impl Target {
 
     /// Sockets that programs were handed for the port end before it is free.
     fn release(&mut self, port: Hold) {
-        if port.direct {
-            for number in port.ports.ports() {
-                if let Err(error) = netlink::end_tcp(port.address, number) {
-                    tracing::error!("cannot end the direct sockets of port {port}: {error}");
-                }
-            }
+        if port.direct
+            && let Err(error) = ended::end(&port, &self.datapath.maps_folder())
+        {
+            tracing::error!("cannot end the direct sockets of port {port}: {error}");
         }
         self.holds.release(port);
     }

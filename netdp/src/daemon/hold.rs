@@ -140,7 +140,13 @@ fn hold(port: Hold) -> io::Result<OwnedFd> {
     drop_everything(&fd)?;
     let addr = SockaddrStorage::from(SocketAddr::new(port.address, port.ports.first()));
     if port.proto != Proto::Tcp {
-        bind(fd.as_raw_fd(), &addr)?;
+        if port.direct {
+            hold_unheard(&fd, &addr)?;
+        } else if let Err(errno) = bind(fd.as_raw_fd(), &addr) {
+            // An ended direct socket, whose program hasn't closed it, has the
+            // port and is in nobody's way.
+            hold_unheard(&fd, &addr).map_err(|_| errno)?;
+        }
         return Ok(fd);
     }
     if port.direct {
@@ -178,6 +184,32 @@ fn hold_with_others(fd: &OwnedFd, addr: &SockaddrStorage) -> io::Result<()> {
     bind(fd.as_raw_fd(), addr)?;
     setsockopt(fd, sockopt::ReuseAddr, &false)?;
     Ok(())
+}
+
+/// The same of UDP, where every bound socket has its share of the datagrams,
+/// unless it is bound to an interface that they don't come by. The price is
+/// that a program which binds the port at one interface isn't told that it is
+/// taken, until there is a direct socket.
+fn hold_unheard(fd: &OwnedFd, addr: &SockaddrStorage) -> io::Result<()> {
+    fchown(fd, Some(Uid::from_raw(PORT_OWNER)), None)?;
+    setsockopt(fd, sockopt::ReusePort, &true)?;
+    // At one address of IPv6 the interface is looked for.
+    if out_of_the_way(fd)
+        .and(bind(fd.as_raw_fd(), addr).map_err(Into::into))
+        .is_ok()
+    {
+        return Ok(());
+    }
+    set_option(fd, libc::SO_BINDTOIFINDEX, &0)?;
+    bind(fd.as_raw_fd(), addr)?;
+    out_of_the_way(fd)
+}
+
+/// Binds a socket to an interface that there isn't (`SO_BINDTOIFINDEX`, Linux 5.0,
+/// doesn't look): it keeps its port and hears nothing.
+pub(super) fn out_of_the_way(fd: &OwnedFd) -> io::Result<()> {
+    const NOWHERE: libc::c_int = libc::c_int::MAX;
+    set_option(fd, libc::SO_BINDTOIFINDEX, &NOWHERE)
 }
 
 /// Makes the kernel drop whatever comes for the socket.
@@ -224,7 +256,7 @@ fn set_option<T>(fd: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()>
 mod tests {
     use std::{
         io::{Read, Write},
-        net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+        net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
         sync::Mutex,
     };
 
@@ -308,6 +340,32 @@ mod tests {
         let number = free_ports(1);
         let _udp = UdpSocket::bind(("127.0.0.1", number)).unwrap();
         assert!(!is_free(port(number, Proto::Udp)).unwrap());
+    }
+
+    #[test]
+    fn who_holds_a_direct_port_of_udp_hears_nothing_and_leaves_it_to_its_like() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        let held = Hold {
+            direct: true,
+            ..port(free_ports(1), Proto::Udp)
+        };
+        let number = held.ports.first();
+        let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        for address in addresses {
+            let held = Hold { address, ..held };
+            let mut holds = Holds::default();
+            holds.hold(held).unwrap();
+            let taken = UdpSocket::bind((held.address, number)).unwrap_err();
+            assert_eq!(taken.kind(), io::ErrorKind::AddrInUse, "{}", held.address);
+            assert!(is_free(held).unwrap());
+            let client = UdpSocket::bind((held.address, 0)).unwrap();
+            client.connect((held.address, number)).unwrap();
+            client.send(b"?").unwrap();
+            let refused = client.send(b"?").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod change;
 mod claim;
 pub mod config;
 pub mod direct;
+mod ended;
 pub mod engine;
 pub mod environment;
 mod hold;

@@ -7,9 +7,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use crate::model::Proto;
+
 /// A socket that was handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
+    pub proto: Proto,
     /// The container's.
     pub port: u16,
     pub v4: bool,
@@ -40,7 +43,8 @@ impl Claims {
     /// nobody's way.
     pub fn is_taken(&self, wanted: &Claim, is_open: impl Fn(u64) -> bool) -> bool {
         self.0.iter().any(|claim| {
-            claim.port == wanted.port
+            claim.proto == wanted.proto
+                && claim.port == wanted.port
                 && (claim.v4 && wanted.v4 || claim.v6 && wanted.v6)
                 && !(claim.shared && wanted.shared)
                 && is_open(claim.inode)
@@ -61,24 +65,32 @@ pub(super) struct Listening {
     pub inode: u64,
 }
 
-/// The sockets that listen in this thread's network.
-pub(super) fn listening() -> Vec<Listening> {
-    let tables = ["tcp", "tcp6"].map(|table| format!("/proc/thread-self/net/{table}"));
+/// The sockets that listen in this thread's network; of UDP, those that are
+/// bound.
+pub(super) fn listening(proto: Proto) -> Vec<Listening> {
+    let (tables, state) = match proto {
+        Proto::Udp => (["udp", "udp6"], None),
+        _ => (["tcp", "tcp6"], Some(LISTEN)),
+    };
+    let tables = tables.map(|table| format!("/proc/thread-self/net/{table}"));
     let files = tables.iter().filter_map(|path| File::open(path).ok());
     files
-        .flat_map(|file| listeners(BufReader::new(file)))
+        .flat_map(|file| listeners(BufReader::new(file), state))
         .collect()
 }
 
+/// `TCP_LISTEN` (`include/net/tcp_states.h`), as it is printed.
+const LISTEN: &str = "0A";
+
 /// Listeners come first in `/proc/net/tcp` (`listening_get_first`,
 /// net/ipv4/tcp_ipv4.c): a host may have very many connections.
-fn listeners(table: impl BufRead) -> Vec<Listening> {
-    const LISTEN: &str = "0A";
+fn listeners(table: impl BufRead, state: Option<&str>) -> Vec<Listening> {
     let lines = table.lines().map_while(Result::ok).skip(1);
     lines
         .map_while(|line| {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            (*fields.get(3)? == LISTEN).then_some(())?;
+            let is = *fields.get(3)?;
+            state.is_none_or(|wanted| wanted == is).then_some(())?;
             Some(Listening {
                 addr: address(fields.get(1)?)?,
                 owner: fields.get(7)?.parse().ok()?,
@@ -105,12 +117,13 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, UdpSocket};
 
     use super::*;
 
     fn claim(v4: bool, v6: bool, shared: bool, inode: u64) -> Claim {
         Claim {
+            proto: Proto::Tcp,
             port: 80,
             v4,
             v6,
@@ -130,6 +143,11 @@ mod tests {
         assert!(!claims.is_taken(&claim(false, true, false, 8), |_| true));
         assert!(claims.is_taken(&claim(true, true, true, 8), |_| true));
         assert!(!claims.is_taken(&Claim { port: 81, ..first }, |_| true));
+        let udp = Claim {
+            proto: Proto::Udp,
+            ..first
+        };
+        assert!(!claims.is_taken(&udp, |_| true));
     }
 
     #[test]
@@ -150,10 +168,16 @@ mod tests {
                 owner: nix::unistd::geteuid().as_raw(),
                 inode: nix::sys::stat::fstat(listener.as_fd()).unwrap().st_ino,
             };
-            assert!(listening().contains(&expected), "{expected:?}");
+            assert!(listening(Proto::Tcp).contains(&expected), "{expected:?}");
             drop(listener);
-            assert!(!listening().contains(&expected));
+            assert!(!listening(Proto::Tcp).contains(&expected));
         }
+        let bound = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = bound.local_addr().unwrap();
+        let is_there = || listening(Proto::Udp).iter().any(|it| it.addr == addr);
+        assert!(is_there());
+        drop(bound);
+        assert!(!is_there());
     }
 
     #[test]
@@ -162,10 +186,11 @@ mod tests {
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000 0 42 1\n\
             1: 0100007F:1F90 0100007F:0001 01 00000000:00000000 00:00000000 00000000  1000 0 43 1\n\
             2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000 0 44 1\n";
-        let inodes: Vec<u64> = listeners(table.as_bytes())
-            .iter()
-            .map(|it| it.inode)
-            .collect();
-        assert_eq!(inodes, [42]);
+        let inodes = |state| -> Vec<u64> {
+            let found = listeners(table.as_bytes(), state);
+            found.iter().map(|it| it.inode).collect()
+        };
+        assert_eq!(inodes(Some(LISTEN)), [42]);
+        assert_eq!(inodes(None), [42, 43, 44]);
     }
 }

@@ -5,8 +5,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
 };
 
+use anyhow::Context as _;
 use nix::{
     libc,
     sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket},
@@ -18,7 +20,7 @@ use super::{
     options::{carry, set, set_number},
 };
 use crate::{
-    bpf::Unsealed,
+    bpf::{Unsealed, datagram_filter, expect_datagrams},
     model::{Proto, Publication},
 };
 
@@ -28,9 +30,14 @@ use crate::{
 /// one.
 pub const PORT_OWNER: u32 = 0x6e65_7464;
 
+/// `SO_ATTACH_BPF` (`include/uapi/asm-generic/socket.h`, 3.19).
+const SO_ATTACH_BPF: i32 = 50;
+
 /// An IPv4 or IPv6 socket that a program binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
+    /// TCP or UDP.
+    pub proto: Proto,
     pub addr: SocketAddr,
     /// Of IPv6, that it hears IPv6 alone.
     pub v6only: bool,
@@ -39,6 +46,7 @@ pub(super) struct Asked {
 /// Where the socket that takes its place is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
+    pub proto: Proto,
     pub addr: SocketAddr,
     pub v6only: bool,
     pub v4: bool,
@@ -48,10 +56,12 @@ pub(super) struct Place {
 impl Place {
     /// None where the program gets what it asked for, in its own network.
     pub fn of(asked: &Asked, ports: &Ports) -> Option<Self> {
+        let of = |addr| Direct::of(addr, asked.proto, ports);
         let IpAddr::V6(addr) = asked.addr.ip() else {
-            let direct = Direct::of(asked.addr, ports)?;
+            let direct = of(asked.addr)?;
             return Some(Self {
-                addr: direct.0,
+                proto: direct.proto,
+                addr: direct.addr,
                 v6only: false,
                 v4: true,
                 v6: false,
@@ -59,14 +69,14 @@ impl Place {
         };
         let port = asked.addr.port();
         if let Some(v4) = addr.to_ipv4_mapped() {
-            let direct = Direct::of(SocketAddr::new(v4.into(), port), ports)?;
+            let direct = of(SocketAddr::new(v4.into(), port))?;
             return (!asked.v6only).then(|| direct.mapped());
         }
-        let v6 = Direct::of(asked.addr, ports);
+        let v6 = of(asked.addr);
         if asked.v6only || !addr.is_unspecified() {
             return v6.map(|direct| direct.alone());
         }
-        let v4 = Direct::of(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), ports);
+        let v4 = of(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
         match (v4, v6) {
             (Some(v4), Some(v6)) => v6.joined(v4),
             (Some(v4), None) => Some(v4.mapped()),
@@ -79,23 +89,39 @@ impl Place {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn make(&self, instead_of: &OwnedFd, unsealed: &mut Unsealed) -> anyhow::Result<OwnedFd> {
+    pub fn make(&self, instead_of: &OwnedFd, maps: &Path) -> anyhow::Result<OwnedFd> {
+        let mut unsealed = Unsealed::open(maps).context("can't seal a socket")?;
         let family = match self.addr {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
         };
-        let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let is_tcp = self.proto == Proto::Tcp;
+        let kind = if is_tcp {
+            SockType::Stream
+        } else {
+            SockType::Datagram
+        };
+        let made = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
         unsealed.unseal(&made)?;
         fchown(&made, Some(Uid::from_raw(PORT_OWNER)), None)?;
         set_number(&made, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-        // Beside connections that an earlier socket accepted.
-        set_number(&made, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if is_tcp {
+            // Beside connections that an earlier socket accepted.
+            set_number(&made, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        }
         if self.addr.is_ipv6() {
             let only = i32::from(self.v6only);
             set_number(&made, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only)?;
         }
         carry(instead_of, &made)?;
-        only_for(self.addr.port(), &made)?;
+        if is_tcp {
+            only_for(self.addr.port(), &made)?;
+        } else {
+            expect_datagrams(maps)?;
+            let filter = datagram_filter(maps).context("can't have the filter of datagrams")?;
+            set_number(&made, libc::SOL_SOCKET, SO_ATTACH_BPF, filter.as_raw_fd())?;
+            set_number(&made, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
+        }
         bind(made.as_raw_fd(), &SockaddrStorage::from(self.addr))?;
         unsealed.seal(&made)?;
         Ok(made)
@@ -137,30 +163,35 @@ fn only_for(port: u16, socket: &OwnedFd) -> io::Result<()> {
 
 /// A place of one family.
 #[derive(Clone, Copy)]
-struct Direct(SocketAddr);
+struct Direct {
+    proto: Proto,
+    addr: SocketAddr,
+}
 
 impl Direct {
     /// Of an address of the sandbox, or all, and a port that is direct.
-    fn of(asked: SocketAddr, ports: &Ports) -> Option<Self> {
+    fn of(asked: SocketAddr, proto: Proto, ports: &Ports) -> Option<Self> {
         let ip = asked.ip();
         if !ip.is_unspecified() && !ports.addresses.contains(&ip) {
             return None;
         }
         let is_meant = |publication: &&Publication| {
             publication.direct
-                && publication.proto == Proto::Tcp
+                && publication.proto == proto
                 && publication.host_ip.is_ipv4() == ip.is_ipv4()
                 && publication.container_ports().holds(asked.port())
         };
         let publication = ports.published.iter().find(is_meant)?;
         let host_port = publication.host_port + (asked.port() - publication.container_port);
-        Some(Self(SocketAddr::new(publication.host_ip, host_port)))
+        let addr = SocketAddr::new(publication.host_ip, host_port);
+        Some(Self { proto, addr })
     }
 
     /// Of IPv6, for a socket that doesn't hear IPv4.
     fn alone(self) -> Place {
         Place {
-            addr: self.0,
+            proto: self.proto,
+            addr: self.addr,
             v6only: true,
             v4: false,
             v6: true,
@@ -169,11 +200,12 @@ impl Direct {
 
     /// Of IPv4, for a socket of IPv6.
     fn mapped(self) -> Place {
-        let addr = match self.0 {
+        let addr = match self.addr {
             SocketAddr::V4(v4) => mapped(v4),
             SocketAddr::V6(v6) => v6,
         };
         Place {
+            proto: self.proto,
             addr: addr.into(),
             v6only: false,
             v4: true,
@@ -183,11 +215,12 @@ impl Direct {
 
     /// Of both families, where one socket can be.
     fn joined(self, v4: Self) -> Option<Place> {
-        let is_one = self.0.port() == v4.0.port()
-            && self.0.ip().is_unspecified()
-            && v4.0.ip().is_unspecified();
+        let is_one = self.addr.port() == v4.addr.port()
+            && self.addr.ip().is_unspecified()
+            && v4.addr.ip().is_unspecified();
         is_one.then_some(Place {
-            addr: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.0.port()),
+            proto: self.proto,
+            addr: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.addr.port()),
             v6only: false,
             v4: true,
             v6: true,
@@ -227,6 +260,7 @@ mod tests {
 
     fn place(addr: &str, v6only: bool, ports: &Ports) -> Option<(String, bool)> {
         let asked = Asked {
+            proto: Proto::Tcp,
             addr: addr.parse().unwrap(),
             v6only,
         };
@@ -263,6 +297,20 @@ mod tests {
         assert_eq!(place("[::ffff:172.17.0.2]:80", false, &only), mapped);
         assert_eq!(place("[::]:80", true, &only), None);
         assert_eq!(place("[::1]:80", true, &both), None);
+    }
+
+    #[test]
+    fn a_port_is_one_of_its_protocol() {
+        let mut ports = ports(&[("0.0.0.0", 8080, 80)]);
+        ports.published[0].proto = Proto::Udp;
+        let asked = |proto| Asked {
+            proto,
+            addr: "0.0.0.0:80".parse().unwrap(),
+            v6only: false,
+        };
+        let place = Place::of(&asked(Proto::Udp), &ports).unwrap();
+        assert_eq!(place.proto, Proto::Udp);
+        assert_eq!(Place::of(&asked(Proto::Tcp), &ports), None);
     }
 
     #[test]

@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use netdp_common::{addr::Be16, maps::OwnPort};
+use netdp_common::{
+    addr::{Be16, proto},
+    maps::OwnPort,
+};
 use nix::{
     errno::Errno,
     libc,
@@ -30,10 +33,7 @@ use super::{
     process::Caller,
     ways,
 };
-use crate::{
-    bpf::{OwnWays, Unsealed},
-    netns::Namespace,
-};
+use crate::{bpf::OwnWays, model::Proto, netns::Namespace};
 
 /// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, 5.14).
 const SO_NETNS_COOKIE: i32 = 71;
@@ -218,7 +218,7 @@ impl Supervisor {
         if netns == Some(self.host) {
             // A signal came between the socket and the answer, and the program
             // asks again.
-            let answer = if is_at(&socket, &place) {
+            let answer = if is_at(&socket, &asked, &place) {
                 Ok(())
             } else {
                 Err(Errno::EINVAL)
@@ -250,7 +250,11 @@ impl Supervisor {
 
     /// Has connections of the sandbox to itself go where the socket is.
     fn lead(&mut self, netns: u64, port: u16, place: &Place, ports: &Ports) -> Result<()> {
-        let port = OwnPort::new(netns, Be16::new(port));
+        let number = match place.proto {
+            Proto::Udp => proto::UDP,
+            _ => proto::TCP,
+        };
+        let port = OwnPort::new(netns, Be16::new(port), number);
         OwnWays::open(&self.task.maps)?.lead(port, ways::of(place, ports))?;
         if !self.led.contains(&port) {
             self.led.push(port);
@@ -271,25 +275,29 @@ impl Supervisor {
     fn claim(&mut self, socket: &OwnedFd, port: u16, place: &Place) -> Result<Option<OwnedFd>> {
         let shared = number(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).unwrap_or(0) != 0;
         let mut claim = Claim {
+            proto: place.proto,
             port,
             v4: place.v4,
             v6: place.v6,
             shared,
             inode: 0,
         };
-        let open = listening();
+        let open = listening(place.proto);
         let is_open = |inode| open.iter().any(|it| it.inode == inode);
         // Programs that entered a container have supervisors of their own, and so
-        // have containers that share a network.
+        // have containers that share a network. Of UDP the daemon's own socket is
+        // one that is bound.
         let is_others = |it: &Listening| {
-            it.addr == place.addr && it.owner == PORT_OWNER && !self.claims.has(it.inode)
+            place.proto == Proto::Tcp
+                && it.addr == place.addr
+                && it.owner == PORT_OWNER
+                && !self.claims.has(it.inode)
         };
         if self.claims.is_taken(&claim, is_open) || !shared && open.iter().any(is_others) {
             return Ok(None);
         }
-        let mut unsealed = Unsealed::open(&self.task.maps).context("can't seal a socket")?;
         let made = place
-            .make(socket, &mut unsealed)
+            .make(socket, &self.task.maps)
             .with_context(|| format!("can't bind {}", place.addr))?;
         claim.inode = fstat(&made)?.st_ino;
         self.claims.add(claim);
@@ -297,7 +305,7 @@ impl Supervisor {
     }
 }
 
-/// What a program asks for, if it is a socket of TCP.
+/// What a program asks for, if it is a socket of TCP or UDP.
 fn asked(socket: &OwnedFd, addr: std::net::SocketAddr) -> Option<Asked> {
     let of = |name| number(socket, libc::SOL_SOCKET, name).ok();
     let family = if addr.is_ipv4() {
@@ -305,12 +313,18 @@ fn asked(socket: &OwnedFd, addr: std::net::SocketAddr) -> Option<Asked> {
     } else {
         libc::AF_INET6
     };
-    let is_tcp = of(libc::SO_DOMAIN)? == family
-        && of(libc::SO_TYPE)? == libc::SOCK_STREAM
-        && matches!(of(libc::SO_PROTOCOL)?, libc::IPPROTO_TCP | IPPROTO_MPTCP);
+    let proto = match (of(libc::SO_TYPE)?, of(libc::SO_PROTOCOL)?) {
+        (libc::SOCK_STREAM, libc::IPPROTO_TCP | IPPROTO_MPTCP) => Proto::Tcp,
+        (libc::SOCK_DGRAM, libc::IPPROTO_UDP) => Proto::Udp,
+        _ => return None,
+    };
     let v6only =
         addr.is_ipv6() && number(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).unwrap_or(0) != 0;
-    is_tcp.then_some(Asked { addr, v6only })
+    (of(libc::SO_DOMAIN)? == family).then_some(Asked {
+        proto,
+        addr,
+        v6only,
+    })
 }
 
 fn netns(socket: &OwnedFd) -> Option<u64> {
@@ -342,11 +356,13 @@ fn is_bound(socket: &OwnedFd) -> bool {
 
 /// Whether it is the socket that was handed out for this place. What it is told
 /// of itself is the container's port.
-fn is_at(socket: &OwnedFd, place: &Place) -> bool {
+fn is_at(socket: &OwnedFd, asked: &Asked, place: &Place) -> bool {
     let listens = get(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
     let listens = listens.is_ok_and(|value| value.iter().any(|byte| *byte != 0));
-    let same_family = name(socket).is_some_and(|name| name.is_ipv4() == place.addr.is_ipv4());
-    same_family && is_bound(socket) && !listens
+    let is_there = name(socket).is_some_and(|name| {
+        name.is_ipv4() == place.addr.is_ipv4() && name.port() == asked.addr.port()
+    });
+    is_there && !listens
 }
 
 fn name(socket: &OwnedFd) -> Option<std::net::SocketAddr> {

@@ -54,6 +54,7 @@ fn ends(place: &Place, ports: &Ports, family: fn(&IpAddr) -> bool) -> Option<(Ip
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Proto;
 
     fn way(addr: &str, v4: bool, v6: bool) -> OwnWay {
         let ips = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
@@ -64,6 +65,7 @@ mod tests {
             published: Vec::new(),
         };
         let place = Place {
+            proto: Proto::Tcp,
             addr: addr.parse().unwrap(),
             v6only: false,
             v4,

@@ -323,7 +323,7 @@ impl State {
                 other.proto == port.proto && other.container_ports.meets(port.container_ports)
             });
             port.direct |=
-                endpoint.direct && !routed && port.proto == Proto::Tcp && times.count() == 1;
+                endpoint.direct && !routed && port.proto != Proto::Sctp && times.count() == 1;
         }
         ports
     }

@@ -20,14 +20,11 @@ use super::{
 /// One asks for what isn't available yet.
 pub(super) fn requests(specs: &[PortSpec]) -> Result<Vec<PortRequest>, Refusal> {
     for spec in specs {
-        let (what, instead) = match spec.proto {
-            Proto::Sctp => ("sctp", "give a tcp or udp port"),
-            Proto::Udp if spec.direct => ("'direct' with udp", "leave 'direct' out"),
-            Proto::Tcp | Proto::Udp => continue,
-        };
-        return Err(Refusal::unavailable(format!(
-            "port {spec} can't be published: {what} is not available yet; {instead}"
-        )));
+        if spec.proto == Proto::Sctp {
+            return Err(Refusal::unavailable(format!(
+                "port {spec} can't be published: sctp is not available yet; give a tcp or udp port"
+            )));
+        }
     }
     Ok(specs.iter().flat_map(PortSpec::requests).collect())
 }

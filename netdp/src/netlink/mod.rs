@@ -41,7 +41,7 @@ pub use neighbour::Neighbour;
 pub use packet_limit::PacketLimit;
 pub use route::{Forwarded, Route, RouteScope, RouteType, TABLE_MAIN};
 pub use sandbox::{SandboxInterface, configure_sandbox};
-pub use sockets::end_tcp;
+pub use sockets::{Found, Sockets, end_tcp};
 pub use sysctl::{Family, Sysctl, SysctlError};
 pub use watch::{Change, LinkEvent};
 

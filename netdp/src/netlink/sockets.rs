@@ -3,6 +3,7 @@
 use std::{
     io,
     net::IpAddr,
+    ops::RangeInclusive,
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -22,7 +23,7 @@ const SOCK_DESTROY: u16 = 21;
 
 /// `struct inet_diag_sockid`: ports and addresses in network order.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct SocketId {
     sport: [u8; 2],
     dport: [u8; 2],
@@ -56,26 +57,88 @@ const HEADER: usize = 16;
 const BEFORE_ID: usize = 4;
 /// Size of `struct inet_diag_msg`, behind which attributes stand.
 const ATTRIBUTES: usize = 72;
+/// Where it has the user and the inode.
+const OWNER: usize = 64;
+const INODE: usize = 68;
 
-/// Ends every TCP socket of this thread's network that has this port, at this
-/// address or, where it is unspecified, at any: listeners, and connections with
-/// both of their sides told.
+/// A socket of this thread's network, as `sock_diag` tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    protocol: i32,
+    family: i32,
+    id: SocketId,
+    v6only: bool,
+    /// The user that it is of.
+    pub owner: u32,
+    pub inode: u64,
+}
+
+impl Found {
+    /// As `SO_COOKIE` and `bpf_get_socket_cookie` have it.
+    pub fn cookie(&self) -> u64 {
+        let [low, high] = self.id.cookie;
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Whether it has one of these ports at this address; where that is
+    /// unspecified, at any.
+    pub fn is_at(&self, address: IpAddr, ports: &RangeInclusive<u16>) -> bool {
+        ports.contains(&u16::from_be_bytes(self.id.sport))
+            && is_at(address, self.family, &self.id, self.v6only)
+    }
+}
+
+/// The kernel, asked for sockets.
+#[derive(Debug)]
+pub struct Sockets(OwnedFd);
+
+impl Sockets {
+    /// # Errors
+    /// When the kernel has no `sock_diag`.
+    pub fn open() -> io::Result<Self> {
+        let netlink = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkSockDiag,
+        )?;
+        Ok(Self(netlink))
+    }
+
+    /// All of TCP (`IPPROTO_TCP`) or UDP that have this port, or any where none
+    /// is given.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn list(&self, protocol: i32, port: Option<u16>) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            sockets(&self.0, protocol, family, port.unwrap_or(0), &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// Ends one: both sides of a connection are told, and who waits for a
+    /// datagram. A socket of UDP that was bound keeps its port.
+    ///
+    /// # Errors
+    /// What the kernel refused, but where the socket has gone meanwhile.
+    pub fn end(&self, socket: &Found) -> io::Result<()> {
+        destroy(&self.0, socket)
+    }
+}
+
+/// Ends every TCP socket of this thread's network that has one of these ports, at
+/// this address or, where it is unspecified, at any: listeners, and connections.
 ///
 /// # Errors
-/// What the kernel refused, but for sockets that have gone meanwhile.
-pub fn end_tcp(address: IpAddr, port: u16) -> io::Result<()> {
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        for (id, v6only) in sockets(&netlink, family as u8, port)? {
-            if is_at(address, family, &id, v6only) {
-                destroy(&netlink, family as u8, id)?;
-            }
-        }
+/// What the kernel refused.
+pub fn end_tcp(address: IpAddr, ports: RangeInclusive<u16>) -> io::Result<()> {
+    let sockets = Sockets::open()?;
+    let alone = (ports.start() == ports.end()).then_some(*ports.start());
+    let listed = sockets.list(libc::IPPROTO_TCP, alone)?;
+    for socket in listed.iter().filter(|it| it.is_at(address, &ports)) {
+        sockets.end(socket)?;
     }
     Ok(())
 }
@@ -113,37 +176,54 @@ fn is_v6only(mut attributes: &[u8]) -> bool {
     false
 }
 
-fn sockets(netlink: &OwnedFd, family: u8, port: u16) -> io::Result<Vec<(SocketId, bool)>> {
+fn sockets(
+    netlink: &OwnedFd,
+    protocol: i32,
+    family: i32,
+    port: u16,
+    found: &mut Vec<Found>,
+) -> io::Result<()> {
     let id = SocketId {
         sport: port.to_be_bytes(),
         ..SocketId::default()
     };
     let dump = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    ask(netlink, &request(SOCK_DIAG_BY_FAMILY, dump, family, id))?;
-    let mut found = Vec::new();
+    let asked = request(SOCK_DIAG_BY_FAMILY, dump, (protocol, family), id);
+    ask(netlink, &asked)?;
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let mut rest = &buffer[..length];
         while let Some((kind, body, after)) = message(rest) {
             match i32::from(kind) {
-                libc::NLMSG_DONE => return Ok(found),
-                libc::NLMSG_ERROR => return refused(body).map(|()| found),
-                _ => {}
-            }
-            if let Some(id) = body.get(BEFORE_ID..BEFORE_ID + size_of::<SocketId>()) {
-                // SAFETY: as many bytes as the structure has, which takes any.
-                let id = unsafe { id.as_ptr().cast::<SocketId>().read_unaligned() };
-                found.push((id, body.get(ATTRIBUTES..).is_some_and(is_v6only)));
+                libc::NLMSG_DONE => return Ok(()),
+                libc::NLMSG_ERROR => return refused(body),
+                _ => found.extend(parse(protocol, family, body)),
             }
             rest = after;
         }
     }
 }
 
-fn destroy(netlink: &OwnedFd, family: u8, id: SocketId) -> io::Result<()> {
+/// `struct inet_diag_msg`, and the attributes behind it.
+fn parse(protocol: i32, family: i32, body: &[u8]) -> Option<Found> {
+    let id = body.get(BEFORE_ID..BEFORE_ID + size_of::<SocketId>())?;
+    let number = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
+    Some(Found {
+        protocol,
+        family,
+        // SAFETY: as many bytes as the structure has, which takes any.
+        id: unsafe { id.as_ptr().cast::<SocketId>().read_unaligned() },
+        v6only: is_v6only(body.get(ATTRIBUTES..)?),
+        owner: number(OWNER)?,
+        inode: number(INODE)?.into(),
+    })
+}
+
+fn destroy(netlink: &OwnedFd, socket: &Found) -> io::Result<()> {
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-    ask(netlink, &request(SOCK_DESTROY, flags, family, id))?;
+    let of = (socket.protocol, socket.family);
+    ask(netlink, &request(SOCK_DESTROY, flags, of, socket.id))?;
     let mut buffer = [0; 1024];
     let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     let Some((_, body, _)) = message(&buffer[..length]) else {
@@ -155,15 +235,15 @@ fn destroy(netlink: &OwnedFd, family: u8, id: SocketId) -> io::Result<()> {
     }
 }
 
-fn request(kind: u16, flags: u16, family: u8, id: SocketId) -> Request {
+fn request(kind: u16, flags: u16, (protocol, family): (i32, i32), id: SocketId) -> Request {
     Request {
         length: size_of::<Request>() as u32,
         kind,
         flags,
         sequence: 1,
         port: 0,
-        family,
-        protocol: libc::IPPROTO_TCP as u8,
+        family: family as u8,
+        protocol: protocol as u8,
         extensions: 0,
         pad: 0,
         states: u32::MAX,
@@ -203,10 +283,16 @@ fn refused(body: &[u8]) -> io::Result<()> {
 mod tests {
     use std::{
         io::Read,
-        net::{Ipv4Addr, TcpListener, TcpStream},
+        net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+        time::Duration,
     };
 
     use super::*;
+
+    fn free_port() -> u16 {
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    }
 
     #[test]
     fn listeners_and_connections_of_a_port_end_and_no_others() {
@@ -218,7 +304,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let mut near = TcpStream::connect(addr).unwrap();
         let (mut far, _) = listener.accept().unwrap();
-        let ended = end_tcp(Ipv4Addr::UNSPECIFIED.into(), addr.port());
+        let ended = end_tcp(Ipv4Addr::UNSPECIFIED.into(), addr.port()..=addr.port());
         if let Err(error) = &ended
             && error.raw_os_error() == Some(libc::EOPNOTSUPP)
         {
@@ -229,6 +315,36 @@ mod tests {
         assert!(listener.accept().is_err());
         assert!(TcpStream::connect(addr).is_err());
         TcpStream::connect(other.local_addr().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_udp_is_told_that_it_ends_and_keeps_its_port() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        // One that was bound to a port of its choice, not of the kernel's.
+        let port = free_port();
+        let bound = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+        bound
+            .set_read_timeout(Some(Duration::from_secs(9)))
+            .unwrap();
+        let sockets = Sockets::open().unwrap();
+        let found = sockets.list(libc::IPPROTO_UDP, Some(port)).unwrap();
+        let localhost = Ipv4Addr::LOCALHOST.into();
+        let found = found.iter().find(|it| it.is_at(localhost, &(port..=port)));
+        let found = found.expect("the socket");
+        let stat = nix::sys::stat::fstat(&bound).unwrap();
+        assert_eq!((found.owner, found.inode), (stat.st_uid, stat.st_ino));
+        match sockets.end(found) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return eprintln!("skipped: the kernel ends no sockets (CONFIG_INET_DIAG_DESTROY)");
+            }
+            ended => ended.unwrap(),
+        }
+        let error = bound.recv(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        bound.send_to(b"!", ("127.0.0.1", port)).unwrap();
+        bound.recv(&mut [0]).unwrap();
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! A server that tells each client how the two know each other: at the addresses
-//! that are its arguments, or `--shared ADDRESS` with SO_REUSEPORT. It knows
-//! nothing of netdp, as servers do.
+//! that are its arguments, or `--shared ADDRESS` with SO_REUSEPORT; those that
+//! follow `--udp` are of UDP. It knows nothing of netdp, as servers do.
 //!
-//! A client gets `LOCAL PEER` and a line break, and then back what it sends. What
-//! can't be had is said on standard output.
+//! A client gets `LOCAL PEER` and a line break, and then back what it sends; for a
+//! datagram it gets these two alone. What can't be had is said on standard output.
 
 use std::env;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 
 use nix::sys::socket::{
@@ -17,24 +17,18 @@ use nix::sys::socket::{
 };
 
 fn main() {
-    let mut shared = false;
+    let (mut shared, mut udp) = (false, false);
     for argument in env::args().skip(1) {
-        if argument == "--shared" {
-            shared = true;
-            continue;
-        }
-        let addr: SocketAddr = argument.parse().expect("an address with a port");
-        let listener = if shared {
-            share(addr)
-        } else {
-            TcpListener::bind(addr)
-        };
-        match listener {
-            Ok(listener) => {
-                println!("{addr} is {}", listener.local_addr().expect("its name"));
-                thread::spawn(move || serve(&listener));
+        match argument.as_str() {
+            "--shared" => shared = true,
+            "--udp" => udp = true,
+            _ => {
+                let addr = argument.parse().expect("an address with a port");
+                match begin(addr, udp, shared) {
+                    Ok(name) => println!("{addr} is {name}"),
+                    Err(error) => println!("{addr}: {error}"),
+                }
             }
-            Err(error) => println!("{addr}: {error}"),
         }
         io::stdout().flush().expect("say so");
     }
@@ -43,18 +37,57 @@ fn main() {
     }
 }
 
-fn share(addr: SocketAddr) -> io::Result<TcpListener> {
+/// Serves at an address, and gives the socket's own name.
+fn begin(addr: SocketAddr, udp: bool, shared: bool) -> io::Result<SocketAddr> {
+    if udp {
+        let bound = if shared {
+            UdpSocket::from(share(addr, SockType::Datagram)?)
+        } else {
+            UdpSocket::bind(addr)?
+        };
+        let name = bound.local_addr()?;
+        thread::spawn(move || serve_datagrams(&bound));
+        return Ok(name);
+    }
+    let listener = if shared {
+        let made = share(addr, SockType::Stream)?;
+        listen(&made, Backlog::new(128)?)?;
+        TcpListener::from(made)
+    } else {
+        TcpListener::bind(addr)?
+    };
+    let name = listener.local_addr()?;
+    thread::spawn(move || serve(&listener));
+    Ok(name)
+}
+
+fn share(addr: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     let family = if addr.is_ipv4() {
         AddressFamily::Inet
     } else {
         AddressFamily::Inet6
     };
-    let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let made = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&made, sockopt::ReusePort, &true)?;
     bind(made.as_raw_fd(), &SockaddrStorage::from(addr))?;
-    listen(&made, Backlog::new(128)?)?;
-    // SAFETY: it was made here, and nothing else knows of it.
-    Ok(unsafe { TcpListener::from_raw_fd(made.into_raw_fd()) })
+    Ok(made)
+}
+
+/// Whatever becomes of the socket.
+fn serve_datagrams(bound: &UdpSocket) {
+    let mut datagram = [0; 2048];
+    loop {
+        let (peer, local) = match bound.recv_from(&mut datagram) {
+            Ok((_, peer)) => (peer, bound.local_addr().expect("its name")),
+            Err(error) => {
+                println!("no datagram: {error}");
+                continue;
+            }
+        };
+        if let Err(error) = bound.send_to(format!("{local} {peer}").as_bytes(), peer) {
+            println!("no answer to {peer}: {error}");
+        }
+    }
 }
 
 fn serve(listener: &TcpListener) {

@@ -1,5 +1,4 @@
-//! The servers started by `netdp run`, with direct ports. Those of UDP are
-//! published as others are.
+//! The servers started by `netdp run`, with direct ports.
 
 use super::{Inside, Site, Size, address_of, netdp_network, published, services};
 use crate::bench::Mode;
@@ -19,9 +18,8 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     let mut netdp = world.on_host(world.netdp_path());
     netdp.args(["run", "--name", &first, "--network", &network]);
     for PublishedPort { protocol, port } in published(first_port) {
-        let direct = if protocol == "tcp" { ",direct" } else { "" };
         netdp.arg("-p");
-        netdp.arg(format!("{port}:{port}/{protocol}{direct}"));
+        netdp.arg(format!("{port}:{port}/{protocol},direct"));
     }
     netdp.arg("--").arg(world.netdp_path());
     netdp.args(server_args(&services(first_port), cpu));

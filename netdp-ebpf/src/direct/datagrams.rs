@@ -1,0 +1,313 @@
+//! UDP by direct sockets. One hears whoever sends to it, and may send to those
+//! alone: to its clients. A socket that lost its port neither hears nor sends.
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_ANY, BPF_SK_STORAGE_GET_F_CREATE},
+    helpers::{bpf_get_socket_cookie, generated::bpf_sk_storage_get},
+    programs::{SkBuffContext, SockAddrContext},
+};
+use netdp_common::{
+    addr::{Address, Be16, V4Addr, proto},
+    maps::{Client, ClientKey, Datagrams, Published, seen},
+    packet::{Packet, V4, V6},
+};
+
+use crate::{
+    family::{Family, is_any},
+    host_socket::{
+        ALLOW, REFUSE, addr4, addr6, bound4, bound6, is_host, mapping, port, set_source4,
+        set_source6, source4, source6,
+    },
+    maps::{CLOSED, DATAGRAMS, DIRECT_SEEN},
+};
+
+/// `PACKET_HOST` of `include/uapi/linux/if_packet.h`: to this host alone.
+const PACKET_HOST: u32 = 0;
+/// What a filter gives for a packet that is taken whole.
+const WHOLE: i64 = u32::MAX as i64;
+
+/// Whether something of direct ports was seen on this host.
+#[inline(always)]
+pub fn was_seen(what: u32) -> bool {
+    DIRECT_SEEN.get(what).is_some_and(|seen| *seen != 0)
+}
+
+#[inline(always)]
+pub fn see(what: u32) {
+    if let Some(seen) = DIRECT_SEEN.get_ptr_mut(what) {
+        // SAFETY: only ever set, by any CPU.
+        unsafe { seen.write_volatile(1) };
+    }
+}
+
+/// Whether a socket is a direct one that has received a datagram: what the
+/// host's other sockets are sent by doesn't concern it.
+#[inline(always)]
+pub fn has_heard(ctx: &SockAddrContext) -> bool {
+    !storage(ctx, 0).is_null()
+}
+
+#[inline(always)]
+fn storage(ctx: &SockAddrContext, flags: u32) -> *mut Datagrams {
+    let map = (&raw const DATAGRAMS).cast_mut().cast();
+    // SAFETY: the context is valid while the program runs.
+    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if socket.is_null() {
+        return ptr::null_mut();
+    }
+    // SAFETY: as above; what is made anew is all zeros.
+    unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), u64::from(flags)) }.cast()
+}
+
+/// A datagram was received.
+#[inline(always)]
+pub fn heard4(ctx: &SockAddrContext) {
+    if is_host(ctx) {
+        heard::<V4>(ctx, addr4(ctx), bound4(ctx));
+    }
+}
+
+/// The same by a socket of IPv6, which may also speak IPv4.
+#[inline(always)]
+pub fn heard6(ctx: &SockAddrContext) {
+    if !is_host(ctx) {
+        return;
+    }
+    let addr = addr6(ctx);
+    if addr.is_mapped() {
+        heard::<V4>(ctx, V4Addr(addr.0[3]), bound4(ctx));
+    } else {
+        heard::<V6>(ctx, addr, bound6(ctx));
+    }
+}
+
+#[inline(always)]
+fn heard<F: Family>(ctx: &SockAddrContext, client: F::Addr, bound: F::Addr) {
+    let at = storage(ctx, BPF_SK_STORAGE_GET_F_CREATE);
+    if at.is_null() {
+        return;
+    }
+    let place = F::in_one(client, port(ctx));
+    // SAFETY: the socket's own storage; one number, read and written whole.
+    let last = unsafe { (&raw const (*at).last).read_volatile() };
+    if place != 0 && place == last || !note::<F>(ctx, client, bound) {
+        return;
+    }
+    if place != 0 {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*at).last).write_volatile(place) };
+    }
+}
+
+/// False where the port isn't published any more.
+#[inline(never)]
+fn note<F: Family>(ctx: &SockAddrContext, client: F::Addr, bound: F::Addr) -> bool {
+    let mut key = new_key::<F>(ctx, client);
+    if !name_own::<F>(&mut key, bound) {
+        return false;
+    }
+    if let Some(known) = F::clients().get_ptr_mut(&key) {
+        // SAFETY: a map value stays readable while the program runs; a field is
+        // written whole.
+        unsafe { (&raw mut (*known).heard).write_volatile(1) };
+        return true;
+    }
+    let new = Client {
+        asked: F::Addr::any(),
+        heard: 1,
+        fill: F::Addr::FILL,
+    };
+    F::clients().insert(&key, &new, u64::from(BPF_ANY)).is_ok()
+}
+
+#[inline(always)]
+fn new_key<F: Family>(ctx: &SockAddrContext, client: F::Addr) -> ClientKey<F::Addr> {
+    // SAFETY: the context and its socket are valid while the program runs; in
+    // host order.
+    let own_port = unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_port };
+    ClientKey {
+        client,
+        own: F::Addr::any(),
+        client_port: port(ctx),
+        port: Be16::new(own_port as u16),
+        pad: 0,
+    }
+}
+
+/// Puts the sandbox's own address into a key. False where the port is not
+/// direct.
+#[inline(always)]
+fn name_own<F: Family>(key: &mut ClientKey<F::Addr>, bound: F::Addr) -> bool {
+    let Some(found) = mapping::<F>(bound, key.port, proto::UDP) else {
+        return false;
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let published = unsafe { &*found };
+    key.own = published.addr;
+    published.is_direct()
+}
+
+/// A datagram is sent.
+#[inline(always)]
+pub fn sends4(ctx: &SockAddrContext) -> i32 {
+    if !is_host(ctx) {
+        return ALLOW;
+    }
+    let bound = bound4(ctx);
+    let is_free = is_any(bound) && is_any(source4(ctx));
+    sends::<V4>(ctx, addr4(ctx), bound, |asked| {
+        if is_free {
+            set_source4(ctx, asked);
+        }
+    })
+}
+
+/// The same by a socket of IPv6. What it sends over IPv4 is asked of
+/// [`sends4`].
+#[inline(always)]
+pub fn sends6(ctx: &SockAddrContext) -> i32 {
+    if !is_host(ctx) {
+        return ALLOW;
+    }
+    let bound = bound6(ctx);
+    let is_free = is_any(bound) && is_any(source6(ctx));
+    sends::<V6>(ctx, addr6(ctx), bound, |asked| {
+        if is_free {
+            set_source6(ctx, asked);
+        }
+    })
+}
+
+/// A socket is to have one peer from now on.
+#[inline(always)]
+pub fn connects4(ctx: &SockAddrContext) -> i32 {
+    sends::<V4>(ctx, addr4(ctx), bound4(ctx), |_| {})
+}
+
+/// The same of a socket of IPv6, which may also speak IPv4.
+#[inline(always)]
+pub fn connects6(ctx: &SockAddrContext) -> i32 {
+    let addr = addr6(ctx);
+    if addr.is_mapped() {
+        sends::<V4>(ctx, V4Addr(addr.0[3]), bound4(ctx), |_| {})
+    } else {
+        sends::<V6>(ctx, addr, bound6(ctx), |_| {})
+    }
+}
+
+#[inline(always)]
+fn sends<F: Family>(
+    ctx: &SockAddrContext,
+    client: F::Addr,
+    bound: F::Addr,
+    answer_from: impl FnOnce(F::Addr),
+) -> i32 {
+    if was_seen(seen::CLOSED) && is_closed(ctx) {
+        return REFUSE;
+    }
+    // Without an address the datagram goes to the peer that `connect` was
+    // allowed.
+    if port(ctx).raw() == 0 {
+        return ALLOW;
+    }
+    let at = storage(ctx, 0);
+    let place = F::in_one(client, port(ctx));
+    // SAFETY: the socket's own storage, where there is one.
+    if !was_seen(seen::ASKED)
+        && place != 0
+        && !at.is_null()
+        && unsafe { (&raw const (*at).last).read_volatile() } == place
+    {
+        return ALLOW;
+    }
+    let Some(known) = find::<F>(ctx, client, bound) else {
+        return REFUSE;
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    let asked = unsafe { (*known).asked };
+    if !is_any(asked) {
+        answer_from(asked);
+    }
+    ALLOW
+}
+
+/// A client that the program has received something from.
+#[inline(always)]
+fn find<F: Family>(
+    ctx: &SockAddrContext,
+    client: F::Addr,
+    bound: F::Addr,
+) -> Option<*const Client<F::Addr>> {
+    let mut key = new_key::<F>(ctx, client);
+    if !name_own::<F>(&mut key, bound) {
+        return None;
+    }
+    let known = F::clients().get_ptr(&key)?;
+    // SAFETY: a map value stays readable while the program runs.
+    (unsafe { (*known).heard } != 0).then_some(known)
+}
+
+#[inline(always)]
+fn is_closed(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    CLOSED.get_ptr(&cookie).is_some()
+}
+
+/// The filter of direct sockets of UDP: nothing that was sent to many, which
+/// published ports don't hear either.
+#[inline(always)]
+pub fn taken(ctx: &SkBuffContext) -> i64 {
+    // SAFETY: the context is valid while the program runs.
+    let kind = unsafe { (*ctx.skb.skb).pkt_type };
+    if kind != PACKET_HOST {
+        return 0;
+    }
+    if was_seen(seen::CLOSED) {
+        // SAFETY: as above.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        if CLOSED.get_ptr(&cookie).is_some() {
+            return 0;
+        }
+    }
+    WHOLE
+}
+
+/// Notes at which address a client has asked, where answers would leave from
+/// another one; `usual` is the one that they leave from.
+#[inline(never)]
+pub fn asked<F: Family>(mapping: &Published<F::Addr>, packet: &Packet<F::Addr>, usual: &F::Addr) {
+    let from = &packet.tuple;
+    let is_usual = from.daddr == *usual;
+    if is_usual && !was_seen(seen::ASKED) {
+        return;
+    }
+    let key = ClientKey {
+        client: from.saddr,
+        own: mapping.addr,
+        client_port: from.sport,
+        port: from.dport,
+        pad: 0,
+    };
+    let asked = if is_usual { F::Addr::any() } else { from.daddr };
+    if let Some(known) = F::clients().get_ptr_mut(&key) {
+        // SAFETY: a map value stays readable while the program runs. Two CPUs
+        // write it where a client asks two addresses at once.
+        unsafe { (&raw mut (*known).asked).write(asked) };
+        return;
+    }
+    if is_usual {
+        return;
+    }
+    let new = Client {
+        asked,
+        heard: 0,
+        fill: F::Addr::FILL,
+    };
+    if F::clients().insert(&key, &new, u64::from(BPF_ANY)).is_ok() {
+        see(seen::ASKED);
+    }
+}
