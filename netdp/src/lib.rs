@@ -23,6 +23,7 @@ mod mountinfo;
 pub mod netavark;
 pub mod netlink;
 pub mod netns;
+pub mod oci;
 pub mod plan;
 mod plugin;
 mod progress;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use netdp::{
     cni,
     direct::{DIRECT_COMMAND, supervisor_main},
-    netavark,
+    netavark, oci,
     sandbox::{INIT_COMMAND, SUPERVISE_COMMAND, init_main, supervise_main},
 };
 
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Some(command) if command == INIT_COMMAND => init_main(),
         Some(command) if command == SUPERVISE_COMMAND => supervise_main(),
         Some(command) if command == DIRECT_COMMAND => supervisor_main(),
+        _ if oci::is_called() => oci::main(),
         None if cni::is_called() => cni::main(),
         Some(_) if netavark::is_called() => netavark::main(),
         _ => netdp::cli::main(),

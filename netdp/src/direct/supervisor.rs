@@ -79,6 +79,7 @@ fn begin() -> Result<Option<(Supervisor, Filters)>> {
         ports: PortsFile::new(task.ports.clone()),
         claims: Claims::default(),
         led: Vec::new(),
+        said: 0,
         task,
     };
     let input = io::stdin().as_fd().try_clone_to_owned()?;
@@ -118,6 +119,8 @@ struct Supervisor {
     claims: Claims,
     /// Ports of the sandbox that its own programs reach.
     led: Vec<OwnPort>,
+    /// How often something was.
+    said: u32,
 }
 
 /// What is to be known of the sandbox's network.
@@ -154,8 +157,8 @@ impl Supervisor {
             match filters.next() {
                 Ok(Event::Call(filter, call)) => self.look(filter.as_fd(), &call),
                 Ok(Event::Joined(process)) => self.meet(process),
-                Ok(Event::NotHandedOver(error)) => eprintln!("netdp: direct ports: {error}"),
-                Ok(Event::Lost(error)) => eprintln!("netdp: direct ports: {error}"),
+                Ok(Event::NotHandedOver(error)) => self.say(&format!("direct ports: {error}")),
+                Ok(Event::Lost(error)) => self.say(&format!("direct ports: {error}")),
                 Ok(Event::Ended) => break Ok(()),
                 Err(error) => break Err(error.into()),
             }
@@ -176,7 +179,16 @@ impl Supervisor {
         let netns = format!("/proc/{process}/ns/net");
         match Inside::look(Path::new(&netns)) {
             Ok(inside) => self.inside = Some(inside),
-            Err(error) => eprintln!("netdp: direct ports: {error:#}"),
+            Err(error) => self.say(&format!("direct ports: {error:#}")),
+        }
+    }
+
+    /// Programs cause what is said, as often as they like.
+    fn say(&mut self, text: &str) {
+        const MOST: u32 = 500;
+        if self.said < MOST {
+            self.said += 1;
+            eprintln!("netdp: {text}");
         }
     }
 
@@ -185,8 +197,8 @@ impl Supervisor {
             Ok(Outcome::Answered(answer)) => call.finish(listener, answer),
             Ok(Outcome::Untouched) => call.go_on(listener),
             Err(error) => {
-                eprintln!("netdp: a direct port stays with the sandbox: {error:#}");
                 call.go_on(listener);
+                self.say(&format!("a direct port stays with the sandbox: {error:#}"));
             }
         }
     }
@@ -243,7 +255,9 @@ impl Supervisor {
             .context("can't hand the socket over")?;
         // The program has the socket: whatever else fails, its bind is done.
         if let Err(error) = self.lead(inside.cookie, addr.port(), &place, &ports) {
-            eprintln!("netdp: the sandbox itself does not reach its direct port: {error:#}");
+            self.say(&format!(
+                "the sandbox itself does not reach its direct port: {error:#}"
+            ));
         }
         Ok(Outcome::Answered(Ok(())))
     }

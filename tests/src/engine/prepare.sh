@@ -37,6 +37,7 @@ mount --bind "$3" usr/local/bin/netdp
 for folder in usr/lib/cni opt/cni/bin usr/local/lib/netavark; do
     ln -sf /usr/local/bin/netdp "$folder/netdp"
 done
+ln -s netdp usr/local/bin/netdp-runc
 echo "127.0.0.1 localhost" >etc/hosts
 : >etc/resolv.conf
 pivot_root . old

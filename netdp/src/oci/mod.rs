@@ -1,0 +1,217 @@
+//! netdp in the place of an OCI runtime. As `netdp-runc` it makes containers as
+//! runc does, and starts a supervisor of direct ports beside each: what engines
+//! can't be told about filters (`listenerPath`) is written into the container's
+//! `config.json` on its way to the runtime.
+//!
+//! The supervisor listens at a socket of its own, so neither a container's start
+//! nor a program that enters it later needs the daemon.
+
+mod call;
+mod config;
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::{fs::PermissionsExt, net::UnixListener, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use thiserror::Error;
+
+use crate::{
+    api::{RUN_DIR, RUN_DIR_VARIABLE},
+    direct::{self, DirectError, Hears, Site},
+    netns::Namespace,
+};
+
+use call::Call;
+use config::{ConfigError, Profile};
+
+/// What netdp is called as, and in the place of which runtime.
+const RUNTIMES: [(&str, &str); 1] = [("netdp-runc", "runc")];
+
+/// Where runtimes are where `PATH` doesn't have them.
+const FOLDERS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Folder inside the run folder with one for each container.
+const CONTAINERS: &str = "seccomp";
+
+#[derive(Debug, Error)]
+enum OciError {
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("can't read {}: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Direct(#[from] DirectError),
+    #[error("can't run {name}, whose place netdp takes: {why}")]
+    Runtime { name: &'static str, why: String },
+}
+
+/// Whether netdp was called as a runtime.
+pub fn is_called() -> bool {
+    runtime().is_some()
+}
+
+/// The runtime whose place it takes.
+fn runtime() -> Option<&'static str> {
+    let program = env::args_os().next()?;
+    let name = Path::new(&program).file_name()?.to_owned();
+    let mut runtimes = RUNTIMES.iter();
+    runtimes.find_map(|(own, of)| (name == OsStr::new(own)).then_some(*of))
+}
+
+/// Does what the runtime would; returns only why not.
+pub fn main() -> ExitCode {
+    let Some(name) = runtime() else {
+        return ExitCode::FAILURE;
+    };
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let call = Call::read(&arguments);
+    let prepared = match &call.bundle {
+        Some(bundle) => supervise(bundle, &run_dir()),
+        None => Ok(()),
+    };
+    let error = match prepared.and_then(|()| find(name)) {
+        Ok(program) => OciError::Runtime {
+            name,
+            why: Command::new(program).args(&arguments).exec().to_string(),
+        },
+        Err(error) => error,
+    };
+    tell(&call, &format!("netdp-{name}: {error}"));
+    ExitCode::FAILURE
+}
+
+fn run_dir() -> PathBuf {
+    let named = env::var_os(RUN_DIR_VARIABLE).filter(|named| !named.is_empty());
+    named.map_or_else(|| RUN_DIR.into(), PathBuf::from)
+}
+
+/// Has a supervisor look at the ports that programs of a bundle bind, if they
+/// have a network of their own and may bind any.
+fn supervise(bundle: &Path, run_dir: &Path) -> Result<(), OciError> {
+    // Without it no daemon has ever been here, and nothing is on its networks.
+    let Some(site) = read_if_there::<Site>(&run_dir.join(Site::FILE))? else {
+        return Ok(());
+    };
+    let path = bundle.join("config.json");
+    let Some(mut config) = read_if_there::<Value>(&path)? else {
+        // The runtime says what it misses.
+        return Ok(());
+    };
+    let containers = run_dir.join(CONTAINERS);
+    if !has_own_network(&config) || Profile::of(&config, &containers)? == Profile::BindsNothing {
+        return Ok(());
+    }
+    let folder = folder_in(&containers)?;
+    let socket = folder.join("socket");
+    let listener = UnixListener::bind(&socket).map_err(failed("can't listen at", &socket))?;
+    let log = folder.join("log");
+    let log = File::create(&log).map_err(failed("can't write", &log))?;
+    let task = site.task(Hears::Runtime { folder });
+    direct::start(
+        Path::new("/proc/self/exe"),
+        listener.into(),
+        &task,
+        Some(log),
+    )?;
+    config::hand_over_bind(&mut config, &socket)?;
+    write_whole(&path, &config).map_err(failed("can't write", &path))
+}
+
+fn read_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, OciError> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(failed("can't read", path))?,
+    };
+    let value = serde_json::from_slice(&text);
+    value.map(Some).map_err(|source| OciError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A container on the host's network binds the host's ports anyway.
+fn has_own_network(config: &Value) -> bool {
+    match config::network(config) {
+        None => false,
+        Some(None) => true,
+        Some(Some(path)) => match (Namespace::open(path), Namespace::current()) {
+            (Ok(asked), Ok(host)) => asked.inode() != host.inode(),
+            _ => true,
+        },
+    }
+}
+
+/// One of its own, for root alone.
+fn folder_in(containers: &Path) -> Result<PathBuf, OciError> {
+    let what = "can't make the folder";
+    fs::create_dir_all(containers).map_err(failed(what, containers))?;
+    let folder = tempfile::Builder::new()
+        .prefix("")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(containers)
+        .map_err(failed(what, containers))?;
+    // Its supervisor removes it.
+    Ok(folder.keep())
+}
+
+/// Whole or not at all, with the rights that it had.
+fn write_whole(path: &Path, config: &Value) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let before = fs::metadata(path)?;
+    let mut file = NamedTempFile::new_in(folder)?;
+    serde_json::to_writer(&mut file, config)?;
+    file.flush()?;
+    file.as_file().set_permissions(before.permissions())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// The runtime's program, which is not netdp.
+fn find(name: &'static str) -> Result<PathBuf, OciError> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let own = fs::canonicalize("/proc/self/exe").ok();
+    let folders = env::split_paths(&path).chain(env::split_paths(FOLDERS));
+    folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file() && fs::canonicalize(path).ok() != own)
+        .ok_or_else(|| OciError::Runtime {
+            name,
+            why: "it is not found in PATH".to_owned(),
+        })
+}
+
+/// Where engines look for what a runtime has to say: in its log, and on standard
+/// error.
+fn tell(call: &Call, text: &str) {
+    eprintln!("{text}");
+    let Some(path) = &call.log else { return };
+    let line = match call.log_is_json {
+        true => json!({"level": "error", "msg": text}).to_string(),
+        false => text.to_owned(),
+    };
+    let log = File::options().create(true).append(true).open(path);
+    // Standard error has it, too.
+    let _ = log.and_then(|mut log| writeln!(log, "{line}"));
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OciError {
+    let path = path.to_owned();
+    move |source| OciError::Io { what, path, source }
+}
