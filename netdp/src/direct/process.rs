@@ -11,11 +11,14 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -30,7 +33,15 @@ pub enum DirectError {
     Spawn(io::Error),
     #[error("the supervisor of direct ports ended before it began")]
     Ended,
+    #[error(
+        "the supervisor of direct ports did not begin within {} s; try again, or leave 'direct' out",
+        PATIENCE.as_secs()
+    )]
+    Silent,
 }
+
+/// How long a supervisor may take to begin.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The descriptor of a filter that a process has by this number.
 ///
@@ -82,12 +93,30 @@ pub fn start(
         });
     }
     let mut child = command.spawn().map_err(DirectError::Spawn)?;
-    let mut ready = [0];
     let out = child.stdout.as_mut().ok_or(DirectError::Ended)?;
-    let began = out.read_exact(&mut ready);
+    let began = hear(out, PATIENCE);
+    if let Err(DirectError::Silent) = began {
+        // It may have ended meanwhile.
+        let _ = child.kill();
+    }
     // The supervisor is a child of this one, which ends at once.
     let _ = child.wait();
-    began.map_err(|_| DirectError::Ended)
+    began
+}
+
+/// Waits for the byte that says that a supervisor is ready.
+fn hear(mut out: impl Read + AsFd, patience: Duration) -> Result<(), DirectError> {
+    let millis = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX);
+    let until = Instant::now() + patience;
+    loop {
+        let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::from(millis)) {
+            Ok(0) => return Err(DirectError::Silent),
+            Err(Errno::EINTR) if Instant::now() < until => {}
+            Err(_) => return Err(DirectError::Silent),
+            Ok(_) => return out.read_exact(&mut [0]).map_err(|_| DirectError::Ended),
+        }
+    }
 }
 
 /// A copy of a process's descriptor; none where it isn't open.
@@ -224,6 +253,17 @@ mod tests {
         assert_eq!(parse(&v6), Some("[::1]:8080".parse().unwrap()));
         assert_eq!(parse(&v6[..24]), None);
         assert_eq!(parse(&[1, 0]), None);
+    }
+
+    #[test]
+    fn a_supervisor_begins_within_a_time_or_ends() {
+        let (read, mut write) = io::pipe().unwrap();
+        let soon = Duration::from_millis(10);
+        assert!(matches!(hear(&read, soon), Err(DirectError::Silent)));
+        io::Write::write_all(&mut write, b"+").unwrap();
+        hear(&read, soon).unwrap();
+        drop(write);
+        assert!(matches!(hear(&read, soon), Err(DirectError::Ended)));
     }
 
     #[test]
