@@ -380,12 +380,50 @@ fn supervisor_and_sockets_outlive_the_daemon() {
     for port in [8080, 8081] {
         names(&topology.world.client, (HOST_ADDRESS, port));
     }
-    assert!(
-        topology.inspect("web").endpoints[0]
-            .ports
-            .iter()
-            .all(|port| port.held)
+    let web = topology.inspect("web");
+    assert!(web.endpoints[0].ports.iter().all(|port| port.held));
+    // Of a sandbox that goes while there is no daemon, nothing is left.
+    let folder = topology.world.run_dir().join("direct");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    topology.world.kill_daemon();
+    kill(
+        Pid::from_raw(web.pid.unwrap().cast_signed()),
+        Signal::SIGKILL,
+    )
+    .unwrap();
+    topology.start_daemon();
+    topology.wait_until("gone", || std::fs::read_dir(&folder).unwrap().count() == 0);
+}
+
+#[test]
+fn a_namespace_that_was_attached_has_direct_ports_of_programs_that_netdp_starts_there() {
+    let Some(topology) = Topology::start("dir-attach") else {
+        return;
+    };
+    let inside = topology.world.add_namespace("attached").unwrap();
+    let path = inside.path().display();
+    topology.netdp(&format!(
+        "attach --name net --netns {path} -p 8080:80,direct -p 5353:53/udp,direct"
+    ));
+    let own = own_address(&topology, "net");
+    // Whoever is there already is reached as before.
+    let listener = listen(&inside, Ipv4Addr::UNSPECIFIED, 80);
+    let near = connect(&topology.world.client, (HOST_ADDRESS, 8080));
+    talk(&near, &listener.accept().0);
+    drop((near, listener));
+    serve(&topology, "web", "--network container:net", "0.0.0.0:80");
+    assert!(listens_directly(&topology, 8080));
+    let (local, peer) = names(&topology.world.client, (HOST_ADDRESS, 8080));
+    assert_eq!(
+        (local, peer.ip()),
+        ((own, 80).into(), CLIENT_ADDRESS.into())
     );
+    names(&topology.host_program(), (own, 80));
+    // Another one there has the port no more.
+    topology.netdp(&format!(
+        "run -d --name late --network container:net -- {SERVER} 0.0.0.0:80"
+    ));
+    topology.wait_until("told", || topology.netdp("logs late").contains("in use"));
 }
 
 #[test]
@@ -457,4 +495,48 @@ fn an_unpublished_port_is_closed_whoever_has_its_socket() {
     assert!(connect_within(client, None, to, SILENCE).is_err());
     bind_port(&topology.host_program(), HOST_ADDRESS, 8080).unwrap();
     names(client, (HOST_ADDRESS, 8081));
+}
+
+#[test]
+fn a_network_may_ask_for_direct_ports() {
+    let Some(topology) = Topology::start("dir-network") else {
+        return;
+    };
+    topology.netdp("network create --opt publish=direct fast");
+    let options = "--network fast -p 8080:80 -p 8081:81 -p 8082:81";
+    serve(&topology, "web", options, "0.0.0.0:80 0.0.0.0:81");
+    assert!(listens_directly(&topology, 8080));
+    let own = own_address(&topology, "web");
+    for (port, inside) in [(8080, 80), (8081, 81), (8082, 81)] {
+        let (local, _) = names(&topology.world.client, (HOST_ADDRESS, port));
+        assert_eq!(local, (own, inside).into());
+    }
+    let ports = topology.netdp("port web");
+    assert!(ports.contains("80/tcp,direct -> 0.0.0.0:8080"), "{ports}");
+    assert!(ports.contains("81/tcp -> 0.0.0.0:8081"), "{ports}");
+    // What is published later, too; and what can't be is said.
+    topology.netdp("publish web 8083:83");
+    let ports = topology.netdp("port web");
+    assert!(ports.contains("83/tcp,direct -> 0.0.0.0:8083"), "{ports}");
+    let words = ["publish", "web", "8084:80"];
+    let refused = topology.refused(&words.join(" "));
+    assert!(
+        refused.contains("a direct port is published once"),
+        "{refused}"
+    );
+    let inside = topology.world.add_namespace("attached").unwrap();
+    let path = inside.path().display().to_string();
+    let words = [
+        "attach",
+        "--netns",
+        &path,
+        "--network",
+        "fast",
+        "-p",
+        "8090:80",
+    ];
+    let attached = topology.world.netdp(&words).unwrap();
+    assert!(attached.status.success());
+    let said = String::from_utf8(attached.stderr).unwrap();
+    assert!(said.contains("is not direct: nobody looks"), "{said}");
 }

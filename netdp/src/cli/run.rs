@@ -153,6 +153,7 @@ impl Start {
             ..self.request.clone()
         };
         let answer = client.create_sandbox(&request).await?;
+        sandbox::tell_what_is_not_direct(client, &answer).await;
         let released = match self.ready(sandbox, &answer) {
             Ok((sandbox, files)) => sandbox.release(&files).await.map_err(anyhow::Error::from),
             Err(error) => Err(error),

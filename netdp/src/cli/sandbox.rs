@@ -51,8 +51,42 @@ pub fn attach(run_dir: &Path, args: AttachArgs) -> Result<()> {
         netns,
         ..request(args.sandbox)?
     };
-    let sandbox = runtime()?.block_on(Client::new(run_dir).create_sandbox(&request))?;
+    let client = Client::new(run_dir);
+    let sandbox = runtime()?.block_on(async {
+        let sandbox = client.create_sandbox(&request).await?;
+        tell_what_is_not_direct(&client, &sandbox).await;
+        anyhow::Ok(sandbox)
+    })?;
     output::line(&sandbox.id)
+}
+
+/// Says on standard error which ports are published by the datapath, though
+/// their network asks for direct ones.
+pub(super) async fn tell_what_is_not_direct(client: &Client, sandbox: &Sandbox) {
+    for endpoint in &sandbox.endpoints {
+        let mut others = endpoint.ports.iter().filter(|port| !port.direct).peekable();
+        if others.peek().is_none() {
+            continue;
+        }
+        // What it asks for is not worth an error.
+        let asks = match client.network(&endpoint.network).await {
+            Ok(network) => network
+                .options
+                .get("publish")
+                .is_some_and(|it| it == "direct"),
+            Err(_) => false,
+        };
+        for port in others.filter(|_| asks) {
+            let why = if sandbox.direct.is_none() && sandbox.owner.is_none() {
+                "nobody looks at the ports that its programs bind, which `netdp run` did not start"
+            } else if is_at_itself(sandbox, port) {
+                "its network is routed"
+            } else {
+                "that port is published more than once"
+            };
+            eprintln!("netdp: {} is not direct: {why}", publication(port));
+        }
+    }
 }
 
 pub fn connect(run_dir: &Path, args: ConnectArgs) -> Result<()> {
@@ -81,7 +115,12 @@ pub fn publish(run_dir: &Path, args: PublishArgs) -> Result<()> {
         ports: args.ports,
         allow: args.allow,
     };
-    let sandbox = runtime()?.block_on(Client::new(run_dir).publish(&args.name, &request))?;
+    let client = Client::new(run_dir);
+    let sandbox = runtime()?.block_on(async {
+        let sandbox = client.publish(&args.name, &request).await?;
+        tell_what_is_not_direct(&client, &sandbox).await;
+        anyhow::Ok(sandbox)
+    })?;
     let published: Vec<&Port> = ports(&sandbox)
         .filter(|port| {
             let published = publication(port);

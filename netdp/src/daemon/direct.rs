@@ -3,7 +3,7 @@
 //! starts are started here, by the filters that it hands over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Permissions},
     io,
     os::unix::fs::PermissionsExt,
@@ -22,7 +22,7 @@ use crate::{
     },
     bpf::{Layout, direct_cgroup},
     direct::{self, DirectError, HandoverError, Hears, Ports, Site},
-    model::{Sandbox, SandboxId, State},
+    model::{Mode, Sandbox, SandboxId, State},
 };
 
 /// Name of the socket inside the run folder at which container runtimes hand
@@ -35,6 +35,8 @@ pub struct DirectPorts {
     run_dir: PathBuf,
     site: Site,
     written: BTreeMap<SandboxId, Ports>,
+    /// Whose files there may be; none before they were looked for.
+    known: Option<BTreeSet<SandboxId>>,
 }
 
 impl DirectPorts {
@@ -49,6 +51,7 @@ impl DirectPorts {
                 maps: Layout::of(bpffs).maps(),
             },
             written: BTreeMap::new(),
+            known: None,
         }
     }
 
@@ -73,37 +76,54 @@ impl DirectPorts {
 
     /// What a supervisor of this sandbox is told, if it is to have one.
     pub fn of(&self, sandbox: &Sandbox) -> Option<Direct> {
+        // Who shares a network shares its ports.
+        let of = match sandbox.mode {
+            Mode::Container(other) => other,
+            _ => sandbox.id,
+        };
         sandbox.direct.then(|| Direct {
             cgroup: self.site.cgroup.clone(),
-            ports: self.path(sandbox.id),
+            ports: self.path(of),
             maps: self.site.maps.clone(),
         })
     }
 
-    /// Writes what has changed.
+    /// Writes what has changed, and what could not be written the last time.
     pub fn follow(&mut self, state: &State) {
         let sandboxes = state.sandboxes.values();
         let wanted: BTreeMap<SandboxId, Ports> = sandboxes
-            .filter(|sandbox| sandbox.direct)
+            .filter(|sandbox| sandbox.direct && !matches!(sandbox.mode, Mode::Container(_)))
             .map(|sandbox| (sandbox.id, ports(state, sandbox.id)))
             .collect();
-        for (id, ports) in &wanted {
-            if self.written.get(id) != Some(ports)
-                && let Err(error) = self.write(*id, ports)
+        let known = self.known.take().unwrap_or_else(|| self.left());
+        for id in known.iter().filter(|id| !wanted.contains_key(id)) {
+            // It may be gone with the folder.
+            let _ = fs::remove_file(self.path(*id));
+        }
+        self.known = Some(wanted.keys().copied().collect());
+        let mut written = BTreeMap::new();
+        for (id, ports) in wanted {
+            if self.written.get(&id) != Some(&ports)
+                && let Err(error) = self.write(id, &ports)
             {
                 tracing::error!(
                     "cannot say which ports of {} are direct: {error}",
                     id.short()
                 );
+                continue;
             }
+            written.insert(id, ports);
         }
-        for id in self.written.keys() {
-            if !wanted.contains_key(id) {
-                // It may be gone with the folder.
-                let _ = fs::remove_file(self.path(*id));
-            }
-        }
-        self.written = wanted;
+        self.written = written;
+    }
+
+    /// The sandboxes whose files an earlier daemon has left.
+    fn left(&self) -> BTreeSet<SandboxId> {
+        let entries = fs::read_dir(&self.site.ports).into_iter().flatten();
+        let names = entries.flatten().map(|entry| entry.file_name());
+        names
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect()
     }
 
     fn path(&self, id: SandboxId) -> PathBuf {

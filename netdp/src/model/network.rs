@@ -164,6 +164,9 @@ pub struct Network {
     pub big_tcp: bool,
     #[serde(default)]
     pub sockmap: Sockmap,
+    /// Ports published here are direct, where they can be.
+    #[serde(default)]
+    pub publish_direct: bool,
     /// Where flows of its endpoints have other times than those of the host.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -302,6 +305,7 @@ impl Network {
             nat: Nat::default(),
             big_tcp: false,
             sockmap: Sockmap::default(),
+            publish_direct: false,
             timeouts: Timeouts::default(),
             routed4: false,
             routed6: false,
@@ -382,6 +386,7 @@ impl State {
             nat: options.nat,
             big_tcp: options.big_tcp,
             sockmap: options.sockmap,
+            publish_direct: options.publish_direct,
             timeouts: options.timeouts,
             routed4: options.routed.contains(&Family::V4),
             routed6: options.routed.contains(&Family::V6),

@@ -30,6 +30,7 @@ const MTU: &str = "com.docker.network.driver.mtu";
 const NAT: &str = "nat";
 const BIG_TCP: &str = "big-tcp";
 const SOCKMAP: &str = "sockmap";
+const PUBLISH: &str = "publish";
 
 /// What the options of a [`NetworkRequest`] come to.
 pub(super) struct Options {
@@ -45,6 +46,7 @@ pub(super) struct Options {
     pub nat: Nat,
     pub big_tcp: bool,
     pub sockmap: Sockmap,
+    pub publish_direct: bool,
     pub timeouts: Timeouts,
 }
 
@@ -58,7 +60,7 @@ impl Options {
         let (mut bridge, mut icc, mut masquerade, mut host_binding, mut mtu) =
             (None, true, true, None, DEFAULT_MTU);
         let mut nat = Nat::default();
-        let mut big_tcp = false;
+        let (mut big_tcp, mut publish_direct) = (false, false);
         let mut sockmap = Sockmap::default();
         let mut timeouts = Timeouts::default();
         let mut routed = Vec::new();
@@ -101,6 +103,13 @@ impl Options {
                         _ => return Err(bad(key, value, "auto or off")),
                     }
                 }
+                PUBLISH => {
+                    publish_direct = match value.as_str() {
+                        "direct" => true,
+                        "datapath" => false,
+                        _ => return Err(bad(key, value, "direct or datapath")),
+                    }
+                }
                 SOCKMAP => {
                     sockmap = Sockmap::of(value).ok_or_else(|| {
                         let what = Sockmap::ALL.map(Sockmap::name).join(", ");
@@ -112,7 +121,7 @@ impl Options {
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
                          {MASQUERADE}, {HOST_BINDING}, {SOURCE4}, {SOURCE6}, {mode4}, {mode6}, \
-                         {MTU}, {NAT}, {BIG_TCP}, {SOCKMAP}, udp-timeout, icmp-timeout, \
+                         {MTU}, {NAT}, {BIG_TCP}, {SOCKMAP}, {PUBLISH}, udp-timeout, icmp-timeout, \
                          tcp-established-timeout and \
                          tcp-transitory-timeout"
                     )));
@@ -137,6 +146,7 @@ impl Options {
             nat,
             big_tcp,
             sockmap,
+            publish_direct,
             timeouts,
         })
     }

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use netdp_common::maps::{MAX_PORTS, MAX_RANGES};
 
 use super::{
-    EndpointId, HostView, Mode, PortRequest, PortSpec, Proto, Publication, Refusal, SandboxId,
-    State, publication::normal, subnets::Family, taken::Ports, taking::Taking,
+    EndpointId, HostView, Mode, PortRange, PortRequest, PortSpec, Proto, Publication, Refusal,
+    SandboxId, State, publication::normal, subnets::Family, taken::Ports, taking::Taking,
 };
 
 /// The single ports that `specs` ask for.
@@ -134,6 +134,7 @@ impl State {
         for request in requests {
             let places = self.places(sandbox, endpoints, request, host)?;
             self.check_direct(sandbox, request, &places)?;
+            let direct = request.direct || self.goes_direct(sandbox, request, &places, requests);
             let of_host: Vec<IpAddr> = places
                 .iter()
                 .filter(|place| !place.routed)
@@ -167,7 +168,7 @@ impl State {
                     proto: request.proto,
                     count,
                     allow,
-                    direct: request.direct,
+                    direct,
                 };
                 self.check_alone(sandbox, &publication, &published)?;
                 if !routed {
@@ -289,7 +290,8 @@ impl State {
         if !sandbox.direct && sandbox.owner.is_none() {
             return Err(Refusal::invalid(format!(
                 "port {port} of {name} can't be direct: nobody looks at the ports that its \
-                 programs bind; start it by `netdp run` with a direct port, or leave 'direct' out"
+                 programs bind; start it by `netdp run`, or attach it, with a direct port, or leave \
+                 'direct' out"
             )));
         }
         if let Some(place) = places.iter().find(|place| place.routed) {
@@ -300,6 +302,37 @@ impl State {
             )));
         }
         Ok(())
+    }
+
+    /// Whether a port is direct without having been asked for by itself: by its
+    /// network, and where it can be.
+    fn goes_direct(
+        &self,
+        sandbox: SandboxId,
+        request: &PortRequest,
+        places: &[Place],
+        requests: &[PortRequest],
+    ) -> bool {
+        let asks = |place: &Place| {
+            let endpoint = self.endpoints.get(&place.endpoint)?;
+            Some(self.networks.get(&endpoint.network)?.publish_direct && !place.routed)
+        };
+        let is_same = |proto: Proto, ports: PortRange| {
+            proto == request.proto && ports.meets(request.container_ports)
+        };
+        let asked = requests
+            .iter()
+            .filter(|other| is_same(other.proto, other.container_ports));
+        let mut endpoints = self.endpoints.values().filter(|it| it.sandbox == sandbox);
+        let is_published = endpoints.any(|endpoint| {
+            let mut published = endpoint.published.iter();
+            published.any(|it| is_same(it.proto, it.container_ports()))
+        });
+        let sandbox = &self.sandboxes[&sandbox];
+        (sandbox.direct || sandbox.owner.is_some())
+            && places.iter().all(|place| asks(place) == Some(true))
+            && asked.count() == 1
+            && !is_published
     }
 
     /// A socket of the host is at one place: what leads to the container by

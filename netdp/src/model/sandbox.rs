@@ -254,10 +254,29 @@ impl State {
             container: None,
             allow: Vec::new(),
             log: request.log.clone(),
-            direct: request.process.is_some() && request.publish.iter().any(|spec| spec.direct),
+            direct: self.is_supervised(request, choice),
             command: request.command.clone(),
             created: now,
         })
+    }
+
+    /// Whether the ports that its programs bind are to be looked at: those of the
+    /// program that is started now, where there is one; of others, where somebody
+    /// hands over their filters.
+    fn is_supervised(&self, request: &SandboxRequest, choice: &Choice) -> bool {
+        let starts = request.process.is_some();
+        match choice {
+            Choice::Networks(networks) => {
+                let mut networks = networks.iter().filter_map(|id| self.networks.get(id));
+                request.publish.iter().any(|spec| spec.direct)
+                    || starts && networks.any(|network| network.publish_direct)
+            }
+            Choice::Container(other) => {
+                let other = self.sandboxes.get(other);
+                starts && other.is_some_and(|other| other.direct)
+            }
+            Choice::Host | Choice::None => false,
+        }
     }
 
     fn attach(

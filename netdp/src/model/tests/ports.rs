@@ -317,9 +317,12 @@ fn a_direct_port_is_published_once_and_where_somebody_looks() {
         assert_eq!(kind, Kind::Conflict, "{again}");
         assert!(text.contains("published once"), "{text}");
     }
-    // Of a namespace that was attached nobody sees what is bound there.
-    let plain = web("web2", &["8090:80,direct"]);
-    let (kind, text) = refused(&mut state, |s| s.create_sandbox(&plain, &host));
+    // Of a namespace that was attached without one nobody looks.
+    let plain = web("web2", &["8090:80"]);
+    state.create_sandbox(&plain, &host).unwrap();
+    let (kind, text) = refused(&mut state, |s| {
+        s.publish("web2", &spec("8091:81,direct"), &host)
+    });
     assert_eq!(kind, Kind::Invalid);
     assert!(text.contains("netdp run"), "{text}");
     let published = state
@@ -328,4 +331,44 @@ fn a_direct_port_is_published_once_and_where_somebody_looks() {
     assert!(published.iter().all(|port| port.direct));
     state.unpublish("web1", &spec("8080:80")).unwrap();
     state.publish("web1", &spec("9090:80"), &host).unwrap();
+}
+
+#[test]
+fn a_network_may_ask_for_direct_ports_where_they_can_be() {
+    let sockets = Sockets::default();
+    let host = host(&sockets);
+    let mut state = state();
+    for (name, mode) in [("fast", None), ("routed", Some("routed"))] {
+        let mut request = NetworkRequest::new(name.parse().unwrap());
+        request.options.insert("publish".into(), "direct".into());
+        if let Some(mode) = mode {
+            let key = "com.docker.network.bridge.gateway_mode_ipv4";
+            request.options.insert(key.into(), mode.into());
+        }
+        state.create_network(&request, &host).unwrap();
+    }
+    let process = Process {
+        pid: 1,
+        start_time: 1,
+    };
+    let process = Some(process);
+    let mut direct = |network: &str, process: Option<Process>, specs: &[&str]| {
+        let name = format!("{network}{}{}", specs.len(), process.is_some());
+        let request = SandboxRequest {
+            process,
+            networks: vec![network.into()],
+            ..web(&name, specs)
+        };
+        let sandbox = state.create_sandbox(&request, &host).unwrap();
+        let published = &state.endpoints_of(sandbox.id)[0].published;
+        published.iter().map(|it| it.direct).collect::<Vec<bool>>()
+    };
+    assert_eq!(
+        direct("fast", process, &["8080:80", "53:53/udp"]),
+        [true, true]
+    );
+    assert_eq!(direct("fast", None, &["8081:80"]), [false]);
+    assert_eq!(direct("routed", process, &["8082:80"]), [false]);
+    let twice = ["8083:80", "8084:80", "8085:81"];
+    assert_eq!(direct("fast", process, &twice), [false, false, true]);
 }
