@@ -1,7 +1,7 @@
 //! Direct ports of containers of real engines: `cargo xtask test engines`.
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
-use netdp_tests::engine::{Docker, Engine, EngineHost, Left, fetch};
+use netdp_tests::engine::{Containerd, Docker, Engine, EngineHost, Left, Podman, fetch};
 
 /// The user that direct sockets are of.
 const OWNER: &str = "1852142692";
@@ -28,7 +28,55 @@ macro_rules! with_each_docker {
 with_each_docker! {
     containers_have_direct_ports_by_a_runtime_of_netdps,
     they_need_no_daemon_of_netdp,
+    containers_share_a_network_and_its_direct_ports,
+    a_dead_supervisor_is_made_up_for_by_a_restart,
     what_a_profile_says_holds,
+}
+
+macro_rules! with_each_podman {
+    ($($test:ident),* $(,)?) => {
+        mod podman_4_3 {
+            $(#[test]
+            #[ignore = "needs a real Podman: cargo xtask test engines"]
+            fn $test() {
+                super::$test("debian-12");
+            })*
+        }
+        mod podman_5 {
+            $(#[test]
+            #[ignore = "needs a real Podman: cargo xtask test engines"]
+            fn $test() {
+                super::$test("debian-13");
+            })*
+        }
+    };
+}
+
+with_each_podman! {
+    podmans_containers_have_direct_ports_by_a_runtime_of_netdps,
+}
+
+macro_rules! with_each_containerd {
+    ($($test:ident),* $(,)?) => {
+        mod containerd_1_6 {
+            $(#[test]
+            #[ignore = "needs a real containerd: cargo xtask test engines"]
+            fn $test() {
+                super::$test("debian-12");
+            })*
+        }
+        mod containerd_newest {
+            $(#[test]
+            #[ignore = "needs a real containerd: cargo xtask test engines"]
+            fn $test() {
+                super::$test("newest");
+            })*
+        }
+    };
+}
+
+with_each_containerd! {
+    containerds_containers_have_direct_ports_by_a_runtime_of_netdps,
 }
 
 /// Ports at which the host listens for containers.
@@ -145,6 +193,57 @@ fn they_need_no_daemon_of_netdp(packages: &str) {
     host.wait_until("all is closed", || direct(host).is_empty());
 }
 
+/// On a network whose ports are direct: containers with one network have a
+/// supervisor each, and one of them keeps what it has.
+fn containers_share_a_network_and_its_direct_ports(packages: &str) {
+    let Some(docker) = docker("dk-direct-pod", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    host.sh("docker network create -d netdp --subnet 10.51.0.0/24 -o publish=direct direct");
+    let one = "docker run -d --runtime netdp --name one --hostname one --network";
+    host.sh(&format!("{one} direct -p 8081:80 -p 9081:81 web:1"));
+    is_direct(host, 8081);
+    let beside = "docker run --runtime netdp --network container:one";
+    host.sh(&format!(
+        "{beside} -d --name two web:1 httpd -f -p 0.0.0.0:81 -h /www"
+    ));
+    is_direct(host, 9081);
+    let said = host.refused(&format!("{beside} web:1 httpd -f -p 0.0.0.0:80 -h /www"));
+    assert!(said.contains("Address already in use"), "{said}");
+    for port in [8081, 9081] {
+        serves(host, port, "one");
+    }
+    host.sh("docker rm -f two");
+    host.wait_until("it is closed", || direct(host) == [8081]);
+    // One container may have none.
+    let plain = "name=direct,driver-opt=publish=datapath -p 8082:80 web:1";
+    host.sh(&format!(
+        "docker run -d --runtime netdp --name plain --hostname plain --network {plain}"
+    ));
+    serves(host, 8082, "plain");
+    assert_eq!(direct(host), [8081]);
+}
+
+fn a_dead_supervisor_is_made_up_for_by_a_restart(packages: &str) {
+    const KILL: &str = "for process in /proc/[0-9]*; do \
+        if busybox grep -q __dire[c]t $process/cmdline; then kill -9 ${process#/proc/}; fi; done";
+    let Some(docker) = docker("dk-direct-killed", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    run(&docker, "one", "-p 8081:80");
+    is_direct(host, 8081);
+    host.sh(KILL);
+    serves(host, 8081, "one");
+    let said = host.refused("docker exec one sleep 0 >&2");
+    assert!(said.contains("/run/netdp/seccomp/"), "{said}");
+    host.sh("docker restart -t 0 one");
+    is_direct(host, 8081);
+    serves(host, 8081, "one");
+    host.sh("docker exec one sleep 0");
+}
+
 fn what_a_profile_says_holds(packages: &str) {
     let Some(docker) = docker("dk-direct-profile", packages) else {
         return;
@@ -198,6 +297,84 @@ fn a_profile_hands_filters_over_without_a_runtime_of_netdps() {
     serves(host, 8081, "one");
     host.kill("netdp");
     serves(host, 8081, "one");
-    let said = host.refused("docker exec one true >&2");
+    let said = host.refused("docker exec one sleep 0 >&2");
     assert!(said.contains("/run/netdp/seccomp.sock"), "{said}");
+}
+
+const LIST: &str = r#"{
+  "cniVersion": "1.0.0",
+  "name": "fast",
+  "plugins": [
+    {
+      "type": "netdp",
+      "subnets": ["10.78.0.0/24"],
+      "options": { "publish": "direct" },
+      "capabilities": { "portMappings": true, "ips": true, "mac": true, "aliases": true }
+    }
+  ]
+}"#;
+
+/// On a network whose ports are direct.
+fn podmans_containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
+    let Some(podman) = Podman::start("pod-direct", packages) else {
+        return;
+    };
+    let host = &podman.host;
+    match host
+        .sh("podman info -f '{{.Host.NetworkBackend}}'")
+        .as_str()
+    {
+        "cni" => host.sh(&format!("echo '{LIST}' >/etc/cni/net.d/fast.conflist")),
+        _ => host.sh("podman network create -d netdp --subnet 10.78.0.0/24 -o publish=direct fast"),
+    };
+    let before = Left::on(host);
+    let group = host.containers_cgroup();
+    let words = |name: &str, options: &str| {
+        format!(
+            "podman --runtime /usr/local/bin/netdp-runc run -d --name {name} --hostname {name} \
+             --network fast --cgroup-parent {group} {options} web:1"
+        )
+    };
+    // Podman listens at the port itself, unless it is told to leave that.
+    let said = host.refused(&words("held", "-p 8080:80"));
+    assert!(said.contains("8080"), "{said}");
+    podman.remove("held");
+    host.sh("echo 'enable_port_reservation = false' >>/etc/containers/containers.conf");
+    host.sh(&words("one", "-p 8081:80 -p 9081:81"));
+    is_direct(host, 8081);
+    serves(host, 8081, "one");
+    host.sh("podman exec -d one httpd -f -p 0.0.0.0:81 -h /www");
+    is_direct(host, 9081);
+    host.kill("netdp");
+    serves(host, 9081, "one");
+    host.start_netdp();
+    host.sh("podman restart -t 0 one");
+    is_direct(host, 8081);
+    serves(host, 8081, "one");
+    podman.remove("one");
+    host.wait_until("all is closed", || direct(host).is_empty());
+    before.comes_back(host);
+}
+
+/// `ctr` publishes nothing itself, and once a container runs: what binds
+/// afterwards is direct.
+fn containerds_containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
+    let Some(containerd) = Containerd::start("ctr-direct", packages) else {
+        return;
+    };
+    let host = &containerd.host;
+    let before = Left::on(host);
+    let words = containerd.run_words("one");
+    let runtime = "ctr run --runc-binary /usr/local/bin/netdp-runc";
+    host.sh(&words.replacen("ctr run", runtime, 1));
+    host.netdp("publish default-one 8081:80");
+    host.netdp("publish default-one 9081:81,direct");
+    serves(host, 8081, "one");
+    host.sh("ctr task exec -d --exec-id second one httpd -f -p 0.0.0.0:81 -h /www");
+    is_direct(host, 9081);
+    serves(host, 9081, "one");
+    assert_eq!(direct(host), [9081]);
+    containerd.remove("one");
+    host.wait_until("all is closed", || direct(host).is_empty());
+    before.comes_back(host);
 }

@@ -237,7 +237,7 @@ fn foreign(
         aliases: Vec::new(),
         links: Vec::new(),
         allow: Vec::new(),
-        direct: false,
+        direct: None,
         handover: None,
         offered_to: None,
         list: None,

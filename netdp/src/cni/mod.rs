@@ -63,10 +63,12 @@ impl Cni for Netdp {
         let target = Target::of(&args)?;
         result::check_previous(args.config().prev_result.as_ref(), &target)?;
         let Wishes { name, endpoint } = Wishes::of(&args, &config)?;
-        // Podman binds host ports itself, and gives the sockets to conmon.
+        let network = config.network_request()?;
+        // Podman binds host ports itself, and gives the sockets to conmon, which
+        // would be in the way of direct ones.
         let holds_ports = match config.hold_ports {
             Some(hold) => !hold,
-            None => callers::is_called_by("podman"),
+            None => !network.asks_for_direct() && callers::is_called_by("podman"),
         };
         let request = AttachmentRequest {
             engine: ENGINE.to_owned(),
@@ -78,7 +80,7 @@ impl Cni for Netdp {
             name,
             netns: target.netns.clone(),
             process: process_of(&target.netns),
-            network: config.network_request()?,
+            network,
             list: Some(config.list.clone()),
             endpoint,
             publish: config.ports().to_vec(),

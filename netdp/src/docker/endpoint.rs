@@ -86,7 +86,7 @@ fn request(asked: &CreateEndpoint) -> Result<EndpointRequest, Refusal> {
     for (key, value) in &asked.options {
         match key.as_str() {
             ALLOW => request.allow = sources(value)?,
-            PUBLISH => request.direct = is_direct(value)?,
+            PUBLISH => request.direct = Some(is_direct(value)?),
             IFNAME => {
                 return Err(Refusal::unavailable(format!(
                     "driver option {IFNAME} is not available: dockerd names the interfaces of a \
@@ -265,7 +265,7 @@ mod tests {
             "com.docker.network.endpoint.macaddress":"AkIAAAB3","publish":"direct"}"#,
         )
         .unwrap();
-        assert!(request.direct);
+        assert_eq!(request.direct, Some(true));
         assert_eq!(request.ip, Some("10.51.0.77".parse().unwrap()));
         assert_eq!(request.ip6, Some("fd51::77".parse().unwrap()));
         assert_eq!(request.mac, Some("02:42:00:00:00:77".parse().unwrap()));

@@ -30,8 +30,9 @@ pub struct EndpointRequest {
     pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
-    /// Ports that an engine publishes here are direct, where they can be.
-    pub direct: bool,
+    /// Whether ports that are published here are direct, where they can be; none:
+    /// as the network has it.
+    pub direct: Option<bool>,
 }
 
 /// An address is asked for only where the network has its family.

@@ -70,9 +70,10 @@ pub struct Endpoint {
     pub aliases: Vec<Name>,
     pub links: Vec<Link>,
     pub allow: Vec<IpNet>,
-    /// Ports that an engine publishes here are direct, where they can be.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub direct: bool,
+    /// Whether ports that are published here are direct, where they can be; none:
+    /// as the network has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<bool>,
     /// How far an engine is with the container's end, where it puts that into
     /// the sandbox; none: netdp does.
     #[serde(default)]

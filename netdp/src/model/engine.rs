@@ -306,26 +306,8 @@ impl State {
                 return Ok(Vec::new());
             }
             let allow = state.allowed_sources(&endpoint);
-            let ports = state.with_direct(&endpoint, ports);
-            state.publish_at(endpoint.sandbox, &places, &ports, &allow, host)
+            state.publish_at(endpoint.sandbox, &places, ports, &allow, host)
         })
-    }
-
-    /// The ports, direct where that was asked for with the endpoint and they can be.
-    fn with_direct(&self, endpoint: &Endpoint, ports: &[PortRequest]) -> Vec<PortRequest> {
-        let routed = [Family::V4, Family::V6]
-            .iter()
-            .any(|family| endpoint.has(*family) && self.is_routed(endpoint, *family));
-        let mut ports = ports.to_vec();
-        let asked = ports.clone();
-        for port in &mut ports {
-            let times = asked.iter().filter(|other| {
-                other.proto == port.proto && other.container_ports.meets(port.container_ports)
-            });
-            port.direct |=
-                endpoint.direct && !routed && port.proto != Proto::Sctp && times.count() == 1;
-        }
-        ports
     }
 
     /// Sources that may use the ports of an endpoint: its own list or, where it

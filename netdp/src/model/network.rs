@@ -238,6 +238,12 @@ pub struct NetworkRequest {
 }
 
 impl NetworkRequest {
+    /// Whether it says itself that ports published there shall be direct.
+    pub fn asks_for_direct(&self) -> bool {
+        let publish = self.options.get("publish");
+        publish.is_some_and(|it| it == "direct")
+    }
+
     /// A bridge network of this name, all else as it comes.
     pub fn new(name: Name) -> Self {
         Self {

@@ -294,6 +294,12 @@ impl State {
                  'direct' out"
             )));
         }
+        if sandbox.holds_ports() {
+            return Err(Refusal::invalid(format!(
+                "port {port} of {name} can't be direct: its engine listens at the host's ports \
+                 itself; put it on a network with publish=direct, or leave 'direct' out"
+            )));
+        }
         if let Some(place) = places.iter().find(|place| place.routed) {
             return Err(Refusal::invalid(format!(
                 "port {port} of {name} can't be direct: its network is routed, so it is reached \
@@ -315,7 +321,8 @@ impl State {
     ) -> bool {
         let asks = |place: &Place| {
             let endpoint = self.endpoints.get(&place.endpoint)?;
-            Some(self.networks.get(&endpoint.network)?.publish_direct && !place.routed)
+            let network = self.networks.get(&endpoint.network)?;
+            Some(endpoint.direct.unwrap_or(network.publish_direct) && !place.routed)
         };
         let is_same = |proto: Proto, ports: PortRange| {
             proto == request.proto && ports.meets(request.container_ports)
@@ -330,6 +337,7 @@ impl State {
         });
         let sandbox = &self.sandboxes[&sandbox];
         (sandbox.direct || sandbox.owner.is_some())
+            && !sandbox.holds_ports()
             && places.iter().all(|place| asks(place) == Some(true))
             && asked.count() == 1
             && !is_published

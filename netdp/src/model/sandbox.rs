@@ -301,7 +301,7 @@ impl State {
                 interface: None,
                 links: request.links.clone(),
                 allow: request.allow.clone(),
-                direct: false,
+                direct: None,
             };
             self.add_endpoint(network, sandbox, &endpoint)?;
         }

@@ -186,18 +186,20 @@ impl Exec {
         for mapping in self.port_mappings.iter().flatten() {
             publish.extend(mapping.specs()?);
         }
+        let network = self.network.request()?;
         Ok(AttachmentRequest {
             engine: ENGINE.to_owned(),
             // netavark, and Podman before it.
             callers: callers::numbers(2),
             container: Container {
                 id: self.container_id.clone(),
-                holds_ports: true,
+                // conmon's sockets would be in the way of direct ones.
+                holds_ports: !network.asks_for_direct(),
             },
             name: Some(self.container_name.clone()),
             netns: netns.to_owned(),
             process: None,
-            network: self.network.request()?,
+            network,
             list: None,
             endpoint,
             publish,
