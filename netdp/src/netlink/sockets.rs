@@ -121,9 +121,14 @@ impl Sockets {
     /// Ends one: both sides of a connection are told, and who waits for a
     /// datagram. A socket of UDP that was bound keeps its port.
     ///
+    /// False where it has gone meanwhile, or isn't found: of several that share a
+    /// port the kernel finds one by their addresses, always the same, and looks
+    /// whether it is the one that is meant (`inet_diag_find_one_icsk`,
+    /// net/ipv4/inet_diag.c, 6.12).
+    ///
     /// # Errors
-    /// What the kernel refused, but where the socket has gone meanwhile.
-    pub fn end(&self, socket: &Found) -> io::Result<()> {
+    /// What the kernel refused.
+    pub fn end(&self, socket: &Found) -> io::Result<bool> {
         destroy(&self.0, socket)
     }
 }
@@ -136,11 +141,18 @@ impl Sockets {
 pub fn end_tcp(address: IpAddr, ports: RangeInclusive<u16>) -> io::Result<()> {
     let sockets = Sockets::open()?;
     let alone = (ports.start() == ports.end()).then_some(*ports.start());
-    let listed = sockets.list(libc::IPPROTO_TCP, alone)?;
-    for socket in listed.iter().filter(|it| it.is_at(address, &ports)) {
-        sockets.end(socket)?;
+    loop {
+        let mut listed = sockets.list(libc::IPPROTO_TCP, alone)?;
+        listed.retain(|it| it.is_at(address, &ports));
+        let mut ended = 0;
+        for socket in &listed {
+            ended += usize::from(sockets.end(socket)?);
+        }
+        // Those that were not found may be, now that others have ended.
+        if ended == listed.len() || ended == 0 {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// A socket of IPv6 may have the port in IPv4, unless it hears IPv6 alone.
@@ -220,7 +232,7 @@ fn parse(protocol: i32, family: i32, body: &[u8]) -> Option<Found> {
     })
 }
 
-fn destroy(netlink: &OwnedFd, socket: &Found) -> io::Result<()> {
+fn destroy(netlink: &OwnedFd, socket: &Found) -> io::Result<bool> {
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
     let of = (socket.protocol, socket.family);
     ask(netlink, &request(SOCK_DESTROY, flags, of, socket.id))?;
@@ -230,8 +242,8 @@ fn destroy(netlink: &OwnedFd, socket: &Found) -> io::Result<()> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
     match refused(body) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        done => done,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        done => done.map(|()| true),
     }
 }
 
@@ -283,9 +295,11 @@ fn refused(body: &[u8]) -> io::Result<()> {
 mod tests {
     use std::{
         io::Read,
-        net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+        net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
         time::Duration,
     };
+
+    use nix::sys::socket::{Backlog, SockaddrStorage, bind, listen, setsockopt, sockopt};
 
     use super::*;
 
@@ -318,6 +332,39 @@ mod tests {
     }
 
     #[test]
+    fn all_that_share_a_port_end() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        let share = |addr: SocketAddr| {
+            let (family, kind) = (AddressFamily::Inet6, SockType::Stream);
+            let made = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            setsockopt(&made, sockopt::ReusePort, &true).unwrap();
+            bind(made.as_raw_fd(), &SockaddrStorage::from(addr)).unwrap();
+            listen(&made, Backlog::new(1).unwrap()).unwrap();
+            let listener = TcpListener::from(made);
+            // No test waits for one that hasn't ended.
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        let first = share("[::1]:0".parse().unwrap());
+        let addr = first.local_addr().unwrap();
+        let others: Vec<TcpListener> = (0..7).map(|_| share(addr)).collect();
+        let ended = end_tcp(Ipv6Addr::UNSPECIFIED.into(), addr.port()..=addr.port());
+        if let Err(error) = &ended
+            && error.raw_os_error() == Some(libc::EOPNOTSUPP)
+        {
+            return eprintln!("skipped: the kernel ends no sockets (CONFIG_INET_DIAG_DESTROY)");
+        }
+        ended.unwrap();
+        for listener in others.iter().chain([&first]) {
+            let error = listener.accept().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        }
+        assert!(TcpStream::connect(addr).is_err());
+    }
+
+    #[test]
     fn a_socket_of_udp_is_told_that_it_ends_and_keeps_its_port() {
         if !nix::unistd::geteuid().is_root() {
             return eprintln!("skipped: needs root");
@@ -335,7 +382,7 @@ mod tests {
         let found = found.expect("the socket");
         let stat = nix::sys::stat::fstat(&bound).unwrap();
         assert_eq!((found.owner, found.inode), (stat.st_uid, stat.st_ino));
-        match sockets.end(found) {
+        match sockets.end(found).map(drop) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 return eprintln!("skipped: the kernel ends no sockets (CONFIG_INET_DIAG_DESTROY)");
             }
