@@ -118,6 +118,31 @@ fn a_detached_program_is_seen_heard_and_ended() {
 }
 
 #[test]
+fn what_a_program_leaves_behind_ends_with_it() {
+    let Some(world) = World::new() else { return };
+    let start = "setsid sh -c 'sleep 300 & echo $! $$; wait' & sleep 0.2;";
+    for (name, script) in [
+        ("removed", format!("{start} exec sleep 300")),
+        ("ended", format!("{start} exec true")),
+    ] {
+        world.ok(&["run", "-d", "--name", name, "--", "sh", "-c", &script]);
+        world.wait_until("started", || !world.ok(&["logs", name]).is_empty());
+        let said = world.ok(&["logs", name]);
+        let left: Vec<&str> = said.split_whitespace().collect();
+        assert_eq!(left.len(), 2, "{said}");
+        if name == "removed" {
+            for pid in &left {
+                assert!(cli_world::exists(format!("/proc/{pid}/fd/0")));
+            }
+            world.ok(&["rm", "-f", name]);
+        }
+        for pid in &left {
+            world.wait_until("ended", || !cli_world::exists(format!("/proc/{pid}/fd/0")));
+        }
+    }
+}
+
+#[test]
 fn followed_logs_end_with_the_program() {
     let Some(world) = World::new() else { return };
     world.ok(&[

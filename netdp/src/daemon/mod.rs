@@ -18,6 +18,7 @@ pub mod environment;
 mod hold;
 pub(crate) mod host;
 mod hosts;
+mod leftovers;
 mod members;
 mod memory;
 mod notify;

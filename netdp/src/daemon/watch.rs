@@ -15,7 +15,7 @@ use crate::{
     sandbox::ProcessId,
 };
 
-use super::owner::OwnerError;
+use super::{leftovers::Family, owner::OwnerError};
 
 /// How long a program may take to end after it was asked to, and again after
 /// it was killed.
@@ -23,7 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The programs that are waited for.
 #[derive(Debug, Default)]
-pub struct Watches(Mutex<BTreeMap<SandboxId, AbortHandle>>);
+pub struct Watches(Mutex<BTreeMap<SandboxId, Watch>>);
+
+#[derive(Debug)]
+struct Watch {
+    task: AbortHandle,
+    family: Option<Family>,
+}
 
 impl Watches {
     /// Waits for the end of a sandbox's program, and does `then`: in a task of
@@ -43,17 +49,25 @@ impl Watches {
                 Err(error) => tracing::warn!("{error}"),
             }
         });
-        watches.insert(id, task.abort_handle());
+        let watch = Watch {
+            task: task.abort_handle(),
+            family: Family::of(process),
+        };
+        watches.insert(id, watch);
     }
 
-    /// Waits no longer.
+    /// Waits no longer, and ends what the program has left, if it has ended.
     pub fn end(&self, id: SandboxId) {
-        if let Some(watch) = self.lock().remove(&id) {
-            watch.abort();
+        let Some(watch) = self.lock().remove(&id) else {
+            return;
+        };
+        watch.task.abort();
+        if let Some(family) = watch.family {
+            tokio::task::spawn_blocking(move || family.end());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SandboxId, AbortHandle>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Watch>> {
         self.0.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 }
