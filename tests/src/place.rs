@@ -27,6 +27,17 @@ pub trait Place: Sync {
     }
 }
 
+impl<P: Place + ?Sized> Place for &P {
+    fn open_family(
+        &self,
+        family: AddressFamily,
+        kind: SockType,
+        protocol: Option<SockProtocol>,
+    ) -> OwnedFd {
+        (**self).open_family(family, kind, protocol)
+    }
+}
+
 impl Place for Namespace {
     fn open_family(
         &self,

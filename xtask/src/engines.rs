@@ -50,7 +50,7 @@ const CALLED: [&str; 7] = [
 ];
 
 /// What the tests ask for by these names.
-const ROOTS: [Root; 5] = [
+const ROOTS: [Root; 6] = [
     // Docker 20.10, Podman 4.3 and containerd 1.6.
     Root {
         name: "debian-12",
@@ -103,6 +103,25 @@ const ROOTS: [Root; 5] = [
             "busybox-static",
         ],
         is_engine: false,
+    },
+    // Servers for direct ports: several processes, threads and sockets each,
+    // by C, C++, Go and Python.
+    Root {
+        name: "servers",
+        suites: &["bookworm"],
+        packages: &[
+            "nginx-light",
+            "redis-server",
+            "redis-tools",
+            "haproxy",
+            "memcached",
+            "postgresql-15",
+            "etcd-server",
+            "python3-minimal",
+            "dnsmasq-base",
+            "unbound",
+        ],
+        is_engine: true,
     },
 ];
 
