@@ -270,6 +270,11 @@ fn what_a_profile_says_holds(packages: &str) {
     );
     let said = host.refused(&run_words("other", &listens));
     assert!(said.contains("the container's seccomp profile"), "{said}");
+    // Where the supervisor can't begin, the container doesn't.
+    host.sh("busybox sed -i 's,netdp.direct,nowhere,' /run/netdp/direct.json");
+    let said = host.refused(&run_words("lost", ""));
+    assert!(said.contains("nowhere/cgroup.procs"), "{said}");
+    assert_eq!(host.sh("ls /run/netdp/seccomp"), "");
     assert!(direct(host).is_empty());
 }
 
@@ -351,7 +356,14 @@ fn podmans_containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
     host.sh("podman restart -t 0 one");
     is_direct(host, 8081);
     serves(host, 8081, "one");
-    podman.remove("one");
+    // In a user namespace of its own.
+    host.sh(&words(
+        "mapped",
+        "--uidmap 0:100000:65536 --gidmap 0:100000:65536 -p 8082:80",
+    ));
+    is_direct(host, 8082);
+    serves(host, 8082, "mapped");
+    podman.remove("one mapped");
     host.wait_until("all is closed", || direct(host).is_empty());
     before.comes_back(host);
 }

@@ -56,8 +56,8 @@ enum OciError {
     },
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(transparent)]
-    Direct(#[from] DirectError),
+    #[error("{source}: {said}")]
+    Supervisor { source: DirectError, said: String },
     #[error("can't run {name}, whose place netdp takes: {why}")]
     Runtime { name: &'static str, why: String },
 }
@@ -122,14 +122,18 @@ fn supervise(bundle: &Path, run_dir: &Path) -> Result<(), OciError> {
     let socket = folder.join("socket");
     let listener = UnixListener::bind(&socket).map_err(failed("can't listen at", &socket))?;
     let log = folder.join("log");
-    let log = File::create(&log).map_err(failed("can't write", &log))?;
-    let task = site.task(Hears::Runtime { folder });
-    direct::start(
-        Path::new("/proc/self/exe"),
-        listener.into(),
-        &task,
-        Some(log),
-    )?;
+    let file = File::create(&log).map_err(failed("can't write", &log))?;
+    let task = site.task(Hears::Runtime {
+        folder: folder.clone(),
+    });
+    let program = Path::new("/proc/self/exe");
+    if let Err(source) = direct::start(program, listener.into(), &task, Some(file)) {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        // Nobody else does.
+        let _ = fs::remove_dir_all(&folder);
+        let said = said.trim().to_owned();
+        return Err(OciError::Supervisor { source, said });
+    }
     config::hand_over_bind(&mut config, &socket)?;
     write_whole(&path, &config).map_err(failed("can't write", &path))
 }
