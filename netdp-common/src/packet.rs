@@ -247,9 +247,10 @@ pub trait Header: Sized {
         packet: &mut Packet<Self::Addr>,
     ) -> Result<(), DropReason>;
 
-    /// Addresses and ports of a whole TCP segment that follows a network header
-    /// without options or extension headers; nothing of all other packets.
-    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<Tuple<Self::Addr>>;
+    /// Addresses and ports of a whole TCP segment or UDP datagram that follows a
+    /// network header without options or extension headers, and which of the two
+    /// it is; nothing of all other packets.
+    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<(u8, Tuple<Self::Addr>)>;
 
     /// What an ICMP message of this type is.
     fn icmp(kind: u8) -> Transport;
@@ -304,21 +305,22 @@ impl Header for V4 {
     }
 
     #[inline(always)]
-    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<Tuple<V4Addr>> {
+    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<(u8, Tuple<V4Addr>)> {
         let Glance { header, ports }: Glance<Ipv4Hdr> = bytes.read_anew(ETH_LEN)?;
         let fragment = u16::from_be_bytes(header.frags);
         if header.vihl != 0x45
-            || header.proto != proto::TCP
+            || header.proto != proto::TCP && header.proto != proto::UDP
             || fragment & (MORE_FRAGMENTS | OFFSET) != 0
         {
             return None;
         }
-        Some(Tuple {
+        let tuple = Tuple {
             saddr: V4Addr::new(header.src_addr),
             daddr: V4Addr::new(header.dst_addr),
             sport: Be16::from_raw(u16::from_ne_bytes(ports[0])),
             dport: Be16::from_raw(u16::from_ne_bytes(ports[1])),
-        })
+        };
+        Some((header.proto, tuple))
     }
 
     #[inline(always)]
@@ -372,9 +374,10 @@ impl Header for V6 {
     }
 
     #[inline(always)]
-    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<Tuple<V6Addr>> {
+    fn glance(bytes: &(impl Bytes + ?Sized)) -> Option<(u8, Tuple<V6Addr>)> {
         let Glance { header, ports }: Glance<V6Fields> = bytes.read_anew(ETH_LEN)?;
-        if header.version >> 4 != 6 || header.next_header != proto::TCP {
+        let proto = header.next_header;
+        if header.version >> 4 != 6 || proto != proto::TCP && proto != proto::UDP {
             return None;
         }
         let mut tuple = Tuple {
@@ -385,7 +388,7 @@ impl Header for V6 {
         };
         put(&mut tuple.saddr, header.source);
         put(&mut tuple.daddr, header.destination);
-        Some(tuple)
+        Some((proto, tuple))
     }
 
     #[inline(always)]

@@ -50,9 +50,11 @@ pub fn is_hosts<F: Family>(
     packet: &Packet<F::Addr>,
     usual: &F::Addr,
 ) -> bool {
-    if !mapping.is_direct()
-        || !known::listens::<F>(skb, packet, mapping) && !has_socket::<F>(skb, packet)
-    {
+    if !mapping.is_direct() {
+        return false;
+    }
+    let keeps = known::is_all::<F>(mapping, packet, usual);
+    if !known::listens::<F>(skb, packet, keeps) && !has_socket::<F>(skb, packet) {
         return false;
     }
     if packet.proto == proto::UDP {

@@ -31,7 +31,7 @@ pub const QUOTE_ROOM: usize = 2048;
 /// Entries of `paths4` on each CPU, a power of two.
 pub const MAX_PATHS: usize = 256;
 /// Entries of `known4` on each CPU, a power of two.
-pub const MAX_KNOWN: usize = 64;
+pub const MAX_KNOWN: usize = 128;
 
 pub type Addrs<A> = HashMap<A, Owner, { MAX_ENDPOINTS as usize }>;
 /// The tables that the daemon alone writes are as large as any host may need, and

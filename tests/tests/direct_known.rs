@@ -74,8 +74,10 @@ fn what_listens_inside_is_reached_once_nothing_listens_directly() {
     };
     let shell = web.pid.expect("its program");
     let server: i32 = children(shell).trim().parse().expect("the server");
-    let server = Pid::from_raw(server);
-    kill(server, Signal::SIGKILL).unwrap();
+    let process = format!("/proc/{server}");
+    kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+    // Until then its socket takes connections.
+    topology.wait_until("ended", || !std::path::Path::new(&process).exists());
     let inside = Namespace::open(&web.netns).unwrap();
     let listener = listen(&inside, Ipv4Addr::UNSPECIFIED, 80);
     let client = &topology.world.outside;

@@ -185,7 +185,7 @@ fn answers_come_from_the_address_that_was_asked() {
     let client = &topology.world.client;
     let one = udp(client, Ipv4Addr::UNSPECIFIED, 0);
     // One after the other, from the same port.
-    for to in [second, HOST_ADDRESS, second, HOST_ADDRESS] {
+    for to in [HOST_ADDRESS, HOST_ADDRESS, second, HOST_ADDRESS, second] {
         one.send_to(b"?", (to, 5353)).unwrap();
         let (said, from) = ask(&one);
         assert_eq!(from, (to, 5353).into(), "{said}");

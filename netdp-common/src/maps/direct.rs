@@ -50,13 +50,14 @@ pub struct OwnPlace<A: Address> {
 }
 
 /// Value of `known4`, per CPU: an address and port of the host to which every
-/// packet of TCP is the host's own, for a while.
+/// packet of this protocol is the host's own, for a while.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known<A: Address> {
     pub daddr: A,
     pub dport: Be16,
-    pub pad: u16,
+    /// [`proto`](crate::addr::proto).
+    pub proto: u16,
     /// [`Config::ports`](super::Config::ports) when that was found.
     pub ports: u32,
     /// The time then, in 2^27 ns; 0 for an empty entry.

@@ -264,28 +264,32 @@ fn icmpv6() {
 }
 
 #[test]
-fn a_glance_is_for_plain_segments() {
+fn a_glance_is_for_plain_segments_and_datagrams() {
     let mut tcp = [0u8; 20];
     tcp[..4].copy_from_slice(&[0x9c, 0x40, 0x00, 0x50]);
     let whole = ipv4(proto::TCP, 0x4000, &tcp);
-    let tuple = V4::glance(whole.as_slice()).unwrap();
-    assert_eq!(tuple, parse::<V4>(whole.as_slice()).unwrap().tuple);
+    let tuple = parse::<V4>(whole.as_slice()).unwrap().tuple;
+    assert_eq!(V4::glance(whole.as_slice()), Some((proto::TCP, tuple)));
     for fragment in [0x2000, 1] {
         let part = ipv4(proto::TCP, fragment, &tcp);
         assert_eq!(V4::glance(part.as_slice()), None);
     }
-    assert_eq!(V4::glance(ipv4(proto::UDP, 0, &tcp).as_slice()), None);
+    let udp = V4::glance(ipv4(proto::UDP, 0, &tcp).as_slice()).unwrap();
+    assert_eq!((udp.0, udp.1.dport.get()), (proto::UDP, 80));
+    assert_eq!(V4::glance(ipv4(proto::ICMP, 0, &tcp).as_slice()), None);
     let mut options = whole.clone();
     options[ETH_LEN] = 0x46;
     assert_eq!(V4::glance(options.as_slice()), None);
     assert_eq!(V4::glance(&whole[..ETH_LEN + 23]), None);
 
     let whole = ipv6(&[], proto::TCP, &tcp);
-    let tuple = V6::glance(whole.as_slice()).unwrap();
-    assert_eq!(tuple, parse::<V6>(whole.as_slice()).unwrap().tuple);
+    let tuple = parse::<V6>(whole.as_slice()).unwrap().tuple;
+    assert_eq!(V6::glance(whole.as_slice()), Some((proto::TCP, tuple)));
     let extended = ipv6(&[(60, &[0; 8])], proto::TCP, &tcp);
     assert_eq!(V6::glance(extended.as_slice()), None);
-    assert_eq!(V6::glance(ipv6(&[], proto::UDP, &tcp).as_slice()), None);
+    let udp = V6::glance(ipv6(&[], proto::UDP, &tcp).as_slice()).unwrap();
+    assert_eq!((udp.0, udp.1.sport.get()), (proto::UDP, 40_000));
+    assert_eq!(V6::glance(ipv6(&[], proto::ICMPV6, &tcp).as_slice()), None);
     assert_eq!(V6::glance(&whole[..ETH_LEN + 43]), None);
 }
 

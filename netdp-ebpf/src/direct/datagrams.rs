@@ -285,6 +285,9 @@ pub fn asked<F: Family>(mapping: &Published<F::Addr>, packet: &Packet<F::Addr>, 
     if is_usual && !was_seen(seen::ASKED) {
         return;
     }
+    if !is_usual {
+        see(seen::ASKED);
+    }
     let key = ClientKey {
         client: from.saddr,
         own: mapping.addr,
@@ -307,7 +310,6 @@ pub fn asked<F: Family>(mapping: &Published<F::Addr>, packet: &Packet<F::Addr>, 
         heard: 0,
         fill: F::Addr::FILL,
     };
-    if F::clients().insert(&key, &new, u64::from(BPF_ANY)).is_ok() {
-        see(seen::ASKED);
-    }
+    // Without an entry the answer leaves from the usual one.
+    let _ = F::clients().insert(&key, &new, u64::from(BPF_ANY));
 }

@@ -5,10 +5,11 @@
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use netdp_common::{
     addr::{Address, Be16, proto},
-    maps::{Known, Published, config_flags},
+    maps::{Known, Published, config_flags, seen},
     packet::{Packet, Tuple},
 };
 
+use super::datagrams;
 use crate::{family::Family, flows, maps::MAX_KNOWN, skb::Skb, source};
 
 /// Nanoseconds as a power of two: 0.13 s. As long may connections to a program
@@ -24,8 +25,12 @@ pub fn is_to_known<F: Family>(skb: &Skb) -> bool {
 /// A function of its own: the caller's stack is that of all that is called there.
 #[inline(never)]
 fn is_to<F: Family>(skb: &Skb) -> bool {
-    F::glance(skb).is_some_and(|tuple| {
-        has::<F>(tuple.daddr, tuple.dport) && source::check::<F>(&tuple.saddr).is_ok()
+    F::glance(skb).is_some_and(|(proto, tuple)| {
+        // Once one client asks another address than answers leave from, who asks
+        // which is to be noted of each datagram.
+        (proto == proto::TCP || !datagrams::was_seen(seen::ASKED))
+            && has::<F>(proto, tuple.daddr, tuple.dport)
+            && source::check::<F>(&tuple.saddr).is_ok()
     })
 }
 
@@ -39,7 +44,7 @@ pub fn is_from_known<F: Family>(skb: &Skb) -> bool {
 /// As [`is_to`].
 #[inline(never)]
 fn is_from<F: Family>(skb: &Skb) -> bool {
-    F::glance(skb).is_some_and(|tuple| has::<F>(tuple.saddr, tuple.sport))
+    F::glance(skb).is_some_and(|(proto, tuple)| has::<F>(proto, tuple.saddr, tuple.sport))
 }
 
 /// Whether a port of this host is direct. No lookup for the kernel: it turns one
@@ -50,45 +55,53 @@ fn are_there() -> bool {
 }
 
 #[inline(always)]
-fn has<F: Family>(addr: F::Addr, port: Be16) -> bool {
-    let Some(place) = place::<F>(port) else {
+fn has<F: Family>(proto: u8, addr: F::Addr, port: Be16) -> bool {
+    let Some(place) = place::<F>(proto, port) else {
         return false;
     };
     // SAFETY: this CPU's own value, see `listens`.
     let known = unsafe { &*place };
-    known.dport == port && known.daddr == addr && known.ports == ports() && known.tick == tick()
+    known.dport == port
+        && known.proto == u16::from(proto)
+        && known.daddr == addr
+        && known.ports == ports()
+        && known.tick == tick()
+}
+
+/// Whether nothing else is to be asked about packets for a port that somebody
+/// listens at, whoever sends. Of UDP, answers have to leave by themselves from the
+/// address that was asked.
+#[inline(always)]
+pub fn is_all<F: Family>(
+    mapping: &Published<F::Addr>,
+    packet: &Packet<F::Addr>,
+    usual: &F::Addr,
+) -> bool {
+    mapping.allow == 0
+        && mapping.shared == 0
+        && (packet.proto == proto::TCP || packet.tuple.daddr == *usual)
 }
 
 /// Whether a program listens where a packet is for, whoever sends. Keeps it where
-/// nothing else is to be asked about packets for this port.
+/// that [`is_all`].
 #[inline(never)]
-pub fn listens<F: Family>(
-    skb: &Skb,
-    packet: &Packet<F::Addr>,
-    mapping: &Published<F::Addr>,
-) -> bool {
+pub fn listens<F: Family>(skb: &Skb, packet: &Packet<F::Addr>, keeps: bool) -> bool {
     // Before the stack is asked: what changes from now on counts.
     let ports = ports();
-    if packet.proto != proto::TCP {
-        return false;
-    }
     let anybodys = Tuple {
         saddr: F::Addr::ANY,
         daddr: packet.tuple.daddr,
         sport: Be16::default(),
         dport: packet.tuple.dport,
     };
-    if !F::host_has_socket(skb.as_ptr(), &anybodys, proto::TCP) {
+    if !F::host_has_socket(skb.as_ptr(), &anybodys, packet.proto) {
         return false;
     }
-    if mapping.allow == 0
-        && mapping.shared == 0
-        && let Some(place) = place::<F>(packet.tuple.dport)
-    {
+    if keeps && let Some(place) = place::<F>(packet.proto, packet.tuple.dport) {
         let known = Known {
             daddr: packet.tuple.daddr,
             dport: packet.tuple.dport,
-            pad: 0,
+            proto: u16::from(packet.proto),
             ports,
             tick: tick(),
             fill: Default::default(),
@@ -100,9 +113,12 @@ pub fn listens<F: Family>(
     true
 }
 
+/// Of TCP and UDP, which may have one port, in different halves.
 #[inline(always)]
-fn place<F: Family>(port: Be16) -> Option<*mut Known<F::Addr>> {
-    F::known().get_ptr_mut(u32::from(port.get()) & (MAX_KNOWN as u32 - 1))
+fn place<F: Family>(proto: u8, port: Be16) -> Option<*mut Known<F::Addr>> {
+    const HALF: u32 = MAX_KNOWN as u32 / 2;
+    let half = if proto == proto::TCP { 0 } else { HALF };
+    F::known().get_ptr_mut(half + (u32::from(port.get()) & (HALF - 1)))
 }
 
 /// See [`Config::ports`](netdp_common::maps::Config::ports); the daemon changes it
