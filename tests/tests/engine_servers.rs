@@ -2,7 +2,7 @@
 //! of them is changed. `cargo xtask test engines`.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use netdp::demo::world::{
     CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS,
 };
 use netdp_tests::engine::{EngineHost, Left, get};
-use netdp_tests::{PATIENCE, Place, connect_bound};
+use netdp_tests::{PATIENCE, Place, SILENCE, connect_bound, udp};
 
 /// What a server is asked, to which it answers by the client's address.
 #[derive(Clone, Copy)]
@@ -25,12 +25,15 @@ enum Question {
     Line(&'static str, &'static str),
     /// A query in the protocol of PostgreSQL.
     Postgres,
+    /// A datagram, and what that of the answer has in it.
+    Datagram(&'static [u8], &'static [u8]),
 }
 
 /// A server in a sandbox.
 struct Server {
     /// Where it listens in its own network.
     port: u16,
+    proto: &'static str,
     /// What is done before its start; `$DIR` is a folder of its own.
     prepare: &'static str,
     /// Its command line, of the same.
@@ -43,6 +46,7 @@ struct Server {
 
 const NGINX: Server = Server {
     port: 80,
+    proto: "tcp",
     prepare: "\
 mkdir -p /var/log/nginx /var/lib/nginx
 cat >$DIR/nginx.conf <<END
@@ -90,6 +94,7 @@ END",
 /// Its new workers bind beside the old ones.
 const HAPROXY: Server = Server {
     port: 80,
+    proto: "tcp",
     prepare: "\
 cat >$DIR/haproxy.cfg <<END
 global
@@ -111,6 +116,7 @@ END",
 
 const REDIS: Server = Server {
     port: 6379,
+    proto: "tcp",
     prepare: "",
     line: "redis-server --bind 0.0.0.0 :: --protected-mode no --save '' --dir $DIR",
     question: Question::Line("CLIENT INFO\r\n", "resp=2\n\r\n"),
@@ -119,6 +125,7 @@ const REDIS: Server = Server {
 
 const MEMCACHED: Server = Server {
     port: 11211,
+    proto: "tcp",
     prepare: "",
     line: "memcached -u root -U 0",
     question: Question::Line("stats conns\r\n", "END\r\n"),
@@ -127,6 +134,7 @@ const MEMCACHED: Server = Server {
 
 const POSTGRES: Server = Server {
     port: 5432,
+    proto: "tcp",
     prepare: "\
 grep -q postgres /etc/passwd || echo postgres:x:999:999::/tmp:/bin/sh >>/etc/passwd
 chown 999:999 $DIR
@@ -142,10 +150,65 @@ echo 'host all all all trust' >>$DIR/data/pg_hba.conf",
 /// In Go, whose runtime interrupts system calls.
 const ETCD: Server = Server {
     port: 2379,
+    proto: "tcp",
     prepare: "",
     line: "etcd --data-dir $DIR/data --log-level error --listen-client-urls http://[::]:2379 \
            --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380",
     question: Question::Page("/version", "etcdserver"),
+    reload: None,
+};
+
+/// By UDP alone: frames of eight octets before its lines.
+const MEMCACHED_UDP: Server = Server {
+    port: 11211,
+    proto: "udp",
+    prepare: "",
+    line: "memcached -u root -p 0 -U 11211",
+    question: Question::Datagram(b"\0\x07\0\0\0\x01\0\0version\r\n", b"VERSION"),
+    reload: None,
+};
+
+/// `A` of host.test (RFC 1035, section 4.1), and the address that it is given.
+const NAME: Question = Question::Datagram(
+    b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04host\x04test\0\0\x01\0\x01",
+    &[0, 4, 192, 0, 2, 55],
+);
+
+/// Asks by control messages where a datagram came to, and answers from there.
+const DNSMASQ: Server = Server {
+    port: 53,
+    proto: "udp",
+    prepare: "",
+    line: "dnsmasq -k -C /dev/null -u root --no-resolv --no-hosts --address=/host.test/192.0.2.55",
+    question: NAME,
+    reload: None,
+};
+
+/// Two threads, each with sockets of its own.
+const UNBOUND: Server = Server {
+    port: 53,
+    proto: "udp",
+    prepare: "\
+cat >$DIR/unbound.conf <<END
+server:
+    num-threads: 2
+    so-reuseport: yes
+    interface: 0.0.0.0
+    interface: ::0
+    access-control: 0.0.0.0/0 allow
+    access-control: ::/0 allow
+    chroot: ''
+    username: ''
+    directory: $DIR
+    pidfile: $DIR/pid
+    use-syslog: no
+    do-daemonize: no
+    local-data: 'host.test. A 192.0.2.55'
+remote-control:
+    control-enable: no
+END",
+    line: "unbound -d -c $DIR/unbound.conf",
+    question: NAME,
     reload: None,
 };
 
@@ -167,6 +230,9 @@ servers! {
     memcached: MEMCACHED,
     postgres: POSTGRES,
     etcd: ETCD,
+    memcached_by_udp: MEMCACHED_UDP,
+    dnsmasq: DNSMASQ,
+    unbound: UNBOUND,
 }
 
 /// Two of them, each on the same port of its own network, asked from everywhere,
@@ -189,7 +255,11 @@ fn serves(name: &str, server: &Server) {
     server.start(&host, "two", 9090);
     host.netdp("run -d --name other --network six -- sleep 600");
     server.is_asked_from_everywhere(&host);
-    let taken = host.refused("netdp run --network six -p 8080:80,direct -- true");
+    let same = format!(
+        "netdp run --network six -p 8080:80/{},direct -- true",
+        server.proto
+    );
+    let taken = host.refused(&same);
     assert!(taken.contains("8080"), "{taken}");
 
     // The shell that is the sandbox's program starts it again.
@@ -200,7 +270,7 @@ fn serves(name: &str, server: &Server) {
         host.sh(&format!("kill {ended}"));
         host.wait_until("started again", || {
             let now = host.sh(&children);
-            !now.is_empty() && now != ended && is_direct(&host, 8080)
+            !now.is_empty() && now != ended && server.is_direct(&host, "web", 8080)
         });
         server.answers(&host, (HOST_ADDRESS, 8080));
     }
@@ -222,11 +292,11 @@ impl Server {
         ));
         let script = format!("DIR={dir}\nwhile :; do {}; done\n", self.line);
         std::fs::write(host.path(format!("{dir}/start.sh")), script).unwrap();
-        let own = self.port;
+        let (own, proto) = (self.port, self.proto);
         host.netdp(&format!(
-            "run -d --name {name} --network six -p {port}:{own},direct -- sh {dir}/start.sh"
+            "run -d --name {name} --network six -p {port}:{own}/{proto},direct -- sh {dir}/start.sh"
         ));
-        host.wait_until("listening directly", || is_direct(host, port));
+        host.wait_until("listening directly", || self.is_direct(host, name, port));
         self.answers(host, (HOST_ADDRESS, port));
     }
 
@@ -235,6 +305,20 @@ impl Server {
     fn answers(&self, host: &EngineHost, to: (Ipv4Addr, u16)) {
         let client = &host.topology.world.client;
         host.wait_until("answered", || self.question.ask(client, to.into()).is_ok());
+    }
+
+    /// Whether it has a socket of the host, and none of its own network.
+    fn is_direct(&self, host: &EngineHost, name: &str, port: u16) -> bool {
+        let program = sandbox(host, name).pid.expect("its program");
+        let has = |process: u32, port: u16| {
+            let tables = [self.proto.to_owned(), format!("{}6", self.proto)];
+            tables.iter().any(|table| {
+                let path = host.path(format!("/proc/{process}/net")).join(table);
+                let text = std::fs::read_to_string(path).unwrap_or_default();
+                text.lines().any(|line| is_bound(line, port))
+            })
+        };
+        has(1, port) && !has(program, self.port)
     }
 
     #[track_caller]
@@ -302,14 +386,14 @@ impl Server {
             let asked = asks.join().expect("no question is lost");
             assert!(asked > 20, "{asked}");
         });
-        assert!(is_direct(host, 8080));
+        assert!(self.is_direct(host, "web", 8080));
     }
 }
 
 impl Question {
     /// Whether the answer has the client's address.
     fn tells(self) -> bool {
-        !matches!(self, Self::Page(..))
+        !matches!(self, Self::Page(..) | Self::Datagram(..))
     }
 
     /// # Errors
@@ -321,6 +405,7 @@ impl Question {
                 let page = get(place, to, path, PATIENCE)?;
                 page.contains(part).then(|| page.clone()).ok_or(page)
             }
+            Self::Datagram(question, part) => send(place, to, question, part),
             Self::Line(line, end) => talk(place, to, line.as_bytes(), end.as_bytes()),
             Self::Postgres => {
                 let length = |bytes: usize| (bytes as u32).to_be_bytes();
@@ -341,6 +426,35 @@ impl Question {
             }
         }
     }
+}
+
+/// Sends a datagram until there is an answer, which has to have this in it.
+fn send(place: &impl Place, to: SocketAddr, said: &[u8], part: &[u8]) -> Result<String, String> {
+    let words = |error: std::io::Error| error.to_string();
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // One that is connected hears nobody else.
+    let socket = udp(place, any, 0);
+    socket.connect(to).map_err(words)?;
+    socket.set_read_timeout(Some(SILENCE)).map_err(words)?;
+    let mut heard = [0; 1024];
+    let mut error = String::new();
+    for _ in 0..5 {
+        let length = match socket.send(said).and_then(|_| socket.recv(&mut heard)) {
+            Ok(length) => length,
+            Err(why) => {
+                error = why.to_string();
+                continue;
+            }
+        };
+        let heard = &heard[..length];
+        let is_it = heard.windows(part.len()).any(|it| it == part);
+        let text = heard.escape_ascii().to_string();
+        return is_it.then_some(text.clone()).ok_or(text);
+    }
+    Err(error)
 }
 
 /// Says something, and hears until the answer ends so.
@@ -371,14 +485,10 @@ fn addresses(sandbox: &Sandbox) -> impl Iterator<Item = IpAddr> {
     sandbox.endpoints[0].addresses.iter().map(|net| net.addr())
 }
 
-/// Whether somebody listens at a port by a socket of the host.
-fn is_direct(host: &EngineHost, port: u16) -> bool {
-    ["tcp", "tcp6"].iter().any(|table| {
-        let text = std::fs::read_to_string(host.path("/proc/1/net").join(table));
-        text.unwrap_or_default().lines().any(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let place = words.get(1).and_then(|local| local.rsplit_once(':'));
-            place.is_some_and(|(_, hex)| hex == format!("{port:04X}")) && words[3] == "0A"
-        })
-    })
+/// Whether a line of `/proc/net/tcp` or `udp`, or of their likes of IPv6, is of a
+/// socket with this port that hears whoever comes.
+fn is_bound(line: &str, port: u16) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let place = words.get(1).and_then(|local| local.rsplit_once(':'));
+    place.is_some_and(|(_, hex)| hex == format!("{port:04X}")) && ["0A", "07"].contains(&words[3])
 }
