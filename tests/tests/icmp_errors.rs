@@ -15,11 +15,14 @@ use nix::sys::socket::{
 /// Bytes of each direction.
 const LENGTH: u64 = 3 << 20;
 
-/// A world whose link behind the host's router takes packets of 1280 bytes, on
-/// the router's side alone: who sends from elsewhere learns it by an error.
+/// A world in which the way from the host's router to the outside takes packets
+/// of 1280 bytes: who sends by it learns that by an error. The link itself takes
+/// more, for what comes the other way.
 fn narrow(name: &str) -> Option<Topology> {
     let topology = Topology::with_ipv6(name)?;
-    topology.ip(&topology.world.client, "link set outside mtu 1280\n");
+    let narrow = |address: IpAddr| format!("route add {address} dev outside mtu lock 1280\n");
+    let lines = SIDES.map(|side| narrow(side.outside));
+    topology.ip(&topology.world.client, &lines.concat());
     Some(topology)
 }
 

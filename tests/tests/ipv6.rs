@@ -471,9 +471,14 @@ fn a_smaller_link_on_the_way_is_found_out() {
     let one = container(&topology, "one", "--network six -p 8080:80");
     let outside = listen(&world.outside, ANY, 80);
     let http = listen(&one, ANY, 80);
+    let behind = format!("route add {OUTSIDE_ADDRESS6} dev outside mtu lock 1400\n");
     // Behind the client, and then right at the host.
-    for (namespace, interface) in [(&world.client, "outside"), (&world.host, "eth0")] {
-        topology.ip(namespace, &format!("link set {interface} mtu 1400\n"));
+    for (of_client, of_host) in [
+        (&*behind, ""),
+        ("link set wire0 mtu 1400\n", "link set eth0 mtu 1400\n"),
+    ] {
+        topology.ip(&world.client, of_client);
+        topology.ip(&world.host, of_host);
         let (near, far) = reaches(&one, (OUTSIDE_ADDRESS6, 80), &outside, HOST_ADDRESS6);
         transfer(&near, &far, 1 << 20);
         let (near, far) = reaches(
