@@ -1,4 +1,4 @@
-//! tc ingress of a veth's host end: what the container sends.
+//! tc ingress of a host end: what the container sends.
 
 use netdp_common::{
     addr::{Address, proto},
@@ -128,13 +128,29 @@ fn by_source<F: Family>(
         }
         path::ask::<F>(skb, work)?;
     }
+    outward::<F>(skb, work, endpoint)?;
+    exit::<F>(skb, work)
+}
+
+/// Out of the host by the way that is known. Where the stack has to answer, the
+/// packet goes there.
+///
+/// # Errors
+/// Nothing has been written into the packet.
+#[inline(always)]
+pub fn outward<F: Family>(
+    skb: &Skb,
+    work: &mut Work<F::Addr>,
+    endpoint: &Endpoint,
+) -> Result<(), DropReason> {
     let expired = work.packet.ttl <= 1;
     if F::STACK_ANSWERS && work.way.by == By::Stack
         || expired
         || !skb.segments_fit(work.way.ifindex, &mut work.way.mtu)
     {
         if F::STACK_ANSWERS {
-            return Ok(Verdict::Pass);
+            work.decision.exit = Exit::Stack;
+            return Ok(());
         }
         return Err(if expired {
             DropReason::Expired
@@ -151,7 +167,7 @@ fn by_source<F: Family>(
             masquerade::choose::<F>(skb, work, endpoint)?;
         }
     }
-    exit::<F>(skb, work)
+    Ok(())
 }
 
 /// Gives a fragment its ports. True where it has been taken: to wait for its

@@ -24,6 +24,7 @@ mod flows;
 mod found;
 mod from_container;
 mod from_netdev;
+mod from_netkit;
 mod hairpin;
 mod host_socket;
 mod icmp;
@@ -79,13 +80,20 @@ pub fn to_netdev(ctx: TcContext) -> i32 {
     verdict::action(to_netdev::to_netdev(&Skb::new(&ctx)))
 }
 
-/// tc ingress of a veth's host end: a frame that the container sends.
+/// tc ingress of a host end: a frame that the container sends.
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
     verdict::action(from_container::from_container(&Skb::new(&ctx)))
 }
 
-/// tc egress of a veth's host end: a frame that the host's stack sends to the
+/// netkit, the container's end: a frame that the container sends, still in its
+/// own system call.
+#[classifier]
+pub fn from_netkit(ctx: TcContext) -> i32 {
+    verdict::action(from_netkit::from_netkit(&Skb::new(&ctx)))
+}
+
+/// tc egress of a host end: a frame that the host's stack sends to the
 /// container.
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {

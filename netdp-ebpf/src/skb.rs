@@ -133,6 +133,14 @@ impl Skb {
         u16::from_be(unsafe { (*self.skb).protocol } as u16)
     }
 
+    /// What the header of the frame says of itself, host order; 0 where there is
+    /// none.
+    #[inline(always)]
+    pub fn header_ethertype(&self) -> u16 {
+        self.read::<[u8; 2]>(ETH_LEN - 2)
+            .map_or(0, u16::from_be_bytes)
+    }
+
     /// The interface that the hook belongs to.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {

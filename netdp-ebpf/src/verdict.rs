@@ -19,7 +19,7 @@ pub enum Verdict {
 }
 
 /// `TCX_NEXT` (`include/uapi/linux/bpf.h`, 6.6), which is also `TC_ACT_UNSPEC`.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
 /// `TCX_DROP`, which is also `TC_ACT_SHOT`.
 pub const DROP: i32 = 2;
 

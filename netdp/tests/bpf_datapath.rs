@@ -74,6 +74,7 @@ impl Bench {
             max_flows: 1024,
             config: Config::default(),
             mechanism: None,
+            netkit: false,
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use netdp::{
-    netlink::{Netlink, Route, SandboxInterface, VethPair, configure_sandbox},
+    netlink::{LinkPair, Netlink, Route, SandboxInterface, configure_sandbox},
     netns::{Namespace, NetnsError},
 };
 use netlink_world::{HOST_MAC, PATIENCE, SANDBOX_MAC, Topology, interface, is_root};
@@ -204,7 +204,7 @@ async fn a_second_endpoint_takes_the_default_route_over_only_when_the_first_goes
     topology.connect().await;
     topology
         .netlink
-        .create_veth(&VethPair {
+        .create_pair(&LinkPair {
             host_mac: [2, 0, 0, 0, 1, 1],
             peer_mac: [2, 0, 0, 0, 1, 2],
             ..topology.pair("veth2", "eth1")

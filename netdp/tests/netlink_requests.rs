@@ -128,7 +128,7 @@ async fn a_veth_peer_appears_in_the_sandbox_under_its_name() {
     // A name that is taken on either side leaves nothing behind.
     let refused = topology
         .netlink
-        .create_veth(&topology.pair("veth2", "eth0"))
+        .create_pair(&topology.pair("veth2", "eth0"))
         .await
         .unwrap_err();
     assert!(refused.is_exists(), "{refused}");

@@ -25,9 +25,26 @@ impl Frames {
         Self(open(namespace, interface, 0))
     }
 
+    /// The same, of a sender that says of all frames that they are of this
+    /// protocol (`ETH_P_*`), whatever their headers say.
+    #[track_caller]
+    pub fn open_as(namespace: &Namespace, interface: &str, protocol: u16) -> Self {
+        Self(open(namespace, interface, protocol))
+    }
+
     #[track_caller]
     pub fn send(&self, frame: &[u8]) {
         assert_eq!(nix::unistd::write(&self.0, frame).unwrap(), frame.len());
+    }
+
+    /// Sends a frame that the interface may refuse at once (`ENOBUFS`), as that
+    /// of a netkit pair does where its program drops it.
+    #[track_caller]
+    pub fn offer(&self, frame: &[u8]) {
+        match nix::unistd::write(&self.0, frame) {
+            Err(Errno::ENOBUFS) => {}
+            sent => assert_eq!(sent.unwrap(), frame.len()),
+        }
     }
 }
 

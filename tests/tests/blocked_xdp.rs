@@ -204,6 +204,7 @@ impl Other {
             max_flows: 1024,
             config: Config::default(),
             mechanism: None,
+            netkit: false,
         }
     }
 

@@ -146,3 +146,27 @@ fn what_is_not_ipv4_or_is_malformed_ends_at_the_container() {
     frames.send(&whole);
     hears(&outside, b"words");
 }
+
+#[test]
+fn a_frame_is_what_its_header_says() {
+    let Some(topology) = Topology::start("spoof-protocol") else {
+        return;
+    };
+    let one = topology.container("one", "");
+    let macs = (one.mac, one.gateway_mac());
+    let from = (one.address, 40_000);
+    let outside = udp(&topology.world.outside, ANY, 53);
+    let frames = Frames::open_as(&one.namespace, "eth0", libc::ETH_P_IP as u16);
+    let words = datagram(macs, from, (OUTSIDE_ADDRESS, 53), b"words");
+    frames.send(&words);
+    hears(&outside, b"words");
+
+    let unknown = topology.dropped("unknown-ethertype");
+    let mut other = words;
+    other[12..14].copy_from_slice(&[0x88, 0xcc]);
+    frames.offer(&other);
+    topology.wait_until("dropped", || {
+        topology.dropped("unknown-ethertype") == unknown + 1
+    });
+    says_nothing(&outside);
+}

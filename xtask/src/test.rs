@@ -1,7 +1,7 @@
 //! Running the tests of all crates, and their sum.
 
-mod programs;
-mod sum;
+pub mod programs;
+pub mod sum;
 
 use std::{
     env,
@@ -129,7 +129,12 @@ fn environment(netdp: &OsStr, engines: Option<&Path>) -> Vec<(&'static str, OsSt
     let mut kept = vec![("NETDP_BIN", netdp.to_owned())];
     kept.extend(engines.map(|folder| (ENGINES_FOLDER, folder.into())));
     // What docs/testing.md lets one set.
-    for name in ["RUST_BACKTRACE", "NETDP_SEED", "NETDP_PACKETS"] {
+    for name in [
+        "RUST_BACKTRACE",
+        "NETDP_SEED",
+        "NETDP_PACKETS",
+        "NETDP_NETKIT",
+    ] {
         kept.extend(env::var_os(name).map(|value| (name, value)));
     }
     kept

@@ -3,18 +3,20 @@
 mod initramfs;
 mod kernel;
 mod machine;
+mod netkit;
 mod report;
 
 use std::{
     env::consts::ARCH,
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use kernel::Kernel;
+use netkit::Tests;
 use report::Report;
 use xtask::{path, workspace::Workspace};
 
@@ -41,17 +43,23 @@ impl Series {
 }
 
 /// Programs, and Debian's packages for them.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("modprobe", "kmod"),
     ("cpio", "cpio"),
     ("xz", "xz-utils"),
     ("ip", "iproute2"),
+    ("strip", "binutils"),
 ];
 
-/// Runs `netdp`, or one built for it, on each kernel of `series`. Skips, and says why, where there is
-/// no such kernel or no machine to run it in.
+/// From power-on to power-off, without tests; a minute or so where nothing else
+/// runs.
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// Runs `netdp`, or one built for it, on each kernel of `series`, and tests with
+/// netkit on those that have it. Skips, and says why, where there is no such
+/// kernel or no machine to run it in.
 ///
 /// # Errors
 /// When a check failed, or a machine could not be made or did not get to its
@@ -71,7 +79,9 @@ pub fn run(workspace: &Workspace, series: Series, netdp: Option<PathBuf>) -> Res
         fs::create_dir_all(&folder)?;
         match Kernel::newest(name, &folder) {
             Ok(kernel) => {
-                if !try_on(&kernel, &netdp, &folder)? {
+                let has_netkit = kernel.has("CONFIG_NETKIT")?;
+                let tests = has_netkit.then(|| Tests::build(workspace));
+                if !try_on(&kernel, &netdp, tests.transpose()?, &folder)? {
                     failed.push(*name);
                 }
             }
@@ -85,12 +95,13 @@ pub fn run(workspace: &Workspace, series: Series, netdp: Option<PathBuf>) -> Res
 }
 
 /// Whether all went well.
-fn try_on(kernel: &Kernel, netdp: &Path, folder: &Path) -> Result<bool> {
-    let initramfs = initramfs::build(netdp, kernel, folder)?;
+fn try_on(kernel: &Kernel, netdp: &Path, tests: Option<Tests>, folder: &Path) -> Result<bool> {
+    let initramfs = initramfs::build(netdp, kernel, tests.as_ref(), folder)?;
     eprintln!("xtask: booting {}", kernel.release);
     let began = Instant::now();
-    let outcome = machine::run(kernel, &initramfs, folder)?;
-    let report = Report::read(&outcome.report)?;
+    let limit = LIMIT + tests.as_ref().map_or(Duration::ZERO, |_| netkit::LIMIT);
+    let outcome = machine::run(kernel, &initramfs, folder, limit)?;
+    let report = Report::read(&outcome.report, tests.is_some())?;
     let passed = report.passed() && outcome.cut_short.is_none();
     println!(
         "Linux {}: {} in {} s\n{report}",

@@ -128,6 +128,7 @@ impl Accelerated {
             // Nothing is pinned.
             layout,
             mechanism: Mechanism::Tcx,
+            netkit: false,
             attached: BTreeMap::new(),
             xdp: BTreeMap::new(),
             config,

@@ -25,7 +25,7 @@ use super::{
     layout::Layout,
     link, linkage,
     maps::Maps,
-    pin,
+    netkit, pin,
     xdp::DriverProgram,
 };
 
@@ -119,6 +119,9 @@ pub struct Options {
     pub config: Config,
     /// Takes this mechanism for uplinks even where the kernel has a better one.
     pub mechanism: Option<Mechanism>,
+    /// Loads the program for netkit devices, which kernels without them have no
+    /// use for.
+    pub netkit: bool,
 }
 
 /// Programs and maps, loaded and pinned.
@@ -129,6 +132,8 @@ pub struct Datapath {
     pub(super) blocked: Option<Blocked>,
     pub(super) layout: Layout,
     pub(super) mechanism: Mechanism,
+    /// The program for netkit devices is loaded.
+    pub(super) netkit: bool,
     pub(super) attached: BTreeMap<u32, Role>,
     pub(super) xdp: BTreeMap<u32, DriverProgram>,
     pub(super) config: Config,
@@ -207,6 +212,7 @@ impl Datapath {
             blocked,
             layout,
             mechanism,
+            netkit: options.netkit,
             attached: BTreeMap::new(),
             xdp: BTreeMap::new(),
             config: options.config,
@@ -272,11 +278,11 @@ impl Datapath {
         Ok(result.return_value as i32)
     }
 
-    /// Attaches both programs of a role, first in order. Those that are there
+    /// Attaches the programs of a role, first in order. Those that are there
     /// already are replaced.
     ///
     /// # Errors
-    /// What the kernel refused; then neither program is attached.
+    /// What the kernel refused; then no program is attached.
     pub fn attach(&mut self, ifname: &str, ifindex: u32, role: Role) -> Result<(), BpfError> {
         if let Err(error) = self.attach_programs(ifname, ifindex, role) {
             let _ = self.detach(ifindex, role);
@@ -301,14 +307,22 @@ impl Datapath {
                 role.mechanism(self.mechanism),
             )?;
         }
+        if role == Role::Endpoint && self.netkit {
+            let path = self.layout.link(ifindex, netkit::PROGRAM);
+            let program = classifier(&mut self.ebpf, netkit::PROGRAM)?;
+            netkit::attach(program, ifname, ifindex, &path)?;
+        }
         Ok(())
     }
 
-    /// Detaches both programs of a role; also where the interface is gone, or
+    /// Detaches the programs of a role; also where the interface is gone, or
     /// they were not attached.
     pub fn detach(&mut self, ifindex: u32, role: Role) -> Result<(), BpfError> {
         for (name, hook) in role.programs() {
             attach::detach(&self.layout.link(ifindex, name), ifindex, name, hook)?;
+        }
+        if role == Role::Endpoint {
+            link::detach_and_unpin(&self.layout.link(ifindex, netkit::PROGRAM))?;
         }
         self.attached.remove(&ifindex);
         Ok(())
@@ -384,7 +398,9 @@ fn load(layout: &Layout, options: &Options) -> Result<Loaded, BpfError> {
         source: Box::new(source),
     })?;
     load_programs(&mut ebpf, |name| {
-        !accelerated::is_one(name) && !joined::is_one(name)
+        !accelerated::is_one(name)
+            && !joined::is_one(name)
+            && (options.netkit || name != netkit::PROGRAM)
     })?;
     let unable = joined::load(&mut ebpf, &offsets);
     Ok((ebpf, unable))

@@ -80,18 +80,34 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
-/// `BPF_LINK_CREATE` of `bpf(2)` for a control group. aya keeps to itself what it
-/// makes of programs for socket options.
+/// Attaches a program to a control group. aya keeps to itself what it makes of
+/// programs for socket options.
 pub(super) fn attach_to_group(
     program: BorrowedFd<'_>,
     group: BorrowedFd<'_>,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
+    create(program, group.as_raw_fd() as u32, attach_type)
+}
+
+/// Attaches a program to an interface of the calling thread's namespace, by a
+/// hook that aya doesn't know.
+pub(super) fn attach_to_interface(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    create(program, ifindex, attach_type)
+}
+
+/// `BPF_LINK_CREATE` of `bpf(2)`. The target is a descriptor or the index of an
+/// interface.
+fn create(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
     /// `union bpf_attr`, `link_create` (`include/uapi/linux/bpf.h`, 5.7).
     #[repr(C)]
     struct LinkCreate {
         prog_fd: u32,
-        target_fd: u32,
+        target: u32,
         attach_type: u32,
         flags: u32,
     }
@@ -99,11 +115,11 @@ pub(super) fn attach_to_group(
 
     let mut attr = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
-        target_fd: group.as_raw_fd() as u32,
+        target,
         attach_type,
         flags: 0,
     };
-    // SAFETY: both descriptors are open.
+    // SAFETY: the descriptors are open.
     let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
     // SAFETY: the kernel has just made it for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })

@@ -29,6 +29,7 @@ mod linkage;
 mod loopback;
 mod map_entry;
 mod maps;
+mod netkit;
 mod own;
 mod pin;
 mod shared;
@@ -50,6 +51,7 @@ pub use kernel::tells_preferred_sources;
 pub use layout::Layout;
 pub use loopback::Loopback;
 pub use maps::TableAddress;
+pub use netkit::has_netkit;
 pub use test_run::{TestPacket, TestRun};
 pub use xdp::{DriverProgram, Xdp};
 

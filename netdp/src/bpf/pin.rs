@@ -18,7 +18,7 @@ use netdp_common::{
     range::{AllowPlace, RangePlace},
 };
 
-use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout};
+use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout, netkit};
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
@@ -186,7 +186,8 @@ fn own(ebpf: &mut Ebpf) -> impl Iterator<Item = (&str, &mut Program)> {
     let programs = ebpf.programs_mut();
     // One that this kernel didn't take can't be pinned.
     programs.filter(|(name, program)| {
-        !accelerated::is_one(name) && (!joined::is_one(name) || program.fd().is_ok())
+        let may_lack = joined::is_one(name) || *name == netkit::PROGRAM;
+        !accelerated::is_one(name) && (!may_lack || program.fd().is_ok())
     })
 }
 

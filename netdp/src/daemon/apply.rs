@@ -9,11 +9,11 @@ use thiserror::Error;
 use crate::{
     bpf::{BpfError, Datapath, Entry, Key, Tables},
     netlink::{
-        self, Family, Netlink, NetlinkError, SandboxInterface, Sysctl, SysctlError, VethPair,
+        self, Family, LinkPair, Netlink, NetlinkError, SandboxInterface, Sysctl, SysctlError,
         configure_sandbox,
     },
     netns::{Namespace, NetnsError},
-    plan::{DesiredBridge, DesiredVeth, Hold, Neighbour, Observed, Op, Route},
+    plan::{DesiredBridge, DesiredPair, Hold, Neighbour, Observed, Op, Route},
 };
 
 use super::{
@@ -67,7 +67,7 @@ impl Target {
     pub async fn apply(&mut self, op: &Op, observed: &Observed) -> Result<Option<u32>, ApplyError> {
         match op {
             Op::CreateBridge(bridge) => return self.create_bridge(bridge).await.map(Some),
-            Op::CreateEndpoint(veth) => return self.create_endpoint(veth).await.map(Some),
+            Op::CreateEndpoint(pair) => return self.create_endpoint(pair).await.map(Some),
             Op::DeleteLink { ifname } => self.netlink.delete_link(ifname).await?,
             Op::DeleteLinks { ifnames } => self.netlink.delete_links(ifnames).await?,
             Op::SetLink { ifname, mac, mtu } => {
@@ -193,29 +193,30 @@ impl Target {
         Ok(index)
     }
 
-    async fn create_endpoint(&self, veth: &DesiredVeth) -> Result<u32, ApplyError> {
-        let name = &veth.host_ifname;
-        let namespace = match &veth.netns {
+    async fn create_endpoint(&self, pair: &DesiredPair) -> Result<u32, ApplyError> {
+        let name = &pair.host_ifname;
+        let namespace = match &pair.netns {
             Some(netns) => Namespace::open(netns)?,
             None => Namespace::current()?,
         };
         let index = self
             .netlink
-            .create_veth(&VethPair {
+            .create_pair(&LinkPair {
+                kind: pair.kind,
                 host_name: name,
-                host_mac: veth.host_mac,
-                peer_name: &veth.ifname,
-                peer_mac: veth.mac,
-                mtu: veth.mtu,
-                alias: &veth.alias,
-                packet_limit: veth.packet_limit,
+                host_mac: pair.host_mac,
+                peer_name: &pair.ifname,
+                peer_mac: pair.mac,
+                mtu: pair.mtu,
+                alias: &pair.alias,
+                packet_limit: pair.packet_limit,
                 peer_netns: &namespace,
             })
             .await?;
         let finished = async {
-            configure_host_end(veth)?;
-            if veth.netns.is_some() {
-                configure_sandbox(&namespace, &sandbox_interface(veth)).await?;
+            configure_host_end(pair)?;
+            if pair.netns.is_some() {
+                configure_sandbox(&namespace, &sandbox_interface(pair)).await?;
             }
             Ok(())
         };
@@ -269,12 +270,12 @@ fn enable_forwarding(host_end: &str, family: Family) -> Result<(), SysctlError> 
     Sysctl::interface(family, host_end, "forwarding")?.set("1")
 }
 
-fn configure_host_end(veth: &DesiredVeth) -> Result<(), SysctlError> {
-    let name = &veth.host_ifname;
+fn configure_host_end(pair: &DesiredPair) -> Result<(), SysctlError> {
+    let name = &pair.host_ifname;
     enable_forwarding(name, Family::V4)?;
     // Sources are checked by the program at the host end.
     Sysctl::interface(Family::V4, name, "rp_filter")?.set("0")?;
-    if veth.ipv6 {
+    if pair.ipv6 {
         return enable_forwarding(name, Family::V6);
     }
     // A kernel without IPv6 has nothing to disable.
@@ -303,18 +304,18 @@ fn absent_is_well(set: Result<(), SysctlError>) -> Result<(), SysctlError> {
     }
 }
 
-fn sandbox_interface(veth: &DesiredVeth) -> SandboxInterface {
+fn sandbox_interface(pair: &DesiredPair) -> SandboxInterface {
     SandboxInterface {
-        name: veth.ifname.clone(),
-        mac: veth.mac,
-        addresses: veth.addresses.iter().map(|address| address.net).collect(),
-        gateways: veth
+        name: pair.ifname.clone(),
+        mac: pair.mac,
+        addresses: pair.addresses.iter().map(|address| address.net).collect(),
+        gateways: pair
             .addresses
             .iter()
             .map(|address| address.gateway)
             .collect(),
-        mtu: veth.mtu,
-        default_route: veth.metric.is_some(),
+        mtu: pair.mtu,
+        default_route: pair.metric.is_some(),
         routes: Vec::new(),
     }
 }

@@ -191,6 +191,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         max_flows: options.max_flows,
         config: options.datapath,
         mechanism: None,
+        netkit: bpf::has_netkit(),
     };
     let datapath = Datapath::open(&datapath_options)?;
     let resolver = Resolver::new(datapath.loopback()?, options.upstreams.clone());

@@ -41,6 +41,8 @@ pub struct HostView<'a> {
     pub ports: &'a dyn HostPorts,
     /// Why the host has no IPv6, where it has none.
     pub no_ipv6: Option<&'static str>,
+    /// Whether its kernel makes netkit devices.
+    pub has_netkit: bool,
     /// Options of new networks that say nothing of them themselves.
     pub network_options: &'a BTreeMap<String, String>,
     /// Seconds since the Unix epoch.
@@ -60,6 +62,7 @@ impl<'a> HostView<'a> {
             interfaces: self.interfaces.clone(),
             ports,
             no_ipv6: self.no_ipv6,
+            has_netkit: self.has_netkit,
             network_options: self.network_options,
             now: self.now,
         }

@@ -7,6 +7,7 @@
 mod acceleration;
 mod attachment;
 mod block;
+mod choices;
 mod connect;
 mod endpoint;
 mod engine;
@@ -36,6 +37,7 @@ mod timeouts;
 pub use acceleration::{Acceleration, Selection};
 pub use attachment::{Attachment, AttachmentRequest, Container};
 pub use block::Blocked;
+pub use choices::{Device, Nat, Sockmap};
 pub use connect::EndpointRequest;
 pub use endpoint::{Address, Endpoint};
 pub use engine::{End, Handover};
@@ -45,7 +47,7 @@ pub use id::{BadName, EndpointId, MAX_NAME, MacAddr, Name, NetworkId, SandboxId}
 pub use lent::LentPool;
 pub use link::Link;
 pub use linked::Opening;
-pub use network::{Bridge, Driver, FIRST_NETWORK, Nat, Network, NetworkRequest, Sockmap};
+pub use network::{Bridge, Driver, FIRST_NETWORK, Network, NetworkRequest};
 pub use options::check_defaults;
 pub use publication::{Publication, host_side};
 pub use refusal::{Kind, Refusal};

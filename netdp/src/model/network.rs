@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    HostView, MacAddr, Name, NetworkId, Refusal, State, Timeouts,
+    Device, HostView, MacAddr, Name, Nat, NetworkId, Refusal, Sockmap, State, Timeouts,
     endpoint::is_host_ifname,
     ipam::Pool,
     options::{BRIDGE_NAME, DEFAULT_MTU, LEAST_MTU_V6, Options, is_ifname},
@@ -67,73 +67,6 @@ impl FromStr for Driver {
     }
 }
 
-/// How a network's UDP ports are seen outside (RFC 4787). TCP keeps its port
-/// towards each peer where it is free, whatever is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nat {
-    /// A port for each peer and port of it, the container's own where it is
-    /// free there; only that peer's port may send to it.
-    #[default]
-    AddressAndPortDependent,
-    /// One port for all peers; who has been sent to may send to it, from any
-    /// port.
-    EndpointIndependentMapping,
-    /// One port for all peers, and everybody may send to it: a full cone.
-    EndpointIndependent,
-}
-
-impl Nat {
-    pub(super) const ALL: [Self; 3] = [
-        Self::AddressAndPortDependent,
-        Self::EndpointIndependentMapping,
-        Self::EndpointIndependent,
-    ];
-
-    /// As people write it.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::AddressAndPortDependent => "address-and-port-dependent",
-            Self::EndpointIndependentMapping => "endpoint-independent-mapping",
-            Self::EndpointIndependent => "endpoint-independent",
-        }
-    }
-
-    pub(super) fn of(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|nat| nat.name() == text)
-    }
-}
-
-/// Whether TCP between sockets of one host goes from socket to socket, past the
-/// stack.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sockmap {
-    #[default]
-    Off,
-    /// Requests and answers do, and bulk doesn't.
-    Auto,
-    /// Whatever there is room for does.
-    On,
-}
-
-impl Sockmap {
-    pub(super) const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
-
-    /// As people write it.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Auto => "auto",
-            Self::On => "on",
-        }
-    }
-
-    pub(super) fn of(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|sockmap| sockmap.name() == text)
-    }
-}
-
 /// The bridge device of a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bridge {
@@ -167,6 +100,8 @@ pub struct Network {
     /// Ports published here are direct, where they can be.
     #[serde(default)]
     pub publish_direct: bool,
+    #[serde(default)]
+    pub device: Device,
     /// Where flows of its endpoints have other times than those of the host.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -312,6 +247,7 @@ impl Network {
             big_tcp: false,
             sockmap: Sockmap::default(),
             publish_direct: false,
+            device: Device::default(),
             timeouts: Timeouts::default(),
             routed4: false,
             routed6: false,
@@ -361,6 +297,12 @@ impl State {
         let mut defaults = host.network_options.clone();
         defaults.retain(|key, _| !request.options.contains_key(key));
         let mut options = Options::of(request, &defaults)?;
+        if options.device == Device::Netkit && !host.has_netkit {
+            return Err(Refusal::unavailable(
+                "this kernel has no netkit devices (Linux 6.7, CONFIG_NETKIT): take device=auto, \
+                 which makes veth pairs where there are none",
+            ));
+        }
         let ipv6 = request.wants_ipv6();
         if ipv6 && options.mtu < LEAST_MTU_V6 {
             return Err(Refusal::invalid(format!(
@@ -393,6 +335,7 @@ impl State {
             big_tcp: options.big_tcp,
             sockmap: options.sockmap,
             publish_direct: options.publish_direct,
+            device: options.device,
             timeouts: options.timeouts,
             routed4: options.routed.contains(&Family::V4),
             routed6: options.routed.contains(&Family::V6),

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
-    FIRST_NETWORK, Name, Nat, NetworkRequest, Refusal, Sockmap, Timeouts, subnets::Family,
+    Device, FIRST_NETWORK, Name, Nat, NetworkRequest, Refusal, Sockmap, Timeouts, subnets::Family,
     timeouts::seconds,
 };
 
@@ -31,6 +31,7 @@ const NAT: &str = "nat";
 const BIG_TCP: &str = "big-tcp";
 const SOCKMAP: &str = "sockmap";
 const PUBLISH: &str = "publish";
+const DEVICE: &str = "device";
 
 /// What the options of a [`NetworkRequest`] come to.
 pub(super) struct Options {
@@ -47,6 +48,7 @@ pub(super) struct Options {
     pub big_tcp: bool,
     pub sockmap: Sockmap,
     pub publish_direct: bool,
+    pub device: Device,
     pub timeouts: Timeouts,
 }
 
@@ -62,6 +64,7 @@ impl Options {
         let mut nat = Nat::default();
         let (mut big_tcp, mut publish_direct) = (false, false);
         let mut sockmap = Sockmap::default();
+        let mut device = Device::default();
         let mut timeouts = Timeouts::default();
         let mut routed = Vec::new();
         let mut sources = Vec::new();
@@ -116,12 +119,18 @@ impl Options {
                         bad(key, value, &format!("one of {what}"))
                     })?;
                 }
+                DEVICE => {
+                    device = Device::of(value).ok_or_else(|| {
+                        let what = Device::ALL.map(Device::name).join(", ");
+                        bad(key, value, &format!("one of {what}"))
+                    })?;
+                }
                 _ => {
                     let [(_, mode4), (_, mode6)] = GATEWAY_MODES;
                     return Err(Refusal::invalid(format!(
                         "there is no network option '{key}': take one of {BRIDGE_NAME}, {ICC}, \
                          {MASQUERADE}, {HOST_BINDING}, {SOURCE4}, {SOURCE6}, {mode4}, {mode6}, \
-                         {MTU}, {NAT}, {BIG_TCP}, {SOCKMAP}, {PUBLISH}, udp-timeout, icmp-timeout, \
+                         {MTU}, {NAT}, {BIG_TCP}, {SOCKMAP}, {DEVICE}, {PUBLISH}, udp-timeout, icmp-timeout, \
                          tcp-established-timeout and \
                          tcp-transitory-timeout"
                     )));
@@ -147,6 +156,7 @@ impl Options {
             big_tcp,
             sockmap,
             publish_direct,
+            device,
             timeouts,
         })
     }

@@ -1,19 +1,18 @@
 //! Interfaces.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkLayerType, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
 };
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 use tokio::time::sleep;
 
 use super::{Netlink, NetlinkError, PacketLimit, Refusal};
-use crate::netns::Namespace;
 
 /// `IFNAMSIZ` less its terminating zero.
 const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
@@ -51,7 +50,7 @@ pub struct Link {
     pub alias: Option<String>,
     /// Index of the bridge or bond this interface is enslaved to.
     pub master: Option<u32>,
-    /// Index of the other end of a veth pair, in its own namespace.
+    /// Index of the other end of a pair, in its own namespace.
     pub peer_index: Option<u32>,
     /// This namespace's id for the namespace of the other end; none when both
     /// ends are in this one.
@@ -59,23 +58,6 @@ pub struct Link {
     pub packet_limit: PacketLimit,
     /// Its driver takes packets of BIG TCP.
     pub takes_big: bool,
-}
-
-/// A veth pair to be made.
-#[derive(Clone, Copy, Debug)]
-pub struct VethPair<'a> {
-    pub host_name: &'a str,
-    pub host_mac: [u8; 6],
-    /// The name inside `peer_netns`, from the start.
-    pub peer_name: &'a str,
-    pub peer_mac: [u8; 6],
-    /// Of both ends, in bytes.
-    pub mtu: u32,
-    /// Of the host end.
-    pub alias: &'a str,
-    /// Of both ends.
-    pub packet_limit: PacketLimit,
-    pub peer_netns: &'a Namespace,
 }
 
 /// Checks a name the way the kernel would, so that a request is refused before
@@ -134,7 +116,7 @@ impl Netlink {
     async fn look_up(
         &self,
         message: LinkMessage,
-        object: impl std::fmt::Display,
+        object: impl fmt::Display,
     ) -> Result<Option<Link>, NetlinkError> {
         match self.request(RouteNetlinkMessage::GetLink(message), 0).await {
             Ok(answers) => Ok(answers.iter().find_map(new_link)),
@@ -162,40 +144,7 @@ impl Netlink {
         .await
     }
 
-    /// Makes a veth pair, both ends down, and returns the index of the host
-    /// end. The other end appears in its namespace under its final name.
-    ///
-    /// # Errors
-    /// When a name is invalid or taken on its side, or the kernel refuses.
-    pub async fn create_veth(&self, pair: &VethPair<'_>) -> Result<u32, NetlinkError> {
-        check_interface_name(pair.host_name)?;
-        check_interface_name(pair.peer_name)?;
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(pair.peer_name)
-            .address(pair.peer_mac.to_vec())
-            .mtu(pair.mtu)
-            .setns_by_fd(pair.peer_netns.as_fd().as_raw_fd());
-        let peer = pair.packet_limit.write(peer).build();
-        let message = LinkMessageBuilder::<LinkVeth>::new(pair.host_name, pair.peer_name)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .address(pair.host_mac.to_vec())
-            .mtu(pair.mtu);
-        let message = pair.packet_limit.write(message).build();
-        self.create(message, pair.host_name, pair.alias, |refusal| {
-            refusal.to(
-                "create the veth pair",
-                format_args!(
-                    "{} here and {} in {}",
-                    pair.host_name,
-                    pair.peer_name,
-                    pair.peer_netns.path().display()
-                ),
-            )
-        })
-        .await
-    }
-
-    async fn create(
+    pub(super) async fn create(
         &self,
         message: LinkMessage,
         name: &str,
@@ -228,7 +177,7 @@ impl Netlink {
         }
     }
 
-    /// Removes an interface; with one end of a veth pair the other goes too.
+    /// Removes an interface; with one end of a pair the other goes too.
     /// Succeeds when there is none of that name.
     ///
     /// # Errors

@@ -13,10 +13,10 @@ use super::driver::{self, Driver};
 use crate::{
     bpf::Xdp,
     model::{
-        Address, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State, Timeouts,
-        host_side,
+        Address, Device, Endpoint, Nat, Network, Opening, PortRange, Proto, Publication, State,
+        Timeouts, host_side,
     },
-    netlink::PacketLimit,
+    netlink::{PacketLimit, PairKind},
 };
 
 /// How the names of host ends begin.
@@ -88,6 +88,8 @@ pub struct Facts {
     pub addresses: Vec<HostAddress>,
     /// The host has no IPv6: what is of it waits until it has.
     pub no_ipv6: bool,
+    /// The kernel makes netkit devices.
+    pub has_netkit: bool,
     /// Whether blocked sources are dropped in the drivers of uplinks.
     pub xdp: Xdp,
 }
@@ -204,9 +206,11 @@ pub struct DesiredBridge {
     pub addresses: Vec<IpNet>,
 }
 
-/// The veth pair of an endpoint.
+/// The pair of interfaces of an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DesiredVeth {
+pub struct DesiredPair {
+    /// Of one that is to be made: one that is there stays what it is.
+    pub kind: PairKind,
     pub host_ifname: String,
     pub alias: String,
     pub host_mac: [u8; 6],
@@ -248,7 +252,7 @@ pub struct Desired {
     /// By name.
     pub bridges: BTreeMap<String, DesiredBridge>,
     /// By name of the host end.
-    pub veths: BTreeMap<String, DesiredVeth>,
+    pub pairs: BTreeMap<String, DesiredPair>,
     pub routes: BTreeSet<Route>,
     pub neighbours: BTreeSet<Neighbour>,
     pub holds: BTreeSet<Hold>,
@@ -268,6 +272,7 @@ pub struct Desired {
     /// Where they can't, nothing is to be blocked.
     pub xdp_is_asked: bool,
     no_ipv6: bool,
+    has_netkit: bool,
 }
 
 impl Desired {
@@ -287,7 +292,7 @@ impl Desired {
         let mut desired = Self {
             alias,
             bridges,
-            veths: BTreeMap::new(),
+            pairs: BTreeMap::new(),
             routes: BTreeSet::new(),
             neighbours: BTreeSet::new(),
             holds: BTreeSet::new(),
@@ -305,6 +310,7 @@ impl Desired {
             xdp: driver::uplinks(state, facts),
             xdp_is_asked: facts.xdp == Xdp::Native,
             no_ipv6: facts.no_ipv6,
+            has_netkit: facts.has_netkit,
         };
         let linked: BTreeSet<IpAddr> = desired
             .openings
@@ -323,7 +329,7 @@ impl Desired {
         Self {
             alias: String::new(),
             bridges: BTreeMap::new(),
-            veths: BTreeMap::new(),
+            pairs: BTreeMap::new(),
             routes: BTreeSet::new(),
             neighbours: BTreeSet::new(),
             holds: BTreeSet::new(),
@@ -341,6 +347,7 @@ impl Desired {
             xdp: BTreeMap::new(),
             xdp_is_asked: false,
             no_ipv6: facts.no_ipv6,
+            has_netkit: facts.has_netkit,
         }
     }
 
@@ -397,9 +404,10 @@ impl Desired {
         if !sandbox.holds_ports() {
             self.holds.extend(of_host.map(Hold::from));
         }
-        self.veths.insert(
+        self.pairs.insert(
             ifname.clone(),
-            DesiredVeth {
+            DesiredPair {
+                kind: pair_kind(network, self.has_netkit),
                 host_ifname: ifname.clone(),
                 alias: format!("{}{}", self.alias, endpoint.id),
                 host_mac: endpoint.host_mac.bytes(),
@@ -430,6 +438,15 @@ fn is_hosts_own(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !address.is_loopback(),
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
+}
+
+/// A network that was made for netkit has veth pairs where the kernel is one
+/// without: its containers are reached all the same.
+fn pair_kind(network: &Network, has_netkit: bool) -> PairKind {
+    match network.device {
+        Device::Auto | Device::Netkit if has_netkit => PairKind::Netkit,
+        Device::Veth | Device::Auto | Device::Netkit => PairKind::Veth,
     }
 }
 

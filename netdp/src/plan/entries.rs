@@ -100,9 +100,9 @@ fn link(tables: &mut Tables, opening: &Opening) {
 /// The links of `desired` that are there and ours.
 pub(super) fn live<'a>(desired: &'a Desired, observed: &Observed) -> BTreeMap<&'a str, u32> {
     let bridges = desired.bridges.values().map(|b| (&b.ifname, &b.alias));
-    let veths = desired.veths.values().map(|v| (&v.host_ifname, &v.alias));
+    let pairs = desired.pairs.values().map(|v| (&v.host_ifname, &v.alias));
     bridges
-        .chain(veths)
+        .chain(pairs)
         .filter_map(|(ifname, alias)| {
             let link = observed.links.get(ifname)?;
             (link.alias.as_ref() == Some(alias)).then_some((ifname.as_str(), link.ifindex))

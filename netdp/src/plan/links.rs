@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::netlink::PacketLimit;
 
 use super::{
-    ALIAS, Conflict, Desired, DesiredBridge, DesiredVeth, Observed, ObservedLink, Op, Plan,
+    ALIAS, Conflict, Desired, DesiredBridge, DesiredPair, Observed, ObservedLink, Op, Plan,
     entries::live, retract::retract,
 };
 
@@ -13,7 +13,7 @@ use super::{
 /// [`tables`](super::tables()) does the rest.
 pub fn links(desired: &Desired, observed: &Observed) -> Plan {
     let mut whole = live(desired, observed);
-    whole.retain(|ifname, _| !unfinished_veth(desired, observed, ifname));
+    whole.retain(|ifname, _| !unfinished_pair(desired, observed, ifname));
     let mut plan = Plan {
         ops: retract(desired, observed, &whole),
         conflicts: Vec::new(),
@@ -21,18 +21,18 @@ pub fn links(desired: &Desired, observed: &Observed) -> Plan {
     for bridge in desired.bridges.values() {
         plan_bridge(bridge, (desired, observed), &mut plan);
     }
-    for veth in desired.veths.values() {
-        plan_veth(veth, (desired, observed), &whole, &mut plan);
+    for pair in desired.pairs.values() {
+        plan_pair(pair, (desired, observed), &whole, &mut plan);
     }
     plan.ops
         .extend(packet_limits(&desired.big_uplinks, observed));
     plan
 }
 
-/// Whether a veth pair of ours was left between being made and being
+/// Whether a pair of ours was left between being made and being
 /// configured: its host end is brought up only after its programs are there.
-fn unfinished_veth(desired: &Desired, observed: &Observed, ifname: &str) -> bool {
-    desired.veths.contains_key(ifname)
+fn unfinished_pair(desired: &Desired, observed: &Observed, ifname: &str) -> bool {
+    desired.pairs.contains_key(ifname)
         && observed
             .links
             .get(ifname)
@@ -98,29 +98,29 @@ fn plan_bridge(bridge: &DesiredBridge, states: (&Desired, &Observed), plan: &mut
     }
 }
 
-fn plan_veth(
-    veth: &DesiredVeth,
+fn plan_pair(
+    pair: &DesiredPair,
     states: (&Desired, &Observed),
     whole: &BTreeMap<&str, u32>,
     plan: &mut Plan,
 ) {
-    let ifname = &veth.host_ifname;
-    match find(states.1, ifname, &veth.alias, veth.host_mac) {
+    let ifname = &pair.host_ifname;
+    match find(states.1, ifname, &pair.alias, pair.host_mac) {
         Found::Foreign => plan.conflicts.push(Conflict {
             ifname: ifname.clone(),
         }),
         Found::Ours(link) if whole.contains_key(ifname.as_str()) => {
-            configure(ifname, link, veth.host_mac, veth.mtu, &mut plan.ops);
+            configure(ifname, link, pair.host_mac, pair.mtu, &mut plan.ops);
         }
         Found::Unmarked => {
             plan.ops.push(Op::DeleteLink {
                 ifname: ifname.clone(),
             });
-            plan.ops.push(Op::CreateEndpoint(Box::new(veth.clone())));
+            plan.ops.push(Op::CreateEndpoint(Box::new(pair.clone())));
         }
         // One of ours that isn't whole has been taken away above.
         Found::Nothing | Found::Ours(_) => {
-            plan.ops.push(Op::CreateEndpoint(Box::new(veth.clone())));
+            plan.ops.push(Op::CreateEndpoint(Box::new(pair.clone())));
         }
     }
 }

@@ -21,7 +21,7 @@ mod retract;
 mod tables;
 
 pub use desired::{
-    ALIAS, Desired, DesiredBridge, DesiredVeth, Facts, HOST_END, Hold, HostAddress, Neighbour,
+    ALIAS, Desired, DesiredBridge, DesiredPair, Facts, HOST_END, Hold, HostAddress, Neighbour,
     Reach, Route, Uplink,
 };
 pub use driver::Driver;

@@ -88,19 +88,19 @@ impl Observed {
                 };
                 self.links.insert(bridge.ifname.clone(), link);
             }
-            Op::CreateEndpoint(veth) => {
+            Op::CreateEndpoint(pair) => {
                 let link = ObservedLink {
                     ifindex: created.unwrap_or_default(),
-                    alias: Some(veth.alias.clone()),
-                    mac: veth.host_mac,
-                    mtu: veth.mtu,
+                    alias: Some(pair.alias.clone()),
+                    mac: pair.host_mac,
+                    mtu: pair.mtu,
                     up: false,
                     forwarding: true,
-                    forwarding6: veth.ipv6,
+                    forwarding6: pair.ipv6,
                     addresses: Vec::new(),
-                    packet_limit: veth.packet_limit,
+                    packet_limit: pair.packet_limit,
                 };
-                self.links.insert(veth.host_ifname.clone(), link);
+                self.links.insert(pair.host_ifname.clone(), link);
             }
             Op::DeleteLink { ifname } => self.lose(std::slice::from_ref(ifname)),
             Op::DeleteLinks { ifnames } => self.lose(ifnames),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{DesiredBridge, DesiredVeth, Hold, Neighbour, Role, Route};
+use super::{DesiredBridge, DesiredPair, Hold, Neighbour, Role, Route};
 use crate::{
     bpf::{Entry, Key},
     netlink::{Family, PacketLimit},
@@ -17,12 +17,12 @@ pub enum Op {
     /// Makes a bridge with its MAC address, MTU, alias and addresses, and
     /// brings it up.
     CreateBridge(DesiredBridge),
-    /// Makes a veth pair with one end in the sandbox, gives that its addresses
+    /// Makes a pair with one end in the sandbox, gives that its addresses
     /// and default route and brings it up; gives the host end its MAC address,
     /// MTU, alias and sysctls. The host end stays down until its programs are
     /// attached: one that is down without programs is taken for half-made.
     /// Where an engine takes the sandbox's end, that is left as it was made.
-    CreateEndpoint(Box<DesiredVeth>),
+    CreateEndpoint(Box<DesiredPair>),
     DeleteLink {
         ifname: String,
     },
@@ -96,9 +96,9 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateBridge(bridge) => write!(f, "create bridge {}", bridge.ifname),
-            Self::CreateEndpoint(veth) => {
-                write!(f, "create {} with {}", veth.host_ifname, veth.ifname)?;
-                match &veth.netns {
+            Self::CreateEndpoint(pair) => {
+                write!(f, "create {} with {}", pair.host_ifname, pair.ifname)?;
+                match &pair.netns {
                     Some(netns) => write!(f, " in {}", netns.display()),
                     None => Ok(()),
                 }

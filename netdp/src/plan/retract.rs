@@ -338,7 +338,7 @@ fn programs(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, 
     let uplinks: BTreeSet<u32> = desired.uplinks.iter().map(|u| u.ifindex).collect();
     let endpoints: BTreeSet<u32> = live
         .iter()
-        .filter(|(ifname, _)| desired.veths.contains_key(**ifname))
+        .filter(|(ifname, _)| desired.pairs.contains_key(**ifname))
         .map(|(_, &ifindex)| ifindex)
         .collect();
     for (&ifindex, &role) in &observed.attached {

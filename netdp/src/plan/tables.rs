@@ -77,7 +77,7 @@ fn missing(
 
 fn programs(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
     let endpoints = desired
-        .veths
+        .pairs
         .keys()
         .filter_map(|ifname| Some((ifname, *live.get(ifname.as_str())?, Role::Endpoint)));
     let uplinks = desired
@@ -97,11 +97,11 @@ fn programs(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, 
 
 fn paths(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>, ops: &mut Vec<Op>) {
     let live = |ifname: &String| live.contains_key(ifname.as_str());
-    for (ifname, veth) in desired.veths.iter().filter(|(ifname, _)| live(ifname)) {
+    for (ifname, pair) in desired.pairs.iter().filter(|(ifname, _)| live(ifname)) {
         let Some(link) = observed.links.get(ifname) else {
             continue;
         };
-        let (v4, v6) = (!link.forwarding, veth.ipv6 && !link.forwarding6);
+        let (v4, v6) = (!link.forwarding, pair.ipv6 && !link.forwarding6);
         for family in [v4.then_some(Family::V4), v6.then_some(Family::V6)] {
             ops.extend(family.map(|family| Op::EnableForwarding {
                 ifname: ifname.clone(),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use netdp::{
-    netlink::{Netlink, PacketLimit, Route, SandboxInterface, VethPair, configure_sandbox},
+    netlink::{
+        LinkPair, Netlink, PacketLimit, PairKind, Route, SandboxInterface, configure_sandbox,
+    },
     netns::Namespace,
 };
 use tempfile::TempDir;
@@ -42,8 +44,9 @@ impl Topology {
         }
     }
 
-    pub fn pair<'a>(&'a self, host_name: &'a str, peer_name: &'a str) -> VethPair<'a> {
-        VethPair {
+    pub fn pair<'a>(&'a self, host_name: &'a str, peer_name: &'a str) -> LinkPair<'a> {
+        LinkPair {
+            kind: PairKind::Veth,
             host_name,
             host_mac: HOST_MAC,
             peer_name,
@@ -59,7 +62,7 @@ impl Topology {
     pub async fn connect(&self) -> u32 {
         let index = self
             .netlink
-            .create_veth(&self.pair("veth1", "eth0"))
+            .create_pair(&self.pair("veth1", "eth0"))
             .await
             .unwrap();
         self.netlink.set_up("veth1").await.unwrap();

@@ -11,6 +11,7 @@ pub mod family;
 pub mod frame;
 mod ground;
 pub mod kernel_maps;
+pub mod netkit;
 mod outcome;
 pub mod pool;
 mod ranges;

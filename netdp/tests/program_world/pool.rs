@@ -14,7 +14,7 @@ use netdp::bpf::{Accelerated, Datapath, Options};
 use netdp_common::maps::Config;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::kernel_maps::KernelMaps;
+use super::{kernel_maps::KernelMaps, netkit};
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     idle: Vec::new(),
@@ -135,6 +135,7 @@ impl Loaded {
             max_flows: MAX_FLOWS,
             config,
             mechanism: None,
+            netkit: netkit::is_tried(),
         };
         let mut datapath = Accelerated::load(&options).unwrap().into_datapath();
         // The file system has files of its own at its root.
@@ -164,6 +165,7 @@ impl Loaded {
             max_flows: place.max_flows,
             config,
             mechanism: None,
+            netkit: netkit::is_tried(),
         };
         Self {
             datapath: Datapath::open(&options).unwrap(),

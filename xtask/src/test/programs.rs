@@ -51,6 +51,16 @@ struct Profile {
 }
 
 impl Program {
+    /// The file's name without its end: `published` of `tests/published.rs`.
+    pub fn stem(&self) -> &str {
+        let name = Path::new(&self.name).file_stem();
+        name.and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    pub fn executable(&self) -> &Path {
+        &self.executable
+    }
+
     fn read(message: &str) -> Option<Self> {
         let message: Message = serde_json::from_str(message).ok()?;
         if message.reason != "compiler-artifact" || !message.profile?.test {

@@ -69,12 +69,29 @@ unload() {
     [ -z "$left" ] || { echo "left: $left"; return 1; }
 }
 
+# The tests that were given along, by name and what their names hold.
+tests() {
+    export NETDP_BIN=/usr/bin/netdp
+    failed=0
+    while read -r test names; do
+        # shellcheck disable=SC2086 # several names
+        "/tests/$test" --show-output --test-threads=1 $names || failed=1
+    done </tests/list
+    return $failed
+}
+
 # By a pipe: on a terminal, the demo would draw.
 {
     report load load
     report doctor netdp doctor
     report unload unload
     report demo netdp demo --rounds 0 --format json
+    # Where the kernel has netkit, once more with pairs of it.
+    if [ -e /tests/list ]; then
+        export NETDP_DEFAULT_NETWORK_OPTS=device=netkit
+        report netkit-demo netdp demo --rounds 0 --format json
+        report netkit-tests tests
+    fi
 } 2>&1 | cat
 
 poweroff -f

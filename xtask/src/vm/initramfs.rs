@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use xtask::path;
 
-use super::kernel::Kernel;
+use super::{kernel::Kernel, netkit::Tests};
 use crate::process;
 
 const INIT: &str = include_str!("init.sh");
@@ -23,8 +23,14 @@ const FOLDERS: [&str; 12] = [
     "var/lib",
 ];
 
-/// Makes `folder/initramfs.cpio`, and gives its path.
-pub fn build(netdp: &Path, kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
+/// Makes `folder/initramfs.cpio`, and gives its path. The machine runs the tests
+/// that it finds in it.
+pub fn build(
+    netdp: &Path,
+    kernel: &Kernel,
+    tests: Option<&Tests>,
+    folder: &Path,
+) -> Result<PathBuf> {
     let root = folder.join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -45,8 +51,16 @@ pub fn build(netdp: &Path, kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
     copy(&busybox, &root.join("bin/busybox"))?;
     copy(&ip, &root.join("usr/sbin/ip"))?;
     copy(&tc, &root.join("usr/sbin/tc"))?;
-    copy(netdp, &root.join("usr/bin/netdp"))?;
-    for library in libraries(&[netdp, &ip, &tc])? {
+    copy_stripped(netdp, &root.join("usr/bin/netdp"))?;
+    let mut programs = vec![netdp, &ip, &tc];
+    if let Some(tests) = tests {
+        for test in &tests.programs {
+            copy_stripped(test.executable(), &root.join("tests").join(test.stem()))?;
+            programs.push(test.executable());
+        }
+        fs::write(root.join("tests/list"), &tests.list)?;
+    }
+    for library in libraries(&programs)? {
         copy(&library, &root.join(library.strip_prefix("/")?))?;
     }
     copy_modules(kernel, &root.join("modules"))?;
@@ -59,6 +73,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     }
     fs::copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
     Ok(())
+}
+
+/// Without what a debugger needs, which is most of a development build.
+fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
+    copy(from, to)?;
+    process::run(Command::new("strip").arg("--strip-debug").arg(to))
 }
 
 /// What the programs are linked with, as `ldd` shows it, the loader included.

@@ -56,6 +56,15 @@ impl Kernel {
         self.root.join(format!("boot/vmlinuz-{}", self.release))
     }
 
+    /// Whether an option of the kernel's configuration is built in, such as
+    /// `CONFIG_NETKIT`.
+    pub fn has(&self, option: &str) -> Result<bool> {
+        let path = self.root.join(format!("boot/config-{}", self.release));
+        let config =
+            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(config.lines().any(|line| line == format!("{option}=y")))
+    }
+
     /// The modules' files, each after those it needs.
     pub fn modules(&self) -> Result<Vec<PathBuf>> {
         let mut files: Vec<PathBuf> = Vec::new();

@@ -13,9 +13,6 @@ use anyhow::{Context, Result};
 use super::kernel::Kernel;
 use crate::process;
 
-/// From power-on to power-off; some 20 s where nothing else runs.
-const LIMIT: Duration = Duration::from_secs(240);
-
 /// What a run left behind.
 pub struct Outcome {
     /// What the guest's reports say.
@@ -26,8 +23,9 @@ pub struct Outcome {
     pub cut_short: Option<anyhow::Error>,
 }
 
-/// Boots the kernel and waits for the machine to switch itself off.
-pub fn run(kernel: &Kernel, initramfs: &Path, folder: &Path) -> Result<Outcome> {
+/// Boots the kernel and waits for the machine to switch itself off, so long at
+/// most.
+pub fn run(kernel: &Kernel, initramfs: &Path, folder: &Path, limit: Duration) -> Result<Outcome> {
     let console = folder.join("console.log");
     let report = folder.join("report.log");
     for log in [&console, &report] {
@@ -54,7 +52,7 @@ pub fn run(kernel: &Kernel, initramfs: &Path, folder: &Path) -> Result<Outcome> 
         // into an end.
         .args(["-append", "console=ttyS0 panic=-1"])
         .args(["-serial", &serial(&console), "-serial", &serial(&report)]);
-    let cut_short = process::run_within(&mut qemu, LIMIT).err();
+    let cut_short = process::run_within(&mut qemu, limit).err();
     let report = fs::read(&report).with_context(|| format!("read {}", report.display()))?;
     Ok(Outcome {
         report: String::from_utf8_lossy(&report).into_owned(),

@@ -5,8 +5,12 @@ use std::fmt;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// What has to be reported, in this order (`init.sh`).
+use crate::test::sum::Sum;
+
+/// What has to be reported, in this order (`init.sh`), and what besides where
+/// the kernel has netkit.
 const SECTIONS: [&str; 4] = ["load", "doctor", "unload", "demo"];
+const NETKIT_SECTIONS: [&str; 2] = ["netkit-demo", "netkit-tests"];
 
 pub struct Report {
     /// By which programs are attached to interfaces.
@@ -15,6 +19,8 @@ pub struct Report {
     programs: Vec<(String, u32)>,
     sections: Vec<Section>,
     checks: Vec<Check>,
+    /// What the tests with netkit came to.
+    netkit: Option<Sum>,
 }
 
 /// A command, what it printed, and how it ended.
@@ -39,17 +45,24 @@ struct Demo {
 }
 
 impl Report {
-    pub fn read(text: &str) -> Result<Self> {
+    pub fn read(text: &str, has_netkit: bool) -> Result<Self> {
         let sections = SECTIONS.map(|name| section(text, name));
         let [load, _, _, demo] = &sections;
-        let checks = match demo.status {
-            // It ends with 1 and no checks where it could not make them.
-            Some(_) if !demo.output.is_empty() => {
-                let demo: Demo = serde_json::from_str(&demo.output)
-                    .with_context(|| format!("the demo printed no report: {}", demo.output))?;
-                demo.checks
+        let mut checks = checks(demo)?;
+        let with_netkit = has_netkit.then(|| NETKIT_SECTIONS.map(|name| section(text, name)));
+        let netkit = match &with_netkit {
+            Some([demo, tests]) => {
+                checks.extend(self::checks(demo)?.into_iter().map(|check| Check {
+                    name: format!("netkit: {}", check.name),
+                    ..check
+                }));
+                let mut sum = Sum::default();
+                for line in tests.output.lines() {
+                    sum.read(line);
+                }
+                Some(sum)
             }
-            _ => Vec::new(),
+            None => None,
         };
         let mechanism = after(&load.output, "programs are attached by ")
             .next()
@@ -62,7 +75,11 @@ impl Report {
             mechanism,
             programs,
             checks,
-            sections: sections.into(),
+            netkit,
+            sections: sections
+                .into_iter()
+                .chain(with_netkit.into_iter().flatten())
+                .collect(),
         })
     }
 
@@ -71,7 +88,19 @@ impl Report {
             && !self.checks.is_empty()
             && self.checks.iter().all(|check| check.passed)
             && !self.programs.is_empty()
+            && self.netkit.as_ref().is_none_or(|sum| sum.ran() > 0)
     }
+}
+
+/// Those of a demo that ran. It ends with 1 and none where it could not make
+/// them.
+fn checks(demo: &Section) -> Result<Vec<Check>> {
+    if demo.status.is_none() || demo.output.is_empty() {
+        return Ok(Vec::new());
+    }
+    let demo: Demo = serde_json::from_str(&demo.output)
+        .with_context(|| format!("the demo printed no report: {}", demo.output))?;
+    Ok(demo.checks)
 }
 
 fn section(text: &str, name: &'static str) -> Section {
@@ -122,6 +151,9 @@ impl fmt::Display for Report {
             let mark = if check.passed { "ok" } else { "FAILED" };
             writeln!(f, "  {mark:<6} {}: {}", check.name, check.detail)?;
         }
+        if let Some(sum) = &self.netkit {
+            writeln!(f, "  tests with netkit: {sum}")?;
+        }
         for section in &self.sections {
             match section.status {
                 Some(0) => writeln!(f, "  ok     {}", section.name)?,
@@ -155,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_whole_report_passes() {
-        let report = Report::read(GOOD).unwrap();
+        let report = Report::read(GOOD, false).unwrap();
         assert!(report.passed());
         assert_eq!(report.programs, [("to_netdev".to_owned(), 321)]);
         assert_eq!(report.mechanism.as_deref(), Some("tcx"));
@@ -176,9 +208,33 @@ mod tests {
             ),
             ("321 instructions verified", ""),
         ] {
-            let report = Report::read(&GOOD.replace(from, to)).unwrap();
+            let report = Report::read(&GOOD.replace(from, to), false).unwrap();
             assert!(!report.passed(), "{from} became {to}");
         }
-        assert!(!Report::read("").unwrap().passed());
+        assert!(!Report::read("", false).unwrap().passed());
+    }
+
+    const NETKIT: &str = "begin netkit-demo\r\n\
+        {\"passed\": true, \"checks\": [{\"name\": \"a\", \"passed\": true, \"detail\": \"b\"}]}\r\n\
+        end 0 netkit-demo\r\n\
+        begin netkit-tests\r\n\
+        test result: ok. 2 passed; 0 failed; 0 ignored\r\n\
+        end 0 netkit-tests\r\n";
+
+    #[test]
+    fn where_there_is_netkit_its_tests_count() {
+        let good = format!("{GOOD}{NETKIT}");
+        let report = Report::read(&good, true).unwrap();
+        assert!(report.passed());
+        assert!(report.to_string().contains("netkit: 2 passed, 0 failed"));
+        assert!(!Report::read(GOOD, true).unwrap().passed());
+        for (from, to) in [
+            ("end 0 netkit-tests", "end 1 netkit-tests"),
+            ("ok. 2 passed", "ok. 0 passed"),
+            ("end 0 netkit-demo", "end 1 netkit-demo"),
+        ] {
+            let report = Report::read(&good.replace(from, to), true).unwrap();
+            assert!(!report.passed(), "{from} became {to}");
+        }
     }
 }

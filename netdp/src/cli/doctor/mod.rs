@@ -23,6 +23,7 @@ use crate::{
         client::{Client, ClientError},
         types::{Sandbox, Status},
     },
+    bpf::has_netkit,
     daemon::environment::{self, BPFFS},
 };
 use kernel::Helper;
@@ -178,6 +179,14 @@ fn programs(privileged: bool) -> Vec<Check> {
     vec![
         Check::ok(bpf, "a program was loaded"),
         tcx,
+        Check::ok(
+            "netkit",
+            if has_netkit() {
+                "networks with device=netkit or auto have it"
+            } else {
+                "unknown to this kernel: veth pairs take its place"
+            },
+        ),
         helper("redirect_peer", Helper::RedirectPeer, "5.10"),
         helper("redirect_neigh", Helper::RedirectNeigh, "5.10"),
     ]

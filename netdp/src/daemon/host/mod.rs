@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    bpf::Tables,
+    bpf::{self, Tables},
     model::{End, Endpoint, HostPorts, HostView, PortRange, PortTaken, Proto},
     netlink::{self, Link, Netlink, NetlinkError, RouteType, TABLE_MAIN},
     plan::{Clock, HOST_END, Hold, Neighbour, Observed, ObservedLink, Role, Route},
@@ -30,12 +30,14 @@ pub struct Host {
     neighbours: Vec<netlink::Neighbour>,
     /// Why there is no IPv6, where there is none.
     no_ipv6: Option<&'static str>,
+    has_netkit: bool,
 }
 
 impl Host {
     pub async fn read(netlink: &Netlink) -> Result<Self, NetlinkError> {
         Ok(Self {
             no_ipv6: environment::no_ipv6(),
+            has_netkit: bpf::has_netkit(),
             links: netlink.links().await?,
             addresses: netlink.addresses().await?,
             routes: netlink.routes().await?,
@@ -87,12 +89,13 @@ impl Host {
             interfaces: self.links.iter().map(|link| link.name.clone()).collect(),
             ports,
             no_ipv6: self.no_ipv6,
+            has_netkit: self.has_netkit,
             network_options,
             now,
         }
     }
 
-    /// Where the other end of an endpoint's veth pair is.
+    /// Where the other end of an endpoint's pair is.
     pub fn far_end(&self, endpoint: &Endpoint) -> End {
         let id = endpoint.id.to_string();
         let own = |link: &&Link| {

@@ -79,6 +79,7 @@ fn host() -> Host {
             },
         ],
         no_ipv6: None,
+        has_netkit: false,
     }
 }
 

@@ -49,6 +49,7 @@ impl Host {
                 })
                 .collect(),
             no_ipv6: self.no_ipv6.is_some(),
+            has_netkit: self.has_netkit,
             xdp: Xdp::default(),
         }
     }

@@ -47,6 +47,7 @@ pub(crate) fn host(ports: &Sockets) -> HostView<'_> {
         interfaces: BTreeSet::from(["lo".into(), "eth0".into()]),
         ports,
         no_ipv6: None,
+        has_netkit: false,
         network_options: &NO_OPTIONS,
         now: 1_700_000_000,
     }

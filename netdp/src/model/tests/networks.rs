@@ -31,7 +31,7 @@ fn networks_that_are_refused() {
     let (_, text) = refuse(|r| r.driver = Driver::Null);
     assert!(text.starts_with("only one instance of \"null\" network is allowed"));
     type Case = (Kind, &'static str, fn(&mut NetworkRequest));
-    let table: [Case; 16] = [
+    let table: [Case; 18] = [
         (Kind::Unavailable, "overlay", |r| r.driver = Driver::Overlay),
         (Kind::Unavailable, "macvlan", |r| r.driver = Driver::Macvlan),
         (Kind::Unavailable, "ipvlan", |r| r.driver = Driver::Ipvlan),
@@ -68,6 +68,12 @@ fn networks_that_are_refused() {
         }),
         (Kind::Invalid, "big-tcp=on", |r| {
             r.options.insert("big-tcp".into(), "on".into());
+        }),
+        (Kind::Invalid, "device=macvlan", |r| {
+            r.options.insert("device".into(), "macvlan".into());
+        }),
+        (Kind::Unavailable, "take device=auto", |r| {
+            r.options.insert("device".into(), "netkit".into());
         }),
         (Kind::Invalid, "nat=symmetric", |r| {
             r.options.insert("nat".into(), "symmetric".into());
@@ -120,6 +126,31 @@ fn networks_come_and_go() {
     assert_ne!(
         again.number, made.number,
         "a number was given again at once"
+    );
+}
+
+#[test]
+fn pairs_of_netkit_are_for_kernels_that_have_them() {
+    let sockets = Sockets::default();
+    let mut state = state();
+    let mut made = |name: &str, device: Option<&str>, has_netkit| {
+        let view = HostView {
+            has_netkit,
+            ..host(&sockets)
+        };
+        let mut request = network(name);
+        let given = device.map(|device| ("device".to_owned(), device.to_owned()));
+        request.options.extend(given);
+        let made = state.create_network(&request, &view);
+        made.map(|network| network.device)
+    };
+    assert_eq!(made("net1", None, true), Ok(Device::Veth));
+    assert_eq!(made("net2", Some("veth"), true), Ok(Device::Veth));
+    assert_eq!(made("net3", Some("auto"), false), Ok(Device::Auto));
+    assert_eq!(made("net4", Some("netkit"), true), Ok(Device::Netkit));
+    assert_eq!(
+        made("net5", Some("netkit"), false).unwrap_err().kind,
+        Kind::Unavailable
     );
 }
 

@@ -63,13 +63,13 @@ fn sources_come_first_and_the_driver_last() {
 #[test]
 fn drivers_are_used_where_they_help_or_as_asked() {
     let state = blocking(&["203.0.113.0/24"]);
-    let veth = Driver::new("veth", true, false);
+    let pair = Driver::new("pair", true, false);
     let cases = [
         (Xdp::Auto, hardware(), true),
-        (Xdp::Auto, veth.clone(), false),
+        (Xdp::Auto, pair.clone(), false),
         (Xdp::Auto, Driver::new("virtio_net", false, false), false),
         (Xdp::Auto, Driver::new("ixgbe", false, true), false),
-        (Xdp::Native, veth, true),
+        (Xdp::Native, pair, true),
         (Xdp::Native, Driver::new("ixgbe", false, true), true),
         (Xdp::Off, hardware(), false),
     ];

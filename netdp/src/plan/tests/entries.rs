@@ -91,7 +91,7 @@ fn entries_of_a_published_port() {
         "8443:443",
     ]);
     let tables = &host.observed.tables;
-    let ifname = desired.veths.keys().next().unwrap();
+    let ifname = desired.pairs.keys().next().unwrap();
     let ifindex = host.observed.links[ifname].ifindex;
     let container = V4Addr::new([172, 17, 0, 2]);
     let back_addr = |key: Key| match tables[&key] {
@@ -153,8 +153,8 @@ fn entries_of_a_port_of_ipv6() {
         tables[&Key::Back6(key("fd00:6::2", 80))],
         Entry::Back6(Back::new(outside, Be16::new(8080), Be16::new(80)))
     );
-    let veth = desired.veths.keys().next().unwrap();
-    let ifindex = host.observed.links[veth].ifindex;
+    let pair = desired.pairs.keys().next().unwrap();
+    let ifindex = host.observed.links[pair].ifindex;
     let Entry::Endpoint(endpoint) = tables[&Key::Endpoint(ifindex)] else {
         panic!("no endpoint");
     };
@@ -193,8 +193,8 @@ fn what_is_of_ipv6_waits_until_the_host_has_it() {
     assert!(!host.observed.holds.iter().any(|hold| of_ipv6(hold.address)));
     assert!(host.observed.tables.contains_key(&port4([0; 4], 8080)));
     // The sandbox's own namespace may have it all the same.
-    let veth = desired.veths.values().next().unwrap();
-    assert_eq!((veth.addresses.len(), veth.ipv6), (2, false));
+    let pair = desired.pairs.values().next().unwrap();
+    assert_eq!((pair.addresses.len(), pair.ipv6), (2, false));
 
     host.converge(&both, never_half_made);
     host.assert_converged(&both);

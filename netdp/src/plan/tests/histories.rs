@@ -144,7 +144,7 @@ fn harm(host: &mut Host, desired: &Desired, harm: &Harm) {
     let ours: Vec<String> = desired
         .bridges
         .keys()
-        .chain(desired.veths.keys())
+        .chain(desired.pairs.keys())
         .cloned()
         .collect();
     let name = |n: usize| ours[n % ours.len()].clone();

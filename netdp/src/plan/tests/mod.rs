@@ -60,6 +60,7 @@ fn facts() -> Facts {
             },
         ],
         no_ipv6: false,
+        has_netkit: false,
         xdp: Xdp::Auto,
     }
 }
@@ -127,17 +128,17 @@ impl Host {
             .iter()
             .filter(|(_, link)| link.alias.is_some());
         let names: Vec<_> = ours.map(|(ifname, _)| ifname).collect();
-        let mut wanted: Vec<_> = desired.bridges.keys().chain(desired.veths.keys()).collect();
+        let mut wanted: Vec<_> = desired.bridges.keys().chain(desired.pairs.keys()).collect();
         wanted.sort();
         assert_eq!(names, wanted);
-        for (ifname, veth) in &desired.veths {
+        for (ifname, pair) in &desired.pairs {
             let link = &observed.links[ifname];
             assert!(link.up);
             assert!(link.forwarding);
-            assert!(link.forwarding6 || !veth.ipv6);
+            assert!(link.forwarding6 || !pair.ipv6);
             assert_eq!(observed.attached.get(&link.ifindex), Some(&Role::Endpoint));
         }
-        let programs = desired.veths.len() + desired.uplinks.len();
+        let programs = desired.pairs.len() + desired.uplinks.len();
         assert_eq!(observed.attached.len(), programs);
         let counts =
             |wanted: fn(&Key) -> bool| observed.tables.keys().filter(|k| wanted(k)).count();
@@ -147,14 +148,14 @@ impl Host {
         );
         assert_eq!(
             counts(|k| matches!(k, Key::Endpoint(_))),
-            desired.veths.len()
+            desired.pairs.len()
         );
         assert_eq!(
             counts(|k| matches!(k, Key::Owner4(_) | Key::Owner6(_))),
             desired
-                .veths
+                .pairs
                 .values()
-                .map(|veth| veth.addresses.len())
+                .map(|pair| pair.addresses.len())
                 .sum::<usize>()
         );
     }

@@ -61,13 +61,13 @@ fn ports_come_last_and_go_first() {
 fn links_of_others_are_not_touched() {
     let (_, desired, _) = running(&["8080:80"]);
     let mut host = Host::new();
-    let veth = desired.veths.keys().next().unwrap();
+    let pair = desired.pairs.keys().next().unwrap();
     host.add("netdp0", None);
-    host.add(veth, Some("another's:1".into()));
+    host.add(pair, Some("another's:1".into()));
     let before = host.observed.links.clone();
     let plan = links(&desired, &host.observed);
     let names: Vec<_> = plan.conflicts.iter().map(|c| c.ifname.as_str()).collect();
-    assert_eq!(names, ["netdp0", veth]);
+    assert_eq!(names, ["netdp0", pair]);
     for op in plan.ops.into_iter().chain(tables(&desired, &host.observed)) {
         host.apply(op);
     }
@@ -98,6 +98,36 @@ fn uplinks_take_larger_packets_as_long_as_somebody_needs_them() {
     }
 }
 
+#[test]
+fn pairs_are_of_the_kind_that_was_asked_for_and_the_kernel_has() {
+    use crate::{model::Device, netlink::PairKind};
+    let (mut state, _, mut host) = running(&[]);
+    let mut pairs = |device: Device, has_netkit: bool| {
+        for network in state.networks.values_mut() {
+            network.device = device;
+        }
+        let facts = Facts {
+            has_netkit,
+            ..facts()
+        };
+        Desired::of(&state, &facts)
+    };
+    for (device, without, with) in [
+        (Device::Veth, PairKind::Veth, PairKind::Veth),
+        (Device::Auto, PairKind::Veth, PairKind::Netkit),
+        (Device::Netkit, PairKind::Veth, PairKind::Netkit),
+    ] {
+        for (has_netkit, expected) in [(false, without), (true, with)] {
+            let desired = pairs(device, has_netkit);
+            assert!(desired.pairs.values().all(|pair| pair.kind == expected));
+        }
+    }
+    // A container that runs keeps the pair that it has.
+    host.done.clear();
+    host.converge(&pairs(Device::Netkit, true), |_, _| {});
+    assert_eq!(host.done, []);
+}
+
 /// They would be ways past all rules, once their programs have gone.
 #[test]
 fn links_of_a_state_that_was_lost_go() {
@@ -122,7 +152,7 @@ fn links_of_a_state_that_was_lost_go() {
 #[test]
 fn half_made_links_are_made_again() {
     let (_, desired, mut host) = running(&["8080:80"]);
-    let ifname = desired.veths.keys().next().unwrap().clone();
+    let ifname = desired.pairs.keys().next().unwrap().clone();
     // Killed before the alias was set: the MAC address tells that it is ours.
     host.observed.links.get_mut(&ifname).unwrap().alias = None;
     host.done.clear();
