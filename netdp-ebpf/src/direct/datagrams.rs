@@ -215,13 +215,12 @@ fn sends<F: Family>(
     }
     let at = storage(ctx, 0);
     let place = F::in_one(client, port(ctx));
-    // SAFETY: the socket's own storage, where there is one.
-    if !was_seen(seen::ASKED)
-        && place != 0
-        && !at.is_null()
-        && unsafe { (&raw const (*at).last).read_volatile() } == place
-    {
-        return ALLOW;
+    if !was_seen(seen::ASKED) && place != 0 && !at.is_null() {
+        // SAFETY: the socket's own storage.
+        let last = unsafe { (&raw const (*at).last).read_volatile() };
+        if last == place {
+            return ALLOW;
+        }
     }
     let Some(known) = find::<F>(ctx, client, bound) else {
         return REFUSE;
