@@ -242,7 +242,12 @@ pub fn own_place<F: Family>(
     if !is_itself || is_any(place.to) || listens::<F>(ctx, addr, port, proto) {
         return None;
     }
-    Some((place.to, place.port))
+    // The port may have gone to another sandbox, or to the host, since then.
+    let found = mapping_of::<F>(&place.to, place.port, proto)?;
+    // SAFETY: as above.
+    let published = unsafe { &*found };
+    let is_own = published.is_direct() && published.addr == place.own;
+    is_own.then_some((place.to, place.port))
 }
 
 /// A connection to anywhere would begin in the host's network. One of UDP may

@@ -4,10 +4,14 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use netdp::demo::world::{HOST_ADDRESS, OUTSIDE_ADDRESS};
 use netdp::netns::Namespace;
-use netdp_tests::{Frames, Macs, SILENCE, Topology, connect, connect_within, listen, syn, talk};
+use netdp_tests::{
+    Frames, Macs, Reached, SILENCE, Topology, connect, connect_within, listen, syn, talk,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -48,17 +52,64 @@ fn is_answered(topology: &Topology) -> bool {
     read.is_ok() && line.contains(&OUTSIDE_ADDRESS.to_string())
 }
 
+/// Does something while a client connects all the time, so that what is known of
+/// the port is of this moment.
+fn while_asked<T>(topology: &Topology, work: impl FnOnce() -> T) -> T {
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let _ = connect_within(&topology.world.client, None, PORT, SILENCE);
+            }
+        });
+        // Also where the work panics.
+        let _over = Over(&is_over);
+        work()
+    })
+}
+
 #[test]
 fn a_port_is_the_next_containers_at_once() {
     let Some(topology) = Topology::start("dik-next") else {
         return;
     };
     known(&topology, "one");
-    topology.netdp("rm -f one");
+    let two = topology.container("two", "");
+    let listener = listen(&two, two.address, 80);
+    while_asked(&topology, || {
+        topology.netdp("rm -f one");
+        topology.netdp("publish two 8080:80");
+        connect(&topology.world.outside, PORT);
+    });
+    let near = connect(&topology.world.outside, PORT);
+    let own = near.local_addr().unwrap();
+    // The others that asked are in the queue before it.
+    let far = std::iter::repeat_with(|| listener.accept());
+    let (far, _) = far.into_iter().find(|(_, from)| *from == own).unwrap();
+    talk(&near, &far);
+}
+
+#[test]
+fn what_a_sandbox_takes_for_itself_is_nobody_elses() {
+    let Some(topology) = Topology::start("dik-own") else {
+        return;
+    };
+    known(&topology, "web");
+    let inside = Namespace::open(&topology.inspect("web").netns).unwrap();
+    let inside = Reached::new(&topology.world, &inside);
+    connect(&inside, (Ipv4Addr::LOCALHOST, 80));
+    topology.netdp("unpublish web 8080:80");
     let two = topology.container("two", "-p 8080:80");
     let listener = listen(&two, two.address, 80);
-    let near = connect(&topology.world.client, PORT);
-    talk(&near, &listener.accept().0);
+    let own = connect_within(&inside, None, (Ipv4Addr::LOCALHOST, 80), SILENCE);
+    assert!(own.is_err());
+    listener.assert_nobody_came();
 }
 
 #[test]
@@ -95,8 +146,10 @@ fn a_source_that_is_blocked_meanwhile_gets_nothing() {
         return;
     };
     known(&topology, "web");
-    topology.netdp(&format!("block {OUTSIDE_ADDRESS}/32"));
-    assert!(!is_answered(&topology));
+    while_asked(&topology, || {
+        topology.netdp(&format!("block {OUTSIDE_ADDRESS}/32"));
+        assert!(!is_answered(&topology));
+    });
     topology.netdp(&format!("unblock {OUTSIDE_ADDRESS}/32"));
     assert!(is_answered(&topology));
 }
@@ -111,9 +164,11 @@ fn a_source_that_nobody_outside_has_gets_nothing() {
     let other = topology.container("other", "");
     let frames = Frames::open(&topology.world.client, "wire0");
     let before = topology.dropped("spoofed-source");
-    for _ in 0..MANY {
-        frames.send(&syn(WIRE, (other.address, 40_000), PORT));
-    }
-    assert!(is_answered(&topology));
+    while_asked(&topology, || {
+        for _ in 0..MANY {
+            assert!(is_answered(&topology));
+            frames.send(&syn(WIRE, (other.address, 40_000), PORT));
+        }
+    });
     assert_eq!(topology.dropped("spoofed-source"), before + MANY);
 }

@@ -145,6 +145,12 @@ fn it_sends_to_its_clients_alone() {
         let refused = connect(scene.socket.as_raw_fd(), &to);
         assert_eq!(refused, Err(Errno::EPERM), "{to}");
     }
+    // What is sent without an address would go to such a peer.
+    for addr in [CLIENT_ADDRESS, Ipv4Addr::LOCALHOST, HOST_ADDRESS] {
+        let to = SockaddrIn::from(SocketAddrV4::new(addr, 0));
+        let refused = connect(scene.socket.as_raw_fd(), &to);
+        assert_eq!(refused, Err(Errno::EPERM), "{addr}");
+    }
     connect(scene.socket.as_raw_fd(), &SockaddrIn::from(client)).unwrap();
     for to in &others {
         assert_eq!(scene.send(*to), Err(Errno::EPERM), "{to}");

@@ -93,7 +93,9 @@ fn heard<F: Family>(ctx: &SockAddrContext, client: F::Addr, bound: F::Addr) {
     let place = F::in_one(client, port(ctx));
     // SAFETY: the socket's own storage; one number, read and written whole.
     let last = unsafe { (&raw const (*at).last).read_volatile() };
-    if place != 0 && place == last || !note::<F>(ctx, client, bound) {
+    // Where answers are looked for in the table, it is to have who asks now.
+    let is_noted = place != 0 && place == last && !was_seen(seen::ASKED);
+    if is_noted || !note::<F>(ctx, client, bound) {
         return;
     }
     if place != 0 {
@@ -181,15 +183,22 @@ pub fn sends6(ctx: &SockAddrContext) -> i32 {
     })
 }
 
-/// A socket is to have one peer from now on.
+/// A socket is to have one peer from now on. Nobody has sent from port 0, to which
+/// the kernel would send what then has no address.
 #[inline(always)]
 pub fn connects4(ctx: &SockAddrContext) -> i32 {
+    if port(ctx).raw() == 0 {
+        return REFUSE;
+    }
     sends::<V4>(ctx, addr4(ctx), bound4(ctx), |_| {})
 }
 
 /// The same of a socket of IPv6, which may also speak IPv4.
 #[inline(always)]
 pub fn connects6(ctx: &SockAddrContext) -> i32 {
+    if port(ctx).raw() == 0 {
+        return REFUSE;
+    }
     let addr = addr6(ctx);
     if addr.is_mapped() {
         sends::<V4>(ctx, V4Addr(addr.0[3]), bound4(ctx), |_| {})
@@ -209,7 +218,7 @@ fn sends<F: Family>(
         return REFUSE;
     }
     // Without an address the datagram goes to the peer that `connect` was
-    // allowed.
+    // allowed; one with it and without a port is refused by the kernel.
     if port(ctx).raw() == 0 {
         return ALLOW;
     }

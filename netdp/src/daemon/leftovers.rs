@@ -20,8 +20,8 @@ const ROUNDS: u32 = 100;
 /// Between two rounds: a killed process takes a moment to end.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The mount namespace that `netdp run` has made for a program, which all have
-/// that descend from it. Open, so that its number stays its own.
+/// The mount namespace that `netdp run` has made for a program. All that descend
+/// from it have the same, unless they make another. Open, so that its number stays its own.
 #[derive(Debug)]
 pub struct Family {
     program: ProcessId,
@@ -54,7 +54,8 @@ impl Family {
             thread::sleep(PAUSE);
         }
         tracing::warn!(
-            "processes of what was process {} have not ended, though they were killed",
+            "processes of what was process {} have not ended, though they were killed: \
+             `ps -e -o pid,mntns,wchan,args` shows what they wait for",
             self.program
         );
     }

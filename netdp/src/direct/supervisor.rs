@@ -118,7 +118,7 @@ struct Supervisor {
     ports: PortsFile,
     claims: Claims,
     /// Ports of the sandbox that its own programs reach.
-    led: Vec<OwnPort>,
+    led: Vec<(OwnPort, Place)>,
     /// How often something was.
     said: u32,
 }
@@ -249,6 +249,11 @@ impl Supervisor {
             Some(made) => made,
             None => return Ok(Outcome::Answered(Err(Errno::EADDRINUSE))),
         };
+        // Whatever the daemon takes away from now on, it finds this socket.
+        let ports = self.ports.read(inside.inode)?;
+        if Place::of(&asked, &ports).as_ref() != Some(&place) {
+            return Ok(Outcome::Untouched);
+        }
         caller.set_status_flags(&socket, &made)?;
         let close_on_exec = caller.closes_on_exec(number)?;
         call.replace(listener, number, &made, close_on_exec)
@@ -270,16 +275,19 @@ impl Supervisor {
         };
         let port = OwnPort::new(netns, Be16::new(port), number);
         OwnWays::open(&self.task.maps)?.lead(port, ways::of(place, ports))?;
-        if !self.led.contains(&port) {
-            self.led.push(port);
-        }
+        self.led.retain(|(led, _)| *led != port);
+        self.led.push((port, *place));
         Ok(())
     }
 
     fn forget_ways(&self) {
         if let Ok(mut ways) = OwnWays::open(&self.task.maps) {
-            for port in &self.led {
-                ways.forget(port);
+            for (port, place) in &self.led {
+                // Programs with another supervisor may have it in the same network.
+                let listens = |it: &Listening| it.addr == place.addr && it.owner == PORT_OWNER;
+                if !listening(place.proto).iter().any(listens) {
+                    ways.forget(port);
+                }
             }
         }
     }
