@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
 use netdp_tests::{SILENCE, Topology, connect, connect_within, listen};
@@ -13,6 +14,7 @@ use nix::sys::socket::{
     Backlog, MsgFlags, SockaddrIn, SockaddrStorage, bind, connect as connect_socket, getsockname,
     listen as listen_on, sendto,
 };
+use nix::unistd::{Uid, fchown};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
@@ -315,4 +317,47 @@ fn who_rules_networks_but_not_the_host_gets_none() {
     topology.wait_until("told", || !topology.netdp("logs low").is_empty());
     let said = topology.netdp("logs low");
     assert!(said.contains("Permission denied"), "{said}");
+}
+
+#[test]
+fn a_listener_that_lost_its_port_gets_none_of_the_next_ones_connections() {
+    // One that listens, and one that `sock_diag` doesn't tell of: it doesn't
+    // listen, and was given to another user.
+    for (name, hides) in [("dii-lost", false), ("dii-hid", true)] {
+        let Some(scene) = Scene::start(name) else {
+            return;
+        };
+        if hides {
+            disconnect(&scene.listener).unwrap();
+            fchown(&scene.listener, Some(Uid::from_raw(0)), None).unwrap();
+        }
+        let Scene { topology, .. } = &scene;
+        topology.netdp("unpublish web 8080:80");
+        topology.netdp(&format!(
+            "run -d --name next -p 8080:80,direct -- {SERVER} 0.0.0.0:80"
+        ));
+        topology.wait_until("listening", || !topology.netdp("logs next").is_empty());
+        listen_on(&scene.listener, Backlog::new(9).unwrap()).unwrap();
+        let device = 1i32.to_ne_bytes();
+        let back = set(
+            &scene.listener,
+            libc::SOL_SOCKET,
+            libc::SO_BINDTOIFINDEX,
+            &device,
+        );
+        assert_eq!(back, Err(Errno::EPERM), "it is sealed again");
+        for _ in 0..20 {
+            let mut stream = connect(&topology.world.client, (HOST_ADDRESS, 8080));
+            stream
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            stream.read_exact(&mut [0]).expect("the next one's answer");
+        }
+        // Nor when it was taken off whatever it was bound to.
+        disconnect(&scene.listener).unwrap();
+        listen_on(&scene.listener, Backlog::new(9).unwrap()).unwrap();
+        for _ in 0..20 {
+            scene.serves();
+        }
+    }
 }

@@ -13,6 +13,7 @@ use nix::sys::socket::{
     ControlMessage, MsgFlags, SockaddrIn, SockaddrStorage, bind, connect, getsockname, sendmsg,
     sendto,
 };
+use nix::unistd::{Uid, fchown};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
@@ -303,4 +304,42 @@ fn a_socket_that_lost_its_port_neither_hears_nor_sends() {
     }
     let said = scene.topology.netdp("logs dns");
     assert!(said.contains("no datagram: Software caused"), "{said}");
+}
+
+#[test]
+fn a_socket_of_another_user_loses_its_port_as_well() {
+    let Some(scene) = Scene::start("dui-user") else {
+        return;
+    };
+    let client = scene.serves();
+    fchown(&scene.socket, Some(Uid::from_raw(0)), None).unwrap();
+    let Scene { topology, .. } = &scene;
+    topology.netdp("unpublish dns 5353:53/udp");
+    assert_eq!(scene.send(client), Err(Errno::EPERM));
+    let said = topology.netdp("logs dns");
+    assert!(said.contains("no datagram: Software caused"), "{said}");
+    topology.netdp(&format!(
+        "run -d --name next -p 5353:53/udp,direct -- {SERVER} --udp 0.0.0.0:53"
+    ));
+    topology.wait_until("bound", || !topology.netdp("logs next").is_empty());
+    for _ in 0..9 {
+        scene.serves();
+    }
+}
+
+#[test]
+fn all_that_share_a_port_are_told_that_they_lose_it() {
+    let Some(topology) = Topology::start("dui-shared") else {
+        return;
+    };
+    topology.netdp(&format!(
+        "run -d --name dns -p 5353:53/udp,direct -- {SERVER} \
+         --shared --udp 0.0.0.0:53 0.0.0.0:53 0.0.0.0:53"
+    ));
+    topology.wait_until("bound", || topology.netdp("logs dns").lines().count() == 3);
+    topology.netdp("unpublish dns 5353:53/udp");
+    topology.wait_until("told", || {
+        let said = topology.netdp("logs dns");
+        said.matches("no datagram: Software caused").count() == 3
+    });
 }

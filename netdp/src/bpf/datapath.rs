@@ -338,6 +338,11 @@ impl Datapath {
         self.layout.maps()
     }
 
+    /// The control group of direct sockets, where there is one.
+    pub fn direct_cgroup(&self) -> Option<PathBuf> {
+        self.cgroup.as_deref().map(direct::direct_cgroup)
+    }
+
     /// How programs are attached to uplinks.
     pub fn mechanism(&self) -> Mechanism {
         self.mechanism

@@ -236,10 +236,14 @@ impl Target {
 
     /// Sockets that programs were handed for the port end before it is free.
     fn release(&mut self, port: Hold) {
-        if port.direct
-            && let Err(error) = ended::end(&port, &self.datapath.maps_folder())
-        {
-            tracing::error!("cannot end the direct sockets of port {port}: {error}");
+        if port.direct {
+            let (maps, group) = (self.datapath.maps_folder(), self.datapath.direct_cgroup());
+            if let Err(error) = ended::end(&port, &maps, group.as_deref()) {
+                tracing::error!(
+                    "cannot end all direct sockets of port {port}, which may still be heard: \
+                     end the programs that had it: {error}"
+                );
+            }
         }
         self.holds.release(port);
     }

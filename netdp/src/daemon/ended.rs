@@ -1,21 +1,37 @@
 //! Ending the sockets of the host that programs were handed for a direct port.
+//!
+//! The kernel takes a port from no socket that was bound to it: one of TCP that
+//! was ended may listen again. So each is bound to an interface that there isn't,
+//! where it hears nobody.
 
-use std::{fs, io, os::fd::OwnedFd, path::Path};
+use std::{
+    collections::HashSet,
+    fmt, fs, io,
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    },
+    path::Path,
+};
 
-use nix::libc;
+use nix::{
+    libc,
+    sys::socket::{SockaddrStorage, getpeername, getsockname, getsockopt, sockopt},
+};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, RawPid, pidfd_getfd, pidfd_open};
 
 use crate::{
     bpf::{BpfError, Closed, Unsealed},
-    direct::PORT_OWNER,
+    direct::{PORT_OWNER, port_of},
     model::Proto,
-    netlink::{Found, Sockets, end_tcp},
+    netlink::{Found, Sockets, end_tcp, is_at},
     plan::Hold,
 };
 
-use super::{hold::out_of_the_way, port_owner::processes};
+use super::{hold::move_aside, port_owner::processes};
 
-/// Why they may go on.
+/// Why one may go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
     #[error(transparent)]
@@ -24,69 +40,165 @@ pub enum EndError {
     Bpf(#[from] BpfError),
 }
 
-/// Ends them, and the connections that they have accepted. Sockets of UDP keep a
-/// port that they were bound to until their programs close them: from now on
-/// they neither hear nor send, and are in nobody's way.
-///
-/// # Errors
-/// What the kernel refused.
-pub fn end(port: &Hold, maps: &Path) -> Result<(), EndError> {
-    let ports = port.ports.first()..=port.ports.last();
-    if port.proto != Proto::Udp {
-        return Ok(end_tcp(port.address, ports)?);
+/// Why some may go on.
+#[derive(Debug, Default)]
+pub struct NotEnded(Vec<EndError>);
+
+impl NotEnded {
+    /// Notes what failed; the rest is done.
+    fn note<T>(&mut self, done: Result<T, impl Into<EndError>>) -> Option<T> {
+        done.map_err(|error| self.0.push(error.into())).ok()
     }
-    let sockets = Sockets::open()?;
-    let mut listed = sockets.list(libc::IPPROTO_UDP, None)?;
-    listed.retain(|it| it.owner == PORT_OWNER);
-    let cookies = |of: &[&Found]| of.iter().map(|it| it.cookie()).collect::<Vec<_>>();
-    let all: Vec<&Found> = listed.iter().collect();
-    let ended: Vec<&Found> = all
-        .iter()
-        .copied()
-        .filter(|it| it.is_at(port.address, &ports))
-        .collect();
-    let mut closed = Closed::open(maps)?;
-    closed.keep(&cookies(&all));
-    closed.close(&cookies(&ended))?;
-    for socket in &ended {
-        sockets.end(socket)?;
-    }
-    let mut unsealed = Unsealed::open(maps)?;
-    // The daemon's own are among them, which are about to be closed.
-    for socket in copies(&ended) {
-        unsealed.unseal(&socket)?;
-        out_of_the_way(&socket)?;
-        unsealed.seal(&socket)?;
-    }
-    Ok(())
 }
 
-/// A copy of each of these sockets that a process has.
-fn copies(sockets: &[&Found]) -> Vec<OwnedFd> {
-    let mut names: Vec<String> = sockets
-        .iter()
-        .map(|it| format!("socket:[{}]", it.inode))
-        .collect();
+impl fmt::Display for NotEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        said.sort();
+        said.dedup();
+        f.write_str(&said.join("; "))
+    }
+}
+
+/// Ends them, and the connections that they have accepted. Sockets keep the port
+/// that they were bound to until their programs close them: from now on they
+/// hear nobody, and are in nobody's way. `group` is the folder of the control
+/// group that they are of.
+///
+/// # Errors
+/// What the kernel refused; all else is done.
+pub fn end(port: &Hold, maps: &Path, group: Option<&Path>) -> Result<(), NotEnded> {
+    let mut failed = NotEnded::default();
+    if port.proto == Proto::Udp {
+        end_datagrams(port, maps, group, &mut failed);
+    } else {
+        end_streams(port, maps, &mut failed);
+    }
+    if failed.0.is_empty() {
+        Ok(())
+    } else {
+        Err(failed)
+    }
+}
+
+fn end_streams(port: &Hold, maps: &Path, failed: &mut NotEnded) {
+    // Whatever they are at: closed and never listening ones `sock_diag` doesn't
+    // tell of.
+    let copies = copies(|_| true, |socket| is_bound(port, socket));
+    move_all(&copies, maps, failed);
+    let ports = port.ports.first()..=port.ports.last();
+    failed.note(end_tcp(port.address, ports));
+}
+
+/// Whether it was made for one of these ports and is bound there. A connection
+/// gives the port back by itself, and its client is to hear that it ends.
+fn is_bound(port: &Hold, socket: &OwnedFd) -> bool {
+    let Some(number) = port_of(socket) else {
+        return false;
+    };
+    let fd = socket.as_raw_fd();
+    if !port.ports.holds(number) || getpeername::<SockaddrStorage>(fd).is_ok() {
+        return false;
+    }
+    // It is told another one by netdp where that is published still.
+    let (own, family) = match getsockname::<SockaddrStorage>(fd) {
+        Ok(name) => match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
+            (Some(v4), _) => (SocketAddrV4::from(*v4).into(), libc::AF_INET),
+            (_, Some(v6)) => (SocketAddrV6::from(*v6).into(), libc::AF_INET6),
+            _ => return false,
+        },
+        Err(_) => return false,
+    };
+    let own: SocketAddr = own;
+    let v6only = getsockopt(socket, sockopt::Ipv6V6Only).unwrap_or(false);
+    own.port() == number && is_at(port.address, family, own.ip().to_canonical(), v6only)
+}
+
+fn end_datagrams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut NotEnded) {
+    let Some(sockets) = failed.note(Sockets::open()) else {
+        return;
+    };
+    let group = group
+        .and_then(|it| fs::metadata(it).ok())
+        .map(|it| it.ino());
+    let ports = port.ports.first()..=port.ports.last();
+    let list = || -> io::Result<Vec<Found>> {
+        let mut listed = sockets.list(libc::IPPROTO_UDP, None)?;
+        listed.retain(|it| is_direct(it, group));
+        Ok(listed)
+    };
+    let Some(all) = failed.note(list()) else {
+        return;
+    };
+    let cookies = |of: &[Found]| of.iter().map(Found::cookie).collect::<Vec<_>>();
+    let mut ended = all.clone();
+    ended.retain(|it| it.is_at(port.address, &ports));
+    if let Some(mut closed) = failed.note(Closed::open(maps)) {
+        closed.keep(&cookies(&all));
+        failed.note(closed.close(&cookies(&ended)));
+    }
+    let names: HashSet<Vec<u8>> = ended.iter().map(name_of).collect();
+    let copies = copies(|name| names.contains(name), |_| true);
+    // Of those that share a port the kernel finds the same one again and again,
+    // unless each is at an interface of its own.
+    move_all(&copies, maps, failed);
+    for socket in failed.note(list()).unwrap_or_default() {
+        if socket.is_at(port.address, &ports) {
+            failed.note(sockets.end(&socket));
+        }
+    }
+    // Ending took them off their interfaces.
+    move_all(&copies, maps, failed);
+}
+
+/// A program may have its sockets be of another user, not of another group.
+fn is_direct(socket: &Found, group: Option<u64>) -> bool {
+    match (socket.group, group) {
+        (Some(of), Some(group)) => of == group,
+        _ => socket.owner == PORT_OWNER,
+    }
+}
+
+/// What `/proc` calls it.
+fn name_of(socket: &Found) -> Vec<u8> {
+    format!("socket:[{}]", socket.inode).into_bytes()
+}
+
+fn move_all(sockets: &[OwnedFd], maps: &Path, failed: &mut NotEnded) {
+    if sockets.is_empty() {
+        return;
+    }
+    let Some(mut unsealed) = failed.note(Unsealed::open(maps)) else {
+        return;
+    };
+    for socket in sockets {
+        // One that can't be unsealed isn't.
+        if failed.note(unsealed.unseal(socket)).is_some() {
+            failed.note(move_aside(socket));
+            failed.note(unsealed.seal(socket));
+        }
+    }
+}
+
+/// A copy of each socket with such a name that a process has, of those that are
+/// meant.
+fn copies(is_wanted: impl Fn(&[u8]) -> bool, is_meant: impl Fn(&OwnedFd) -> bool) -> Vec<OwnedFd> {
+    let mut seen = HashSet::new();
     let mut copies = Vec::new();
     for process in processes() {
-        if names.is_empty() {
-            break;
-        }
         let entries = fs::read_dir(format!("/proc/{}/fd", process.pid));
         for entry in entries.into_iter().flatten().flatten() {
             let Ok(to) = fs::read_link(entry.path()) else {
                 continue;
             };
-            let Some(at) = names
-                .iter()
-                .position(|name| to.as_os_str() == name.as_str())
-            else {
+            let name = to.as_os_str().as_bytes();
+            if !name.starts_with(b"socket:") || !is_wanted(name) || seen.contains(name) {
                 continue;
-            };
+            }
             let number = entry.file_name().to_str().and_then(|it| it.parse().ok());
             if let Some(copy) = number.and_then(|number| copy(process.pid, number)) {
-                copies.push(copy);
-                names.swap_remove(at);
+                seen.insert(name.to_vec());
+                copies.extend(is_meant(&copy).then_some(copy));
             }
         }
     }
@@ -97,4 +209,44 @@ fn copy(pid: u32, number: i32) -> Option<OwnedFd> {
     let process = Pid::from_raw(RawPid::try_from(pid).ok()?)?;
     let process = pidfd_open(process, PidfdFlags::empty()).ok()?;
     pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use nix::unistd::{Uid, fchown};
+
+    use super::*;
+    use crate::model::PortRange;
+
+    #[test]
+    fn what_fails_keeps_nothing_else_from_being_done() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let number = free.local_addr().unwrap().port();
+        drop(free);
+        let bound = UdpSocket::bind(("127.0.0.1", number)).unwrap();
+        fchown(&bound, Some(Uid::from_raw(PORT_OWNER)), None).unwrap();
+        bound
+            .set_read_timeout(Some(std::time::Duration::from_secs(9)))
+            .unwrap();
+        let port = Hold {
+            address: Ipv4Addr::LOCALHOST.into(),
+            ports: PortRange::single(number).unwrap(),
+            proto: Proto::Udp,
+            both: false,
+            direct: true,
+        };
+        let failed = end(&port, Path::new("/nowhere"), None).unwrap_err();
+        let said = failed.to_string();
+        if said.contains("not supported") {
+            return eprintln!("skipped: the kernel ends no sockets (CONFIG_INET_DIAG_DESTROY)");
+        }
+        assert_eq!(failed.0.len(), 3, "{said}");
+        let error = bound.recv(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    }
 }

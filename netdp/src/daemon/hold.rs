@@ -17,6 +17,7 @@ use nix::{
         AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen,
         setsockopt, shutdown, socket, sockopt,
     },
+    sys::stat::fstat,
     unistd::{Uid, fchown},
 };
 
@@ -207,9 +208,21 @@ fn hold_unheard(fd: &OwnedFd, addr: &SockaddrStorage) -> io::Result<()> {
 
 /// Binds a socket to an interface that there isn't (`SO_BINDTOIFINDEX`, Linux 5.0,
 /// doesn't look): it keeps its port and hears nothing.
-pub(super) fn out_of_the_way(fd: &OwnedFd) -> io::Result<()> {
+fn out_of_the_way(fd: &OwnedFd) -> io::Result<()> {
     const NOWHERE: libc::c_int = libc::c_int::MAX;
     set_option(fd, libc::SO_BINDTOIFINDEX, &NOWHERE)
+}
+
+/// The same of a program's socket, to an interface of its own, so that it shares
+/// nothing with others and `sock_diag` tells it from them. Who holds the port may
+/// share it with the socket, whatever user the program has made it of.
+pub(super) fn move_aside(fd: &OwnedFd) -> io::Result<()> {
+    /// Far more than interfaces have been made.
+    const FIRST: libc::c_int = 1 << 30;
+    const MANY: u64 = (1 << 30) - 1;
+    let own = (fstat(fd)?.st_ino % MANY) as libc::c_int;
+    fchown(fd, Some(Uid::from_raw(PORT_OWNER)), None)?;
+    set_option(fd, libc::SO_BINDTOIFINDEX, &(FIRST + own))
 }
 
 /// Makes the kernel drop whatever comes for the socket.

@@ -133,20 +133,7 @@ impl Place {
 /// (`connect` to AF_UNSPEC) can listen by it at a port of the host that the
 /// kernel chooses: nobody is heard there.
 fn only_for(port: u16, socket: &OwnedFd) -> io::Result<()> {
-    let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf,
-        k,
-    };
-    /// Of the header of TCP, where the packet begins for the filter.
-    const DESTINATION: u32 = 2;
-    let mut program = [
-        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, DESTINATION),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, port.into()),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0),
-    ];
+    let mut program = filter_of(port);
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
@@ -159,6 +146,47 @@ fn only_for(port: u16, socket: &OwnedFd) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, bytes)?;
     set_number(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
     Ok(())
+}
+
+fn filter_of(port: u16) -> [libc::sock_filter; 4] {
+    let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    /// Of the header of TCP, where the packet begins for the filter.
+    const DESTINATION: u32 = 2;
+    [
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, DESTINATION),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, port.into()),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ]
+}
+
+/// The port that a direct socket of TCP was made for, by its filter, which its
+/// program can't change; none of another socket.
+pub fn port_of(socket: &OwnedFd) -> Option<u16> {
+    let mut program = filter_of(0);
+    // In instructions, unlike with other options.
+    let mut length = program.len() as libc::socklen_t;
+    // SAFETY: the kernel writes as many instructions as there is room for.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_GET_FILTER,
+            program.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if got != 0 || length as usize != program.len() {
+        return None;
+    }
+    let port = u16::try_from(program[1].k).ok()?;
+    let fields = |it: libc::sock_filter| (it.code, it.jt, it.jf, it.k);
+    (program.map(fields) == filter_of(port).map(fields)).then_some(port)
 }
 
 /// A place of one family.
@@ -235,6 +263,15 @@ fn mapped(addr: SocketAddrV4) -> SocketAddrV6 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_told_by_the_port_that_it_was_made_for() {
+        let kind = SockType::Stream;
+        let made = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        assert_eq!(port_of(&made), None);
+        only_for(8080, &made).unwrap();
+        assert_eq!(port_of(&made), Some(8080));
+    }
 
     fn ports(specs: &[(&str, u16, u16)]) -> Ports {
         Ports {

@@ -33,6 +33,18 @@ struct SocketId {
     cookie: [u32; 2],
 }
 
+impl SocketId {
+    fn own(&self, family: i32) -> IpAddr {
+        match family {
+            libc::AF_INET => {
+                let [a, b, c, d, ..] = self.src;
+                IpAddr::from([a, b, c, d])
+            }
+            _ => IpAddr::from(self.src).to_canonical(),
+        }
+    }
+}
+
 /// `struct inet_diag_req_v2` behind its header.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -71,6 +83,8 @@ pub struct Found {
     /// The user that it is of.
     pub owner: u32,
     pub inode: u64,
+    /// Inode of the control group that it was made in.
+    pub group: Option<u64>,
 }
 
 impl Found {
@@ -84,7 +98,7 @@ impl Found {
     /// unspecified, at any.
     pub fn is_at(&self, address: IpAddr, ports: &RangeInclusive<u16>) -> bool {
         ports.contains(&u16::from_be_bytes(self.id.sport))
-            && is_at(address, self.family, &self.id, self.v6only)
+            && is_at(address, self.family, self.id.own(self.family), self.v6only)
     }
 }
 
@@ -155,15 +169,9 @@ pub fn end_tcp(address: IpAddr, ports: RangeInclusive<u16>) -> io::Result<()> {
     }
 }
 
-/// A socket of IPv6 may have the port in IPv4, unless it hears IPv6 alone.
-fn is_at(address: IpAddr, family: i32, id: &SocketId, v6only: bool) -> bool {
-    let own = match family {
-        libc::AF_INET => {
-            let [a, b, c, d, ..] = id.src;
-            IpAddr::from([a, b, c, d])
-        }
-        _ => IpAddr::from(id.src).to_canonical(),
-    };
+/// Whether a socket that is bound to `own` has its port at `address`. One of IPv6
+/// may have it in IPv4, unless it hears IPv6 alone.
+pub fn is_at(address: IpAddr, family: i32, own: IpAddr, v6only: bool) -> bool {
     let same_family = own.is_ipv4() == address.is_ipv4();
     let hears_both = family == libc::AF_INET6 && own.is_unspecified() && !v6only;
     own == address
@@ -171,21 +179,28 @@ fn is_at(address: IpAddr, family: i32, id: &SocketId, v6only: bool) -> bool {
         || hears_both
 }
 
-/// Whether a listener of IPv6 hears no IPv4, by the attributes of an answer; no
-/// where it doesn't say.
-fn is_v6only(mut attributes: &[u8]) -> bool {
-    /// `INET_DIAG_SKV6ONLY` (include/uapi/linux/inet_diag.h): one octet.
-    const V6ONLY: u16 = 11;
+/// `INET_DIAG_SKV6ONLY` and `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h):
+/// an octet, and a number of 64 bits (5.8).
+const V6ONLY: u16 = 11;
+const CGROUP_ID: u16 = 21;
+
+/// The value of an attribute of an answer, and what is behind it.
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     const HEADER: usize = 4;
     while let Some(header) = attributes.first_chunk::<HEADER>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        if u16::from_ne_bytes([header[2], header[3]]) == V6ONLY {
-            return attributes.get(HEADER).is_some_and(|only| *only != 0);
+        if u16::from_ne_bytes([header[2], header[3]]) == wanted {
+            return attributes.get(HEADER..);
         }
         let next = length.max(HEADER).next_multiple_of(HEADER);
         attributes = attributes.get(next..).unwrap_or_default();
     }
-    false
+    None
+}
+
+/// Whether a listener of IPv6 hears no IPv4; no where the answer doesn't say.
+fn is_v6only(attributes: &[u8]) -> bool {
+    attribute(attributes, V6ONLY).is_some_and(|it| it.first().is_some_and(|only| *only != 0))
 }
 
 fn sockets(
@@ -221,14 +236,17 @@ fn sockets(
 fn parse(protocol: i32, family: i32, body: &[u8]) -> Option<Found> {
     let id = body.get(BEFORE_ID..BEFORE_ID + size_of::<SocketId>())?;
     let number = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
+    let attributes = body.get(ATTRIBUTES..)?;
+    let group = attribute(attributes, CGROUP_ID).and_then(|it| it.first_chunk());
     Some(Found {
         protocol,
         family,
         // SAFETY: as many bytes as the structure has, which takes any.
         id: unsafe { id.as_ptr().cast::<SocketId>().read_unaligned() },
-        v6only: is_v6only(body.get(ATTRIBUTES..)?),
+        v6only: is_v6only(attributes),
         owner: number(OWNER)?,
         inode: number(INODE)?.into(),
+        group: group.map(|it| u64::from_ne_bytes(*it)),
     })
 }
 
@@ -396,14 +414,13 @@ mod tests {
 
     #[test]
     fn a_port_of_one_family_is_not_that_of_the_other() {
-        let any = SocketId::default();
         let (v4, v6): (IpAddr, IpAddr) = ("0.0.0.0".parse().unwrap(), "::".parse().unwrap());
-        assert!(is_at(v4, libc::AF_INET, &any, false));
-        assert!(!is_at(v6, libc::AF_INET, &any, false));
-        assert!(is_at(v6, libc::AF_INET6, &any, true));
-        assert!(!is_at(v4, libc::AF_INET6, &any, true));
+        assert!(is_at(v4, libc::AF_INET, v4, false));
+        assert!(!is_at(v6, libc::AF_INET, v4, false));
+        assert!(is_at(v6, libc::AF_INET6, v6, true));
+        assert!(!is_at(v4, libc::AF_INET6, v6, true));
         // One that hears both has the port in both.
-        assert!(is_at(v4, libc::AF_INET6, &any, false));
+        assert!(is_at(v4, libc::AF_INET6, v6, false));
     }
 
     #[test]
