@@ -30,4 +30,5 @@ mod progress;
 pub mod resolver;
 pub mod sandbox;
 pub mod store;
+mod taken;
 pub mod world;

@@ -14,6 +14,8 @@ use nix::sys::stat::{Mode, umask};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
+use crate::taken;
+
 /// Name of the socket inside the run folder.
 pub const SOCKET: &str = "netdp.sock";
 
@@ -84,7 +86,8 @@ impl Socket {
                 path: folder.to_owned(),
                 source,
             })?;
-        clear(&path, flag)?;
+        let is_taken = |error: &_| matches!(error, ListenError::InUse { .. });
+        taken::once_free(|| clear(&path, flag), is_taken)?;
 
         // Between bind and chmod nobody else may connect.
         let before = umask(Mode::from_bits_truncate(0o177));

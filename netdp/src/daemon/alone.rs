@@ -26,6 +26,8 @@ use nix::{
 };
 use thiserror::Error;
 
+use crate::taken;
+
 const NAME: &[u8] = b"netdp/daemon";
 
 #[derive(Debug, Error)]
@@ -47,7 +49,10 @@ pub enum AloneError {
 /// root's has taken the name, or one that doesn't answer as a daemon does, that
 /// is logged, and nothing is claimed.
 pub fn claim() -> Result<(), AloneError> {
-    claim_as(NAME)
+    taken::once_free(
+        || claim_as(NAME),
+        |error| matches!(error, AloneError::Taken { .. }),
+    )
 }
 
 /// Times that a name without a listener is tried again: its holder may just

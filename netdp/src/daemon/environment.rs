@@ -14,7 +14,7 @@ use nix::{
 };
 use thiserror::Error;
 
-use crate::{bpf::Layout, mountinfo::mounts};
+use crate::{bpf::Layout, mountinfo::mounts, taken};
 
 /// Where control groups and BPF pins usually are.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -155,7 +155,8 @@ pub fn claim_bpffs(path: &Path) -> Result<File, EnvironmentError> {
         source,
     };
     let folder = File::open(path).map_err(failed)?;
-    match folder.try_lock() {
+    let is_taken = |error: &_| matches!(error, TryLockError::WouldBlock);
+    match taken::once_free(|| folder.try_lock(), is_taken) {
         Ok(()) => Ok(folder),
         Err(TryLockError::WouldBlock) => Err(EnvironmentError::BpffsTaken(path.to_owned())),
         Err(TryLockError::Error(source)) => Err(failed(source)),

@@ -18,7 +18,7 @@ use redb::{Database, DatabaseError, StorageError};
 
 pub use error::StoreError;
 
-use crate::model::State;
+use crate::{model::State, taken};
 use copy::Copier;
 use records::Unreadable;
 
@@ -61,7 +61,7 @@ impl Store {
     /// it.
     pub fn open(folder: &Path) -> Result<(Self, Option<Damage>), StoreError> {
         fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
-        let lock = lock(folder)?;
+        let lock = taken::once_free(|| lock(folder), |it| matches!(it, StoreError::Locked(_)))?;
         let copy = folder.join(COPY);
         let (database, damage) = match read(&folder.join(DATABASE))? {
             Found::Whole(database) => (database, None),
