@@ -82,6 +82,7 @@ fn told_by(tables: &Tables, world: &World, question: &Question, near: bool) -> E
             now: clock::now(),
             want_of_room,
             subnets: &[],
+            has_socket: &|_, _, _| false,
         },
         question,
     )

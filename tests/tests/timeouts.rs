@@ -9,7 +9,7 @@ fn times(topology: &Topology, container: &Container, protocol: &str) -> Vec<u64>
     flows.retain(|flow| {
         flow.protocol == protocol && flow.container.is_some_and(|it| own.contains(&it.ip()))
     });
-    flows.iter().map(|flow| flow.timeout).collect()
+    flows.iter().filter_map(|flow| flow.timeout).collect()
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use netdp_common::addr::{V4Addr, V6Addr};
+use nix::libc;
 
 use super::types::{Explained, Fate};
 use crate::{
@@ -12,8 +13,8 @@ use crate::{
     bpf::tells_preferred_sources,
     daemon::{change::Core, owner::OwnerError},
     explain::{self, Explanation, Outcome, Protocol, Question, Snapshot, Step, Subnet, Way},
-    model::{Proto, Publication, Refusal},
-    netlink::Forwarded,
+    model::{Endpoint, Proto, Publication, Refusal, State},
+    netlink::{Forwarded, Sockets},
 };
 
 /// What would become of the packet.
@@ -46,6 +47,7 @@ pub async fn explain(
         now: clock::now(),
         want_of_room: None,
         subnets: &subnets,
+        has_socket: &has_socket,
     };
     // The host's own packets, and those from outside, take no way that the
     // programs ask for.
@@ -157,20 +159,44 @@ fn explained(core: &Core, question: &Question, told: Explanation) -> Explained {
             let uplink = uplinks.iter().find(|uplink| uplink.ifindex == ifindex);
             explained.interface = uplink.map(|uplink| uplink.ifname.clone());
         }
+        Outcome::Socket(container) => {
+            let endpoint = endpoint_at(core.state(), container);
+            explained.sandbox = endpoint.and_then(|it| owner(core.state(), it));
+        }
         Outcome::Container(_) => {
             explained.fate = Fate::Delivered;
-            let address = told.destination.ip();
-            let state = core.state();
-            let endpoint = state.endpoints.values().find(|endpoint| {
-                let mut addresses = endpoint.addresses.iter();
-                addresses.any(|own| own.net.addr() == address)
-            });
-            if let Some(endpoint) = endpoint {
+            if let Some(endpoint) = endpoint_at(core.state(), told.destination.ip()) {
                 explained.interface = Some(endpoint.host_ifname.clone());
-                let sandbox = state.sandboxes.get(&endpoint.sandbox);
-                explained.sandbox = sandbox.map(|sandbox| sandbox.name.to_string());
+                explained.sandbox = owner(core.state(), endpoint);
             }
         }
     }
     explained
+}
+
+fn endpoint_at(state: &State, address: IpAddr) -> Option<&Endpoint> {
+    state.endpoints.values().find(|endpoint| {
+        let mut addresses = endpoint.addresses.iter();
+        addresses.any(|own| own.net.addr() == address)
+    })
+}
+
+/// The name of its sandbox.
+fn owner(state: &State, endpoint: &Endpoint) -> Option<String> {
+    let sandbox = state.sandboxes.get(&endpoint.sandbox)?;
+    Some(sandbox.name.to_string())
+}
+
+/// Whether the host's stack has a socket for a packet from `peer` to `own`.
+fn has_socket(protocol: Protocol, own: SocketAddr, peer: SocketAddr) -> bool {
+    let number = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
+        Protocol::Icmp => return false,
+    };
+    let asked = Sockets::open().and_then(|sockets| sockets.has(number, own, peer));
+    asked.unwrap_or_else(|error| {
+        tracing::warn!("cannot ask whether the host has a socket at {own}: {error}");
+        false
+    })
 }

@@ -47,8 +47,8 @@ pub fn flow<A: Address + Into<IpAddr>>(seen: &FlowSeen<A>, now: u64) -> Option<F
         remote,
         container,
         host,
-        idle: now.saturating_sub(flow.last_seen.into()),
-        timeout: flow.timeout.into(),
+        idle: Some(now.saturating_sub(flow.last_seen.into())),
+        timeout: Some(flow.timeout.into()),
         pending: *pending,
         accelerated: None,
     })
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(shown.container.unwrap().to_string(), "172.17.0.2:80");
         assert_eq!(shown.host.to_string(), "10.0.0.7:8080");
         assert_eq!(shown.state, "established");
-        assert_eq!(shown.idle, 7);
+        assert_eq!(shown.idle, Some(7));
         let inside = container(&seen(flow_kind::PUBLISHED, key([172, 17, 0, 2])));
         assert_eq!(inside, Some(V4Addr::new([172, 17, 0, 2])));
     }
@@ -166,7 +166,7 @@ mod tests {
         let shown = flow(&seen(flow_kind::MASQUERADE, key([0; 4])), 0).unwrap();
         assert_eq!(shown.container.unwrap().to_string(), "10.0.0.7:8080");
         assert_eq!(shown.host.to_string(), "10.0.0.9:80");
-        assert_eq!(shown.idle, 0);
+        assert_eq!(shown.idle, Some(0));
         let inside = container(&seen(flow_kind::MASQUERADE, key([0; 4])));
         assert_eq!(inside, Some(V4Addr::new([10, 0, 0, 7])));
         assert_eq!(container(&seen(flow_kind::HOST, key([0; 4]))), None);

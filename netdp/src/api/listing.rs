@@ -10,6 +10,7 @@ use netdp_common::{
 
 use super::{
     acceleration, flows,
+    host_sockets::{HostFlow, HostSockets, HostSocketsError},
     types::{Flow, FlowCount, FlowQuery},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
 
 /// Bytes of one piece of an answer.
 const PIECE: usize = 64 << 10;
-/// So many flows of a family are sorted; more are written as they are read, for
+/// So many flows of a family, and of direct ports, are sorted; more are written as they are read, for
 /// else all of them would have to be held at once.
 const SORTED: usize = 1 << 16;
 
@@ -29,6 +30,7 @@ pub struct Tables {
     pub v4: FlowTables<V4Addr>,
     pub v6: FlowTables<V6Addr>,
     pub accelerated: Option<Accelerated>,
+    pub direct: HostSockets,
 }
 
 /// The tables of the programs for other engines' networks.
@@ -90,13 +92,26 @@ impl Filter {
     }
 
     fn admits<A: Address + Into<IpAddr>>(&self, seen: &FlowSeen<A>) -> bool {
-        let is = |wanted: IpAddr, addr: A| wanted == addr.into();
-        (self.protocols.is_empty() || self.protocols.contains(&seen.key.proto))
-            && self.peer.is_none_or(|peer| is(peer, seen.key.remote))
-            && self.containers.as_ref().is_none_or(|containers| {
-                flows::container(seen)
-                    .is_some_and(|addr| containers.iter().any(|wanted| is(*wanted, addr)))
-            })
+        let container = || flows::container(seen).map(Into::into);
+        self.admits_of(seen.key.proto, seen.key.remote.into(), container)
+    }
+
+    fn admits_direct(&self, flow: &HostFlow) -> bool {
+        self.admits_of(flow.proto, flow.remote.ip(), || Some(flow.container.ip()))
+    }
+
+    fn admits_of(
+        &self,
+        proto: u8,
+        remote: IpAddr,
+        container: impl FnOnce() -> Option<IpAddr>,
+    ) -> bool {
+        (self.protocols.is_empty() || self.protocols.contains(&proto))
+            && self.peer.is_none_or(|peer| peer == remote)
+            && self
+                .containers
+                .as_ref()
+                .is_none_or(|wanted| container().is_some_and(|addr| wanted.contains(&addr)))
     }
 }
 
@@ -128,8 +143,12 @@ fn protocols(name: &str) -> Result<Vec<u8>, Refusal> {
 impl Tables {
     /// How many flows a filter lets through, whatever its limit. Blocks for as
     /// long as reading takes.
-    pub fn count(&self, filter: &Filter) -> Result<FlowCount, BpfError> {
+    pub fn count(&self, filter: &Filter) -> Result<FlowCount, HostSocketsError> {
         let mut count = FlowCount::default();
+        self.direct.each_until(|flow| {
+            count.direct += u64::from(filter.admits_direct(&flow));
+            ControlFlow::Continue(())
+        })?;
         let mut add = |pending: bool| {
             *if pending {
                 &mut count.pending
@@ -155,15 +174,16 @@ impl Tables {
     }
 
     /// Writes the flows that a filter lets through as an array in JSON with one
-    /// flow to a line, those of IPv4 first, until `send` breaks. Few are
-    /// sorted by protocol, peer and container. Blocks likewise.
+    /// flow to a line, those of IPv4 first and those of direct ports last, until
+    /// `send` breaks. Few are sorted by protocol, peer and container. Blocks
+    /// likewise.
     /// `now`: seconds of `CLOCK_MONOTONIC`.
     pub fn list(
         &self,
         filter: &Filter,
         now: u64,
         send: impl FnMut(Vec<u8>) -> ControlFlow<()>,
-    ) -> Result<(), BpfError> {
+    ) -> Result<(), HostSocketsError> {
         let mut array = Array::new(filter.limit, now, send);
         if array.rest.is_continue() {
             let accelerated = self.accelerated.as_ref().map(|it| (&it.v4, &it.names));
@@ -172,6 +192,17 @@ impl Tables {
         if array.rest.is_continue() {
             let accelerated = self.accelerated.as_ref().map(|it| (&it.v6, &it.names));
             write(&self.v6, accelerated, filter, &mut array)?;
+        }
+        if array.rest.is_continue() {
+            let mut few = Few::new();
+            self.direct.each_until(|flow| {
+                if filter.admits_direct(&flow) {
+                    few.add(flow, &mut array)
+                } else {
+                    array.rest
+                }
+            })?;
+            few.end(&mut array);
         }
         array.end();
         Ok(())
@@ -185,33 +216,37 @@ fn write<A: Address + Into<IpAddr>>(
     filter: &Filter,
     array: &mut Array<impl FnMut(Vec<u8>) -> ControlFlow<()>>,
 ) -> Result<(), BpfError> {
-    let mut few = Some(Vec::new());
+    let mut few = Few::new();
     let mut all = |tables: &FlowTables<A>, names: Option<&Names>| {
         tables.each_until(|seen| {
             if !flows::is_shown(&seen) || !filter.admits(&seen) {
                 return array.rest;
             }
             let network = names.map(|names| network(&seen, names));
-            match &mut few {
-                None => array.add(&seen, network),
-                Some(held) => {
-                    held.push((seen, network));
-                    if held.len() <= SORTED {
-                        return ControlFlow::Continue(());
-                    }
-                    let held = few.take().unwrap_or_default();
-                    let mut held = held.into_iter();
-                    held.try_for_each(|(seen, network)| array.add(&seen, network))
-                }
-            }
+            few.add((seen, network), array)
         })
     };
     all(own, None)?;
     if let Some((tables, names)) = accelerated {
         all(tables, Some(names))?;
     }
-    let mut few = few.unwrap_or_default();
-    few.sort_unstable_by_key(|(seen, _)| {
+    few.end(array);
+    Ok(())
+}
+
+/// Protocol, peer and container.
+type Place = (u8, IpAddr, u16, IpAddr, u16);
+
+/// What a line is made of.
+trait Line {
+    fn place(&self) -> Place;
+    /// None where it is no flow's first entry.
+    fn flow(self, now: u64) -> Option<Flow>;
+}
+
+/// With the network of another engine that it is carried for.
+impl<A: Address + Into<IpAddr>> Line for (FlowSeen<A>, Option<String>) {
+    fn place(&self) -> Place {
         let FlowKey {
             remote,
             remote_port,
@@ -219,13 +254,61 @@ fn write<A: Address + Into<IpAddr>>(
             local_port,
             proto,
             ..
-        } = seen.key;
+        } = self.0.key;
         let (remote, local): (IpAddr, IpAddr) = (remote.into(), local.into());
         (proto, remote, remote_port.get(), local, local_port.get())
-    });
-    let mut few = few.into_iter();
-    let _ = few.try_for_each(|(seen, network)| array.add(&seen, network));
-    Ok(())
+    }
+
+    fn flow(self, now: u64) -> Option<Flow> {
+        let (seen, accelerated) = self;
+        let flow = flows::flow(&seen, now)?;
+        Some(Flow {
+            accelerated,
+            ..flow
+        })
+    }
+}
+
+impl Line for HostFlow {
+    fn place(&self) -> Place {
+        let (remote, own) = (self.remote, self.container);
+        (self.proto, remote.ip(), remote.port(), own.ip(), own.port())
+    }
+
+    fn flow(self, _: u64) -> Option<Flow> {
+        Some(self.into())
+    }
+}
+
+/// Lines that are held to be sorted, until they are too many.
+struct Few<L>(Option<Vec<L>>);
+
+impl<L: Line> Few<L> {
+    fn new() -> Self {
+        Self(Some(Vec::new()))
+    }
+
+    fn add<S: FnMut(Vec<u8>) -> ControlFlow<()>>(
+        &mut self,
+        line: L,
+        array: &mut Array<S>,
+    ) -> ControlFlow<()> {
+        let Some(held) = &mut self.0 else {
+            return array.add(line);
+        };
+        held.push(line);
+        if held.len() <= SORTED {
+            return ControlFlow::Continue(());
+        }
+        let held = self.0.take().unwrap_or_default();
+        held.into_iter().try_for_each(|line| array.add(line))
+    }
+
+    fn end<S: FnMut(Vec<u8>) -> ControlFlow<()>>(self, array: &mut Array<S>) {
+        let mut few = self.0.unwrap_or_default();
+        few.sort_unstable_by_key(Line::place);
+        let _ = few.into_iter().try_for_each(|line| array.add(line));
+    }
 }
 
 /// The network that an accelerated flow is carried for; `-` where its container
@@ -266,18 +349,9 @@ impl<S: FnMut(Vec<u8>) -> ControlFlow<()>> Array<S> {
         }
     }
 
-    /// `accelerated`: the network of another engine that it is carried for.
-    fn add<A: Address + Into<IpAddr>>(
-        &mut self,
-        seen: &FlowSeen<A>,
-        accelerated: Option<String>,
-    ) -> ControlFlow<()> {
-        let Some(flow) = flows::flow(seen, self.now) else {
+    fn add(&mut self, line: impl Line) -> ControlFlow<()> {
+        let Some(flow) = line.flow(self.now) else {
             return ControlFlow::Continue(());
-        };
-        let flow = Flow {
-            accelerated,
-            ..flow
         };
         self.text
             .extend(if self.empty { &b"\n"[..] } else { b",\n" });
@@ -384,7 +458,7 @@ mod tests {
         });
         for port in 0..flows {
             let flow = seen(flow_kind::PUBLISHED, proto::TCP, v4(7), port);
-            if array.rest.is_break() || array.add(&flow, None).is_break() {
+            if array.rest.is_break() || array.add((flow, None)).is_break() {
                 break;
             }
         }
@@ -423,8 +497,8 @@ mod tests {
             sent += 1;
             ControlFlow::Break(())
         });
-        let flow = seen(flow_kind::PUBLISHED, proto::TCP, v4(7), 1);
-        assert!((0..10_000).any(|_| array.add(&flow, None).is_break()));
+        let flow = || seen(flow_kind::PUBLISHED, proto::TCP, v4(7), 1);
+        assert!((0..10_000).any(|_| array.add((flow(), None)).is_break()));
         array.end();
         assert_eq!(sent, 1);
     }

@@ -5,6 +5,7 @@ mod block;
 pub mod client;
 mod explain;
 mod flows;
+mod host_sockets;
 pub mod listen;
 mod listing;
 mod patience;

@@ -216,28 +216,36 @@ pub struct FlowCount {
     pub flows: u64,
     /// Not answered yet.
     pub pending: u64,
+    /// Of direct ports, by the host's sockets.
+    #[serde(default)]
+    pub direct: u64,
 }
 
-/// An entry of the flow table. `GET /v1/flows` answers with an array of them,
+/// An entry of the flow table, or of a socket of the host that a program has for
+/// a direct port. `GET /v1/flows` answers with an array of them,
 /// each on a line of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Flow {
     /// `tcp`, `udp`, `icmp`, or a number.
     pub protocol: String,
-    /// `published`, `masquerade`, ...
+    /// `published`, `masquerade`, ..., or `direct`.
     pub kind: String,
-    /// For TCP its state, otherwise `answered` or `unanswered`.
+    /// For TCP its state, otherwise `answered` or `unanswered`; of a direct port of
+    /// UDP `heard` once the program has received something from this client, or
+    /// `unheard`.
     pub state: String,
     /// The peer.
     pub remote: SocketAddr,
     /// Address and port of the container; none for a socket of the host.
     pub container: Option<SocketAddr>,
-    /// The host's address and port that the peer sees.
+    /// The host's address and port that the peer sees; of a direct port of UDP
+    /// unspecified where answers leave from the usual one.
     pub host: SocketAddr,
-    /// Seconds since the last packet.
-    pub idle: u64,
-    /// Seconds without a packet after which it is forgotten.
-    pub timeout: u64,
+    /// Seconds since the last packet; none of a client of a direct port of UDP.
+    pub idle: Option<u64>,
+    /// Seconds without a packet after which it is forgotten; none of a direct
+    /// port.
+    pub timeout: Option<u64>,
     /// Not answered yet.
     pub pending: bool,
     /// The network of another engine that it is carried for.
@@ -259,7 +267,7 @@ pub struct Explained {
     pub fate: Fate,
     /// Why it is dropped, as `netdp stats` counts it.
     pub reason: Option<String>,
-    /// Name of the sandbox that gets it.
+    /// Name of the sandbox that gets it, by a socket of the host where that has it.
     pub sandbox: Option<String>,
     /// The uplink, or the host end, that it leaves by.
     pub interface: Option<String>,

@@ -8,7 +8,9 @@ use netdp_common::{
 };
 
 use super::{
-    block, listing,
+    block,
+    host_sockets::HostSockets,
+    listing,
     types::{
         Drops, Endpoint, EndpointCounters, JoinedCounters, Member, Network, Port, Problem, Sandbox,
         Statistics, Status, Subnet, UplinkStatus,
@@ -177,6 +179,7 @@ pub fn flow_tables(core: &Core, shown: Option<Shown>) -> listing::Tables {
         v4: datapath.flow_tables::<V4Addr>().clone(),
         v6: datapath.flow_tables::<V6Addr>().clone(),
         accelerated: shown.and_then(listing::Accelerated::of),
+        direct: HostSockets::of(core),
     }
 }
 

@@ -11,6 +11,7 @@ mod attach;
 mod batch;
 mod blocked;
 mod cgroup;
+mod clients;
 pub mod clock;
 pub mod cost;
 mod counters;
@@ -41,6 +42,7 @@ mod xdp;
 
 pub use accelerated::Accelerated;
 pub use blocked::blocked_key;
+pub use clients::Clients;
 pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use direct::{Closed, OwnWays, Unsealed, datagram_filter, direct_cgroup, expect_datagrams};

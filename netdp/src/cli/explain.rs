@@ -129,7 +129,10 @@ fn fate(explained: &Explained) -> String {
             explained.sandbox.as_deref().unwrap_or("a sandbox")
         ),
         Fate::Sent => format!("sent out of {interface}"),
-        Fate::Host => "left to the host's own stack".to_owned(),
+        Fate::Host => match &explained.sandbox {
+            Some(sandbox) => format!("left to the host's own stack, for a socket of {sandbox}'s"),
+            None => "left to the host's own stack".to_owned(),
+        },
         Fate::Dropped => format!("dropped: {}", explained.reason.as_deref().unwrap_or("-")),
     }
 }

@@ -1,4 +1,4 @@
-//! What the datapath knows of connections: `netdp flows`.
+//! Connections that the datapath knows, and those of direct ports: `netdp flows`.
 
 use std::{
     io::{self, Write},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::{
     client::{Client, Pieces},
-    types::{Flow, FlowQuery},
+    types::{Flow, FlowCount, FlowQuery},
 };
 
 const HEADING: [&str; 9] = [
@@ -42,11 +42,7 @@ pub fn list(run_dir: &Path, args: FlowsArgs) -> Result<()> {
             let count = client.count_flows(&query).await?;
             return match args.format {
                 Format::Json => output::json(&count),
-                Format::Table => output::line(&format!(
-                    "{} flows, {} of them unanswered",
-                    count.flows + count.pending,
-                    count.pending
-                )),
+                Format::Table => output::line(&counted(&count)),
             };
         }
         let pieces = client.flows(&query).await?;
@@ -104,10 +100,24 @@ fn cells(flow: &Flow) -> Vec<String> {
         flow.host.to_string(),
         flow.container
             .map_or_else(|| "-".to_owned(), |socket| socket.to_string()),
-        format!("{} s", flow.idle),
-        format!("{} s", flow.timeout),
+        seconds(flow.idle),
+        seconds(flow.timeout),
         flow.accelerated.clone().unwrap_or_else(|| "-".to_owned()),
     ]
+}
+
+fn seconds(time: Option<u64>) -> String {
+    time.map_or_else(|| "-".to_owned(), |time| format!("{time} s"))
+}
+
+fn counted(count: &FlowCount) -> String {
+    let (tracked, direct) = (count.flows + count.pending, count.direct);
+    let unanswered = count.pending;
+    let of_direct_ports = match direct {
+        0 => String::new(),
+        direct => format!(", and {direct} of direct ports"),
+    };
+    format!("{tracked} flows, {unanswered} of them unanswered{of_direct_ports}")
 }
 
 /// Cuts pieces into lines.
@@ -170,5 +180,21 @@ mod tests {
         ];
         assert_eq!(shown, expected);
         assert!(flow(b"{").is_err());
+        let line = r#"{"protocol":"udp","kind":"direct","state":"heard","remote":"192.0.2.1:80","container":null,"host":"[fd00::1]:1","idle":null,"timeout":null,"pending":false}"#;
+        let shown = cells(&flow(line.as_bytes()).unwrap().unwrap());
+        assert_eq!(shown[6..], ["-", "-", "-"]);
+    }
+
+    #[test]
+    fn flows_of_direct_ports_are_counted_apart() {
+        let mut count = FlowCount {
+            flows: 3,
+            pending: 1,
+            direct: 0,
+        };
+        assert_eq!(counted(&count), "4 flows, 1 of them unanswered");
+        count.direct = 2;
+        let said = "4 flows, 1 of them unanswered, and 2 of direct ports";
+        assert_eq!(counted(&count), said);
     }
 }

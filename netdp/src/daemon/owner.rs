@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -57,6 +58,8 @@ pub enum OwnerError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Bpf(#[from] BpfError),
+    #[error("cannot list the host's connections: {0}")]
+    Sockets(io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]

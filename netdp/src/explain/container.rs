@@ -98,6 +98,10 @@ fn directly(
         "the network has icc=false, but a link opens this port"
     };
     told.say("policy", why);
+    if let Some(place) = snapshot.instead(question) {
+        told.take(place, question.destination.ip());
+        return;
+    }
     told.outcome = Outcome::Container(neighbour.to.ifindex);
 }
 
@@ -159,6 +163,10 @@ fn hairpin(
     let is_allowed = || snapshot.allows(mapping, from.ip());
     if !rules::may_use(&mapping.published, from.ip(), is_allowed) {
         told.drop("policy", DropReason::NotAllowed, NOT_ALLOWED);
+        return;
+    }
+    if snapshot.is_hosts(mapping, question) {
+        told.take(question.destination, mapping.container().ip());
         return;
     }
     // A container that reaches itself sees its gateway as the client.

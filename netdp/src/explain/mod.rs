@@ -118,13 +118,16 @@ pub enum Outcome {
     Uplink(u32),
     /// At the host's own stack.
     Stack,
+    /// There, at the socket of a direct port of the container with this address.
+    Socket(IpAddr),
     Dropped(DropReason),
 }
 
 /// One thing that was asked, and what it said.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Step {
-    /// `source`, `mapping`, `policy`, `flow`, `route`, `answer` or `translation`.
+    /// `source`, `mapping`, `policy`, `flow`, `socket`, `route`, `answer` or
+    /// `translation`.
     pub asked: String,
     pub answer: String,
 }
@@ -154,6 +157,14 @@ impl Explanation {
             asked: asked.to_owned(),
             answer: answer.into(),
         });
+    }
+
+    /// It is for a socket of the host that a program of a container has.
+    fn take(&mut self, at: SocketAddr, container: IpAddr) {
+        let answer = format!("the port is direct: its program has the host's socket at {at}");
+        self.say("socket", answer);
+        self.destination = at;
+        self.outcome = Outcome::Socket(container);
     }
 
     fn drop(&mut self, asked: &str, reason: DropReason, answer: impl Into<String>) {
@@ -229,8 +240,13 @@ fn host(snapshot: &Snapshot<'_>, question: &Question, told: &mut Explanation) {
     let any = snapshot.exact(any, question.proto()).filter(|_| here);
     if let Some(mapping) = exact.or(any) {
         told.say("mapping", mapping.to_string());
+        if snapshot.is_hosts(&mapping, question) {
+            return told.take(to, mapping.container().ip());
+        }
         told.destination = mapping.container();
         told.outcome = Outcome::Container(mapping.published.to.ifindex);
+    } else if let Some(place) = snapshot.instead(question) {
+        told.take(place, to.ip());
     } else if let Some(owner) = snapshot.owner(to.ip()) {
         told.say("route", "a container, which the host may always reach");
         told.outcome = Outcome::Container(owner.to.ifindex);

@@ -87,6 +87,10 @@ fn published(
         told.drop("policy", DropReason::NotAllowed, NOT_ALLOWED);
         return;
     }
+    if snapshot.is_hosts(mapping, question) {
+        told.take(question.destination, mapping.container().ip());
+        return;
+    }
     if taken(snapshot, question, mapping, question.source) {
         told.drop("flow", DropReason::TupleTaken, TAKEN);
         return;

@@ -9,7 +9,7 @@ use netdp_common::{
     drop::DropReason,
     flow::is_past,
     maps::{
-        Back, Endpoint, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
+        Back, Endpoint, LinkKey, Local, Owner, PortKey, Published, PublishedRange, endpoint_flags,
         uplink_flags::{BY_ROUTE4, BY_ROUTE6},
     },
     own::INSIDE,
@@ -17,6 +17,7 @@ use netdp_common::{
     rules,
 };
 
+use super::{Protocol, Question};
 use crate::bpf::{Entry, FlowSeen, Key, Tables};
 
 /// Where the host's routes lead to.
@@ -90,6 +91,9 @@ pub struct Snapshot<'a> {
     pub want_of_room: Option<DropReason>,
     /// Subnets that containers have addresses of.
     pub subnets: &'a [Subnet],
+    /// Whether the host's stack has a socket for a packet from the second to the
+    /// first, which is asked where a port is direct.
+    pub has_socket: &'a (dyn Fn(Protocol, SocketAddr, SocketAddr) -> bool + Sync),
 }
 
 impl Snapshot<'_> {
@@ -174,6 +178,28 @@ impl Snapshot<'_> {
             .or_else(|| self.single(to, proto))
             .or_else(|| self.range(all, proto))
             .or_else(|| self.range(to, proto))
+    }
+
+    /// Whether a packet to a published port is one of the host's own: its program
+    /// has a socket there.
+    pub fn is_hosts(&self, mapping: &Mapping, question: &Question) -> bool {
+        mapping.published.is_direct()
+            && (self.has_socket)(question.protocol, question.destination, question.source)
+    }
+
+    /// The address and port of the host where a program of the sandbox with this
+    /// address listens directly, whoever asks.
+    pub fn instead(&self, question: &Question) -> Option<SocketAddr> {
+        let owner = self.owner(question.destination.ip())?;
+        if owner.flags & u32::from(endpoint_flags::DIRECT) == 0 {
+            return None;
+        }
+        let WayBack::By(to) = self.back(question.destination, question.proto())? else {
+            return None;
+        };
+        let mapping = self.published(to, question.proto())?;
+        let is_there = (self.has_socket)(question.protocol, to, question.source);
+        (mapping.published.is_direct() && is_there).then_some(to)
     }
 
     /// Whether a source may use a published port.

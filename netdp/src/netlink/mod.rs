@@ -6,8 +6,10 @@
 //! interface may belong to somebody else.
 
 mod address;
+mod connections;
 mod driver;
 mod error;
+mod inet_diag;
 mod link;
 mod neighbour;
 mod nsid;
@@ -35,6 +37,7 @@ use tokio::{sync::Mutex, time::timeout};
 use crate::netns::Namespace;
 
 pub use address::{Address, AddressState};
+pub use connections::Connection;
 pub use driver::driver;
 pub use error::{NetlinkError, Refusal};
 pub use link::{Link, check_interface_name};

@@ -1,77 +1,18 @@
-//! Ending the sockets that have a port: `sock_diag(7)`.
+//! The sockets that have a port, and ending them: `sock_diag(7)`.
 
 use std::{
     io,
     net::IpAddr,
-    ops::RangeInclusive,
-    os::fd::{AsRawFd, OwnedFd},
+    ops::{ControlFlow, RangeInclusive},
+    os::fd::OwnedFd,
 };
 
 use nix::{
-    errno::Errno,
     libc,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
-        socket,
-    },
+    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
 };
 
-/// `include/uapi/linux/sock_diag.h`; `SOCK_DESTROY` is of 4.9, where the kernel
-/// is built with `CONFIG_INET_DIAG_DESTROY`.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
-
-/// `struct inet_diag_sockid`: ports and addresses in network order.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-struct SocketId {
-    sport: [u8; 2],
-    dport: [u8; 2],
-    src: [u8; 16],
-    dst: [u8; 16],
-    interface: u32,
-    cookie: [u32; 2],
-}
-
-impl SocketId {
-    fn own(&self, family: i32) -> IpAddr {
-        match family {
-            libc::AF_INET => {
-                let [a, b, c, d, ..] = self.src;
-                IpAddr::from([a, b, c, d])
-            }
-            _ => IpAddr::from(self.src).to_canonical(),
-        }
-    }
-}
-
-/// `struct inet_diag_req_v2` behind its header.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Request {
-    length: u32,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    port: u32,
-    family: u8,
-    protocol: u8,
-    extensions: u8,
-    pad: u8,
-    states: u32,
-    id: SocketId,
-}
-
-const _: () = assert!(size_of::<SocketId>() == 48 && size_of::<Request>() == 72);
-
-/// The longest header, and what an answer has before the id of the socket.
-const HEADER: usize = 16;
-const BEFORE_ID: usize = 4;
-/// Size of `struct inet_diag_msg`, behind which attributes stand.
-const ATTRIBUTES: usize = 72;
-/// Where it has the user and the inode.
-const OWNER: usize = 64;
-const INODE: usize = 68;
+use super::inet_diag::{Request, SOCK_DESTROY, SOCK_DIAG_BY_FAMILY, SocketId, ask, dump};
 
 /// A socket of this thread's network, as `sock_diag` tells of it.
 #[derive(Clone, Copy, Debug)]
@@ -97,14 +38,14 @@ impl Found {
     /// Whether it has one of these ports at this address; where that is
     /// unspecified, at any.
     pub fn is_at(&self, address: IpAddr, ports: &RangeInclusive<u16>) -> bool {
-        ports.contains(&u16::from_be_bytes(self.id.sport))
-            && is_at(address, self.family, self.id.own(self.family), self.v6only)
+        let own = self.id.own(self.family);
+        ports.contains(&own.port()) && is_at(address, self.family, own.ip(), self.v6only)
     }
 }
 
 /// The kernel, asked for sockets.
 #[derive(Debug)]
-pub struct Sockets(OwnedFd);
+pub struct Sockets(pub(super) OwnedFd);
 
 impl Sockets {
     /// # Errors
@@ -143,7 +84,11 @@ impl Sockets {
     /// # Errors
     /// What the kernel refused.
     pub fn end(&self, socket: &Found) -> io::Result<bool> {
-        destroy(&self.0, socket)
+        let of = (socket.protocol, socket.family);
+        ask(
+            &self.0,
+            &Request::new(SOCK_DESTROY, libc::NLM_F_ACK, of, socket.id),
+        )
     }
 }
 
@@ -179,30 +124,6 @@ pub fn is_at(address: IpAddr, family: i32, own: IpAddr, v6only: bool) -> bool {
         || hears_both
 }
 
-/// `INET_DIAG_SKV6ONLY` and `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h):
-/// an octet, and a number of 64 bits (5.8).
-const V6ONLY: u16 = 11;
-const CGROUP_ID: u16 = 21;
-
-/// The value of an attribute of an answer, and what is behind it.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    const HEADER: usize = 4;
-    while let Some(header) = attributes.first_chunk::<HEADER>() {
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        if u16::from_ne_bytes([header[2], header[3]]) == wanted {
-            return attributes.get(HEADER..);
-        }
-        let next = length.max(HEADER).next_multiple_of(HEADER);
-        attributes = attributes.get(next..).unwrap_or_default();
-    }
-    None
-}
-
-/// Whether a listener of IPv6 hears no IPv4; no where the answer doesn't say.
-fn is_v6only(attributes: &[u8]) -> bool {
-    attribute(attributes, V6ONLY).is_some_and(|it| it.first().is_some_and(|only| *only != 0))
-}
-
 fn sockets(
     netlink: &OwnedFd,
     protocol: i32,
@@ -210,103 +131,22 @@ fn sockets(
     port: u16,
     found: &mut Vec<Found>,
 ) -> io::Result<()> {
-    let id = SocketId {
-        sport: port.to_be_bytes(),
-        ..SocketId::default()
-    };
-    let dump = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    let asked = request(SOCK_DIAG_BY_FAMILY, dump, (protocol, family), id);
-    ask(netlink, &asked)?;
-    let mut buffer = vec![0; 32 * 1024];
-    loop {
-        let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut rest = &buffer[..length];
-        while let Some((kind, body, after)) = message(rest) {
-            match i32::from(kind) {
-                libc::NLMSG_DONE => return Ok(()),
-                libc::NLMSG_ERROR => return refused(body),
-                _ => found.extend(parse(protocol, family, body)),
-            }
-            rest = after;
-        }
-    }
-}
-
-/// `struct inet_diag_msg`, and the attributes behind it.
-fn parse(protocol: i32, family: i32, body: &[u8]) -> Option<Found> {
-    let id = body.get(BEFORE_ID..BEFORE_ID + size_of::<SocketId>())?;
-    let number = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
-    let attributes = body.get(ATTRIBUTES..)?;
-    let group = attribute(attributes, CGROUP_ID).and_then(|it| it.first_chunk());
-    Some(Found {
-        protocol,
-        family,
-        // SAFETY: as many bytes as the structure has, which takes any.
-        id: unsafe { id.as_ptr().cast::<SocketId>().read_unaligned() },
-        v6only: is_v6only(attributes),
-        owner: number(OWNER)?,
-        inode: number(INODE)?.into(),
-        group: group.map(|it| u64::from_ne_bytes(*it)),
-    })
-}
-
-fn destroy(netlink: &OwnedFd, socket: &Found) -> io::Result<bool> {
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-    let of = (socket.protocol, socket.family);
-    ask(netlink, &request(SOCK_DESTROY, flags, of, socket.id))?;
-    let mut buffer = [0; 1024];
-    let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let Some((_, body, _)) = message(&buffer[..length]) else {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    };
-    match refused(body) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        done => done.map(|()| true),
-    }
-}
-
-fn request(kind: u16, flags: u16, (protocol, family): (i32, i32), id: SocketId) -> Request {
-    Request {
-        length: size_of::<Request>() as u32,
-        kind,
-        flags,
-        sequence: 1,
-        port: 0,
-        family: family as u8,
-        protocol: protocol as u8,
-        extensions: 0,
-        pad: 0,
-        states: u32::MAX,
-        id,
-    }
-}
-
-fn ask(netlink: &OwnedFd, request: &Request) -> io::Result<()> {
-    // SAFETY: a structure without padding, as bytes.
-    let bytes = unsafe {
-        std::slice::from_raw_parts((&raw const *request).cast::<u8>(), size_of::<Request>())
-    };
-    let kernel = NetlinkAddr::new(0, 0);
-    sendto(netlink.as_raw_fd(), bytes, &kernel, MsgFlags::empty())?;
+    let of = (protocol, family);
+    let id = SocketId::with_port(port);
+    let request = Request::new(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, of, id);
+    let _ = dump(netlink, &request, |answer| {
+        found.push(Found {
+            protocol,
+            family,
+            id: answer.id,
+            v6only: answer.is_v6only(),
+            owner: answer.owner,
+            inode: answer.inode.into(),
+            group: answer.group(),
+        });
+        ControlFlow::Continue(())
+    })?;
     Ok(())
-}
-
-/// Kind and body of the first message, and what follows.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let body = bytes.get(HEADER..length)?;
-    let after = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-    Some((kind, body, after))
-}
-
-/// `struct nlmsgerr`: 0 where it is an acknowledgement.
-fn refused(body: &[u8]) -> io::Result<()> {
-    let errno = body.first_chunk().map_or(0, |it| i32::from_ne_bytes(*it));
-    match errno {
-        0 => Ok(()),
-        errno => Err(Errno::from_raw(-errno).into()),
-    }
 }
 
 #[cfg(test)]
@@ -314,6 +154,7 @@ mod tests {
     use std::{
         io::Read,
         net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+        os::fd::AsRawFd,
         time::Duration,
     };
 
@@ -421,16 +262,5 @@ mod tests {
         assert!(!is_at(v4, libc::AF_INET6, v6, true));
         // One that hears both has the port in both.
         assert!(is_at(v4, libc::AF_INET6, v6, false));
-    }
-
-    #[test]
-    fn a_listener_of_ipv6_alone_is_told_by_its_attribute() {
-        let shutdown = [5, 0, 8, 0, 0, 0, 0, 0];
-        let only = [5, 0, 11, 0, 1, 0, 0, 0];
-        assert!(is_v6only(&[shutdown, only].concat()));
-        assert!(!is_v6only(&[5, 0, 11, 0, 0, 0, 0, 0]));
-        for broken in [&[][..], &shutdown, &[0, 0, 0, 0], &[9, 0, 11, 0]] {
-            assert!(!is_v6only(broken));
-        }
     }
 }
