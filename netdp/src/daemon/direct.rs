@@ -21,8 +21,8 @@ use crate::{
         types::Direct,
     },
     bpf::{Layout, direct_cgroup},
-    direct::{self, DirectError, HandoverError, Hears, Ports, Site},
-    model::{Mode, Sandbox, SandboxId, State},
+    direct::{self, DirectError, End, HandoverError, Hears, Ports, Published, Site},
+    model::{Endpoint, Mode, Sandbox, SandboxId, State},
 };
 
 /// Name of the socket inside the run folder at which container runtimes hand
@@ -204,17 +204,24 @@ fn take(stream: UnixStream, site: Site) -> Result<(), TakeError> {
 }
 
 fn ports(state: &State, id: SandboxId) -> Ports {
-    let mut ports = Ports {
+    let endpoints = state.endpoints_of(id).into_iter();
+    Ports {
         netns: state.sandboxes[&id].netns.clone(),
-        ..Ports::default()
-    };
-    for endpoint in state.endpoints_of(id) {
-        let addresses = endpoint.addresses.iter();
-        ports
-            .addresses
-            .extend(addresses.clone().map(|it| it.net.addr()));
-        ports.gateways.extend(addresses.map(|it| it.gateway));
-        ports.published.extend(endpoint.published.iter().cloned());
+        published: endpoints.flat_map(published).collect(),
     }
-    ports
+}
+
+fn published(endpoint: &Endpoint) -> impl Iterator<Item = Published> {
+    endpoint.published.iter().filter_map(|publication| {
+        let mut addresses = endpoint.addresses.iter();
+        let family = publication.host_ip.is_ipv4();
+        let address = addresses.find(|it| it.net.addr().is_ipv4() == family)?;
+        Some(Published {
+            publication: publication.clone(),
+            end: End {
+                own: address.net.addr(),
+                gateway: address.gateway,
+            },
+        })
+    })
 }

@@ -43,12 +43,25 @@ pub struct Ports {
     /// Path of the sandbox's network namespace, where it is or will be.
     #[serde(default)]
     pub netns: PathBuf,
-    /// The sandbox's own addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Addresses of the host that it reaches without a router.
-    #[serde(default)]
-    pub gateways: Vec<IpAddr>,
-    pub published: Vec<Publication>,
+    pub published: Vec<Published>,
+}
+
+/// A published port, and the sandbox's end of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    #[serde(flatten)]
+    pub publication: Publication,
+    #[serde(flatten)]
+    pub end: End,
+}
+
+/// Where a sandbox on several networks has a published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The sandbox's own address there.
+    pub own: IpAddr,
+    /// Address of the host that it reaches there without a router.
+    pub gateway: IpAddr,
 }
 
 /// What a supervisor is told when it starts.

@@ -16,12 +16,12 @@ use nix::{
 };
 
 use super::{
-    Ports,
+    End, Ports, Published,
     options::{carry, set, set_number},
 };
 use crate::{
     bpf::{Unsealed, datagram_filter, expect_datagrams},
-    model::{Proto, Publication},
+    model::Proto,
 };
 
 /// The user that a direct port's sockets are of, those that hold it included:
@@ -49,8 +49,9 @@ pub(super) struct Place {
     pub proto: Proto,
     pub addr: SocketAddr,
     pub v6only: bool,
-    pub v4: bool,
-    pub v6: bool,
+    /// The sandbox's ends of it, by the families that it is of.
+    pub v4: Option<End>,
+    pub v6: Option<End>,
 }
 
 impl Place {
@@ -63,8 +64,8 @@ impl Place {
                 proto: direct.proto,
                 addr: direct.addr,
                 v6only: false,
-                v4: true,
-                v6: false,
+                v4: Some(direct.end),
+                v6: None,
             });
         };
         let port = asked.addr.port();
@@ -194,25 +195,29 @@ pub fn port_of(socket: &OwnedFd) -> Option<u16> {
 struct Direct {
     proto: Proto,
     addr: SocketAddr,
+    end: End,
 }
 
 impl Direct {
-    /// Of an address of the sandbox, or all, and a port that is direct.
+    /// Of a port that is direct, at the address that it leads to, or all.
     fn of(asked: SocketAddr, proto: Proto, ports: &Ports) -> Option<Self> {
         let ip = asked.ip();
-        if !ip.is_unspecified() && !ports.addresses.contains(&ip) {
-            return None;
-        }
-        let is_meant = |publication: &&Publication| {
+        let is_meant = |published: &&Published| {
+            let Published { publication, end } = published;
             publication.direct
                 && publication.proto == proto
                 && publication.host_ip.is_ipv4() == ip.is_ipv4()
                 && publication.container_ports().holds(asked.port())
+                && (ip.is_unspecified() || ip == end.own)
         };
-        let publication = ports.published.iter().find(is_meant)?;
+        let Published { publication, end } = ports.published.iter().find(is_meant)?;
         let host_port = publication.host_port + (asked.port() - publication.container_port);
         let addr = SocketAddr::new(publication.host_ip, host_port);
-        Some(Self { proto, addr })
+        Some(Self {
+            proto,
+            addr,
+            end: *end,
+        })
     }
 
     /// Of IPv6, for a socket that doesn't hear IPv4.
@@ -221,8 +226,8 @@ impl Direct {
             proto: self.proto,
             addr: self.addr,
             v6only: true,
-            v4: false,
-            v6: true,
+            v4: None,
+            v6: Some(self.end),
         }
     }
 
@@ -236,8 +241,8 @@ impl Direct {
             proto: self.proto,
             addr: addr.into(),
             v6only: false,
-            v4: true,
-            v6: false,
+            v4: Some(self.end),
+            v6: None,
         }
     }
 
@@ -250,8 +255,8 @@ impl Direct {
             proto: self.proto,
             addr: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.addr.port()),
             v6only: false,
-            v4: true,
-            v6: true,
+            v4: Some(v4.end),
+            v6: Some(self.end),
         })
     }
 }
@@ -263,6 +268,7 @@ fn mapped(addr: SocketAddrV4) -> SocketAddrV6 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Publication;
 
     #[test]
     fn a_socket_is_told_by_the_port_that_it_was_made_for() {
@@ -273,25 +279,34 @@ mod tests {
         assert_eq!(port_of(&made), Some(8080));
     }
 
+    fn published(host_ip: IpAddr, host_port: u16, container_port: u16) -> Published {
+        let ends = if host_ip.is_ipv4() {
+            ["172.17.0.2", "172.17.0.1"]
+        } else {
+            ["fd00::2", "fd00::1"]
+        };
+        let [own, gateway] = ends.map(|it| it.parse().unwrap());
+        Published {
+            publication: Publication {
+                host_ip,
+                host_port,
+                container_port,
+                proto: Proto::Tcp,
+                count: 2.try_into().unwrap(),
+                allow: Vec::new(),
+                direct: true,
+            },
+            end: End { own, gateway },
+        }
+    }
+
     fn ports(specs: &[(&str, u16, u16)]) -> Ports {
+        let published = specs.iter().map(|&(ip, host_port, container_port)| {
+            published(ip.parse().unwrap(), host_port, container_port)
+        });
         Ports {
             netns: std::path::PathBuf::new(),
-            addresses: ["172.17.0.2", "fd00::2"]
-                .map(|it| it.parse().unwrap())
-                .into(),
-            gateways: Vec::new(),
-            published: specs
-                .iter()
-                .map(|&(ip, host_port, container_port)| Publication {
-                    host_ip: ip.parse().unwrap(),
-                    host_port,
-                    container_port,
-                    proto: Proto::Tcp,
-                    count: 2.try_into().unwrap(),
-                    allow: Vec::new(),
-                    direct: true,
-                })
-                .collect(),
+            published: published.collect(),
         }
     }
 
@@ -339,7 +354,7 @@ mod tests {
     #[test]
     fn a_port_is_one_of_its_protocol() {
         let mut ports = ports(&[("0.0.0.0", 8080, 80)]);
-        ports.published[0].proto = Proto::Udp;
+        ports.published[0].publication.proto = Proto::Udp;
         let asked = |proto| Asked {
             proto,
             addr: "0.0.0.0:80".parse().unwrap(),
@@ -353,7 +368,7 @@ mod tests {
     #[test]
     fn what_is_not_direct_stays_where_it_is() {
         let mut ports = ports(&[("0.0.0.0", 8080, 80)]);
-        ports.published[0].direct = false;
+        ports.published[0].publication.direct = false;
         assert_eq!(place("0.0.0.0:80", false, &ports), None);
     }
 }

@@ -83,14 +83,35 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        direct::{End, Published},
+        model::{Proto, Publication},
+    };
+
+    const OWN: &str = "/proc/self/ns/net";
+
+    fn ports(netns: &str) -> Ports {
+        let end = End {
+            own: "172.17.0.2".parse().unwrap(),
+            gateway: "172.17.0.1".parse().unwrap(),
+        };
+        let publication = Publication {
+            host_ip: "0.0.0.0".parse().unwrap(),
+            host_port: 8080,
+            container_port: 80,
+            proto: Proto::Tcp,
+            count: 2.try_into().unwrap(),
+            allow: vec!["192.0.2.0/24".parse().unwrap()],
+            direct: true,
+        };
+        Ports {
+            netns: netns.into(),
+            published: vec![Published { publication, end }],
+        }
+    }
 
     fn write(path: &Path, netns: &str) {
-        let ports = Ports {
-            netns: netns.into(),
-            addresses: vec!["172.17.0.2".parse().unwrap()],
-            ..Ports::default()
-        };
-        fs::write(path, serde_json::to_vec(&ports).unwrap()).unwrap();
+        fs::write(path, serde_json::to_vec(&ports(netns)).unwrap()).unwrap();
     }
 
     #[test]
@@ -103,12 +124,12 @@ mod tests {
         fs::write(folder.path().join(".half"), "{").unwrap();
         assert_eq!(file.read(own).unwrap(), Ports::default());
         let first = folder.path().join("first");
-        write(&first, "/proc/self/ns/net");
-        assert_eq!(file.read(own).unwrap().addresses.len(), 1);
+        write(&first, OWN);
+        assert_eq!(file.read(own).unwrap(), ports(OWN));
         assert_eq!(file.read(own + 1).unwrap(), Ports::default());
         // Of another sandbox by the same namespace.
         fs::rename(&first, folder.path().join("second")).unwrap();
-        assert_eq!(file.read(own).unwrap().addresses.len(), 1);
+        assert_eq!(file.read(own).unwrap(), ports(OWN));
         fs::write(folder.path().join("second"), "{").unwrap();
         assert!(file.read(own).is_err());
     }
@@ -119,7 +140,7 @@ mod tests {
         let path = folder.path().join("ports");
         let mut file = PortsFile::new(PortsAt::File(path.clone()));
         assert_eq!(file.read(1).unwrap(), Ports::default());
-        write(&path, "");
-        assert_eq!(file.read(1).unwrap().addresses.len(), 1);
+        write(&path, OWN);
+        assert_eq!(file.read(1).unwrap(), ports(OWN));
     }
 }

@@ -23,7 +23,7 @@ use nix::{
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
-    Hears, Ports, Task,
+    Hears, Task,
     claims::{Claim, Claims, Listening, listening},
     filters::{Event, Filters},
     notification::Call,
@@ -259,7 +259,7 @@ impl Supervisor {
         call.replace(listener, number, &made, close_on_exec)
             .context("can't hand the socket over")?;
         // The program has the socket: whatever else fails, its bind is done.
-        if let Err(error) = self.lead(inside.cookie, addr.port(), &place, &ports) {
+        if let Err(error) = self.lead(inside.cookie, addr.port(), &place) {
             self.say(&format!(
                 "the sandbox itself does not reach its direct port: {error:#}"
             ));
@@ -268,13 +268,13 @@ impl Supervisor {
     }
 
     /// Has connections of the sandbox to itself go where the socket is.
-    fn lead(&mut self, netns: u64, port: u16, place: &Place, ports: &Ports) -> Result<()> {
+    fn lead(&mut self, netns: u64, port: u16, place: &Place) -> Result<()> {
         let number = match place.proto {
             Proto::Udp => proto::UDP,
             _ => proto::TCP,
         };
         let port = OwnPort::new(netns, Be16::new(port), number);
-        OwnWays::open(&self.task.maps)?.lead(port, ways::of(place, ports))?;
+        OwnWays::open(&self.task.maps)?.lead(port, ways::of(place))?;
         self.led.retain(|(led, _)| *led != port);
         self.led.push((port, *place));
         Ok(())
@@ -299,8 +299,8 @@ impl Supervisor {
         let mut claim = Claim {
             proto: place.proto,
             port,
-            v4: place.v4,
-            v6: place.v6,
+            v4: place.v4.is_some(),
+            v6: place.v6.is_some(),
             shared,
             inode: 0,
         };

@@ -1,29 +1,23 @@
 //! Where a sandbox's own programs find a direct port of it: at an address of the
 //! host that they reach.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr},
     maps::{OwnPlace, OwnWay},
 };
 
-use super::{Ports, place::Place};
+use super::{End, place::Place};
 
 /// The way to a socket, by its families. A socket at a loopback address of the
 /// host is out of the sandbox's reach.
-pub(super) fn of(place: &Place, ports: &Ports) -> OwnWay {
+pub(super) fn of(place: &Place) -> OwnWay {
     let mut way = OwnWay::default();
-    if place.v4
-        && let Some((own, to)) = ends(place, ports, IpAddr::is_ipv4)
-        && let (IpAddr::V4(own), IpAddr::V4(to)) = (own, to)
-    {
+    if let Some((IpAddr::V4(own), IpAddr::V4(to))) = ends(place, place.v4) {
         way.v4 = own_place::<V4Addr>(own.into(), to.into(), place.addr.port());
     }
-    if place.v6
-        && let Some((own, to)) = ends(place, ports, IpAddr::is_ipv6)
-        && let (IpAddr::V6(own), IpAddr::V6(to)) = (own, to)
-    {
+    if let Some((IpAddr::V6(own), IpAddr::V6(to))) = ends(place, place.v6) {
         way.v6 = own_place::<V6Addr>(own.into(), to.into(), place.addr.port());
     }
     way
@@ -40,38 +34,36 @@ fn own_place<A: Address>(own: A, to: A, port: u16) -> OwnPlace<A> {
 }
 
 /// The sandbox's own address, and one of the host at which the socket hears.
-fn ends(place: &Place, ports: &Ports, family: fn(&IpAddr) -> bool) -> Option<(IpAddr, IpAddr)> {
-    let first = |of: &[IpAddr]| of.iter().copied().find(family);
+fn ends(place: &Place, end: Option<End>) -> Option<(IpAddr, IpAddr)> {
+    let End { own, gateway } = end?;
     let bound = place.addr.ip().to_canonical();
-    let to = if bound == Ipv4Addr::UNSPECIFIED || bound == Ipv6Addr::UNSPECIFIED {
-        first(&ports.gateways)?
+    let to = if bound.is_unspecified() {
+        gateway
     } else {
         bound
     };
-    (!to.is_loopback()).then_some((first(&ports.addresses)?, to))
+    (!to.is_loopback()).then_some((own, to))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::model::Proto;
 
     fn way(addr: &str, v4: bool, v6: bool) -> OwnWay {
-        let ips = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
-        let ports = Ports {
-            netns: std::path::PathBuf::new(),
-            addresses: ips(["172.17.0.2", "fd00::2"]),
-            gateways: ips(["172.17.0.1", "fd00::1"]),
-            published: Vec::new(),
+        let end = |own: &str, gateway: &str| End {
+            own: own.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
         };
-        let place = Place {
+        of(&Place {
             proto: Proto::Tcp,
             addr: addr.parse().unwrap(),
             v6only: false,
-            v4,
-            v6,
-        };
-        of(&place, &ports)
+            v4: v4.then(|| end("172.17.0.2", "172.17.0.1")),
+            v6: v6.then(|| end("fd00::2", "fd00::1")),
+        })
     }
 
     #[test]
