@@ -293,3 +293,16 @@ async fn every_one_of_many_requests_at_once_is_answered() {
         assert!(answer.unwrap().is_some());
     }
 }
+
+#[tokio::test]
+async fn kinds_of_filters_that_the_kernel_lacks_are_told_from_those_it_has() {
+    if !is_root() {
+        return;
+    }
+    let topology = Topology::new();
+    let netlink = &topology.netlink;
+    assert!(!netlink.has_qdisc("netdp-none").await.unwrap());
+    assert!(netlink.has_qdisc("clsact").await.unwrap());
+    assert!(netlink.has_classifier("bpf").await.unwrap());
+    assert!(!netlink.has_classifier("netdp-none").await.unwrap());
+}

@@ -9,6 +9,7 @@ mod address;
 mod connections;
 mod driver;
 mod error;
+mod filter;
 mod inet_diag;
 mod link;
 mod neighbour;

@@ -1,14 +1,20 @@
-//! What this kernel can do, found out by trying: nothing is attached, nothing
-//! stays.
+//! What this kernel can do, found out by trying: nothing of it stays.
 
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use nix::{errno::Errno, libc};
+use nix::{
+    errno::Errno,
+    libc,
+    sched::{CloneFlags, unshare},
+};
 
-use crate::bpf::instruction::{self, Instruction, ProgramType};
+use crate::{
+    bpf::instruction::{self, Instruction, ProgramType},
+    netlink::Netlink,
+};
 
 // Numbers of linux/bpf.h.
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -70,6 +76,26 @@ pub fn has_tcx() -> io::Result<bool> {
         }
         Err(error) => Ok(error.raw_os_error() == Some(libc::ENODEV)),
     }
+}
+
+/// What of clsact and cls_bpf, by which programs are filters, the kernel has not.
+/// Tried in a network namespace that goes with this function's thread.
+pub fn missing_of_filters() -> anyhow::Result<Option<&'static str>> {
+    let try_them = || -> anyhow::Result<Option<&'static str>> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        super::runtime()?.block_on(async {
+            let netlink = Netlink::open()?;
+            if !netlink.has_qdisc("clsact").await? {
+                return Ok(Some("clsact"));
+            }
+            let has_bpf = netlink.has_classifier("bpf").await?;
+            Ok((!has_bpf).then_some("cls_bpf"))
+        })
+    };
+    std::thread::scope(|scope| {
+        let tried = scope.spawn(try_them).join();
+        tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {

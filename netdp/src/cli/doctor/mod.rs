@@ -179,6 +179,7 @@ fn programs(privileged: bool) -> Vec<Check> {
     vec![
         Check::ok(bpf, "a program was loaded"),
         tcx,
+        filters(),
         Check::ok(
             "netkit",
             if has_netkit() {
@@ -190,6 +191,24 @@ fn programs(privileged: bool) -> Vec<Check> {
         helper("redirect_peer", Helper::RedirectPeer, "5.10"),
         helper("redirect_neigh", Helper::RedirectNeigh, "5.10"),
     ]
+}
+
+fn filters() -> Check {
+    let name = "clsact, cls_bpf";
+    match kernel::missing_of_filters() {
+        Ok(None) => Check::ok(name, "programs of containers' interfaces are such filters"),
+        Ok(Some(missing)) => Check::missing(
+            name,
+            format!("{missing} is unknown to this kernel"),
+            "install the package with this kernel's modules sch_ingress and cls_bpf, or use a \
+             kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF",
+        ),
+        Err(error) => Check::warning(
+            name,
+            format!("not tried: {error:#}"),
+            "run this check as root",
+        ),
+    }
 }
 
 fn btf() -> Check {
