@@ -229,6 +229,26 @@ fn dockers_bridge_is_measured_with_netdp_in_front() {
 }
 
 #[test]
+fn what_is_not_installed_is_left_out() {
+    let Some(bench) = Bench::new() else { return };
+    let tools = TempDir::new().unwrap();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&path);
+    let ip = folders.find_map(|folder| Some(folder.join("ip")).filter(|it| it.exists()));
+    std::os::unix::fs::symlink(ip.expect("iproute2"), tools.path().join("ip")).unwrap();
+    let mut command = bench.command(
+        "--scenario published --mode host,dockerd --workload rr --rounds 1 --milliseconds 60 \
+         --format json",
+    );
+    let output = command.env("PATH", tools.path()).output().unwrap();
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(report["left_out"][0]["mode"], "dockerd");
+    assert_eq!(report["left_out"][0]["why"], "dockerd is not installed");
+    bench.nothing_is_left();
+}
+
+#[test]
 fn programs_are_counted() {
     let Some(bench) = Bench::new() else { return };
     let output = bench.run("--scenario programs --milliseconds 60 --format json");

@@ -333,7 +333,7 @@ fn podmans_containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
         _ => host.sh("podman network create -d netdp --subnet 10.78.0.0/24 -o publish=direct fast"),
     };
     let before = Left::on(host);
-    let group = host.containers_cgroup();
+    let group = host.topology.world.engine_cgroup();
     let words = |name: &str, options: &str| {
         format!(
             "podman --runtime /usr/local/bin/netdp-runc run -d --name {name} --hostname {name} \

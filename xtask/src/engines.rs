@@ -62,6 +62,8 @@ const ROOTS: [Root; 6] = [
             "containernetworking-plugins",
             "containerd",
             "iptables",
+            // For what `netdp bench` makes.
+            "iproute2",
         ],
         is_engine: true,
     },
@@ -82,6 +84,8 @@ const ROOTS: [Root; 6] = [
             "docker-compose",
             "containerd",
             "iptables",
+            // For what `netdp bench` makes.
+            "iproute2",
         ],
         is_engine: true,
     },

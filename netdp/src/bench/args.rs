@@ -50,7 +50,7 @@ pub struct CompareArgs {
     /// Who speaks to whom, or what there is more and more of [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
     pub scenario: Vec<Subject>,
-    /// What carries it: host, host-rules, docker-nft, docker-legacy,
+    /// What carries it: host, host-rules, docker-nft, docker-legacy, dockerd,
     /// docker-accelerated, nft, netavark, floor, netdp, or netdp with options of its network, such
     /// as netdp:KEY=VALUE; the first is what the others are compared with [default: all]
     #[arg(long, value_delimiter = ',', value_name = "MODE")]

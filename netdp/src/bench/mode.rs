@@ -18,6 +18,8 @@ pub enum Mode {
     DockerNft,
     /// The same rules in x_tables.
     DockerLegacy,
+    /// Docker itself.
+    Dockerd,
     /// DNAT and masquerade by a handful of nftables rules and maps, routed
     /// without a bridge: as fast as netfilter gets.
     Nft,
@@ -42,6 +44,7 @@ impl Mode {
             Self::HostRules,
             Self::DockerNft,
             Self::DockerLegacy,
+            Self::Dockerd,
             Self::Accelerated,
             Self::Nft,
             Self::Netavark,
@@ -68,6 +71,7 @@ impl Mode {
             Self::HostRules => "host mode beside Docker's rules".into(),
             Self::DockerNft => "Docker's bridge, iptables-nft".into(),
             Self::DockerLegacy => "Docker's bridge, iptables-legacy".into(),
+            Self::Dockerd => "Docker itself".into(),
             Self::Accelerated => "Docker's bridge, accelerated by netdp".into(),
             Self::Nft => "nftables DNAT, no bridge".into(),
             Self::Netavark => "Podman's bridge, netavark".into(),
@@ -87,6 +91,7 @@ impl fmt::Display for Mode {
             Self::HostRules => formatter.write_str("host-rules"),
             Self::DockerNft => formatter.write_str("docker-nft"),
             Self::DockerLegacy => formatter.write_str("docker-legacy"),
+            Self::Dockerd => formatter.write_str("dockerd"),
             Self::Accelerated => formatter.write_str("docker-accelerated"),
             Self::Nft => formatter.write_str("nft"),
             Self::Netavark => formatter.write_str("netavark"),
@@ -107,6 +112,7 @@ impl FromStr for Mode {
             "host-rules" => Self::HostRules,
             "docker-nft" => Self::DockerNft,
             "docker-legacy" => Self::DockerLegacy,
+            "dockerd" => Self::Dockerd,
             "docker-accelerated" => Self::Accelerated,
             "nft" => Self::Nft,
             "netavark" => Self::Netavark,
@@ -115,7 +121,7 @@ impl FromStr for Mode {
             "netdp-direct" => Self::Direct,
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
-                    "expected host, host-rules, docker-nft, docker-legacy, docker-accelerated, nft, \
+                    "expected host, host-rules, docker-nft, docker-legacy, dockerd, docker-accelerated, nft, \
                      netavark, floor, netdp, netdp-direct, or netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
                 )?;
                 let options: Vec<String> = options.split('+').map(str::to_owned).collect();

@@ -18,6 +18,7 @@ use crate::mountinfo::mounts;
 
 /// How long killed processes may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Two groups below one: processes of the host, and all others.
 pub(super) struct Cgroup {
@@ -43,6 +44,13 @@ impl Cgroup {
 
     pub(super) fn host(&self) -> PathBuf {
         self.path.join("host")
+    }
+
+    /// A group for an engine's containers, as engines name it: from the root of
+    /// each hierarchy.
+    pub(super) fn of_engines(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        format!("/{}/engine", name.to_string_lossy())
     }
 
     pub(super) fn admit_to_host(&self, command: &mut Command) {
@@ -77,7 +85,22 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         remove(&self.path);
+        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
+        let name = self.path.file_name().unwrap_or_default();
+        for group in version_1(&mounts).map(|point| point.join(name)) {
+            if group.exists() {
+                remove(&group);
+            }
+        }
     }
+}
+
+/// Where hierarchies of version 1 are. Engines make groups in them, too, and do
+/// not live to remove them.
+fn version_1(text: &str) -> impl Iterator<Item = PathBuf> {
+    mounts(text)
+        .filter(|mount| mount.filesystem == "cgroup")
+        .map(|mount| PathBuf::from(mount.point))
 }
 
 /// Makes a group and opens the list that processes join it by.
@@ -161,10 +184,9 @@ fn admit(procs: &Arc<File>, command: &mut Command) {
 }
 
 fn mount_point() -> Result<PathBuf, WorldError> {
-    let path = "/proc/self/mountinfo";
-    let mounts = fs::read_to_string(path).map_err(|source| WorldError::Io {
+    let mounts = fs::read_to_string(MOUNTS).map_err(|source| WorldError::Io {
         doing: "read",
-        path: path.into(),
+        path: MOUNTS.into(),
         source,
     })?;
     cgroup2_mount(&mounts).ok_or(WorldError::NoCgroup2)
@@ -188,6 +210,8 @@ mod tests {
 32 30 0:28 / /sys/fs/cgroup/cpu rw,nosuid shared:11 - cgroup cgroup rw,cpu
 ";
         assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
+        let others: Vec<PathBuf> = version_1(mounts).collect();
+        assert_eq!(others, [PathBuf::from("/sys/fs/cgroup/cpu")]);
         assert_eq!(cgroup2_mount("30 25 0:26 / /sys ro - sysfs sysfs ro"), None);
     }
 }

@@ -217,6 +217,12 @@ impl World {
         self.cgroup.host()
     }
 
+    /// A control group of the world's for an engine's containers, as engines name
+    /// it.
+    pub fn engine_cgroup(&self) -> String {
+        self.cgroup.of_engines()
+    }
+
     /// The netdp binary of this world.
     pub fn netdp_path(&self) -> &Path {
         &self.netdp

@@ -37,6 +37,7 @@ fn package(program: &str) -> &'static str {
             "iptables"
         }
         "nft" => "nftables",
+        "unshare" => "util-linux",
         _ => "your distribution's search tells which",
     }
 }

@@ -72,7 +72,7 @@ impl Containerd {
     }
 
     pub fn run_words(&self, name: &str) -> String {
-        let group = self.host.containers_cgroup();
+        let group = self.host.topology.world.engine_cgroup();
         format!(
             "ctr run -d --cni --env NAME={name} --cgroup {group}/{name} docker.io/example/web:1 {name}"
         )

@@ -35,7 +35,7 @@ impl Docker {
 
     #[track_caller]
     pub fn start_dockerd(&self) {
-        let (group, options) = (self.host.containers_cgroup(), self.options);
+        let (group, options) = (self.host.topology.world.engine_cgroup(), self.options);
         self.host.spawn(
             "dockerd",
             &format!("dockerd --log-level warn --storage-driver overlay2 --cgroup-parent {group} {options}"),

@@ -297,13 +297,6 @@ impl EngineHost {
         own_cgroup(&self.topology)
     }
 
-    /// A control group for an engine's containers, as engines name it.
-    pub fn containers_cgroup(&self) -> String {
-        let cgroup = self.cgroup();
-        let name = cgroup.file_name().expect("it has a name");
-        format!("/{}/engine", name.to_string_lossy())
-    }
-
     /// The network namespace of a process, by its number on this host.
     #[track_caller]
     pub fn namespace_of(&self, process: &str) -> Namespace {
@@ -327,44 +320,12 @@ impl Drop for EngineHost {
         // With it goes the first process, and with that all others.
         let _ = self.parent.kill();
         let _ = self.parent.wait();
-        self.remove_cgroups();
-    }
-}
-
-impl EngineHost {
-    /// Groups of version 1 are the engine's own to make, and nobody's to remove
-    /// once it is killed.
-    fn remove_cgroups(&self) {
-        let cgroup = self.cgroup();
-        let name = cgroup.file_name().expect("it has a name");
-        let Ok(hierarchies) = fs::read_dir(CGROUPS) else {
-            return;
-        };
-        for hierarchy in hierarchies.flatten() {
-            let group = hierarchy.path().join(name);
-            if group != cgroup {
-                remove_groups(&group);
-            }
-        }
     }
 }
 
 fn own_cgroup(topology: &Topology) -> PathBuf {
     let own = topology.world.cgroup();
     own.parent().expect("it lies in the world's").to_owned()
-}
-
-fn remove_groups(group: &Path) {
-    for child in fs::read_dir(group).into_iter().flatten().flatten() {
-        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_groups(&child.path());
-        }
-    }
-    let deadline = Instant::now() + Duration::from_secs(5);
-    // A killed process is gone from its group a moment later.
-    while group.exists() && fs::remove_dir(group).is_err() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The folder of these packages.

@@ -69,7 +69,7 @@ impl Engine for Podman {
     }
 
     fn run_words(&self, name: &str, options: &str) -> String {
-        let group = self.host.containers_cgroup();
+        let group = self.host.topology.world.engine_cgroup();
         format!(
             "podman run -d --name {name} --hostname {name} --network mine \
              --cgroup-parent {group} {options} web:1"

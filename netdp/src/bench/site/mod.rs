@@ -2,6 +2,7 @@
 
 mod accelerated;
 mod direct;
+mod dockerd;
 mod floor;
 mod netavark;
 mod netfilter;
@@ -171,6 +172,7 @@ impl Site {
             Mode::HostRules => Self::host_rules(world, cpu),
             Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, size, cpu),
             Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size, cpu),
+            Mode::Dockerd => dockerd::build(world, size, cpu),
             Mode::Accelerated => accelerated::build(size, cpu),
             Mode::Nft => netfilter::build(world, size, cpu),
             Mode::Netavark => netavark::build(world, size, cpu),
