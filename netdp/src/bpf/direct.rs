@@ -1,6 +1,7 @@
 //! Programs on the control group of direct sockets: what may be done with one.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -141,10 +142,12 @@ impl OwnWays {
         led.map_err(BpfError::map(name::OWN_WAYS))
     }
 
-    /// No more.
-    pub fn forget(&mut self, port: &OwnPort) {
-        // It may be gone with what it was made for.
-        let _ = self.0.remove(port);
+    /// Forgets those of all other networks, by the cookies of these.
+    pub fn keep(&mut self, networks: &BTreeSet<u64>) {
+        let ports: Vec<OwnPort> = self.0.keys().flatten().collect();
+        for port in ports.iter().filter(|port| !networks.contains(&port.netns)) {
+            let _ = self.0.remove(port);
+        }
     }
 }
 

@@ -20,9 +20,10 @@ use crate::{
         listen::{ListenError, Socket},
         types::Direct,
     },
-    bpf::{Layout, direct_cgroup},
+    bpf::{BpfError, Layout, OwnWays, direct_cgroup},
     direct::{self, DirectError, End, HandoverError, Hears, Ports, Published, Site},
     model::{Endpoint, Mode, Sandbox, SandboxId, State},
+    netns::{Namespace, NetnsError},
 };
 
 /// Name of the socket inside the run folder at which container runtimes hand
@@ -95,10 +96,15 @@ impl DirectPorts {
             .filter(|sandbox| sandbox.direct && !matches!(sandbox.mode, Mode::Container(_)))
             .map(|sandbox| (sandbox.id, ports(state, sandbox.id)))
             .collect();
+        let is_first = self.known.is_none();
         let known = self.known.take().unwrap_or_else(|| self.left());
-        for id in known.iter().filter(|id| !wanted.contains_key(id)) {
+        let gone = || known.iter().filter(|id| !wanted.contains_key(id));
+        for id in gone() {
             // It may be gone with the folder.
             let _ = fs::remove_file(self.path(*id));
+        }
+        if is_first || gone().next().is_some() {
+            self.forget_ways(&wanted);
         }
         self.known = Some(wanted.keys().copied().collect());
         let mut written = BTreeMap::new();
@@ -117,6 +123,20 @@ impl DirectPorts {
         self.written = written;
     }
 
+    /// Takes out of the datapath how programs of other sandboxes than these reached
+    /// their own ports.
+    fn forget_ways(&self, sandboxes: &BTreeMap<SandboxId, Ports>) {
+        let forget = || -> Result<(), ForgetError> {
+            let networks = sandboxes.values().filter_map(cookie);
+            let networks = networks.collect::<Result<_, _>>()?;
+            OwnWays::open(&self.site.maps)?.keep(&networks);
+            Ok(())
+        };
+        if let Err(error) = forget() {
+            tracing::warn!("cannot forget the direct ports of sandboxes that are gone: {error}");
+        }
+    }
+
     /// The sandboxes whose files an earlier daemon has left.
     fn left(&self) -> BTreeSet<SandboxId> {
         let entries = fs::read_dir(&self.site.ports).into_iter().flatten();
@@ -133,6 +153,22 @@ impl DirectPorts {
     fn write(&self, id: SandboxId, ports: &Ports) -> io::Result<()> {
         fs::create_dir_all(&self.site.ports)?;
         write_whole(&self.site.ports, &self.path(id), ports)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ForgetError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+}
+
+/// Of the sandbox's network, if that is there.
+fn cookie(ports: &Ports) -> Option<Result<u64, NetnsError>> {
+    match Namespace::open(&ports.netns) {
+        Err(error) if error.is_absence() => None,
+        namespace => Some(namespace.and_then(|it| it.cookie())),
     }
 }
 

@@ -78,7 +78,6 @@ fn begin() -> Result<Option<(Supervisor, Filters)>> {
         host: Namespace::current()?.cookie()?,
         ports: PortsFile::new(task.ports.clone()),
         claims: Claims::default(),
-        led: Vec::new(),
         said: 0,
         task,
     };
@@ -117,8 +116,6 @@ struct Supervisor {
     host: u64,
     ports: PortsFile,
     claims: Claims,
-    /// Ports of the sandbox that its own programs reach.
-    led: Vec<(OwnPort, Place)>,
     /// How often something was.
     said: u32,
 }
@@ -163,7 +160,6 @@ impl Supervisor {
                 Err(error) => break Err(error.into()),
             }
         };
-        self.forget_ways();
         if let Hears::Runtime { folder } = &self.task.hears {
             // Nobody is left to hand anything over.
             let _ = fs::remove_dir_all(folder);
@@ -267,29 +263,16 @@ impl Supervisor {
         Ok(Outcome::Answered(Ok(())))
     }
 
-    /// Has connections of the sandbox to itself go where the socket is.
-    fn lead(&mut self, netns: u64, port: u16, place: &Place) -> Result<()> {
+    /// Has connections of the sandbox to itself go where the socket is. When the
+    /// sandbox is gone, the daemon forgets it.
+    fn lead(&self, netns: u64, port: u16, place: &Place) -> Result<()> {
         let number = match place.proto {
             Proto::Udp => proto::UDP,
             _ => proto::TCP,
         };
         let port = OwnPort::new(netns, Be16::new(port), number);
         OwnWays::open(&self.task.maps)?.lead(port, ways::of(place))?;
-        self.led.retain(|(led, _)| *led != port);
-        self.led.push((port, *place));
         Ok(())
-    }
-
-    fn forget_ways(&self) {
-        if let Ok(mut ways) = OwnWays::open(&self.task.maps) {
-            for (port, place) in &self.led {
-                // Programs with another supervisor may have it in the same network.
-                let listens = |it: &Listening| it.addr == place.addr && it.owner == PORT_OWNER;
-                if !listening(place.proto).iter().any(listens) {
-                    ways.forget(port);
-                }
-            }
-        }
     }
 
     /// The socket of the host; none where the port is taken by another one that

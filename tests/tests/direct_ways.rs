@@ -1,0 +1,79 @@
+//! How programs of a sandbox reach its own direct ports is forgotten with the
+//! sandbox: the table of all sandboxes has room for so many.
+
+use std::fs;
+
+use aya::maps::{HashMap, Map, MapData};
+use netdp_common::maps::{OwnPort, OwnWay};
+use netdp_tests::Topology;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A server that tells names, unmodified.
+const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
+
+/// Starts one that listens by TCP and UDP.
+#[track_caller]
+fn serve(topology: &Topology, name: &str, host_port: u16) {
+    let ports = format!("-p {host_port}:80,direct -p {host_port}:53/udp,direct");
+    let server = format!("{SERVER} 0.0.0.0:80 --udp 0.0.0.0:53");
+    topology.netdp(&format!("run -d --name {name} {ports} -- {server}"));
+    topology.wait_until("bound", || {
+        topology.netdp(&format!("logs {name}")).lines().count() == 2
+    });
+}
+
+/// Of how many ports it is known.
+#[track_caller]
+fn known(topology: &Topology) -> usize {
+    let pin = topology.world.bpffs().join("netdp/maps/own_ways");
+    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let map = HashMap::<_, OwnPort, OwnWay>::try_from(map).unwrap();
+    map.keys().count()
+}
+
+/// Kills the supervisors of all sandboxes of this daemon.
+#[track_caller]
+fn kill_supervisors(topology: &Topology) {
+    let folder = topology.world.run_dir().display().to_string();
+    let mut killed = 0;
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).into_owned();
+        if words.contains("__direct") && words.contains(&folder) {
+            let pid = process.file_name().to_str().unwrap().parse().unwrap();
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            killed += 1;
+        }
+    }
+    assert!(killed > 0, "no supervisor");
+}
+
+#[test]
+fn they_go_with_their_sandbox() {
+    let Some(topology) = Topology::start("diw-gone") else {
+        return;
+    };
+    serve(&topology, "stays", 8080);
+    for _ in 0..3 {
+        serve(&topology, "goes", 9090);
+        assert_eq!(known(&topology), 4);
+        topology.netdp("rm -f goes");
+        assert_eq!(known(&topology), 2);
+    }
+}
+
+#[test]
+fn those_of_killed_supervisors_go_as_well() {
+    let Some(mut topology) = Topology::start("diw-killed") else {
+        return;
+    };
+    serve(&topology, "web", 8080);
+    kill_supervisors(&topology);
+    topology.world.kill_daemon();
+    assert_eq!(known(&topology), 2);
+    topology.start_daemon();
+    assert_eq!(known(&topology), 2);
+    topology.netdp("rm -f web");
+    assert_eq!(known(&topology), 0);
+}
