@@ -20,6 +20,7 @@ pub mod left;
 pub mod maps;
 pub mod nat;
 pub mod nd;
+pub mod nowhere;
 pub mod own;
 pub mod packet;
 pub mod port;

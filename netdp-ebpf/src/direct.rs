@@ -20,6 +20,7 @@ use netdp_common::{
     addr::{Address, Be16, V4Addr, V6Addr, proto},
     drop::DropReason,
     maps::{OwnPlace, OwnPort, OwnWay, Published, endpoint_flags, seen},
+    nowhere,
     packet::{Packet, Tuple, V4, V6},
 };
 
@@ -347,7 +348,7 @@ fn inside<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F::A
     set_port(ctx, published.container_port(host_port));
 }
 
-/// Options that matter to the connection alone.
+/// Options that matter to the connection alone, and what makes it deaf.
 #[inline(always)]
 pub fn harmless(ctx: &SockoptContext) -> i32 {
     // SAFETY: the context is valid while the program runs.
@@ -369,6 +370,21 @@ pub fn harmless(ctx: &SockoptContext) -> i32 {
             unsafe { (*ctx.sockopt).optlen = -1 };
             ALLOW
         }
-        options::Effect::OnTheHost => REFUSE,
+        options::Effect::OnTheInterface if goes_nowhere(ctx) => ALLOW,
+        options::Effect::OnTheInterface | options::Effect::OnTheHost => REFUSE,
     }
+}
+
+/// Whether the interface that an option names isn't there.
+#[inline(always)]
+fn goes_nowhere(ctx: &SockoptContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    let (value, end) = unsafe {
+        let option = ctx.sockopt;
+        let value = (*option).__bindgen_anon_2.optval;
+        (value, (*option).__bindgen_anon_3.optval_end)
+    };
+    let behind = value.wrapping_byte_add(size_of::<i32>());
+    // SAFETY: as many bytes as are read lie before the end.
+    behind <= end && nowhere::is(unsafe { value.cast::<i32>().read_unaligned() })
 }

@@ -9,6 +9,8 @@ pub enum Effect {
     OfItsOwn,
     /// Who else may bind the port: settled when the socket was made.
     OnThePort,
+    /// The interface that it hears and sends by.
+    OnTheInterface,
     /// The host's interfaces, routes, marks or filters; and all that isn't
     /// known.
     OnTheHost,
@@ -29,6 +31,9 @@ pub fn of(level: i32, name: i32) -> Effect {
     };
     if level == SOL_SOCKET && matches!(bit, REUSEADDR | REUSEPORT) {
         return Effect::OnThePort;
+    }
+    if level == SOL_SOCKET && bit == BINDTOIFINDEX {
+        return Effect::OnTheInterface;
     }
     let (low, high) = match level {
         SOL_SOCKET => SOCKET,
@@ -53,6 +58,7 @@ pub fn of(level: i32, name: i32) -> Effect {
 
 const REUSEADDR: u32 = 2;
 const REUSEPORT: u32 = 15;
+const BINDTOIFINDEX: u32 = 62;
 
 /// Options 0 to 63, and 64 to 127.
 type Set = (u64, u64);

@@ -199,13 +199,14 @@ impl Closed {
     /// From now on these hear nothing and send nothing.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's, the last of them: the others are closed.
     pub fn close(&mut self, cookies: &[u64]) -> Result<(), BpfError> {
+        let mut done = see(&self.maps, seen::CLOSED);
         for cookie in cookies {
             let inserted = self.sockets.insert(cookie, 1, 0);
-            inserted.map_err(BpfError::map(name::CLOSED))?;
+            done = inserted.map_err(BpfError::map(name::CLOSED)).and(done);
         }
-        see(&self.maps, seen::CLOSED)
+        done
     }
 
     /// Forgets those that are gone.

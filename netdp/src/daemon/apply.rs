@@ -131,7 +131,8 @@ impl Target {
             } => self.attach_xdp(ifname, *ifindex, *is_asked)?,
             Op::DetachXdp { ifindex } => self.datapath.detach_xdp(*ifindex)?,
             Op::HoldPort(port) => self.hold(*port)?,
-            Op::ReleasePort(port) => self.release(*port),
+            Op::EndSockets(port) => self.end_sockets(port),
+            Op::ReleasePort(port) => self.holds.release(*port),
             Op::Put(key, entry) => self.datapath.put(key, entry)?,
             Op::Remove(key) => self.datapath.remove(key)?,
             Op::RemoveEndpoints(indexes) => self.remove_endpoints(indexes, &observed.tables)?,
@@ -234,18 +235,14 @@ impl Target {
         }
     }
 
-    /// Sockets that programs were handed for the port end before it is free.
-    fn release(&mut self, port: Hold) {
-        if port.direct {
-            let (maps, group) = (self.datapath.maps_folder(), self.datapath.direct_cgroup());
-            if let Err(error) = ended::end(&port, &maps, group.as_deref()) {
-                tracing::error!(
-                    "cannot end all direct sockets of port {port}, which may still be heard: \
-                     end the programs that had it: {error}"
-                );
-            }
+    fn end_sockets(&self, port: &Hold) {
+        let (maps, group) = (self.datapath.maps_folder(), self.datapath.direct_cgroup());
+        if let Err(error) = ended::end(port, &maps, group.as_deref()) {
+            tracing::error!(
+                "cannot end all direct sockets of port {port}, which may still be heard: end the \
+                 programs that had it: {error}"
+            );
         }
-        self.holds.release(port);
     }
 
     fn hold(&mut self, port: Hold) -> Result<(), ApplyError> {

@@ -21,6 +21,8 @@ use nix::{
     unistd::{Uid, fchown},
 };
 
+use netdp_common::nowhere;
+
 use crate::{bpf::socket_filter, direct::PORT_OWNER, model::Proto, plan::Hold};
 
 /// The sockets that hold the published ports.
@@ -123,7 +125,19 @@ pub fn is_free(port: Hold) -> io::Result<bool> {
     }
 }
 
+/// An ended direct socket, whose program hasn't closed it, has the port still and
+/// is in nobody's way: with it the port is shared as if it were a direct one.
 fn hold(port: Hold) -> io::Result<OwnedFd> {
+    match hold_as(port) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !port.direct => {
+            let direct = true;
+            hold_as(Hold { direct, ..port }).map_err(|_| error)
+        }
+        held => held,
+    }
+}
+
+fn hold_as(port: Hold) -> io::Result<OwnedFd> {
     let family = if port.address.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -143,10 +157,8 @@ fn hold(port: Hold) -> io::Result<OwnedFd> {
     if port.proto != Proto::Tcp {
         if port.direct {
             hold_unheard(&fd, &addr)?;
-        } else if let Err(errno) = bind(fd.as_raw_fd(), &addr) {
-            // An ended direct socket, whose program hasn't closed it, has the
-            // port and is in nobody's way.
-            hold_unheard(&fd, &addr).map_err(|_| errno)?;
+        } else {
+            bind(fd.as_raw_fd(), &addr)?;
         }
         return Ok(fd);
     }
@@ -217,12 +229,10 @@ fn out_of_the_way(fd: &OwnedFd) -> io::Result<()> {
 /// nothing with others and `sock_diag` tells it from them. Who holds the port may
 /// share it with the socket, whatever user the program has made it of.
 pub(super) fn move_aside(fd: &OwnedFd) -> io::Result<()> {
-    /// Far more than interfaces have been made.
-    const FIRST: libc::c_int = 1 << 30;
-    const MANY: u64 = (1 << 30) - 1;
+    const MANY: u64 = (libc::c_int::MAX - nowhere::FIRST) as u64;
     let own = (fstat(fd)?.st_ino % MANY) as libc::c_int;
     fchown(fd, Some(Uid::from_raw(PORT_OWNER)), None)?;
-    set_option(fd, libc::SO_BINDTOIFINDEX, &(FIRST + own))
+    set_option(fd, libc::SO_BINDTOIFINDEX, &(nowhere::FIRST + own))
 }
 
 /// Makes the kernel drop whatever comes for the socket.

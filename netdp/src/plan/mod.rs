@@ -10,6 +10,7 @@ mod allowed;
 mod desired;
 pub mod diff;
 mod driver;
+mod ended;
 mod entries;
 mod foreign;
 mod generation;

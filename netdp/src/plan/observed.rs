@@ -162,6 +162,8 @@ impl Observed {
             Op::DetachXdp { ifindex } => {
                 self.xdp.remove(ifindex);
             }
+            // They are not looked at.
+            Op::EndSockets(_) => {}
             Op::HoldPort(hold) => {
                 self.holds.insert(*hold);
             }

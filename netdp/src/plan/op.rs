@@ -83,6 +83,8 @@ pub enum Op {
     DetachXdp {
         ifindex: u32,
     },
+    /// Ends the sockets of the host that programs were handed for direct ports.
+    EndSockets(Hold),
     HoldPort(Hold),
     ReleasePort(Hold),
     Put(Key, Entry),
@@ -129,6 +131,7 @@ impl fmt::Display for Op {
             Self::DetachXdp { ifindex } => {
                 write!(f, "detach the XDP program from interface {ifindex}")
             }
+            Self::EndSockets(hold) => write!(f, "end the direct sockets of {hold}"),
             Self::HoldPort(hold) => write!(f, "hold {hold}"),
             Self::ReleasePort(hold) => write!(f, "release {hold}"),
             Self::Put(key, _) => write!(f, "put {key:?}"),

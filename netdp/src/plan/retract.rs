@@ -14,14 +14,17 @@ use netdp_common::{
 use super::{
     ALIAS, Clock, Desired, Observed, Op, Role,
     diff::{Change, diff},
+    ended,
     entries::entries,
 };
-use crate::bpf::{Entry, Key};
+use crate::bpf::{Entry, Key, Tables};
 
 /// Operations that take away what `desired` doesn't ask for. `live` are the
 /// links of it that stay (index by name).
 ///
-/// An endpoint's entry goes before its link, and its programs after the link:
+/// Direct sockets end right after the entry of their port goes, without which
+/// they are no longer told that they are bound to the container's. An endpoint's
+/// entry goes before its link, and its programs after the link:
 /// until then the programs drop all that the container sends, and nothing gets
 /// past them unchecked. With an uplink it is the programs that go first.
 ///
@@ -33,11 +36,12 @@ pub(super) fn retract(
     observed: &Observed,
     live: &BTreeMap<&str, u32>,
 ) -> Vec<Op> {
+    let wanted = entries(desired, live);
     let Surplus {
         gone,
         before: mut ops,
         quiet,
-    } = surplus(desired, observed, live);
+    } = surplus(&wanted, observed);
     let of = |wanted: fn(&Key) -> bool| {
         gone.iter()
             .filter(move |key| wanted(key))
@@ -49,6 +53,7 @@ pub(super) fn retract(
     ops.extend(of(is_blocked));
     ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
     ops.extend(of(is_port));
+    ops.extend(ended::end(desired, observed));
     ops.extend(quiet);
     ops.extend(of(is_back));
     ops.extend(
@@ -119,7 +124,7 @@ struct Surplus {
 /// is it by another address, says so before `back4` changes: until then its
 /// clients get a flow entry each. A container port that is no longer published
 /// keeps its way back for a while, as one that leads nowhere.
-fn surplus(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>) -> Surplus {
+fn surplus(wanted: &Tables, observed: &Observed) -> Surplus {
     let mut surplus = Surplus::default();
     let Surplus {
         gone,
@@ -127,7 +132,6 @@ fn surplus(desired: &Desired, observed: &Observed, live: &BTreeMap<&str, u32>) -
         quiet,
     } = &mut surplus;
     let have = observed.tables.iter().map(|(key, entry)| (*key, *entry));
-    let wanted = entries(desired, live);
     // A port that is asked for in a range must not be silent by an older entry.
     let again: Vec<Answering> = wanted
         .iter()
@@ -268,7 +272,7 @@ fn silent<A: Address>(back: Back<A>, clock: Clock) -> Option<Back<A>> {
 /// What has become of a published port.
 enum Moved<A> {
     Not,
-    /// To another container.
+    /// To another container, or it is direct no longer.
     Away,
     /// It is the way back no longer, or by another address: the entry to have
     /// in between.
@@ -276,7 +280,8 @@ enum Moved<A> {
 }
 
 fn moved<A: Address>(have: &Published<A>, want: Published<A>) -> Moved<A> {
-    if (have.addr, have.port, have.to.ifindex) != (want.addr, want.port, want.to.ifindex) {
+    let place = |it: &Published<A>| (it.addr, it.port, it.to.ifindex);
+    if place(have) != place(&want) || have.is_direct() && !want.is_direct() {
         Moved::Away
     } else if have.back_addr != A::ANY && have.back_addr != want.back_addr {
         let back_addr = A::ANY;

@@ -2,6 +2,7 @@
 //! looked at after each operation.
 
 mod block;
+mod ended;
 mod entries;
 mod histories;
 mod order;
