@@ -310,13 +310,19 @@ fn who_rules_networks_but_not_the_host_gets_none() {
     assert!(!is_direct("half", "--bounding-set=-sys_admin"));
     assert!(is_direct("neither", "--bounding-set=-sys_admin,-net_admin"));
     // Without the right to a low port the kernel's answer is the sandbox's own.
-    let words = format!(
-        "run -d --name low -p 80,direct -- setpriv --bounding-set=-net_bind_service -- {SERVER} 0.0.0.0:80"
-    );
-    topology.netdp(&words);
-    topology.wait_until("told", || !topology.netdp("logs low").is_empty());
-    let said = topology.netdp("logs low");
-    assert!(said.contains("Permission denied"), "{said}");
+    for (name, by) in [
+        ("low", "setpriv --bounding-set=-net_bind_service --"),
+        // It has every capability there, and none in the sandbox's network.
+        ("own", "unshare --user --map-root-user"),
+    ] {
+        topology.netdp(&format!(
+            "run -d --name {name} -p 80,direct -- {by} {SERVER} 0.0.0.0:80"
+        ));
+        let said = || topology.netdp(&format!("logs {name}"));
+        topology.wait_until("told", || !said().is_empty());
+        let said = said();
+        assert!(said.contains("Permission denied"), "{name}: {said}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod filters;
 mod handover;
 mod notification;
 mod options;
+mod owners;
 mod place;
 mod ports_file;
 mod process;

@@ -7,7 +7,10 @@ use std::{
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::FileExt, process::CommandExt},
+        unix::{
+            fs::{FileExt, MetadataExt},
+            process::CommandExt,
+        },
     },
     path::Path,
     process::{Command, Stdio},
@@ -22,7 +25,7 @@ use nix::{
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::{DIRECT_COMMAND, Task};
+use super::{DIRECT_COMMAND, Task, owners::Owner};
 
 /// Why direct ports can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +144,10 @@ pub(super) struct Caller {
     thread: u32,
     /// The process that it is of.
     process: i32,
+    /// Its effective user.
+    user: u32,
+    /// Inode of the user namespace that its capabilities are of.
+    user_namespace: u64,
     effective: u64,
     /// What it, or a program that it executes, can have.
     within_reach: u64,
@@ -160,16 +167,26 @@ impl Caller {
             caps.ok_or_else(|| io::Error::other(format!("/proc/{thread}/status has no {name}")))
         };
         let process = field("Tgid:").and_then(|text| text.parse().ok());
+        // The real one, and then the effective one.
+        let user = field("Uid:").and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
         Ok(Self {
             thread,
             process: process.ok_or_else(|| io::Error::other("a thread of no process"))?,
+            user: user.ok_or_else(|| io::Error::other("a thread of no user"))?,
+            user_namespace: fs::metadata(format!("/proc/{thread}/ns/user"))?.ino(),
             effective: caps("CapEff:")?,
             within_reach: caps("CapPrm:")? | caps("CapBnd:")?,
         })
     }
 
-    pub fn may_bind_low_ports(&self) -> bool {
-        self.effective & 1 << NET_BIND_SERVICE != 0
+    /// As the kernel has it (`cap_capable`, security/commoncap.c), in a network of
+    /// these owners. Who has made a user namespace has every capability in it.
+    pub fn may_bind_low_ports(&self, owners: &[Owner]) -> bool {
+        let own = owners.iter().position(|it| it.inode == self.user_namespace);
+        own.is_some_and(|own| {
+            let below = own.checked_sub(1).map(|below| owners[below].user);
+            self.effective & 1 << NET_BIND_SERVICE != 0 || below == Some(self.user)
+        })
     }
 
     /// Whether it may change the network of the sockets that it has, but not
@@ -293,13 +310,37 @@ mod tests {
         assert_eq!(thread.join().unwrap(), std::process::id().cast_signed());
     }
 
+    fn caller(user: u32, user_namespace: u64, effective: u64) -> Caller {
+        Caller {
+            thread: 1,
+            process: 1,
+            user,
+            user_namespace,
+            effective,
+            within_reach: 0,
+        }
+    }
+
+    #[test]
+    fn capabilities_count_in_networks_of_their_namespace_and_those_below() {
+        let owner = |inode, user| Owner { inode, user };
+        // Of a container with a user namespace of its own, which user 7 has made.
+        let owners = [owner(3, 7), owner(2, 0), owner(1, 0)];
+        let may = |user, namespace, effective| {
+            caller(user, namespace, effective).may_bind_low_ports(&owners)
+        };
+        let capable = 1 << NET_BIND_SERVICE;
+        assert!(may(9, 3, capable) && may(9, 2, capable) && may(9, 1, capable));
+        assert!(!may(9, 3, 0) && !may(9, 2, 0));
+        assert!(!may(9, 4, u64::MAX), "a namespace that it has made itself");
+        assert!(may(7, 2, 0) && !may(7, 3, 0) && !may(7, 1, 0));
+    }
+
     #[test]
     fn half_a_right_over_networks_is_too_much() {
         let caller = |within_reach| Caller {
-            thread: 1,
-            process: 1,
-            effective: 0,
             within_reach,
+            ..caller(0, 0, 0)
         };
         assert!(caller(1 << NET_ADMIN).rules_networks());
         assert!(!caller(1 << NET_ADMIN | 1 << SYS_ADMIN).rules_networks());

@@ -28,6 +28,7 @@ use super::{
     filters::{Event, Filters},
     notification::Call,
     options::{get, is_barred, number},
+    owners::{self, Owner},
     place::{Asked, PORT_OWNER, Place},
     ports_file::PortsFile,
     process::Caller,
@@ -121,11 +122,12 @@ struct Supervisor {
 }
 
 /// What is to be known of the sandbox's network.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Inside {
     cookie: u64,
     inode: u64,
     free_ports: u16,
+    owners: Vec<Owner>,
 }
 
 impl Inside {
@@ -136,6 +138,7 @@ impl Inside {
             cookie: namespace.cookie()?,
             inode: namespace.inode(),
             free_ports: namespace.run(first_free_port)?,
+            owners: owners::of(&namespace)?,
         })
     }
 }
@@ -200,7 +203,7 @@ impl Supervisor {
     }
 
     fn hand_out(&mut self, listener: BorrowedFd<'_>, call: &Call) -> Result<Outcome> {
-        let Some(inside) = self.inside.filter(|_| call.is_bind) else {
+        let Some(inside) = self.inside.clone().filter(|_| call.is_bind) else {
             return Ok(Outcome::Untouched);
         };
         let number = call.arguments[0] as u32;
@@ -234,7 +237,7 @@ impl Supervisor {
             return Ok(Outcome::Answered(answer));
         }
         if netns != Some(inside.cookie)
-            || addr.port() < inside.free_ports && !caller.may_bind_low_ports()
+            || addr.port() < inside.free_ports && !caller.may_bind_low_ports(&inside.owners)
             || caller.rules_networks()
             || is_bound(&socket)
             || is_barred(&socket)
