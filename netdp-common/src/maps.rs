@@ -71,6 +71,7 @@ pub mod name {
     pub const SOCKETS: &str = "sockets";
     pub const JOINED: &str = "joined";
     pub const UNSEALED: &str = "unsealed";
+    pub const MADE_FOR: &str = "made_for";
     pub const INWARD: &str = "inward";
     pub const OWN_WAYS: &str = "own_ways";
     pub const DATAGRAMS: &str = "datagrams";

@@ -6,6 +6,7 @@
 
 pub mod datagrams;
 mod known;
+pub mod listening;
 mod options;
 
 use core::ptr;

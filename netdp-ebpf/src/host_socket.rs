@@ -214,6 +214,21 @@ pub fn mapping<F: Family>(
     None
 }
 
+/// A mapping on this address, or on all addresses.
+#[inline(always)]
+pub fn on_or_everywhere<F: Family>(
+    addr: F::Addr,
+    port: Be16,
+    proto: u8,
+) -> Option<*const Published<F::Addr>> {
+    let mut key = PortKey::new(F::Addr::any(), port, proto);
+    if let Some(published) = on::<F>(&key) {
+        return Some(published);
+    }
+    key.addr = addr;
+    on::<F>(&key)
+}
+
 /// A port, or the range that it is part of.
 #[inline(always)]
 fn on<F: Family>(key: &PortKey<F::Addr>) -> Option<*const Published<F::Addr>> {

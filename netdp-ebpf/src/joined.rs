@@ -38,8 +38,8 @@ static WRITE_SEQ: Global<u32> = Global::new(0);
 static RMEM_ALLOC: Global<u32> = Global::new(0);
 
 /// `AF_INET` and `AF_INET6` of `include/linux/socket.h`.
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+pub const AF_INET: u32 = 2;
+pub const AF_INET6: u32 = 10;
 /// `TCP_CLOSE` of `include/net/tcp_states.h`.
 const CLOSE: u32 = 7;
 
@@ -380,7 +380,7 @@ const fn remote_port(field: u32) -> u16 {
 /// # Safety
 /// They may be read while the program runs.
 #[inline(always)]
-unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
+pub unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
     // SAFETY: as said above; in network order.
     unsafe {
         V6Addr([

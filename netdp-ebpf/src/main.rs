@@ -269,6 +269,14 @@ pub fn direct_option(ctx: SockoptContext) -> i32 {
     direct::harmless(&ctx)
 }
 
+/// cgroup of direct sockets: what happens to those of TCP; here, that one listens
+/// or was accepted.
+#[sock_ops]
+pub fn direct_listen(ctx: SockOpsContext) -> u32 {
+    direct::listening::happened(&ctx);
+    1
+}
+
 /// cgroup: what happens to TCP sockets; here, that a connection is there, and
 /// that it has gone.
 #[sock_ops]

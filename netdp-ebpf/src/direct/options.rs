@@ -16,7 +16,7 @@ pub enum Effect {
     OnTheHost,
 }
 
-const SOL_SOCKET: i32 = 1;
+pub const SOL_SOCKET: i32 = 1;
 const IPPROTO_IP: i32 = 0;
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
@@ -58,7 +58,7 @@ pub fn of(level: i32, name: i32) -> Effect {
 
 const REUSEADDR: u32 = 2;
 const REUSEPORT: u32 = 15;
-const BINDTOIFINDEX: u32 = 62;
+pub const BINDTOIFINDEX: u32 = 62;
 
 /// Options 0 to 63, and 64 to 127.
 type Set = (u64, u64);

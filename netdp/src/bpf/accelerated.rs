@@ -135,6 +135,7 @@ impl Accelerated {
             uplinks: Default::default(),
             cgroup: None,
             joins: false,
+            guards: false,
         };
         datapath.derive()?;
         datapath.start_sweeper()?;

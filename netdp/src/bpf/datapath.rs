@@ -142,6 +142,8 @@ pub struct Datapath {
     pub(super) cgroup: Option<PathBuf>,
     /// Sockets are being joined.
     pub(super) joins: bool,
+    /// [`guard_listeners`](Self::guard_listeners) has done it.
+    pub(super) guards: bool,
 }
 
 impl fmt::Debug for Datapath {
@@ -219,6 +221,7 @@ impl Datapath {
             uplinks: BTreeSet::new(),
             cgroup: options.cgroup.clone(),
             joins: false,
+            guards: false,
         };
         datapath.derive()?;
         tracing::debug!("programs are attached by {mechanism}");
@@ -232,6 +235,7 @@ impl Datapath {
             cgroup::attach(&mut datapath.ebpf, &datapath.layout, cgroup)?;
             direct::attach(&mut datapath.ebpf, &datapath.layout, cgroup)?;
         }
+        datapath.adopt_guard()?;
         datapath.adopt_joining()?;
         datapath.start_sweeper()?;
         Ok(datapath)

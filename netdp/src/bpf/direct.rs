@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, SkStorage},
-    programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, links::FdLink},
+    programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, SockOps, links::FdLink},
 };
 use netdp_common::{
     addr::{V4Addr, V6Addr},
@@ -19,7 +19,7 @@ use netdp_common::{
 };
 
 use super::{
-    BpfError,
+    BpfError, Datapath,
     cgroup::{attach_pinned, attach_program},
     layout::Layout,
     link,
@@ -41,6 +41,7 @@ const ADDRESSES: [&str; 10] = [
 /// The filter of sockets of UDP.
 const FILTER: &str = "direct_filter";
 const OPTION: &str = "direct_option";
+const LISTEN: &str = "direct_listen";
 /// `enum bpf_attach_type` (`include/uapi/linux/bpf.h`, 5.3).
 const BPF_CGROUP_SETSOCKOPT: u32 = 22;
 
@@ -82,6 +83,42 @@ pub(super) fn attach(ebpf: &mut Ebpf, layout: &Layout, cgroup: &Path) -> Result<
     })
 }
 
+impl Datapath {
+    /// Has listeners looked at that aren't where netdp has put them. Not before the
+    /// first direct port: the kernel then asks at each TCP connection, of whatever
+    /// group, whether there is a program for it.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(super) fn guard_listeners(&mut self) -> Result<(), BpfError> {
+        let Some(cgroup) = self.direct_cgroup().filter(|_| !self.guards) else {
+            return Ok(());
+        };
+        let folder =
+            File::open(&cgroup).map_err(BpfError::io("open the control group", &cgroup))?;
+        let program: &mut SockOps = self
+            .ebpf
+            .program_mut(LISTEN)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| BpfError::Missing(format!("program {LISTEN}")))?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        attach_program(fd, LISTEN, &self.layout, &cgroup, &folder, || {
+            let id = program.attach(&folder, CgroupAttachMode::Single)?;
+            Ok(FdLink::try_from(program.take_link(id)?).ok())
+        })?;
+        self.guards = true;
+        Ok(())
+    }
+
+    /// After another daemon has left what it had.
+    pub(super) fn adopt_guard(&mut self) -> Result<(), BpfError> {
+        if self.layout.cgroup_link(LISTEN).exists() {
+            self.guard_listeners()?;
+        }
+        Ok(())
+    }
+}
+
 /// The map of sockets that are being made, as pinned: what is in it may be bound
 /// and set as the programs let nobody else do it.
 #[derive(Debug)]
@@ -111,6 +148,34 @@ impl Unsealed {
     pub fn seal(&mut self, socket: &impl AsRawFd) -> Result<(), BpfError> {
         let sealed = self.0.remove(socket);
         sealed.map_err(BpfError::map(name::UNSEALED))
+    }
+}
+
+/// The map of what direct sockets of TCP were made for, as pinned.
+#[derive(Debug)]
+pub struct MadeFor(SkStorage<MapData, u32>);
+
+impl MadeFor {
+    /// # Errors
+    /// When no such map is pinned in this folder.
+    pub fn open(maps: &Path) -> Result<Self, BpfError> {
+        let map = open(maps, name::MADE_FOR)?.try_into();
+        map.map(Self).map_err(BpfError::map(name::MADE_FOR))
+    }
+
+    /// Notes the port that a socket is to be bound to.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn note(&mut self, socket: &impl AsRawFd, port: u16) -> Result<(), BpfError> {
+        let noted = self.0.insert(socket, u32::from(port), 0);
+        noted.map_err(BpfError::map(name::MADE_FOR))
+    }
+
+    /// The port; none of a socket that isn't netdp's.
+    pub fn port(&self, socket: &impl AsRawFd) -> Option<u16> {
+        let port = self.0.get(socket, 0).ok()?;
+        u16::try_from(port).ok()
     }
 }
 

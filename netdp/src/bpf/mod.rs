@@ -45,7 +45,9 @@ pub use blocked::blocked_key;
 pub use clients::Clients;
 pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
-pub use direct::{Closed, OwnWays, Unsealed, datagram_filter, direct_cgroup, expect_datagrams};
+pub use direct::{
+    Closed, MadeFor, OwnWays, Unsealed, datagram_filter, direct_cgroup, expect_datagrams,
+};
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;
 pub use flow_tables::{FlowSeen, FlowTables};

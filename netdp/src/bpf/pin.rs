@@ -22,7 +22,7 @@ use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout, netk
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 60] = [
+pub(super) const MAPS: [&str; 61] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -39,6 +39,7 @@ pub(super) const MAPS: [&str; 60] = [
     name::SOCKETS,
     name::JOINED,
     name::UNSEALED,
+    name::MADE_FOR,
     name::INWARD,
     name::OWN_WAYS,
     name::DATAGRAMS,
@@ -117,7 +118,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::SWEEPER => of::<u32, TimedSweep>(1),
         name::SOCKETS => of::<SocketKey, u32>(MAX_SOCKETS),
         name::JOINED => of::<u32, Joined>(0),
-        name::UNSEALED => of::<u32, u32>(0),
+        name::UNSEALED | name::MADE_FOR => of::<u32, u32>(0),
         name::OWN_WAYS => of::<OwnPort, OwnWay>(MAX_OWN_WAYS),
         name::DATAGRAMS => of::<u32, Datagrams>(0),
         name::DIRECT_SEEN => of::<u32, u32>(seen::COUNT),

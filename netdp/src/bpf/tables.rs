@@ -112,6 +112,9 @@ impl Datapath {
         {
             self.count_uplinks()?;
         }
+        if entry.is_direct() {
+            self.guard_listeners()?;
+        }
         self.maps.own.add(key)?;
         self.maps.comes(key)?;
         let entry = marked(entry);

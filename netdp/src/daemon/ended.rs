@@ -28,8 +28,8 @@ use rustix::{
 };
 
 use crate::{
-    bpf::{BpfError, Closed},
-    direct::{PORT_OWNER, port_of},
+    bpf::{BpfError, Closed, MadeFor},
+    direct::PORT_OWNER,
     model::Proto,
     netlink::{Found, Sockets, end_tcp, is_at},
     plan::Hold,
@@ -78,7 +78,7 @@ pub fn end(port: &Hold, maps: &Path, group: Option<&Path>) -> Result<(), NotEnde
     if port.proto == Proto::Udp {
         end_datagrams(port, maps, group, &mut failed);
     } else {
-        end_streams(port, &mut failed);
+        end_streams(port, maps, &mut failed);
     }
     if failed.0.is_empty() {
         Ok(())
@@ -87,19 +87,21 @@ pub fn end(port: &Hold, maps: &Path, group: Option<&Path>) -> Result<(), NotEnde
     }
 }
 
-fn end_streams(port: &Hold, failed: &mut NotEnded) {
+fn end_streams(port: &Hold, maps: &Path, failed: &mut NotEnded) {
     // Whatever they are at: closed and never listening ones `sock_diag` doesn't
     // tell of.
-    let copies = copies(|_| true, |socket| is_bound(port, socket), failed);
-    move_all(&copies, failed);
+    if let Some(made_for) = failed.note(MadeFor::open(maps)) {
+        let copies = copies(|_| true, |it| is_bound(port, &made_for, it), failed);
+        move_all(&copies, failed);
+    }
     let ports = port.ports.first()..=port.ports.last();
     failed.note(end_tcp(port.address, ports));
 }
 
 /// Whether it was made for one of these ports and is bound there. A connection
 /// gives the port back by itself, and its client is to hear that it ends.
-fn is_bound(port: &Hold, socket: &OwnedFd) -> bool {
-    let Some(number) = port_of(socket) else {
+fn is_bound(port: &Hold, made_for: &MadeFor, socket: &OwnedFd) -> bool {
+    let Some(number) = made_for.port(socket) else {
         return false;
     };
     let fd = socket.as_raw_fd();

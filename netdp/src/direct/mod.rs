@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use handover::{HandedOver, HandoverError, receive};
 pub use notification::NotifyError;
-pub use place::{PORT_OWNER, port_of};
+pub use place::PORT_OWNER;
 pub use process::{DirectError, filter_of, start};
 pub use supervisor::main as supervisor_main;
 

@@ -2,7 +2,6 @@
 //! making it.
 
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
@@ -17,10 +16,10 @@ use nix::{
 
 use super::{
     End, Ports, Published,
-    options::{carry, set, set_number},
+    options::{carry, set_number},
 };
 use crate::{
-    bpf::{Unsealed, datagram_filter, expect_datagrams},
+    bpf::{MadeFor, Unsealed, datagram_filter, expect_datagrams},
     model::Proto,
 };
 
@@ -116,7 +115,9 @@ impl Place {
         }
         carry(instead_of, &made)?;
         if is_tcp {
-            only_for(self.addr.port(), &made)?;
+            MadeFor::open(maps)
+                .and_then(|mut it| it.note(&made, self.addr.port()))
+                .context("can't note what a socket is made for")?;
         } else {
             expect_datagrams(maps)?;
             let filter = datagram_filter(maps).context("can't have the filter of datagrams")?;
@@ -127,67 +128,6 @@ impl Place {
         unsealed.seal(&made)?;
         Ok(made)
     }
-}
-
-/// Has the kernel drop what comes for another port, for good and for the
-/// connections too that are accepted. Whoever takes a connection off its peer
-/// (`connect` to AF_UNSPEC) can listen by it at a port of the host that the
-/// kernel chooses: nobody is heard there.
-fn only_for(port: u16, socket: &OwnedFd) -> io::Result<()> {
-    let mut program = filter_of(port);
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: plain bytes of a structure without padding that matters; the
-    // program that it points to outlives the call.
-    let bytes = unsafe {
-        std::slice::from_raw_parts((&raw const filter).cast::<u8>(), size_of_val(&filter))
-    };
-    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, bytes)?;
-    set_number(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
-    Ok(())
-}
-
-fn filter_of(port: u16) -> [libc::sock_filter; 4] {
-    let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf,
-        k,
-    };
-    /// Of the header of TCP, where the packet begins for the filter.
-    const DESTINATION: u32 = 2;
-    [
-        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, DESTINATION),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, port.into()),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0),
-    ]
-}
-
-/// The port that a direct socket of TCP was made for, by its filter, which its
-/// program can't change; none of another socket.
-pub fn port_of(socket: &OwnedFd) -> Option<u16> {
-    let mut program = filter_of(0);
-    // In instructions, unlike with other options.
-    let mut length = program.len() as libc::socklen_t;
-    // SAFETY: the kernel writes as many instructions as there is room for.
-    let got = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_GET_FILTER,
-            program.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if got != 0 || length as usize != program.len() {
-        return None;
-    }
-    let port = u16::try_from(program[1].k).ok()?;
-    let fields = |it: libc::sock_filter| (it.code, it.jt, it.jf, it.k);
-    (program.map(fields) == filter_of(port).map(fields)).then_some(port)
 }
 
 /// A place of one family.
@@ -269,15 +209,6 @@ fn mapped(addr: SocketAddrV4) -> SocketAddrV6 {
 mod tests {
     use super::*;
     use crate::model::Publication;
-
-    #[test]
-    fn a_socket_is_told_by_the_port_that_it_was_made_for() {
-        let kind = SockType::Stream;
-        let made = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        assert_eq!(port_of(&made), None);
-        only_for(8080, &made).unwrap();
-        assert_eq!(port_of(&made), Some(8080));
-    }
 
     fn published(host_ip: IpAddr, host_port: u16, container_port: u16) -> Published {
         let ends = if host_ip.is_ipv4() {
