@@ -339,11 +339,12 @@ fn a_listener_that_lost_its_port_gets_none_of_the_next_ones_connections() {
         }
         let Scene { topology, .. } = &scene;
         topology.netdp("unpublish web 8080:80");
+        // It may listen again, and is in nobody's way.
+        listen_on(&scene.listener, Backlog::new(9).unwrap()).unwrap();
         topology.netdp(&format!(
             "run -d --name next -p 8080:80,direct -- {SERVER} 0.0.0.0:80"
         ));
         topology.wait_until("listening", || !topology.netdp("logs next").is_empty());
-        listen_on(&scene.listener, Backlog::new(9).unwrap()).unwrap();
         let device = 1i32.to_ne_bytes();
         let back = set(
             &scene.listener,

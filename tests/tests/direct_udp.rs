@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use netdp::demo::world::{
     CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS,
@@ -208,6 +209,38 @@ fn what_binds_unseen_is_reached_as_before() {
     unseen.send_to(b"here", from).unwrap();
     hears(&client, b"here");
     assert_eq!(bound(&topology, 5353), 1);
+}
+
+#[test]
+fn so_many_share_a_port_and_no_more() {
+    const MOST: usize = 1024;
+    let Some(topology) = Topology::start("diu-many") else {
+        return;
+    };
+    let script = topology.world.dir().join("many.sh");
+    let all = ["0.0.0.0:53"; MOST + 1].join(" ");
+    let text = format!("ulimit -n 4096\nexec {SERVER} --udp --shared {all}\n");
+    std::fs::write(&script, text).unwrap();
+    let run = "run -d --name dns -p 5353:53/udp,direct -- sh";
+    topology.netdp(&format!("{run} {}", script.display()));
+    let began = Instant::now();
+    let said = loop {
+        let said = topology.netdp("logs dns");
+        if said.contains("in use") {
+            break said;
+        }
+        assert!(began.elapsed() < Duration::from_secs(90), "{said}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let many = said.matches("0.0.0.0:53 is 0.0.0.0:53").count();
+    assert_eq!(many, MOST);
+    assert!(
+        said.contains("1024 sockets share 0.0.0.0:5353 already"),
+        "{said}"
+    );
+    // With the one that holds the port.
+    assert_eq!(bound(&topology, 5353), MOST + 1);
+    names(&topology.world.client, (HOST_ADDRESS, 5353));
 }
 
 #[test]

@@ -221,8 +221,7 @@ fn hold_unheard(fd: &OwnedFd, addr: &SockaddrStorage) -> io::Result<()> {
 /// Binds a socket to an interface that there isn't (`SO_BINDTOIFINDEX`, Linux 5.0,
 /// doesn't look): it keeps its port and hears nothing.
 fn out_of_the_way(fd: &OwnedFd) -> io::Result<()> {
-    const NOWHERE: libc::c_int = libc::c_int::MAX;
-    set_option(fd, libc::SO_BINDTOIFINDEX, &NOWHERE)
+    set_option(fd, libc::SO_BINDTOIFINDEX, &libc::c_int::MAX)
 }
 
 /// The same of a program's socket, to an interface of its own, so that it shares
@@ -389,6 +388,28 @@ mod tests {
             let refused = client.send(b"?").unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         }
+    }
+
+    #[test]
+    fn a_listener_that_lost_its_port_keeps_nobody_from_it() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        let number = free_ports(1);
+        let kind = SockFlag::SOCK_CLOEXEC;
+        let lost = socket(AddressFamily::Inet, SockType::Stream, kind, None).unwrap();
+        setsockopt(&lost, sockopt::ReusePort, &true).unwrap();
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, number));
+        bind(lost.as_raw_fd(), &SockaddrStorage::from(addr)).unwrap();
+        listen(&lost, Backlog::new(1).unwrap()).unwrap();
+        let held = port(number, Proto::Tcp);
+        assert!(!is_free(held).unwrap());
+        move_aside(&lost).unwrap();
+        assert!(is_free(held).unwrap());
+        let mut holds = Holds::default();
+        holds.hold(held).unwrap();
+        TcpListener::bind(addr).unwrap_err();
+        TcpStream::connect(addr).unwrap_err();
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     bpf::{MadeFor, Unsealed, datagram_filter, expect_datagrams},
     model::Proto,
+    netlink::Found,
 };
 
 /// The user that a direct port's sockets are of, those that hold it included:
@@ -83,6 +84,12 @@ impl Place {
             (None, Some(v6)) => Some(v6.alone()),
             (None, None) => None,
         }
+    }
+
+    /// Whether a socket is bound there.
+    pub fn is_of(&self, socket: &Found) -> bool {
+        let at = SocketAddr::new(self.addr.ip().to_canonical(), self.addr.port());
+        socket.own() == at
     }
 
     /// Makes the socket, with the options of the program's own.

@@ -24,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
     Hears, Task,
-    claims::{Claim, Claims, Listening, listening},
+    claims::{Claim, Claims, MOST, listening},
     filters::{Event, Filters},
     notification::Call,
     options::{get, is_barred, number},
@@ -34,7 +34,7 @@ use super::{
     process::Caller,
     ways,
 };
-use crate::{bpf::OwnWays, model::Proto, netns::Namespace};
+use crate::{bpf::OwnWays, model::Proto, netlink::Found, netns::Namespace};
 
 /// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, 5.14).
 const SO_NETNS_COOKIE: i32 = 71;
@@ -290,25 +290,30 @@ impl Supervisor {
             shared,
             inode: 0,
         };
-        let open = listening(place.proto);
+        let open = listening(place.proto).context("can't list the sockets of the host")?;
         let is_open = |inode| open.iter().any(|it| it.inode == inode);
         // Programs that entered a container have supervisors of their own, and so
         // have containers that share a network. Of UDP the daemon's own socket is
         // one that is bound.
-        let is_others = |it: &Listening| {
+        let is_others = |it: &Found| {
             place.proto == Proto::Tcp
-                && it.addr == place.addr
+                && place.is_of(it)
                 && it.owner == PORT_OWNER
                 && !self.claims.has(it.inode)
         };
         if self.claims.is_taken(&claim, is_open) || !shared && open.iter().any(is_others) {
             return Ok(None);
         }
+        let is_of_it = |it: &&Found| it.owner == PORT_OWNER && place.is_of(it);
+        if open.iter().filter(is_of_it).count() >= MOST {
+            self.say(&format!("{MOST} sockets share {} already", place.addr));
+            return Ok(None);
+        }
         let made = place
             .make(socket, &self.task.maps)
             .with_context(|| format!("can't bind {}", place.addr))?;
         claim.inode = fstat(&made)?.st_ino;
-        self.claims.add(claim);
+        self.claims.add(claim, is_open);
         Ok(Some(made))
     }
 }

@@ -27,7 +27,8 @@ pub(super) struct SocketId {
     dport: [u8; 2],
     src: [u8; 16],
     dst: [u8; 16],
-    interface: u32,
+    /// That it is bound to; 0 for none.
+    pub interface: u32,
     pub cookie: [u32; 2],
 }
 

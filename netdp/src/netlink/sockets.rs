@@ -2,17 +2,21 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::{ControlFlow, RangeInclusive},
     os::fd::OwnedFd,
 };
 
+use netdp_common::nowhere;
 use nix::{
     libc,
     sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
 };
 
 use super::inet_diag::{Request, SOCK_DESTROY, SOCK_DIAG_BY_FAMILY, SocketId, ask, dump};
+
+/// `TCP_LISTEN` (`include/net/tcp_states.h`).
+const LISTEN: u32 = 10;
 
 /// A socket of this thread's network, as `sock_diag` tells of it.
 #[derive(Clone, Copy, Debug)]
@@ -35,10 +39,20 @@ impl Found {
         u64::from(high) << 32 | u64::from(low)
     }
 
+    /// Where it is bound: IPv4 also where it is one of IPv6 that speaks IPv4.
+    pub fn own(&self) -> SocketAddr {
+        self.id.own(self.family)
+    }
+
+    /// Whether it is bound to an interface that there isn't.
+    pub fn is_nowhere(&self) -> bool {
+        nowhere::is(self.id.interface.cast_signed())
+    }
+
     /// Whether it has one of these ports at this address; where that is
     /// unspecified, at any.
     pub fn is_at(&self, address: IpAddr, ports: &RangeInclusive<u16>) -> bool {
-        let own = self.id.own(self.family);
+        let own = self.own();
         ports.contains(&own.port()) && is_at(address, self.family, own.ip(), self.v6only)
     }
 }
@@ -68,7 +82,25 @@ impl Sockets {
     pub fn list(&self, protocol: i32, port: Option<u16>) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            sockets(&self.0, protocol, family, port.unwrap_or(0), &mut found)?;
+            let id = SocketId::with_port(port.unwrap_or(0));
+            sockets(&self.0, (protocol, family), id, u32::MAX, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// All of TCP that listen, or all of UDP that are bound.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn listening(&self, protocol: i32) -> io::Result<Vec<Found>> {
+        let states = match protocol {
+            libc::IPPROTO_TCP => 1 << LISTEN,
+            _ => u32::MAX,
+        };
+        let mut found = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let any = SocketId::with_port(0);
+            sockets(&self.0, (protocol, family), any, states, &mut found)?;
         }
         Ok(found)
     }
@@ -126,14 +158,14 @@ pub fn is_at(address: IpAddr, family: i32, own: IpAddr, v6only: bool) -> bool {
 
 fn sockets(
     netlink: &OwnedFd,
-    protocol: i32,
-    family: i32,
-    port: u16,
+    (protocol, family): (i32, i32),
+    id: SocketId,
+    states: u32,
     found: &mut Vec<Found>,
 ) -> io::Result<()> {
     let of = (protocol, family);
-    let id = SocketId::with_port(port);
-    let request = Request::new(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, of, id);
+    let mut request = Request::new(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, of, id);
+    request.states = states;
     let _ = dump(netlink, &request, |answer| {
         found.push(Found {
             protocol,
@@ -153,7 +185,7 @@ fn sockets(
 mod tests {
     use std::{
         io::Read,
-        net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+        net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
         os::fd::AsRawFd,
         time::Duration,
     };
