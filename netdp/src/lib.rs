@@ -31,4 +31,5 @@ pub mod resolver;
 pub mod sandbox;
 pub mod store;
 mod taken;
+mod whole;
 pub mod world;

@@ -8,14 +8,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
-use netdp_tests::{SILENCE, Topology, connect, connect_within, listen};
+use netdp_tests::{
+    SILENCE, Topology, connect, connect_within, disconnect, listen, number_option, set_option,
+    sockets_of,
+};
 use nix::errno::Errno;
 use nix::sys::socket::{
     Backlog, MsgFlags, SockaddrIn, SockaddrStorage, bind, connect as connect_socket, getsockname,
     listen as listen_on, sendto,
 };
 use nix::unistd::{Uid, fchown};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
 
@@ -36,7 +38,7 @@ impl Scene {
         topology.wait_until("listening", || !topology.netdp("logs web").is_empty());
         let mut client = connect(&topology.world.client, (HOST_ADDRESS, 8080));
         client.read_exact(&mut [0]).unwrap();
-        let mut sockets = sockets(topology.inspect("web").pid.unwrap());
+        let mut sockets = sockets_of(topology.inspect("web").pid.unwrap(), libc::IPPROTO_TCP);
         let listener = sockets.iter().position(is_listening).expect("a listener");
         let listener = sockets.remove(listener);
         let connection = sockets.pop().expect("a connection");
@@ -56,67 +58,8 @@ impl Scene {
     }
 }
 
-/// The sockets of TCP that a process has.
-fn sockets(process: u32) -> Vec<OwnedFd> {
-    let pid = Pid::from_raw(process.cast_signed()).unwrap();
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
-    descriptors
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|number| pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).ok())
-        .filter(|socket| number(socket, libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP))
-        .collect()
-}
-
 fn is_listening(socket: &OwnedFd) -> bool {
-    number(socket, libc::SO_ACCEPTCONN) == Some(1)
-}
-
-fn number(socket: &OwnedFd, name: i32) -> Option<i32> {
-    let mut value = 0i32;
-    let mut length = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the kernel writes no more than the number.
-    let got = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            name,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
-    (got == 0).then_some(value)
-}
-
-fn set(socket: &OwnedFd, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
-    // SAFETY: the kernel reads as many bytes as there are.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            value.as_ptr().cast(),
-            value.len() as libc::socklen_t,
-        )
-    };
-    Errno::result(set).map(drop)
-}
-
-/// Takes a connection off its peer, or a listener off its queue.
-fn disconnect(socket: &OwnedFd) -> Result<(), Errno> {
-    // SAFETY: plain numbers.
-    let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
-    nowhere.sa_family = libc::AF_UNSPEC as u16;
-    // SAFETY: the kernel reads the address.
-    let done = unsafe {
-        libc::connect(
-            socket.as_raw_fd(),
-            &raw const nowhere,
-            size_of_val(&nowhere) as libc::socklen_t,
-        )
-    };
-    Errno::result(done).map(drop)
+    number_option(socket, libc::SO_ACCEPTCONN) == Some(1)
 }
 
 fn name(socket: &OwnedFd) -> SocketAddr {
@@ -220,7 +163,7 @@ fn no_option_leads_out_of_its_connection() {
     for socket in [&scene.listener, &scene.connection] {
         for (level, name, value) in refused {
             assert_eq!(
-                set(socket, level, name, value),
+                set_option(socket, level, name, value),
                 Err(Errno::EPERM),
                 "{level} {name}"
             );
@@ -237,10 +180,14 @@ fn no_option_leads_out_of_its_connection() {
             (libc::IPPROTO_IP, libc::IP_TOS, &16i32.to_ne_bytes()),
         ];
         for (level, name, value) in allowed {
-            assert_eq!(set(socket, level, name, value), Ok(()), "{level} {name}");
+            assert_eq!(
+                set_option(socket, level, name, value),
+                Ok(()),
+                "{level} {name}"
+            );
         }
         // Who shares the port was settled when the socket was made.
-        assert_eq!(number(socket, libc::SO_REUSEPORT), Some(1));
+        assert_eq!(number_option(socket, libc::SO_REUSEPORT), Some(1));
     }
 }
 
@@ -287,7 +234,7 @@ fn who_rules_networks_but_not_the_host_gets_none() {
             !topology.netdp(&format!("logs {name}")).is_empty()
         });
         let sandbox = topology.inspect(name);
-        let sockets = sockets(sandbox.pid.unwrap());
+        let sockets = sockets_of(sandbox.pid.unwrap(), libc::IPPROTO_TCP);
         let own = netdp::netns::Namespace::open(&sandbox.netns).unwrap();
         let listener = sockets.iter().find(|socket| is_listening(socket)).unwrap();
         let mut cookie = [0u8; 8];
@@ -346,7 +293,7 @@ fn a_listener_that_lost_its_port_gets_none_of_the_next_ones_connections() {
         ));
         topology.wait_until("listening", || !topology.netdp("logs next").is_empty());
         let device = 1i32.to_ne_bytes();
-        let back = set(
+        let back = set_option(
             &scene.listener,
             libc::SOL_SOCKET,
             libc::SO_BINDTOIFINDEX,

@@ -7,14 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
-use netdp_tests::{Topology, hears, says_nothing, udp};
+use netdp_tests::{Topology, disconnect, hears, says_nothing, set_option, sockets_of, udp};
 use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessage, MsgFlags, SockaddrIn, SockaddrStorage, bind, connect, getsockname, sendmsg,
     sendto,
 };
 use nix::unistd::{Uid, fchown};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
 
@@ -77,44 +76,8 @@ impl Scene {
 
 /// The socket of UDP that a process has.
 fn socket_of(process: u32) -> OwnedFd {
-    let pid = Pid::from_raw(process.cast_signed()).unwrap();
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
-    descriptors
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|number| pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).ok())
-        .find(|socket| getsockname::<SockaddrIn>(socket.as_raw_fd()).is_ok())
-        .expect("a socket")
-}
-
-fn set(socket: &OwnedFd, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
-    // SAFETY: the kernel reads as many bytes as there are.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            value.as_ptr().cast(),
-            value.len() as libc::socklen_t,
-        )
-    };
-    Errno::result(set).map(drop)
-}
-
-fn disconnect(socket: &OwnedFd) -> Result<(), Errno> {
-    // SAFETY: plain numbers.
-    let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
-    nowhere.sa_family = libc::AF_UNSPEC as u16;
-    // SAFETY: the kernel reads the address.
-    let done = unsafe {
-        libc::connect(
-            socket.as_raw_fd(),
-            &raw const nowhere,
-            size_of_val(&nowhere) as libc::socklen_t,
-        )
-    };
-    Errno::result(done).map(drop)
+    let mut sockets = sockets_of(process, libc::IPPROTO_UDP);
+    sockets.pop().expect("a socket")
 }
 
 #[test]
@@ -130,7 +93,7 @@ fn it_sends_to_its_clients_alone() {
     assert_eq!(scene.serves(), client);
     scene.send(client).unwrap();
     hears(&scene.client, b"!");
-    set(
+    set_option(
         &scene.socket,
         libc::SOL_SOCKET,
         libc::SO_BROADCAST,
@@ -242,7 +205,7 @@ fn no_option_leads_elsewhere() {
         (libc::IPPROTO_IP, libc::IP_HDRINCL, &one),
         (libc::IPPROTO_UDP, UDP_ENCAP, &one),
     ] {
-        let refused = set(&scene.socket, level, name, value);
+        let refused = set_option(&scene.socket, level, name, value);
         assert_eq!(refused, Err(Errno::EPERM), "{level} {name}");
     }
     let to = SockaddrStorage::from(SocketAddr::from((HOST_ADDRESS, 7777)));

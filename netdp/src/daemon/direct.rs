@@ -12,7 +12,6 @@ use std::{
 };
 
 use serde::Serialize;
-use tempfile::NamedTempFile;
 use tokio::net::UnixStream;
 
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
     direct::{self, DirectError, End, HandoverError, Hears, Ports, Published, Site},
     model::{Endpoint, Mode, Sandbox, SandboxId, State},
     netns::{Namespace, NetnsError},
+    whole,
 };
 
 /// Name of the socket inside the run folder at which container runtimes hand
@@ -66,7 +66,7 @@ impl DirectPorts {
     /// When the file can't be written.
     pub fn announce(&self) -> io::Result<()> {
         fs::create_dir_all(&self.site.ports)?;
-        write_whole(&self.run_dir, &self.run_dir.join(Site::FILE), &self.site)
+        write(&self.run_dir.join(Site::FILE), &self.site)
     }
 
     /// Takes it back.
@@ -152,7 +152,7 @@ impl DirectPorts {
 
     fn write(&self, id: SandboxId, ports: &Ports) -> io::Result<()> {
         fs::create_dir_all(&self.site.ports)?;
-        write_whole(&self.site.ports, &self.path(id), ports)
+        write(&self.path(id), ports)
     }
 }
 
@@ -172,12 +172,9 @@ fn cookie(ports: &Ports) -> Option<Result<u64, NetnsError>> {
     }
 }
 
-/// Whole or not at all: it is read at any time.
-fn write_whole(folder: &Path, path: &Path, what: &impl Serialize) -> io::Result<()> {
-    let mut file = NamedTempFile::new_in(folder)?;
-    serde_json::to_writer(&mut file, what)?;
-    file.persist(path)?;
-    Ok(())
+/// For root alone; it is read at any time.
+fn write(path: &Path, what: &impl Serialize) -> io::Result<()> {
+    whole::write(path, &serde_json::to_vec(what)?, 0o600)
 }
 
 /// Listens for filters. Who may hand one over has programs supervised, and is

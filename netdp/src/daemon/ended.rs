@@ -22,14 +22,10 @@ use nix::{
         stat::fstat,
     },
 };
-use rustix::{
-    io::Errno,
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, RawPid, pidfd_getfd, pidfd_open},
-};
 
 use crate::{
     bpf::{BpfError, Closed, MadeFor},
-    direct::PORT_OWNER,
+    direct::{PORT_OWNER, descriptor},
     model::Proto,
     netlink::{Found, Sockets, end_tcp, is_at},
     plan::Hold,
@@ -213,19 +209,11 @@ fn copies(
 
 /// A copy of a socket, and its name. Nothing where it has gone.
 fn copy(pid: u32, number: i32) -> io::Result<Option<(Vec<u8>, OwnedFd)>> {
-    let Some(process) = RawPid::try_from(pid).ok().and_then(Pid::from_raw) else {
+    let Some(copy) = descriptor(pid.cast_signed(), number)? else {
         return Ok(None);
     };
-    let copied = pidfd_open(process, PidfdFlags::empty())
-        .and_then(|process| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()));
-    match copied {
-        Ok(copy) => {
-            let inode = fstat(&copy)?.st_ino;
-            Ok(Some((name(inode), copy)))
-        }
-        Err(Errno::SRCH | Errno::BADF) => Ok(None),
-        Err(errno) => Err(errno.into()),
-    }
+    let inode = fstat(&copy)?.st_ino;
+    Ok(Some((name(inode), copy)))
 }
 
 #[cfg(test)]

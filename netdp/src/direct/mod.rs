@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use handover::{HandedOver, HandoverError, receive};
 pub use notification::NotifyError;
 pub use place::PORT_OWNER;
-pub use process::{DirectError, filter_of, start};
+pub use process::{DirectError, descriptor, filter_of, start};
 pub use supervisor::main as supervisor_main;
 
 use crate::model::Publication;

@@ -20,13 +20,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use crate::{
     api::{RUN_DIR, RUN_DIR_VARIABLE},
     direct::{self, DirectError, Hears, Site},
     netns::Namespace,
+    whole,
 };
 
 use call::Call;
@@ -135,7 +135,10 @@ fn supervise(bundle: &Path, run_dir: &Path) -> Result<(), OciError> {
         return Err(OciError::Supervisor { source, said });
     }
     config::hand_over_bind(&mut config, &socket)?;
-    write_whole(&path, &config).map_err(failed("can't write", &path))
+    // It may name secrets in its environment.
+    const ROOTS: u32 = 0o600;
+    let written = whole::write(&path, config.to_string().as_bytes(), ROOTS);
+    written.map_err(failed("can't write", &path))
 }
 
 fn read_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, OciError> {
@@ -173,18 +176,6 @@ fn folder_in(containers: &Path) -> Result<PathBuf, OciError> {
         .map_err(failed(what, containers))?;
     // Its supervisor removes it.
     Ok(folder.keep())
-}
-
-/// Whole or not at all, with the rights that it had.
-fn write_whole(path: &Path, config: &Value) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let before = fs::metadata(path)?;
-    let mut file = NamedTempFile::new_in(folder)?;
-    serde_json::to_writer(&mut file, config)?;
-    file.flush()?;
-    file.as_file().set_permissions(before.permissions())?;
-    file.persist(path)?;
-    Ok(())
 }
 
 /// The runtime's program, which is not netdp.
