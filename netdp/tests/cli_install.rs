@@ -84,6 +84,71 @@ fn installed_and_removed_again_it_leaves_no_difference() {
 }
 
 #[test]
+fn a_runtime_for_direct_ports_is_entered_and_taken_out() {
+    let root = root();
+    fs::create_dir_all(root.path().join("etc/docker")).unwrap();
+    let settings = root.path().join("etc/docker/daemon.json");
+    let text = "{\n\t\"log-level\": \"warn\"\n}\n";
+    fs::write(&settings, text).unwrap();
+    fs::set_permissions(&settings, fs::Permissions::from_mode(0o600)).unwrap();
+    let report = install(root.path(), &["--direct-ports"]);
+    assert_eq!(report["files"].as_array().unwrap().len(), 6, "{report}");
+    let next = report["next"].as_str().unwrap();
+    assert!(next.contains("docker run --runtime netdp"), "{next}");
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    let settled: Value = serde_json::from_str(&read(&settings)).unwrap();
+    assert_eq!(settled["log-level"], "warn");
+    let runtime = settled["runtimes"]["netdp"]["path"].as_str().unwrap();
+    let mode = fs::metadata(&settings).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let link = root.path().join(runtime.trim_start_matches('/'));
+    assert_eq!(
+        fs::read_link(&link).unwrap(),
+        Path::new(env!("CARGO_BIN_EXE_netdp"))
+    );
+    // It is what dockerd may start: netdp, which looks for runc.
+    let mut command = Command::new(&link);
+    let done = ran(command.env("PATH", "/nowhere").arg("--version"));
+    let is_runc = done.stdout.contains("runc");
+    assert!(
+        is_runc || done.stderr.contains("netdp-runc: can't run runc"),
+        "{}",
+        done.stderr
+    );
+    install(root.path(), &["--direct-ports", "--remove"]);
+    assert_eq!(read(&settings), text);
+    assert!(fs::symlink_metadata(&link).is_err());
+    assert!(
+        root.path()
+            .join("etc/systemd/system/netdp.service")
+            .exists()
+    );
+}
+
+#[test]
+fn podman_is_told_of_a_runtime_and_forgets_it() {
+    let root = TempDir::with_prefix("netdp-install-").unwrap();
+    let run = |words: &[&str]| {
+        let mut command = netdp();
+        command.args(["install", "podman", "--format", "json", "--root"]);
+        let done = ran(command.arg(root.path()).args(words));
+        assert_eq!(done.status, Some(0), "{}", done.stderr);
+    };
+    run(&[]);
+    let settings = root
+        .path()
+        .join("etc/containers/containers.conf.d/netdp.conf");
+    let settled: toml::Table = fs::read_to_string(&settings).unwrap().parse().unwrap();
+    let engine = &settled["engine"];
+    assert_eq!(engine["enable_port_reservation"].as_bool(), Some(false));
+    let runtime = engine["runtimes"]["netdp"][0].as_str().unwrap();
+    let link = root.path().join(runtime.trim_start_matches('/'));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    run(&["--remove"]);
+    assert!(!settings.exists() && fs::symlink_metadata(&link).is_err());
+}
+
+#[test]
 fn what_others_wrote_stops_it() {
     let root = root();
     let unit = root.path().join("etc/systemd/system/netdp.service");

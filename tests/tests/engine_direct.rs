@@ -28,6 +28,7 @@ macro_rules! with_each_docker {
 with_each_docker! {
     containers_have_direct_ports_by_a_runtime_of_netdps,
     they_need_no_daemon_of_netdp,
+    the_runtime_that_is_installed_is_dockers,
     containers_share_a_network_and_its_direct_ports,
     a_dead_supervisor_is_made_up_for_by_a_restart,
     what_a_profile_says_holds,
@@ -127,6 +128,36 @@ fn run_words(name: &str, options: &str) -> String {
         "docker run -d --name {name} --hostname {name} --runtime netdp \
          --network name=fast,driver-opt=publish=direct {options} web:1"
     )
+}
+
+/// Entered into `daemon.json` and taken out again, while dockerd runs.
+fn the_runtime_that_is_installed_is_dockers(packages: &str) {
+    let Some(docker) = Docker::start("dk-install", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    let before = Left::on(host);
+    host.sh("rm /usr/local/bin/netdp-runc; mkdir -p /etc/docker /etc/systemd/system");
+    let settings = "/etc/docker/daemon.json";
+    host.sh(&format!("echo '{{\"debug\": false}}' >{settings}"));
+    let knows = "docker info -f '{{json .Runtimes}}'";
+    let reload = "kill -HUP $(cat /run/docker.pid /var/run/docker.pid 2>/dev/null | head -n 1)";
+    // systemd isn't there to start anything.
+    host.netdp("install docker --direct-ports --root /");
+    host.sh(reload);
+    host.wait_until("dockerd knows it", || host.sh(knows).contains("netdp-runc"));
+    run(&docker, "one", "-p 8080:80");
+    is_direct(host, 8080);
+    serves(host, 8080, "one");
+    docker.remove("one");
+    host.netdp("install docker --direct-ports --remove --root /");
+    assert_eq!(host.sh(&format!("cat {settings}")), "{\"debug\": false}");
+    host.sh(reload);
+    host.wait_until("dockerd has forgotten it", || {
+        !host.sh(knows).contains("netdp-runc")
+    });
+    host.wait_until("all is closed", || direct(host).is_empty());
+    before.comes_back(host);
 }
 
 fn containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
@@ -336,15 +367,18 @@ fn podmans_containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
     let group = host.topology.world.engine_cgroup();
     let words = |name: &str, options: &str| {
         format!(
-            "podman --runtime /usr/local/bin/netdp-runc run -d --name {name} --hostname {name} \
+            "podman --runtime netdp run -d --name {name} --hostname {name} \
              --network fast --cgroup-parent {group} {options} web:1"
         )
     };
     // Podman listens at the port itself, unless it is told to leave that.
-    let said = host.refused(&words("held", "-p 8080:80"));
+    let by_path = words("held", "-p 8080:80").replace("--runtime netdp", BY_PATH);
+    let said = host.refused(&by_path);
     assert!(said.contains("8080"), "{said}");
     podman.remove("held");
-    host.sh("echo 'enable_port_reservation = false' >>/etc/containers/containers.conf");
+    // netdp's own to make.
+    host.sh("rm /usr/local/bin/netdp-runc");
+    host.netdp("install podman");
     host.sh(&words("one", "-p 8081:80 -p 9081:81"));
     is_direct(host, 8081);
     serves(host, 8081, "one");
@@ -367,6 +401,9 @@ fn podmans_containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
     host.wait_until("all is closed", || direct(host).is_empty());
     before.comes_back(host);
 }
+
+/// Before Podman is told of it by a name.
+const BY_PATH: &str = "--runtime /usr/local/bin/netdp-runc";
 
 /// `ctr` publishes nothing itself, and once a container runs: what binds
 /// afterwards is direct.

@@ -5,7 +5,7 @@ use std::{env, path::Path};
 use anyhow::{Context, Result};
 
 use super::{
-    args::{Format, InstallArgs, InstallCommand},
+    args::{DockerArgs, Format, InstallArgs, InstallCommand},
     output, runtime,
 };
 use crate::{
@@ -14,19 +14,41 @@ use crate::{
 };
 
 pub fn run(run_dir: &Path, command: InstallCommand) -> Result<()> {
-    let InstallCommand::Docker(args) = command;
-    let place = Place {
+    match command {
+        InstallCommand::Docker(args) => docker(run_dir, args),
+        InstallCommand::Podman(args) => {
+            let place = place(run_dir, &args)?;
+            let report = if args.remove {
+                install::remove_podman(&place)?
+            } else {
+                install::podman(&place)?
+            };
+            print(&args, &report)
+        }
+    }
+}
+
+fn docker(run_dir: &Path, args: DockerArgs) -> Result<()> {
+    let DockerArgs {
+        direct_ports,
+        install: args,
+    } = args;
+    let place = place(run_dir, &args)?;
+    let report = if args.remove {
+        install::remove_docker(&place, direct_ports)?
+    } else {
+        let answers = args.root.is_none() && answers(run_dir)?;
+        install::docker(&place, answers, direct_ports)?
+    };
+    print(&args, &report)
+}
+
+fn place(run_dir: &Path, args: &InstallArgs) -> Result<Place> {
+    Ok(Place {
         root: args.root.clone(),
         program: env::current_exe().context("cannot tell where netdp lies")?,
         run_dir: run_dir.to_owned(),
-    };
-    let report = if args.remove {
-        install::remove_docker(&place)?
-    } else {
-        let answers = args.root.is_none() && answers(run_dir)?;
-        install::docker(&place, answers)?
-    };
-    print(&args, &report)
+    })
 }
 
 fn answers(run_dir: &Path) -> Result<bool> {

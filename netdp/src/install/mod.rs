@@ -1,7 +1,9 @@
-//! Writes what a service manager has to know of netdp, and takes it back
-//! exactly.
+//! Writes what a service manager and engines have to know of netdp, and takes it
+//! back exactly.
 
 mod pieces;
+mod runtime;
+mod setting;
 mod systemd;
 
 use std::{
@@ -12,7 +14,7 @@ use std::{
 use serde::Serialize;
 use thiserror::Error;
 
-use pieces::Before;
+use pieces::{Before, Piece};
 
 #[derive(Debug, Error)]
 pub enum InstallError {
@@ -67,6 +69,13 @@ pub struct Report {
     pub next: Option<String>,
 }
 
+impl Report {
+    fn then(&mut self, what: String) {
+        let next = self.next.take().into_iter().chain([what]);
+        self.next = Some(next.collect::<Vec<_>>().join("\n"));
+    }
+}
+
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Written {
     /// As it is called once the root folder is the root.
@@ -108,52 +117,69 @@ impl Place {
     }
 }
 
-/// Lets systemd start the daemon, with the socket at which Docker finds it.
-/// Nothing is written unless everything can be. `answers`: a daemon runs already.
+/// Lets systemd start the daemon, with the socket at which Docker finds it and,
+/// for `direct_ports`, makes netdp a runtime of Docker's. Nothing is written unless
+/// everything can be. `answers`: a daemon runs already.
 ///
 /// # Errors
 /// There is no systemd, something of somebody else's is in the way, or systemd
 /// can't start it.
-pub fn docker(place: &Place, answers: bool) -> Result<Report, InstallError> {
-    let pieces = systemd::pieces(place)?;
+pub fn docker(place: &Place, answers: bool, direct_ports: bool) -> Result<Report, InstallError> {
+    let mut pieces = systemd::pieces(place)?;
     // Nothing would ever start what is written.
     if place.root.is_none() && !place.is_running_system() {
         return Err(InstallError::NotBooted {
             by_hand: systemd::command(place)?,
         });
     }
+    if direct_ports {
+        pieces.extend(runtime::docker(place));
+    }
     let root = place.root();
     let before = pieces::look(root, &pieces)?;
-    let files = pieces::write(root, &pieces, &before)?;
     let mut report = Report {
-        files,
+        files: pieces::write(root, &pieces, &before)?,
         running: false,
         next: None,
     };
+    start(place, answers, &mut report)?;
+    if direct_ports {
+        report.then(runtime::next_of_docker(place));
+    }
+    Ok(report)
+}
+
+/// Has systemd run what was written.
+fn start(place: &Place, answers: bool, report: &mut Report) -> Result<(), InstallError> {
     if !place.is_running_system() {
-        report.next = Some("systemd starts it with this root's next boot".to_owned());
-        return Ok(report);
+        report.then("systemd starts it with this root's next boot".to_owned());
+        return Ok(());
     }
     systemd::reload()?;
     if answers && !systemd::is_active() {
-        report.next = Some(format!(
+        report.then(format!(
             "a daemon runs that systemd didn't start: end it, then `systemctl start {}`",
             systemd::SERVICE
         ));
-        return Ok(report);
+        return Ok(());
     }
     let is_new = |what: What| what == What::Replaced;
     systemd::start(report.files.iter().any(|it| is_new(it.what)))?;
     report.running = true;
-    Ok(report)
+    Ok(())
 }
 
-/// Takes back what [`docker`] wrote. The networks go on.
+/// Takes back what [`docker`] wrote, of which `direct_ports` may be all that is to
+/// go. The networks go on.
 ///
 /// # Errors
 /// Something of it isn't netdp's, or systemd can't end the daemon.
-pub fn remove_docker(place: &Place) -> Result<Report, InstallError> {
-    let pieces = systemd::pieces(place)?;
+pub fn remove_docker(place: &Place, direct_ports: bool) -> Result<Report, InstallError> {
+    let runtime = runtime::of_docker(place);
+    if direct_ports {
+        return take_back(place, &runtime);
+    }
+    let mut pieces = systemd::pieces(place)?;
     let root = place.root();
     let before = pieces::look(root, &pieces)?;
     let there = before.iter().any(|it| *it != Before::Absent);
@@ -167,19 +193,49 @@ pub fn remove_docker(place: &Place) -> Result<Report, InstallError> {
         systemd::reload()?;
         systemd::stop(&units)?;
     }
-    let files = pieces::remove(root, &pieces, &before)?;
+    pieces.extend(runtime);
+    let mut report = take_back(place, &pieces)?;
     if there && place.is_running_system() {
         systemd::reload()?;
     }
-    let next = there.then(|| {
-        "networks and containers stay as they are; `netdp daemon --cleanup` takes programs and \
-         maps out of the kernel"
-            .to_owned()
-    });
+    if there && place.root.is_none() {
+        report.then(
+            "networks and containers stay as they are; `netdp daemon --cleanup` takes programs \
+             and maps out of the kernel"
+                .to_owned(),
+        );
+    }
+    Ok(report)
+}
+
+/// Makes netdp a runtime of Podman's, for containers with direct ports.
+///
+/// # Errors
+/// Something of somebody else's is in the way.
+pub fn podman(place: &Place) -> Result<Report, InstallError> {
+    let pieces = runtime::podman(place);
+    let before = pieces::look(place.root(), &pieces)?;
     Ok(Report {
-        files,
+        files: pieces::write(place.root(), &pieces, &before)?,
         running: false,
-        next: next.filter(|_| place.root.is_none()),
+        next: Some(runtime::next_of_podman(place)),
+    })
+}
+
+/// Takes back what [`podman`] wrote.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn remove_podman(place: &Place) -> Result<Report, InstallError> {
+    take_back(place, &runtime::of_podman(place))
+}
+
+fn take_back(place: &Place, pieces: &[Piece]) -> Result<Report, InstallError> {
+    let before = pieces::look(place.root(), pieces)?;
+    Ok(Report {
+        files: pieces::remove(place.root(), pieces, &before)?,
+        running: false,
+        next: None,
     })
 }
 

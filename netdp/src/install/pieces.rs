@@ -2,12 +2,16 @@
 
 use std::{
     fs,
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{PermissionsExt, symlink},
+    io::{self, ErrorKind},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
-use super::{InstallError, What, Written};
+use super::{
+    InstallError, What, Written,
+    setting::{Said, Setting},
+};
+use crate::whole;
 
 /// How the files begin that are netdp's.
 pub const MARK: &str = "# Written by netdp";
@@ -15,8 +19,19 @@ pub const MARK: &str = "# Written by netdp";
 /// A path is that of the running system, whatever the root folder.
 #[derive(Debug)]
 pub enum Piece {
-    File { path: PathBuf, text: String },
-    Link { path: PathBuf, target: PathBuf },
+    File {
+        path: PathBuf,
+        text: String,
+    },
+    Link {
+        path: PathBuf,
+        target: PathBuf,
+    },
+    /// One entry of a file that others write, too.
+    Entry {
+        path: PathBuf,
+        setting: Setting,
+    },
 }
 
 /// What stands where a piece is to be.
@@ -26,20 +41,22 @@ pub enum Before {
     Same,
     /// A file of netdp's with this text.
     Other(String),
+    /// A file of others with this text, which says nothing of it.
+    Beside(String),
 }
 
 impl Piece {
     pub fn path(&self) -> &Path {
         match self {
-            Self::File { path, .. } | Self::Link { path, .. } => path,
+            Self::File { path, .. } | Self::Link { path, .. } | Self::Entry { path, .. } => path,
         }
     }
 
-    /// Name of a file.
+    /// Name of a file that is netdp's.
     pub fn file_name(&self) -> Option<&str> {
         match self {
             Self::File { path, .. } => path.file_name()?.to_str(),
-            Self::Link { .. } => None,
+            Self::Link { .. } | Self::Entry { .. } => None,
         }
     }
 
@@ -65,6 +82,16 @@ impl Piece {
                     _ => foreign("with other words"),
                 }
             }
+            Self::Entry { .. } if !found.is_file() => foreign("which is no file"),
+            Self::Entry { setting, .. } => {
+                let there = fs::read_to_string(at).map_err(failed("cannot read", at))?;
+                match setting.said(&there) {
+                    Said::Nothing => Ok(Before::Beside(there)),
+                    Said::This => Ok(Before::Same),
+                    Said::Other => foreign("with another runtime netdp"),
+                    Said::Unreadable => foreign("which is not as dockerd reads it"),
+                }
+            }
             Self::Link { .. } if !found.is_symlink() => foreign("which is no link"),
             Self::Link { target, .. } => {
                 let leads = fs::read_link(at).map_err(failed("cannot read", at))?;
@@ -76,13 +103,31 @@ impl Piece {
         }
     }
 
-    fn make(&self, at: &Path) -> Result<(), InstallError> {
+    fn make(&self, at: &Path, before: &Before) -> Result<(), InstallError> {
         match self {
-            Self::File { text, .. } => write_whole(at, text).map_err(failed("cannot write", at)),
+            Self::File { text, .. } => write_file(at, text).map_err(failed("cannot write", at)),
+            Self::Entry { setting, .. } => {
+                let text = match before {
+                    Before::Beside(text) => text,
+                    _ => "",
+                };
+                write_file(at, &setting.add(text)).map_err(failed("cannot write", at))
+            }
             Self::Link { target, .. } => {
                 symlink(target, at).map_err(failed("cannot make the link", at))
             }
         }
+    }
+
+    /// Takes it out again.
+    fn unmake(&self, at: &Path) -> Result<(), InstallError> {
+        if let Self::Entry { setting, .. } = self {
+            let text = fs::read_to_string(at).map_err(failed("cannot read", at))?;
+            if let Some(rest) = setting.remove(&text) {
+                return write_file(at, &rest).map_err(failed("cannot write", at));
+            }
+        }
+        fs::remove_file(at).map_err(failed("cannot remove", at))
     }
 }
 
@@ -122,15 +167,18 @@ pub fn write(
         let what = match before {
             Before::Same => What::Unchanged,
             Before::Absent => {
-                undo.make_folder(&at)?;
-                piece.make(&at)?;
+                undo.make_folders(&at)?;
+                piece.make(&at, before)?;
                 undo.0.push(Step::Remove(at));
                 What::Written
             }
-            Before::Other(text) => {
-                piece.make(&at)?;
+            Before::Other(text) | Before::Beside(text) => {
+                piece.make(&at, before)?;
                 undo.0.push(Step::Restore(at, text.clone()));
-                What::Replaced
+                match before {
+                    Before::Other(_) => What::Replaced,
+                    _ => What::Written,
+                }
             }
         };
         written.push(Written {
@@ -142,8 +190,8 @@ pub fn write(
     Ok(written)
 }
 
-/// Removes all, and the folders of links that are empty then, as `systemctl
-/// disable` does.
+/// Removes all, and the folders of units' links that are empty then, as
+/// `systemctl disable` does.
 pub fn remove(
     root: &Path,
     pieces: &[Piece],
@@ -153,13 +201,16 @@ pub fn remove(
     for (piece, before) in pieces.iter().zip(before) {
         let at = within(root, piece.path());
         let what = match before {
-            Before::Absent => What::Absent,
+            Before::Absent | Before::Beside(_) => What::Absent,
             Before::Same | Before::Other(_) => {
-                fs::remove_file(&at).map_err(failed("cannot remove", &at))?;
+                piece.unmake(&at)?;
                 What::Removed
             }
         };
-        if let (Piece::Link { .. }, What::Removed, Some(folder)) = (piece, what, at.parent()) {
+        let folder = at
+            .parent()
+            .filter(|it| it.extension() == Some("wants".as_ref()));
+        if let (What::Removed, Some(folder)) = (what, folder) {
             // Fails where something else is in it.
             let _ = fs::remove_dir(folder);
         }
@@ -187,12 +238,13 @@ enum Step {
 }
 
 impl Undo {
-    fn make_folder(&mut self, of: &Path) -> Result<(), InstallError> {
-        let Some(folder) = of.parent().filter(|folder| !folder.exists()) else {
-            return Ok(());
-        };
-        fs::create_dir(folder).map_err(failed("cannot make the folder", folder))?;
-        self.0.push(Step::RemoveFolder(folder.to_owned()));
+    fn make_folders(&mut self, of: &Path) -> Result<(), InstallError> {
+        let missing = of.ancestors().skip(1).take_while(|folder| !folder.exists());
+        let missing: Vec<&Path> = missing.collect();
+        for folder in missing.into_iter().rev() {
+            fs::create_dir(folder).map_err(failed("cannot make the folder", folder))?;
+            self.0.push(Step::RemoveFolder(folder.to_owned()));
+        }
         Ok(())
     }
 }
@@ -204,22 +256,15 @@ impl Drop for Undo {
             let _ = match step {
                 Step::Remove(path) => fs::remove_file(path),
                 Step::RemoveFolder(path) => fs::remove_dir(path),
-                Step::Restore(path, text) => write_whole(path, text),
+                Step::Restore(path, text) => write_file(path, text),
             };
         }
     }
 }
 
-/// Nobody sees a half of it.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file()
-        .set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+/// For all to read, unless it was another's to decide.
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    whole::write_for_good(path, text.as_bytes(), 0o644)
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {

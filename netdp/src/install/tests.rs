@@ -54,7 +54,7 @@ fn what(report: &Report) -> Vec<What> {
 fn what_was_written_is_taken_back_exactly() {
     let (folder, place) = root();
     let before = all(folder.path());
-    let report = docker(&place, false).unwrap();
+    let report = docker(&place, false, false).unwrap();
     assert_eq!(what(&report), [What::Written; 4]);
     assert!(!report.running);
     let written = all(folder.path());
@@ -64,31 +64,40 @@ fn what_was_written_is_taken_back_exactly() {
         assert!(fs::symlink_metadata(pieces::within(folder.path(), &file.path)).is_ok());
     }
     // Once more: nothing to do.
-    assert_eq!(what(&docker(&place, false).unwrap()), [What::Unchanged; 4]);
+    assert_eq!(
+        what(&docker(&place, false, false).unwrap()),
+        [What::Unchanged; 4]
+    );
     assert_eq!(all(folder.path()), written);
-    let report = remove_docker(&place).unwrap();
+    let report = remove_docker(&place, false).unwrap();
     assert_eq!(what(&report), [What::Removed; 4]);
     assert_eq!(all(folder.path()), before);
-    assert_eq!(what(&remove_docker(&place).unwrap()), [What::Absent; 4]);
+    assert_eq!(
+        what(&remove_docker(&place, false).unwrap()),
+        [What::Absent; 4]
+    );
     assert_eq!(all(folder.path()), before);
 }
 
 #[test]
 fn a_unit_of_another_version_is_replaced() {
     let (folder, place) = root();
-    docker(&place, false).unwrap();
+    docker(&place, false, false).unwrap();
     let elsewhere = Place {
         program: "/opt/netdp".into(),
         ..place.clone()
     };
-    let report = docker(&elsewhere, false).unwrap();
+    let report = docker(&elsewhere, false, false).unwrap();
     let replaced = report.files.iter().find(|it| it.what == What::Replaced);
     let replaced = &replaced.unwrap().path;
     assert!(replaced.ends_with(systemd::SERVICE));
     let text = fs::read_to_string(pieces::within(folder.path(), replaced)).unwrap();
     assert!(text.contains("ExecStart=/opt/netdp daemon\n"), "{text}");
     // It is netdp's, whatever it says.
-    assert_eq!(what(&remove_docker(&place).unwrap()), [What::Removed; 4]);
+    assert_eq!(
+        what(&remove_docker(&place, false).unwrap()),
+        [What::Removed; 4]
+    );
 }
 
 #[test]
@@ -112,7 +121,7 @@ fn what_others_wrote_is_named_and_left() {
             _ => fs::create_dir(&at).unwrap(),
         }
         let before = all(folder.path());
-        for refused in [docker(&place, false), remove_docker(&place)] {
+        for refused in [docker(&place, false, false), remove_docker(&place, false)] {
             let refused = refused.unwrap_err().to_string();
             assert!(refused.contains(at.to_str().unwrap()), "{refused}");
             assert!(refused.contains("move it away"), "{refused}");
@@ -130,7 +139,7 @@ fn what_can_not_be_written_whole_is_not_written() {
         .join("etc/systemd/system/sockets.target.wants");
     fs::write(&wants, "").unwrap();
     let before = all(folder.path());
-    docker(&place, false).unwrap_err();
+    docker(&place, false, false).unwrap_err();
     assert_eq!(all(folder.path()), before);
 }
 
@@ -141,7 +150,7 @@ fn a_link_out_of_the_root_is_not_followed() {
     let units = folder.path().join("etc/systemd/system");
     fs::remove_dir_all(&units).unwrap();
     symlink(outside.path(), &units).unwrap();
-    let refused = docker(&place, false).unwrap_err();
+    let refused = docker(&place, false, false).unwrap_err();
     assert!(matches!(refused, InstallError::Outside { .. }), "{refused}");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
 }
@@ -154,9 +163,103 @@ fn without_systemd_it_says_how_to_start_it() {
         program: "/usr/bin/netdp".into(),
         run_dir: "/run/netdp".into(),
     };
-    for refused in [docker(&place, false), remove_docker(&place)] {
+    for refused in [docker(&place, false, false), remove_docker(&place, false)] {
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("`/usr/bin/netdp daemon`"), "{refused}");
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+const RUNTIMES: &str =
+    "{\n  \"debug\": true,\n  \"runtimes\": {\n    \"x\": { \"path\": \"/x\" }\n  }\n}\n";
+
+/// As [`root`], with folders of both engines and the runtime's.
+fn root_with_engines() -> (TempDir, Place) {
+    let (folder, place) = root();
+    for path in [
+        "etc/docker",
+        "etc/containers/containers.conf.d",
+        "usr/local/bin",
+    ] {
+        fs::create_dir_all(folder.path().join(path)).unwrap();
+    }
+    (folder, place)
+}
+
+#[test]
+fn a_runtime_is_entered_beside_others_and_taken_back_exactly() {
+    for text in [None, Some(RUNTIMES)] {
+        let (folder, place) = root_with_engines();
+        let settings = folder.path().join("etc/docker/daemon.json");
+        if let Some(text) = text {
+            fs::write(&settings, text).unwrap();
+        }
+        let before = all(folder.path());
+        let report = docker(&place, false, true).unwrap();
+        assert_eq!(what(&report), [What::Written; 6]);
+        assert!(report.next.unwrap().contains("systemctl reload docker"));
+        let written: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&settings).unwrap()).unwrap();
+        assert_eq!(written["runtimes"]["netdp"]["path"], runtime::RUNTIME);
+        if text.is_some() {
+            assert_eq!(written["debug"], true);
+            assert_eq!(written["runtimes"]["x"]["path"], "/x");
+        }
+        let link = pieces::within(folder.path(), Path::new(runtime::RUNTIME));
+        assert_eq!(fs::read_link(link).unwrap(), place.program);
+        let again = docker(&place, false, true).unwrap();
+        assert_eq!(what(&again), [What::Unchanged; 6]);
+        // The runtime alone, or with all else.
+        assert_eq!(
+            what(&remove_docker(&place, true).unwrap()),
+            [What::Removed; 2]
+        );
+        assert_eq!(all(folder.path()).len(), before.len() + 5);
+        docker(&place, false, true).unwrap();
+        assert_eq!(
+            what(&remove_docker(&place, false).unwrap()),
+            [What::Removed; 6]
+        );
+        assert_eq!(all(folder.path()), before);
+    }
+}
+
+#[test]
+fn another_runtime_of_that_name_is_left_alone() {
+    for text in [r#"{"runtimes": {"netdp": {"path": "/mine"}}}"#, "{", "[]"] {
+        let (folder, place) = root_with_engines();
+        let settings = folder.path().join("etc/docker/daemon.json");
+        fs::write(&settings, text).unwrap();
+        let before = all(folder.path());
+        let refused = docker(&place, false, true).unwrap_err().to_string();
+        assert!(refused.contains(settings.to_str().unwrap()), "{refused}");
+        assert_eq!(all(folder.path()), before);
+        docker(&place, false, false).unwrap();
+        assert_eq!(
+            what(&remove_docker(&place, false).unwrap()),
+            [What::Removed; 4]
+        );
+        assert_eq!(all(folder.path()), before);
+    }
+}
+
+#[test]
+fn the_runtimes_link_stays_while_the_other_engine_has_it() {
+    let (folder, place) = root_with_engines();
+    let before = all(folder.path());
+    assert_eq!(what(&podman(&place).unwrap()), [What::Written; 2]);
+    let report = docker(&place, false, true).unwrap();
+    assert_eq!(report.files[4].what, What::Unchanged);
+    assert_eq!(what(&remove_podman(&place).unwrap()), [What::Removed; 1]);
+    assert_eq!(
+        what(&podman(&place).unwrap()),
+        [What::Unchanged, What::Written]
+    );
+    assert_eq!(
+        what(&remove_docker(&place, true).unwrap()),
+        [What::Removed; 1]
+    );
+    assert_eq!(what(&remove_podman(&place).unwrap()), [What::Removed; 2]);
+    remove_docker(&place, false).unwrap();
+    assert_eq!(all(folder.path()), before);
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub use block::{BlockArgs, UnblockArgs};
-pub use install::{InstallArgs, InstallCommand};
+pub use install::{DockerArgs, InstallArgs, InstallCommand};
 pub use network::{NetworkCommand, NetworkCreateArgs};
 pub use sandbox::{
     AttachArgs, ConnectArgs, DisconnectArgs, PublishArgs, RunArgs, SandboxArgs, UnpublishArgs,
