@@ -68,6 +68,14 @@ enum Command {
         /// This netdp instead of one built for it
         #[arg(long)]
         netdp: Option<PathBuf>,
+        /// All tests of this file of tests/tests, such as `restart`, or `all`, in
+        /// place of chosen ones
+        #[arg(long = "test", value_name = "PROGRAM")]
+        tests: Vec<String>,
+        /// Option that networks of these tests have unless they say otherwise,
+        /// in place of device=netkit
+        #[arg(long = "network-opt", value_name = "KEY=VALUE")]
+        network_opts: Vec<String>,
     },
     /// Measure: build with --release and run `netdp bench ARGS` as root
     Bench {
@@ -109,7 +117,18 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             };
             test::run(&workspace, &chosen, &args)?;
         }
-        Command::Vm { kernel, netdp } => vm::run(&workspace, kernel, netdp)?,
+        Command::Vm {
+            kernel,
+            netdp,
+            tests,
+            network_opts,
+        } => {
+            let wanted = vm::Wanted {
+                programs: tests,
+                network_opts,
+            };
+            vm::run(&workspace, kernel, netdp, &wanted)?;
+        }
         Command::Lint => lint::run(&workspace)?,
         Command::Bench { args } => {
             let all = [OsString::from("bench")].into_iter().chain(args);

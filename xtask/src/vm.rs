@@ -3,8 +3,8 @@
 mod initramfs;
 mod kernel;
 mod machine;
-mod netkit;
 mod report;
+mod suite;
 
 use std::{
     env::consts::ARCH,
@@ -16,8 +16,9 @@ use std::{
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use kernel::Kernel;
-use netkit::Tests;
 use report::Report;
+use suite::Tests;
+pub use suite::Wanted;
 use xtask::{path, workspace::Workspace};
 
 use crate::{apt, compile};
@@ -54,17 +55,22 @@ const TOOLS: [(&str, &str); 7] = [
 ];
 
 /// From power-on to power-off, without tests; a minute or so where nothing else
-/// runs.
-const LIMIT: Duration = Duration::from_secs(400);
+/// runs, ten where much does.
+const LIMIT: Duration = Duration::from_secs(1200);
 
-/// Runs `netdp`, or one built for it, on each kernel of `series`, and tests with
-/// netkit on those that have it. Skips, and says why, where there is no such
+/// Runs `netdp`, or one built for it, on each kernel of `series`, and tests on
+/// those that have what their networks ask for. Skips, and says why, where there is no such
 /// kernel or no machine to run it in.
 ///
 /// # Errors
 /// When a check failed, or a machine could not be made or did not get to its
 /// end.
-pub fn run(workspace: &Workspace, series: Series, netdp: Option<PathBuf>) -> Result<()> {
+pub fn run(
+    workspace: &Workspace,
+    series: Series,
+    netdp: Option<PathBuf>,
+    wanted: &Wanted,
+) -> Result<()> {
     if let Err(why) = provide() {
         println!("skipped: {why:#}");
         return Ok(());
@@ -79,8 +85,8 @@ pub fn run(workspace: &Workspace, series: Series, netdp: Option<PathBuf>) -> Res
         fs::create_dir_all(&folder)?;
         match Kernel::newest(name, &folder) {
             Ok(kernel) => {
-                let has_netkit = kernel.has("CONFIG_NETKIT")?;
-                let tests = has_netkit.then(|| Tests::build(workspace));
+                let has_all = !wanted.needs_netkit() || kernel.has("CONFIG_NETKIT")?;
+                let tests = has_all.then(|| wanted.build(workspace));
                 if !try_on(&kernel, &netdp, tests.transpose()?, &folder)? {
                     failed.push(*name);
                 }
@@ -99,9 +105,10 @@ fn try_on(kernel: &Kernel, netdp: &Path, tests: Option<Tests>, folder: &Path) ->
     let initramfs = initramfs::build(netdp, kernel, tests.as_ref(), folder)?;
     eprintln!("xtask: booting {}", kernel.release);
     let began = Instant::now();
-    let limit = LIMIT + tests.as_ref().map_or(Duration::ZERO, |_| netkit::LIMIT);
+    let limit = LIMIT + tests.as_ref().map_or(Duration::ZERO, |it| it.limit);
     let outcome = machine::run(kernel, &initramfs, folder, limit)?;
-    let report = Report::read(&outcome.report, tests.is_some())?;
+    let options = tests.as_ref().map(|it| it.options.as_str());
+    let report = Report::read(&outcome.report, options)?;
     let passed = report.passed() && outcome.cut_short.is_none();
     println!(
         "Linux {}: {} in {} s\n{report}",

@@ -74,6 +74,7 @@ tests() {
     export NETDP_BIN=/usr/bin/netdp
     failed=0
     while read -r test names; do
+        echo "$test:"
         # shellcheck disable=SC2086 # several names
         "/tests/$test" --show-output --test-threads=1 $names || failed=1
     done </tests/list
@@ -86,11 +87,12 @@ tests() {
     report doctor netdp doctor
     report unload unload
     report demo netdp demo --rounds 0 --format json
-    # Where the kernel has netkit, once more with pairs of it.
+    # Once more with other options of networks, such as pairs of netkit.
     if [ -e /tests/list ]; then
-        export NETDP_DEFAULT_NETWORK_OPTS=device=netkit
-        report netkit-demo netdp demo --rounds 0 --format json
-        report netkit-tests tests
+        NETDP_DEFAULT_NETWORK_OPTS=$(cat /tests/options)
+        export NETDP_DEFAULT_NETWORK_OPTS
+        report demo-with-options netdp demo --rounds 0 --format json
+        report tests-with-options tests
     fi
 } 2>&1 | cat
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use xtask::path;
 
-use super::{kernel::Kernel, netkit::Tests};
+use super::{kernel::Kernel, suite::Tests};
 use crate::process;
 
 const INIT: &str = include_str!("init.sh");
@@ -59,6 +59,7 @@ pub fn build(
             programs.push(test.executable());
         }
         fs::write(root.join("tests/list"), &tests.list)?;
+        fs::write(root.join("tests/options"), &tests.options)?;
     }
     for library in libraries(&programs)? {
         copy(&library, &root.join(library.strip_prefix("/")?))?;

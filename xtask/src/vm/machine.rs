@@ -35,7 +35,10 @@ pub fn run(kernel: &Kernel, initramfs: &Path, folder: &Path, limit: Duration) ->
     let mut qemu = Command::new("qemu-system-x86_64");
     // One processor: with two, emulated in two threads, a kernel now and then
     // runs into a breakpoint of its own code patching and panics (qemu 7.2).
-    qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1G"])
+    qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "4G"])
+        // Its clock counts instructions, one each ns, and runs ahead where all
+        // wait: time limits hold, however slow this machine is.
+        .args(["-icount", "shift=0,sleep=off"])
         .args([
             "-nodefaults",
             "-no-reboot",

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use crate::test::sum::Sum;
 
 /// What has to be reported, in this order (`init.sh`), and what besides where
-/// the kernel has netkit.
+/// the machine has tests, with their options of networks.
 const SECTIONS: [&str; 4] = ["load", "doctor", "unload", "demo"];
-const NETKIT_SECTIONS: [&str; 2] = ["netkit-demo", "netkit-tests"];
+const WITH_OPTIONS: [&str; 2] = ["demo-with-options", "tests-with-options"];
 
 pub struct Report {
     /// By which programs are attached to interfaces.
@@ -19,8 +19,8 @@ pub struct Report {
     programs: Vec<(String, u32)>,
     sections: Vec<Section>,
     checks: Vec<Check>,
-    /// What the tests with netkit came to.
-    netkit: Option<Sum>,
+    /// Options of networks, and what the tests with them came to.
+    tests: Option<(String, Sum)>,
 }
 
 /// A command, what it printed, and how it ended.
@@ -45,22 +45,22 @@ struct Demo {
 }
 
 impl Report {
-    pub fn read(text: &str, has_netkit: bool) -> Result<Self> {
+    pub fn read(text: &str, options: Option<&str>) -> Result<Self> {
         let sections = SECTIONS.map(|name| section(text, name));
         let [load, _, _, demo] = &sections;
         let mut checks = checks(demo)?;
-        let with_netkit = has_netkit.then(|| NETKIT_SECTIONS.map(|name| section(text, name)));
-        let netkit = match &with_netkit {
-            Some([demo, tests]) => {
+        let with_options = options.map(|it| (it, WITH_OPTIONS.map(|name| section(text, name))));
+        let tests = match &with_options {
+            Some((options, [demo, tests])) => {
                 checks.extend(self::checks(demo)?.into_iter().map(|check| Check {
-                    name: format!("netkit: {}", check.name),
+                    name: format!("{options}: {}", check.name),
                     ..check
                 }));
                 let mut sum = Sum::default();
                 for line in tests.output.lines() {
                     sum.read(line);
                 }
-                Some(sum)
+                Some(((*options).to_owned(), sum))
             }
             None => None,
         };
@@ -75,10 +75,10 @@ impl Report {
             mechanism,
             programs,
             checks,
-            netkit,
+            tests,
             sections: sections
                 .into_iter()
-                .chain(with_netkit.into_iter().flatten())
+                .chain(with_options.into_iter().flat_map(|(_, sections)| sections))
                 .collect(),
         })
     }
@@ -88,7 +88,7 @@ impl Report {
             && !self.checks.is_empty()
             && self.checks.iter().all(|check| check.passed)
             && !self.programs.is_empty()
-            && self.netkit.as_ref().is_none_or(|sum| sum.ran() > 0)
+            && self.tests.as_ref().is_none_or(|(_, sum)| sum.ran() > 0)
     }
 }
 
@@ -151,8 +151,8 @@ impl fmt::Display for Report {
             let mark = if check.passed { "ok" } else { "FAILED" };
             writeln!(f, "  {mark:<6} {}: {}", check.name, check.detail)?;
         }
-        if let Some(sum) = &self.netkit {
-            writeln!(f, "  tests with netkit: {sum}")?;
+        if let Some((options, sum)) = &self.tests {
+            writeln!(f, "  tests with {options}: {sum}")?;
         }
         for section in &self.sections {
             match section.status {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_whole_report_passes() {
-        let report = Report::read(GOOD, false).unwrap();
+        let report = Report::read(GOOD, None).unwrap();
         assert!(report.passed());
         assert_eq!(report.programs, [("to_netdev".to_owned(), 321)]);
         assert_eq!(report.mechanism.as_deref(), Some("tcx"));
@@ -208,32 +208,32 @@ mod tests {
             ),
             ("321 instructions verified", ""),
         ] {
-            let report = Report::read(&GOOD.replace(from, to), false).unwrap();
+            let report = Report::read(&GOOD.replace(from, to), None).unwrap();
             assert!(!report.passed(), "{from} became {to}");
         }
-        assert!(!Report::read("", false).unwrap().passed());
+        assert!(!Report::read("", None).unwrap().passed());
     }
 
-    const NETKIT: &str = "begin netkit-demo\r\n\
+    const OPTIONS: &str = "begin demo-with-options\r\n\
         {\"passed\": true, \"checks\": [{\"name\": \"a\", \"passed\": true, \"detail\": \"b\"}]}\r\n\
-        end 0 netkit-demo\r\n\
-        begin netkit-tests\r\n\
+        end 0 demo-with-options\r\n\
+        begin tests-with-options\r\n\
         test result: ok. 2 passed; 0 failed; 0 ignored\r\n\
-        end 0 netkit-tests\r\n";
+        end 0 tests-with-options\r\n";
 
     #[test]
-    fn where_there_is_netkit_its_tests_count() {
-        let good = format!("{GOOD}{NETKIT}");
-        let report = Report::read(&good, true).unwrap();
+    fn where_there_are_tests_they_count() {
+        let good = format!("{GOOD}{OPTIONS}");
+        let report = Report::read(&good, Some("device=netkit")).unwrap();
         assert!(report.passed());
         assert!(report.to_string().contains("netkit: 2 passed, 0 failed"));
-        assert!(!Report::read(GOOD, true).unwrap().passed());
+        assert!(!Report::read(GOOD, Some("")).unwrap().passed());
         for (from, to) in [
-            ("end 0 netkit-tests", "end 1 netkit-tests"),
+            ("end 0 tests-with-options", "end 1 tests-with-options"),
             ("ok. 2 passed", "ok. 0 passed"),
-            ("end 0 netkit-demo", "end 1 netkit-demo"),
+            ("end 0 demo-with-options", "end 1 demo-with-options"),
         ] {
-            let report = Report::read(&good.replace(from, to), true).unwrap();
+            let report = Report::read(&good.replace(from, to), Some("")).unwrap();
             assert!(!report.passed(), "{from} became {to}");
         }
     }
