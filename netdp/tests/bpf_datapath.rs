@@ -15,13 +15,14 @@ use aya::programs::{
 };
 use netdp::{
     bpf::{
-        Datapath, DriverProgram, Entry, Key, Mechanism, Options, Role, blocked_key, direct_cgroup,
+        Closed, Datapath, DriverProgram, Entry, Key, Mechanism, Options, Role, blocked_key,
+        direct_cgroup,
     },
     netns::Namespace,
 };
 use netdp_common::{
     addr::{Be16, V4Addr, proto},
-    maps::{Back, BackRange, Config, Delivery, LinkKey, PortKey, Published},
+    maps::{Back, BackRange, Config, Delivery, LinkKey, MAX_CLOSED, PortKey, Published},
     range::{AllowKey, RangeKey},
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -133,6 +134,27 @@ fn pins(bpffs: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// All that can be noted of sockets of UDP that lost their port.
+#[test]
+fn more_sockets_may_have_lost_their_port_than_can_be_noted() {
+    let Some(bench) = Bench::new() else { return };
+    let _datapath = Datapath::open(&bench.options()).unwrap();
+    let maps = bench.bpffs().join("netdp/maps");
+    let mut closed = Closed::open(&maps).unwrap();
+    let all: Vec<u64> = (1..=u64::from(MAX_CLOSED)).collect();
+    closed.close(&all).unwrap();
+    closed.close(&all).unwrap();
+    // One has no room, and the other is there.
+    let full = closed.close(&[u64::MAX, 1]).unwrap_err().to_string();
+    assert!(full.contains("closed"), "{full}");
+    // Those that are gone make room.
+    closed.keep(&all[1..]);
+    closed.close(&[u64::MAX]).unwrap();
+    closed.close(&[1]).unwrap_err();
+    closed.keep(&[]);
+    closed.close(&all).unwrap();
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 mod program_world;
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 
 use ipnet::IpNet;
 use netdp::bpf::{Entry, Key, Tables, TestPacket, blocked_key, clock, tells_preferred_sources};
 use netdp::explain::{Explanation, Outcome, Protocol, Question, Snapshot, Way, explain};
+use netdp::netlink::Sockets;
 use netdp_common::{
     addr::{Be16, V4Addr, V6Addr, proto},
     drop::DropReason,
@@ -82,10 +83,20 @@ fn told_by(tables: &Tables, world: &World, question: &Question, near: bool) -> E
             now: clock::now(),
             want_of_room,
             subnets: &[],
-            has_socket: &|_, _, _| false,
+            has_socket: &has_socket,
         },
         question,
     )
+}
+
+/// In the namespace of this thread.
+fn has_socket(protocol: Protocol, own: SocketAddr, peer: SocketAddr) -> bool {
+    let number = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
+        Protocol::Icmp => return false,
+    };
+    Sockets::open().unwrap().has(number, own, peer).unwrap()
 }
 
 /// What a program made of the packet, in the same terms.
@@ -147,8 +158,14 @@ fn compare(world: &mut World, tables: &Tables, dice: &mut Dice) -> Option<Outcom
         Icmp => Frame::echo_request(*from.ip(), *to.ip(), from.port()),
     };
     let (outcome, seen) = done(world, &frame, sender);
-    assert_eq!(told.outcome, outcome, "{question:?}: {told:#?}");
-    if matches!(outcome, Outcome::Container(_) | Outcome::Uplink(_)) {
+    let is_direct = matches!(told.outcome, Outcome::Socket(_));
+    let expected = if is_direct {
+        Outcome::Stack
+    } else {
+        told.outcome
+    };
+    assert_eq!(expected, outcome, "{question:?}: {told:#?}");
+    if is_direct || matches!(outcome, Outcome::Container(_) | Outcome::Uplink(_)) {
         assert_eq!(
             told.destination,
             of_world(seen.to),
@@ -168,7 +185,7 @@ fn compare(world: &mut World, tables: &Tables, dice: &mut Dice) -> Option<Outcom
             );
         }
     }
-    Some(outcome)
+    Some(told.outcome)
 }
 
 fn equal_over(world: &mut World, seed: u64) {
@@ -207,6 +224,31 @@ fn the_answers_are_those_of_the_programs() {
         let web = world.web;
         world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
         equal_over(world, 0x6e65_7464);
+    });
+}
+
+/// One of TCP at one address of the host, and one of UDP at another; and what is
+/// for others is the container's.
+#[test]
+fn also_of_direct_ports() {
+    worlds(|world| {
+        let mut web = world.web;
+        world.publish(Some(HOST_2), 9090, &web, 80, proto::TCP, None);
+        for (port, proto) in [(8080, proto::TCP), (5353, proto::UDP), (9090, proto::TCP)] {
+            world.make_direct(port, proto);
+        }
+        web.flags |= endpoint_flags::DIRECT;
+        world.connect(&web);
+        let _listener = TcpListener::bind((ip(HOST), 8080)).unwrap();
+        let _bound = UdpSocket::bind((ip(HOST), 5353)).unwrap();
+        let mut dice = Dice(0x6469_7265);
+        let tables = world.datapath.tables().unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..2 * PACKETS {
+            seen.extend(compare(world, &tables, &mut dice));
+        }
+        let container = Outcome::Container(web.ifindex);
+        assert!(seen.contains(&Outcome::Socket(ip(WEB))) && seen.contains(&container));
     });
 }
 

@@ -276,6 +276,7 @@ impl Closed {
 
     /// Forgets those that are gone.
     pub fn keep(&mut self, alive: &[u64]) {
+        let alive: BTreeSet<&u64> = alive.iter().collect();
         let closed: Vec<u64> = self.sockets.keys().flatten().collect();
         for cookie in closed.iter().filter(|cookie| !alive.contains(cookie)) {
             let _ = self.sockets.remove(cookie);

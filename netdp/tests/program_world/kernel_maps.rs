@@ -112,6 +112,16 @@ impl KernelMaps {
         }
     }
 
+    /// What an array or a table of this name holds.
+    pub fn contents(&self, name: &str) -> Contents {
+        self.0[name].drain()
+    }
+
+    /// Writes one element; of each CPU, where it has one for each.
+    pub fn write(&self, name: &str, key: &[u8], value: &[u8]) {
+        self.0[name].update(key, value);
+    }
+
     /// What each holds. Queues are empty afterwards.
     pub fn drain(&self) -> BTreeMap<String, Contents> {
         let maps = self.0.iter();

@@ -142,7 +142,7 @@ pub fn arriving(frame: Frame) -> Frame {
 /// The host, seen from inside its namespace.
 pub struct World {
     pub datapath: Datapath,
-    maps: KernelMaps,
+    pub maps: KernelMaps,
     place: Place,
     pub uplink: u32,
     pub web: Container,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use netdp::bpf::{Entry, Key, clock};
 use netdp_common::{
     addr::Be16,
-    maps::{Back, Local, Owner, PortKey, Published},
+    maps::{Back, Local, Owner, PortKey, Published, published_flags},
     own::INSIDE,
     range::AllowKey,
 };
@@ -111,6 +111,30 @@ impl World {
             };
             self.put(*key, entry);
         }
+    }
+
+    /// Lets a container's program have a socket of the host at this port.
+    pub fn make_direct(&mut self, host_port: u16, proto: u8) {
+        let tables = self.datapath.tables().unwrap();
+        for (key, entry) in &tables {
+            let entry = match (*key, *entry) {
+                (Key::Port4(key), Entry::Port4(port))
+                    if (key.port.get(), key.proto) == (host_port, proto) =>
+                {
+                    let flags = published_flags::DIRECT;
+                    Entry::Port4(Published { flags, ..port })
+                }
+                (Key::Port6(key), Entry::Port6(port))
+                    if (key.port.get(), key.proto) == (host_port, proto) =>
+                {
+                    let flags = published_flags::DIRECT;
+                    Entry::Port6(Published { flags, ..port })
+                }
+                _ => continue,
+            };
+            self.put(*key, entry);
+        }
+        self.datapath.settle_ports().unwrap();
     }
 
     /// Puts addresses into a set.
