@@ -19,6 +19,7 @@ mod side;
 mod socket;
 mod tap;
 mod topology;
+mod tracee;
 
 pub use docker_api::{ApiContainer, ApiNetwork, DockerApi, Version};
 pub use dockerd::{Dockerd, Moves};
@@ -35,6 +36,7 @@ pub use socket::{
 };
 pub use tap::Tap;
 pub use topology::{Container, Topology, netdp_binary};
+pub use tracee::Tracee;
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! A host that runs netdp, with namespaces attached as an engine would.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::thread;
@@ -7,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use netdp::api::types::{Flow, Sandbox, Statistics};
 use netdp::demo::world::{World, WorldError, ip};
+use netdp::direct::DIRECT_COMMAND;
 use netdp::netns::Namespace;
 use nix::sys::socket::{AddressFamily, SockProtocol, SockType};
+use nix::unistd::Pid;
 
 use crate::{HostProgram, PATIENCE, Place, udp};
 
@@ -191,6 +194,22 @@ impl Topology {
         counter
             .unwrap_or_else(|| panic!("no reason is called {reason}"))
             .packets
+    }
+
+    /// The supervisors of this daemon's direct ports.
+    #[track_caller]
+    pub fn supervisors(&self) -> Vec<Pid> {
+        let folder = self.world.run_dir().display().to_string();
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let is_one = |process: &fs::DirEntry| {
+            let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            words.contains(DIRECT_COMMAND) && words.contains(&folder)
+        };
+        processes
+            .filter(is_one)
+            .filter_map(|it| it.file_name().to_str()?.parse().ok().map(Pid::from_raw))
+            .collect()
     }
 
     /// Lines for iproute2 in a namespace.

@@ -1,13 +1,10 @@
 //! How programs of a sandbox reach its own direct ports is forgotten with the
 //! sandbox: the table of all sandboxes has room for so many.
 
-use std::fs;
-
 use aya::maps::{HashMap, Map, MapData};
 use netdp_common::maps::{OwnPort, OwnWay};
 use netdp_tests::Topology;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 /// A server that tells names, unmodified.
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
@@ -32,23 +29,6 @@ fn known(topology: &Topology) -> usize {
     map.keys().count()
 }
 
-/// Kills the supervisors of all sandboxes of this daemon.
-#[track_caller]
-fn kill_supervisors(topology: &Topology) {
-    let folder = topology.world.run_dir().display().to_string();
-    let mut killed = 0;
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).into_owned();
-        if words.contains("__direct") && words.contains(&folder) {
-            let pid = process.file_name().to_str().unwrap().parse().unwrap();
-            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-            killed += 1;
-        }
-    }
-    assert!(killed > 0, "no supervisor");
-}
-
 #[test]
 fn they_go_with_their_sandbox() {
     let Some(topology) = Topology::start("diw-gone") else {
@@ -69,7 +49,9 @@ fn those_of_killed_supervisors_go_as_well() {
         return;
     };
     serve(&topology, "web", 8080);
-    kill_supervisors(&topology);
+    for supervisor in topology.supervisors() {
+        kill(supervisor, Signal::SIGKILL).unwrap();
+    }
     topology.world.kill_daemon();
     assert_eq!(known(&topology), 2);
     topology.start_daemon();

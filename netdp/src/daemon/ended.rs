@@ -25,13 +25,13 @@ use nix::{
 
 use crate::{
     bpf::{BpfError, Closed, MadeFor},
-    direct::{PORT_OWNER, descriptor},
+    direct::{PORT_OWNER, descriptor, move_aside},
     model::Proto,
     netlink::{Found, Sockets, end_tcp, is_at},
     plan::Hold,
 };
 
-use super::{hold::move_aside, port_owner::processes};
+use super::port_owner::processes;
 
 /// Why one may go on.
 #[derive(Debug, thiserror::Error)]

@@ -17,11 +17,8 @@ use nix::{
         AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen,
         setsockopt, shutdown, socket, sockopt,
     },
-    sys::stat::fstat,
     unistd::{Uid, fchown},
 };
-
-use netdp_common::nowhere;
 
 use crate::{bpf::socket_filter, direct::PORT_OWNER, model::Proto, plan::Hold};
 
@@ -224,16 +221,6 @@ fn out_of_the_way(fd: &OwnedFd) -> io::Result<()> {
     set_option(fd, libc::SO_BINDTOIFINDEX, &libc::c_int::MAX)
 }
 
-/// The same of a program's socket, to an interface of its own, so that it shares
-/// nothing with others and `sock_diag` tells it from them. Who holds the port may
-/// share it with the socket, whatever user the program has made it of.
-pub(super) fn move_aside(fd: &OwnedFd) -> io::Result<()> {
-    const MANY: u64 = (libc::c_int::MAX - nowhere::FIRST) as u64;
-    let own = (fstat(fd)?.st_ino % MANY) as libc::c_int;
-    fchown(fd, Some(Uid::from_raw(PORT_OWNER)), None)?;
-    set_option(fd, libc::SO_BINDTOIFINDEX, &(nowhere::FIRST + own))
-}
-
 /// Makes the kernel drop whatever comes for the socket.
 fn drop_everything(fd: &OwnedFd) -> io::Result<()> {
     static FILTER: OnceLock<Option<OwnedFd>> = OnceLock::new();
@@ -283,7 +270,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::model::PortRange;
+    use crate::{direct::move_aside, model::PortRange};
 
     fn port(port: u16, proto: Proto) -> Hold {
         Hold {

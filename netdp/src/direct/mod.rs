@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use handover::{HandedOver, HandoverError, receive};
 pub use notification::NotifyError;
-pub use place::PORT_OWNER;
+pub use place::{PORT_OWNER, move_aside};
 pub use process::{DirectError, descriptor, filter_of, start};
 pub use supervisor::main as supervisor_main;
 

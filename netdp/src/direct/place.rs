@@ -2,15 +2,20 @@
 //! making it.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
 };
 
 use anyhow::Context as _;
+use netdp_common::nowhere;
 use nix::{
     libc,
-    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket},
+        stat::fstat,
+    },
     unistd::{Uid, fchown},
 };
 
@@ -135,6 +140,23 @@ impl Place {
         unsealed.seal(&made)?;
         Ok(made)
     }
+}
+
+/// Binds a direct socket to an interface that there isn't (`SO_BINDTOIFINDEX`,
+/// Linux 5.0, doesn't look), one of its own, so that it shares nothing with others
+/// and `sock_diag` tells it from them: it keeps its port and hears nothing. Who
+/// holds the port may share it with the socket, whatever user the program has made
+/// it of.
+///
+/// # Errors
+/// The kernel's.
+pub fn move_aside(socket: &OwnedFd) -> io::Result<()> {
+    const MANY: u64 = (libc::c_int::MAX - nowhere::FIRST) as u64;
+    let own = (fstat(socket)?.st_ino % MANY) as libc::c_int;
+    fchown(socket, Some(Uid::from_raw(PORT_OWNER)), None)?;
+    let interface = nowhere::FIRST + own;
+    set_number(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, interface)?;
+    Ok(())
 }
 
 /// A place of one family.

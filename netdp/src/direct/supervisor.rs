@@ -29,7 +29,7 @@ use super::{
     notification::Call,
     options::{get, is_barred, number},
     owners::{self, Owner},
-    place::{Asked, PORT_OWNER, Place},
+    place::{Asked, PORT_OWNER, Place, move_aside},
     ports_file::PortsFile,
     process::Caller,
     ways,
@@ -248,15 +248,20 @@ impl Supervisor {
             Some(made) => made,
             None => return Ok(Outcome::Answered(Err(Errno::EADDRINUSE))),
         };
-        // Whatever the daemon takes away from now on, it finds this socket.
-        let ports = self.ports.read(inside.inode)?;
-        if Place::of(&asked, &ports).as_ref() != Some(&place) {
-            return Ok(Outcome::Untouched);
-        }
         caller.set_status_flags(&socket, &made)?;
         let close_on_exec = caller.closes_on_exec(number)?;
         call.replace(listener, number, &made, close_on_exec)
             .context("can't hand the socket over")?;
+        // Whatever the daemon takes away from now on, it finds in the program;
+        // before, it may have looked there too early.
+        let ports = self.ports.read(inside.inode);
+        if !ports.is_ok_and(|ports| Place::of(&asked, &ports) == Some(place)) {
+            let moved = move_aside(&made);
+            call.replace(listener, number, &socket, close_on_exec)
+                .context("can't take the socket back")?;
+            moved.context("can't take what the socket hears")?;
+            return Ok(Outcome::Untouched);
+        }
         // The program has the socket: whatever else fails, its bind is done.
         if let Err(error) = self.lead(inside.cookie, addr.port(), &place) {
             self.say(&format!(
