@@ -77,15 +77,30 @@ pub fn to_container6(ctx: &SockAddrContext) -> i32 {
 }
 
 /// The same of the peer of a socket of any network: sandboxes connect to
-/// themselves.
+/// themselves. Also asked of each socket that is accepted, which has asked for
+/// nothing.
 #[inline(always)]
 pub fn peer_as_asked4(ctx: &SockAddrContext) {
+    if has_peers(ctx) {
+        restore_peer4(ctx);
+    }
+}
+
+#[inline(always)]
+fn restore_peer4(ctx: &SockAddrContext) {
     restore::<V4>(ctx, addr4(ctx), |addr| set_addr4(ctx, addr));
 }
 
 /// The same of a socket of IPv6, which may also speak IPv4.
 #[inline(always)]
 pub fn peer_as_asked6(ctx: &SockAddrContext) {
+    if has_peers(ctx) {
+        restore_peer6(ctx);
+    }
+}
+
+#[inline(always)]
+fn restore_peer6(ctx: &SockAddrContext) {
     let addr = addr6(ctx);
     if addr.is_mapped() {
         restore::<V4>(ctx, V4Addr(addr.0[3]), |addr| set_mapped(ctx, addr));
@@ -106,7 +121,18 @@ pub fn as_asked4(ctx: &SockAddrContext) {
 #[inline(always)]
 pub fn as_asked6(ctx: &SockAddrContext) {
     if may_have_asked(ctx) {
-        peer_as_asked6(ctx);
+        restore_peer6(ctx);
+    }
+}
+
+/// Whether sockets of the host, or of sandboxes, were connected elsewhere than
+/// they asked for.
+#[inline(always)]
+fn has_peers(ctx: &SockAddrContext) -> bool {
+    if is_host(ctx) {
+        datagrams::was_seen(seen::SENT)
+    } else {
+        datagrams::was_seen(seen::CONNECTED)
     }
 }
 
@@ -138,7 +164,16 @@ fn redirect<F: Family>(ctx: &SockAddrContext, addr: F::Addr, set: impl FnOnce(F:
             None => return,
         },
     };
+    see_once(seen::SENT);
     send_to::<F>(ctx, (addr, port), (to, to_port), set);
+}
+
+/// All CPUs read it.
+#[inline(always)]
+fn see_once(what: u32) {
+    if !datagrams::was_seen(what) {
+        datagrams::see(what);
+    }
 }
 
 /// Puts the place of the host, where a program of the sandbox listens, in place
@@ -157,8 +192,9 @@ fn to_itself<F: Family>(
     }
     if let Some(to) = direct::own_place::<F>(ctx, (addr, port), protocol, place) {
         if protocol == proto::UDP {
-            datagrams::see(seen::OWN);
+            see_once(seen::OWN);
         }
+        see_once(seen::CONNECTED);
         send_to::<F>(ctx, (addr, port), to, set);
     }
 }

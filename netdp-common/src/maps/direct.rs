@@ -111,5 +111,9 @@ pub mod seen {
     pub const ASKED: u32 = 2;
     /// A socket of UDP lost its port.
     pub const CLOSED: u32 = 3;
-    pub const COUNT: u32 = 4;
+    /// A socket of the host was sent to a container.
+    pub const SENT: u32 = 4;
+    /// A sandbox's program was connected to its own direct port.
+    pub const CONNECTED: u32 = 5;
+    pub const COUNT: u32 = 6;
 }
