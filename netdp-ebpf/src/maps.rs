@@ -125,8 +125,8 @@ pub static JOINED: SkStorage<Joined> = SkStorage::new();
 /// netdp does it.
 #[btf_map(name = "unsealed")]
 pub static UNSEALED: SkStorage<u32> = SkStorage::new();
-/// The port, in host order, that netdp has made a direct socket of TCP for. No
-/// program asks: it tells the daemon which sockets of a program are netdp's.
+/// The port, in host order, that netdp has made a direct socket of TCP for. It
+/// tells the daemon, too, which sockets of a program are netdp's.
 #[btf_map(name = "made_for")]
 pub static MADE_FOR: SkStorage<u32> = SkStorage::new();
 /// Where direct ports are for programs of their own sandbox.

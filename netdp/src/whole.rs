@@ -4,14 +4,14 @@
 use std::{
     fs::{self, Permissions},
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::Path,
 };
 
 use tempfile::NamedTempFile;
 
-/// Writes a file, with the rights that the one before it had, or else with
-/// `mode`.
+/// Writes a file, with the rights and the owner that the one before it had, or
+/// else with `mode`.
 ///
 /// # Errors
 /// What the kernel refused; the file is as it was.
@@ -33,12 +33,16 @@ pub fn write_for_good(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 fn made(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let rights = match fs::metadata(path) {
-        Ok(before) => before.permissions(),
-        Err(_) => Permissions::from_mode(mode),
+    let before = fs::metadata(path).ok();
+    let rights = match &before {
+        Some(before) => before.permissions(),
+        None => Permissions::from_mode(mode),
     };
     let mut file = NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
+    if let Some(before) = before {
+        fchown(&file, Some(before.uid()), Some(before.gid()))?;
+    }
     file.as_file().set_permissions(rights)?;
     Ok(file)
 }

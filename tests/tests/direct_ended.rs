@@ -2,9 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::Output;
 
 use netdp::demo::world::{HOST_ADDRESS, HOST_ADDRESS6};
-use netdp_tests::{SILENCE, Topology, connect, connect_within};
+use netdp_tests::{SILENCE, Topology, connect, connect_within, sockets_of};
+use nix::sys::socket::{Backlog, listen as listen_on};
 
 /// A server that tells names, unmodified.
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
@@ -78,4 +80,58 @@ fn another_family_ends_nothing() {
         let quiet = (&open).read(&mut [0]).unwrap_err();
         assert_eq!(quiet.kind(), std::io::ErrorKind::WouldBlock, "{publish}");
     }
+}
+
+/// Its number inside is another one than the host's.
+#[test]
+fn a_socket_of_both_families_ends_with_either() {
+    let Some(topology) = serve("die-either", "8080:80,direct", "[::]:80") else {
+        return;
+    };
+    let pid = topology.inspect("web").pid.unwrap();
+    let sockets = sockets_of(pid, libc::IPPROTO_TCP);
+    let [listener] = &sockets[..] else {
+        panic!("one socket: {sockets:?}");
+    };
+    topology.netdp("unpublish web 0.0.0.0:8080:80");
+    listen_on(listener, Backlog::new(9).unwrap()).unwrap();
+    for address in [HOST_ADDRESS.into(), IpAddr::from(HOST_ADDRESS6)] {
+        let to = SocketAddr::from((address, 8080));
+        assert!(connect_within(&topology.world.client, None, to, SILENCE).is_err());
+    }
+}
+
+/// How a daemon with another control group ends, which is told to after two
+/// seconds.
+fn daemon_elsewhere(topology: &Topology) -> Output {
+    let world = &topology.world;
+    let elsewhere = world.cgroup().with_file_name("elsewhere");
+    let mut command = world.on_host("timeout");
+    command.arg("2").arg(world.netdp_path()).arg("daemon");
+    command.args(["--uplink", "eth0", "--state-dir"]);
+    command.arg(world.state_dir()).arg("--bpffs");
+    command.arg(world.bpffs()).arg("--cgroup").arg(elsewhere);
+    command.output().unwrap()
+}
+
+#[test]
+fn their_guards_stay_with_them() {
+    let Some(mut topology) = serve("die-group", "8080:80,direct", "0.0.0.0:80") else {
+        return;
+    };
+    topology.world.stop_daemon().unwrap();
+    let refused = daemon_elsewhere(&topology);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("--cgroup that it had") && said.contains(": web"),
+        "{said}"
+    );
+    greeted(&topology, (HOST_ADDRESS, 8080));
+    topology.start_daemon();
+    topology.netdp("rm -f web");
+    topology.world.stop_daemon().unwrap();
+    let ended = daemon_elsewhere(&topology);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(said.contains("listening at"), "{said}");
 }

@@ -7,7 +7,7 @@ use core::ptr;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB},
-    helpers::{bpf_get_netns_cookie, bpf_setsockopt},
+    helpers::{bpf_get_netns_cookie, bpf_setsockopt, generated::bpf_sk_storage_get},
     programs::SockOpsContext,
 };
 use netdp_common::{
@@ -21,6 +21,7 @@ use crate::{
     family::{Family, is_any},
     host_socket::{HOST_NETNS, on_or_everywhere},
     joined::{AF_INET, AF_INET6, words6},
+    maps::MADE_FOR,
 };
 
 /// A socket listens, or was accepted by one that does: while the former becomes
@@ -32,15 +33,40 @@ pub fn happened(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: no memory of the program's.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    if netns == HOST_NETNS.load() && !is_at_its_port(ctx) {
+    if unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } != HOST_NETNS.load() {
+        return;
+    }
+    let is_right = if op == BPF_SOCK_OPS_TCP_LISTEN_CB {
+        is_at_its_port(ctx)
+    } else {
+        is_at_a_direct_port(ctx)
+    };
+    if !is_right {
         be_deaf(ctx);
+    }
+}
+
+/// Whether it was made for the port that it has. One that was accepted was made
+/// for none.
+#[inline(always)]
+fn is_at_its_port(ctx: &SockOpsContext) -> bool {
+    let map = (&raw const MADE_FOR).cast_mut().cast();
+    let ops = ctx.ops;
+    // SAFETY: the context is valid while the program runs, and what is kept at a
+    // socket stays while the socket does.
+    unsafe {
+        let socket = (*ops).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return false;
+        }
+        let port = bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0).cast::<u32>();
+        !port.is_null() && *port == (*ops).local_port
     }
 }
 
 /// Whether it is at a direct port, of either family where it hears both.
 #[inline(always)]
-fn is_at_its_port(ctx: &SockOpsContext) -> bool {
+fn is_at_a_direct_port(ctx: &SockOpsContext) -> bool {
     let ops = ctx.ops;
     // SAFETY: the context is valid while the program runs, and read word by word
     // as the kernel lets it be read.

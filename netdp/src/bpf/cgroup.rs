@@ -120,7 +120,7 @@ fn replace(program: BorrowedFd<'_>, path: &Path, folder: &File) -> io::Result<()
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of `bpf(2)`: the control group of a link; 0 when it
 /// is gone. From Linux 5.8.
-fn cgroup_id(link: BorrowedFd<'_>) -> io::Result<u64> {
+pub(super) fn cgroup_id(link: BorrowedFd<'_>) -> io::Result<u64> {
     /// `struct bpf_link_info` of a link to a control group
     /// (`include/uapi/linux/bpf.h`, 5.8).
     #[repr(C)]

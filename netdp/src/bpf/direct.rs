@@ -20,7 +20,7 @@ use netdp_common::{
 
 use super::{
     BpfError, Datapath,
-    cgroup::{attach_pinned, attach_program},
+    cgroup::{attach_pinned, attach_program, cgroup_id},
     layout::Layout,
     link,
 };
@@ -81,6 +81,13 @@ pub(super) fn attach(ebpf: &mut Ebpf, layout: &Layout, cgroup: &Path) -> Result<
             .and_then(|made| link::pin(made.as_fd(), staging))
             .map_err(BpfError::io("attach direct_option to", &cgroup))
     })
+}
+
+/// Number of the control group whose sockets the pinned programs guard; none
+/// where nothing is pinned, or the group is gone.
+pub fn guarded_group(bpffs: &Path) -> Option<u64> {
+    let link = link::open_pin(&Layout::of(bpffs).cgroup_link(OPTION)).ok()?;
+    cgroup_id(link.as_fd()).ok().filter(|group| *group != 0)
 }
 
 impl Datapath {

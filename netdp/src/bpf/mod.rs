@@ -47,6 +47,7 @@ pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use direct::{
     Closed, MadeFor, OwnWays, Unsealed, datagram_filter, direct_cgroup, expect_datagrams,
+    guarded_group,
 };
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;

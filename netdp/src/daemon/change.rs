@@ -111,8 +111,11 @@ impl Core {
             let host = self.engine.look(&self.state).await?;
             self.follow_ends(&host)?;
         }
-        self.publish();
+        self.direct.narrow(&self.state);
+        self.resolver.publish(&self.state);
+        self.hosts.publish(&self.state);
         self.engine.repair(&self.state).await?;
+        self.direct.follow(&self.state);
         self.unfinished = false;
         Ok(())
     }
@@ -139,9 +142,7 @@ impl Core {
         )?;
         self.store.commit(&self.state, &next)?;
         let previous = std::mem::replace(&mut self.state, next);
-        // Before sockets of ports that go are ended: their programs may bind
-        // again at once.
-        self.direct.follow(&self.state);
+        self.direct.narrow(&self.state);
         let Err(error) = self.engine.change(&self.state).await else {
             self.publish();
             return Ok(answer);
@@ -226,7 +227,7 @@ impl Core {
     }
 }
 
-fn is_there(sandbox: &Sandbox) -> bool {
+pub(super) fn is_there(sandbox: &Sandbox) -> bool {
     match sandbox.process {
         Some(process) => identity(process).alive(),
         // An engine's path outlives the namespace that was mounted there.

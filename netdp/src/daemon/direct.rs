@@ -91,11 +91,28 @@ impl DirectPorts {
 
     /// Writes what has changed, and what could not be written the last time.
     pub fn follow(&mut self, state: &State) {
-        let sandboxes = state.sandboxes.values();
-        let wanted: BTreeMap<SandboxId, Ports> = sandboxes
-            .filter(|sandbox| sandbox.direct && !matches!(sandbox.mode, Mode::Container(_)))
-            .map(|sandbox| (sandbox.id, ports(state, sandbox.id)))
-            .collect();
+        self.say(wanted(state));
+    }
+
+    /// Before a change of the tables: what is published no more is taken out, since
+    /// programs may bind again at once when their sockets are ended, and what comes
+    /// isn't written yet, since what has no entry isn't ended. Of what an earlier
+    /// daemon wrote nothing is known: then it is all written.
+    pub fn narrow(&mut self, state: &State) {
+        if self.known.is_none() {
+            return self.follow(state);
+        }
+        let kept = wanted(state).into_iter().filter_map(|(id, mut ports)| {
+            let before = self.written.get(&id)?;
+            let published = &mut ports.published;
+            published.retain(|it| before.published.contains(it));
+            Some((id, ports))
+        });
+        let kept = kept.collect();
+        self.say(kept);
+    }
+
+    fn say(&mut self, wanted: BTreeMap<SandboxId, Ports>) {
         let is_first = self.known.is_none();
         let known = self.known.take().unwrap_or_else(|| self.left());
         let gone = || known.iter().filter(|id| !wanted.contains_key(id));
@@ -154,6 +171,15 @@ impl DirectPorts {
         fs::create_dir_all(&self.site.ports)?;
         write(&self.path(id), ports)
     }
+}
+
+/// What the files are to say.
+fn wanted(state: &State) -> BTreeMap<SandboxId, Ports> {
+    let sandboxes = state.sandboxes.values();
+    sandboxes
+        .filter(|sandbox| sandbox.direct && !matches!(sandbox.mode, Mode::Container(_)))
+        .map(|sandbox| (sandbox.id, ports(state, sandbox.id)))
+        .collect()
 }
 
 #[derive(Debug, thiserror::Error)]

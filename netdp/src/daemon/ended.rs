@@ -104,7 +104,8 @@ fn is_bound(port: &Hold, made_for: &MadeFor, socket: &OwnedFd) -> bool {
     if !port.ports.holds(number) || getpeername::<SockaddrStorage>(fd).is_ok() {
         return false;
     }
-    // It is told another one by netdp where that is published still.
+    // Where the port is published still in the other family, netdp tells the
+    // container's for its number.
     let (own, family) = match getsockname::<SockaddrStorage>(fd) {
         Ok(name) => match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
             (Some(v4), _) => (SocketAddrV4::from(*v4).into(), libc::AF_INET),
@@ -115,7 +116,7 @@ fn is_bound(port: &Hold, made_for: &MadeFor, socket: &OwnedFd) -> bool {
     };
     let own: SocketAddr = own;
     let v6only = getsockopt(socket, sockopt::Ipv6V6Only).unwrap_or(false);
-    own.port() == number && is_at(port.address, family, own.ip().to_canonical(), v6only)
+    own.port() != 0 && is_at(port.address, family, own.ip().to_canonical(), v6only)
 }
 
 fn end_datagrams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut NotEnded) {

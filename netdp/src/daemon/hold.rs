@@ -20,7 +20,13 @@ use nix::{
     unistd::{Uid, fchown},
 };
 
-use crate::{bpf::socket_filter, direct::PORT_OWNER, model::Proto, plan::Hold};
+use crate::{
+    bpf::socket_filter,
+    direct::PORT_OWNER,
+    model::Proto,
+    netlink::{Found, Sockets},
+    plan::Hold,
+};
 
 /// The sockets that hold the published ports.
 #[derive(Debug, Default)]
@@ -126,12 +132,32 @@ pub fn is_free(port: Hold) -> io::Result<bool> {
 /// is in nobody's way: with it the port is shared as if it were a direct one.
 fn hold(port: Hold) -> io::Result<OwnedFd> {
     match hold_as(port) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !port.direct => {
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse
+                && !port.direct
+                && may_share(&port).unwrap_or(false) =>
+        {
             let direct = true;
             hold_as(Hold { direct, ..port }).map_err(|_| error)
         }
         held => held,
     }
+}
+
+/// Whether a port is shared with none but netdp's own. Of TCP the kernel sees to
+/// it, by their user; of UDP everybody could have it, of the interface that the
+/// daemon's socket is bound to, beside a program that is bound to one that there
+/// is.
+fn may_share(port: &Hold) -> io::Result<bool> {
+    if port.proto != Proto::Udp {
+        return Ok(true);
+    }
+    let number = port.ports.first();
+    let sockets = Sockets::open()?.list(libc::IPPROTO_UDP, Some(number))?;
+    let mut there = sockets
+        .iter()
+        .filter(|it| port.both || it.is_at(port.address, &(number..=number)));
+    Ok(there.all(Found::is_nowhere))
 }
 
 fn hold_as(port: Hold) -> io::Result<OwnedFd> {
@@ -397,6 +423,17 @@ mod tests {
         holds.hold(held).unwrap();
         TcpListener::bind(addr).unwrap_err();
         TcpStream::connect(addr).unwrap_err();
+    }
+
+    #[test]
+    fn a_port_at_one_interface_is_its_programs() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        let number = free_ports(1);
+        let at_loopback = OwnedFd::from(UdpSocket::bind(("127.0.0.1", number)).unwrap());
+        set_option(&at_loopback, libc::SO_BINDTOIFINDEX, &1).unwrap();
+        assert!(!is_free(port(number, Proto::Udp)).unwrap());
     }
 
     #[test]

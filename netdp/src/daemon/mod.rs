@@ -15,6 +15,7 @@ pub mod direct;
 mod ended;
 pub mod engine;
 pub mod environment;
+mod guards;
 mod hold;
 pub(crate) mod host;
 mod hosts;
@@ -181,6 +182,7 @@ async fn open(options: &Options) -> Result<Arc<Owner>> {
         tracing::error!("the store was damaged: {}; {restored}", damage.why);
     }
     let state = store.load()?;
+    guards::check(&state, &cgroup, &options.bpffs)?;
     let direct = DirectPorts::new(&options.run_dir, &cgroup, &options.bpffs);
     direct.announce().context("cannot write the run folder")?;
 

@@ -64,16 +64,14 @@ impl Claims {
 }
 
 /// The sockets that listen in this thread's network; of UDP, those that are
-/// bound. Without those that the daemon has put where they hear nobody, for
-/// their port was taken from them: they are in nobody's way.
+/// bound. Also those that the daemon, or their program, has put where they hear
+/// nobody.
 pub(super) fn listening(proto: Proto) -> io::Result<Vec<Found>> {
     let number = match proto {
         Proto::Udp => libc::IPPROTO_UDP,
         _ => libc::IPPROTO_TCP,
     };
-    let mut found = Sockets::open()?.listening(number)?;
-    found.retain(|socket| !socket.is_nowhere());
-    Ok(found)
+    Sockets::open()?.listening(number)
 }
 
 #[cfg(test)]
@@ -163,13 +161,20 @@ mod tests {
     }
 
     #[test]
-    fn who_lost_its_port_is_in_nobodys_way() {
+    fn who_lost_its_port_is_told_from_others() {
         if !nix::unistd::geteuid().is_root() {
             return eprintln!("skipped: needs root");
         }
         let listener = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
         let nowhere = netdp_common::nowhere::FIRST;
         set_number(&listener, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, nowhere).unwrap();
-        assert!(!is_there(Proto::Tcp, &listener));
+        assert!(is_there(Proto::Tcp, &listener));
+        let inode = fstat(&listener).unwrap().st_ino;
+        let found = listening(Proto::Tcp).unwrap();
+        assert!(
+            found
+                .iter()
+                .all(|it| it.is_nowhere() == (it.inode == inode))
+        );
     }
 }

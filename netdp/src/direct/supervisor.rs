@@ -4,7 +4,10 @@
 use std::{
     env, fs,
     io::{self, Write},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::Path,
     process::ExitCode,
 };
@@ -34,7 +37,12 @@ use super::{
     process::Caller,
     ways,
 };
-use crate::{bpf::OwnWays, model::Proto, netlink::Found, netns::Namespace};
+use crate::{
+    bpf::{Closed, OwnWays},
+    model::Proto,
+    netlink::Found,
+    netns::Namespace,
+};
 
 /// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, 5.14).
 const SO_NETNS_COOKIE: i32 = 71;
@@ -256,10 +264,11 @@ impl Supervisor {
         // before, it may have looked there too early.
         let ports = self.ports.read(inside.inode);
         if !ports.is_ok_and(|ports| Place::of(&asked, &ports) == Some(place)) {
-            let moved = move_aside(&made);
+            let moved = move_aside(&made).context("can't take what the socket hears");
+            let closed = self.close(&made, place.proto);
             call.replace(listener, number, &socket, close_on_exec)
                 .context("can't take the socket back")?;
-            moved.context("can't take what the socket hears")?;
+            moved.and(closed)?;
             return Ok(Outcome::Untouched);
         }
         // The program has the socket: whatever else fails, its bind is done.
@@ -269,6 +278,21 @@ impl Supervisor {
             ));
         }
         Ok(Outcome::Answered(Ok(())))
+    }
+
+    /// A program that has kept one of UDP could take it off the interface again.
+    fn close(&self, made: &OwnedFd, proto: Proto) -> Result<()> {
+        if proto != Proto::Udp {
+            return Ok(());
+        }
+        let inode = fstat(made)?.st_ino;
+        let found = listening(proto)?;
+        let cookies: Vec<u64> = found
+            .iter()
+            .filter(|it| it.inode == inode)
+            .map(Found::cookie)
+            .collect();
+        Ok(Closed::open(&self.task.maps)?.close(&cookies)?)
     }
 
     /// Has connections of the sandbox to itself go where the socket is. When the
@@ -295,12 +319,13 @@ impl Supervisor {
             shared,
             inode: 0,
         };
-        let open = listening(place.proto).context("can't list the sockets of the host")?;
+        let all = listening(place.proto).context("can't list the sockets of the host")?;
+        let open: Vec<&Found> = all.iter().filter(|it| !it.is_nowhere()).collect();
         let is_open = |inode| open.iter().any(|it| it.inode == inode);
         // Programs that entered a container have supervisors of their own, and so
         // have containers that share a network. Of UDP the daemon's own socket is
         // one that is bound.
-        let is_others = |it: &Found| {
+        let is_others = |it: &&Found| {
             place.proto == Proto::Tcp
                 && place.is_of(it)
                 && it.owner == PORT_OWNER
@@ -309,8 +334,12 @@ impl Supervisor {
         if self.claims.is_taken(&claim, is_open) || !shared && open.iter().any(is_others) {
             return Ok(None);
         }
-        let is_of_it = |it: &&Found| it.owner == PORT_OWNER && place.is_of(it);
-        if open.iter().filter(is_of_it).count() >= MOST {
+        // A program may make its sockets another user's, or deaf.
+        let group = fs::metadata(&self.task.cgroup).ok().map(|it| it.ino());
+        let is_direct = |it: &Found| it.owner == PORT_OWNER || group.is_some() && it.group == group;
+        let is_of_it = |it: &&Found| place.is_of(it) && is_direct(it);
+        let daemons = usize::from(place.proto == Proto::Udp);
+        if all.iter().filter(is_of_it).count() >= MOST + daemons {
             self.say(&format!("{MOST} sockets share {} already", place.addr));
             return Ok(None);
         }
