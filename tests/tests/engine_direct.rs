@@ -172,8 +172,14 @@ fn the_runtime_that_is_installed_is_dockers(packages: &str) {
     is_direct(host, 8080);
     serves(host, 8080, "one");
     docker.remove("one");
+    run(&docker, "late", "-p 8080:80");
+    is_direct(host, 8080);
     host.netdp("install docker --direct-ports --remove --root /");
     assert_eq!(host.sh(&format!("cat {settings}")), text);
+    // It isn't entered any more, and ends.
+    let entered = host.sh("docker exec late true || echo refused");
+    assert!(entered.contains("refused"), "{entered}");
+    docker.remove("late");
     host.wait_until("all is closed", || direct(host).is_empty());
     before.comes_back(host);
 }

@@ -35,6 +35,12 @@ pub enum InstallError {
         path.display()
     )]
     Foreign { path: PathBuf, what: &'static str },
+    #[error(
+        "{} has netdp as its default-runtime, without which dockerd would not start, and nothing \
+         was removed: take default-runtime out of it and try again",
+        path.display()
+    )]
+    Default { path: PathBuf },
     #[error("{} lies outside of {}: a link leads there, which is left alone", path.display(), root.display())]
     Outside { path: PathBuf, root: PathBuf },
     #[error("{what} {}: {source}", path.display())]
@@ -173,9 +179,9 @@ fn start(place: &Place, answers: bool, report: &mut Report) -> Result<(), Instal
 /// go. The networks go on.
 ///
 /// # Errors
-/// Something of it isn't netdp's, or systemd can't end the daemon.
+/// Something of it isn't netdp's, dockerd needs it, or systemd can't end the daemon.
 pub fn remove_docker(place: &Place, direct_ports: bool) -> Result<Report, InstallError> {
-    let runtime = runtime::of_docker(place);
+    let runtime = runtime::of_docker(place)?;
     if direct_ports {
         return take_back(place, &runtime);
     }
@@ -232,10 +238,11 @@ pub fn remove_podman(place: &Place) -> Result<Report, InstallError> {
 
 fn take_back(place: &Place, pieces: &[Piece]) -> Result<Report, InstallError> {
     let before = pieces::look(place.root(), pieces)?;
+    let files = pieces::remove(place.root(), pieces, &before)?;
     Ok(Report {
-        files: pieces::remove(place.root(), pieces, &before)?,
+        next: runtime::next_without(&files),
         running: false,
-        next: None,
+        files,
     })
 }
 

@@ -26,6 +26,9 @@ pub enum Piece {
     Link {
         path: PathBuf,
         target: PathBuf,
+        /// Whether one to another netdp is netdp's as well, such as to where this
+        /// one was before.
+        follows: bool,
     },
     /// One entry of a file that others write, too.
     Entry {
@@ -43,6 +46,8 @@ pub enum Before {
     Other(String),
     /// A file of others with this text, which says nothing of it.
     Beside(String),
+    /// A link of netdp's to this.
+    Led(PathBuf),
 }
 
 impl Piece {
@@ -93,11 +98,19 @@ impl Piece {
                 }
             }
             Self::Link { .. } if !found.is_symlink() => foreign("which is no link"),
-            Self::Link { target, .. } => {
+            Self::Link {
+                path,
+                target,
+                follows,
+            } => {
                 let leads = fs::read_link(at).map_err(failed("cannot read", at))?;
-                match leads == *target {
-                    true => Ok(Before::Same),
-                    false => foreign("a link to something else"),
+                let from = path.parent().unwrap_or(path);
+                if from.join(&leads) == *target {
+                    Ok(Before::Same)
+                } else if *follows && is_netdp(&leads, target) {
+                    Ok(Before::Led(leads))
+                } else {
+                    foreign("a link to something else")
                 }
             }
         }
@@ -108,13 +121,13 @@ impl Piece {
             Self::File { text, .. } => write_file(at, text).map_err(failed("cannot write", at)),
             Self::Entry { setting, .. } => {
                 let text = match before {
-                    Before::Beside(text) => text,
-                    _ => "",
+                    Before::Beside(text) => setting.add(text),
+                    _ => setting.alone(),
                 };
-                write_file(at, &setting.add(text)).map_err(failed("cannot write", at))
+                write_file(at, &text).map_err(failed("cannot write", at))
             }
             Self::Link { target, .. } => {
-                symlink(target, at).map_err(failed("cannot make the link", at))
+                lead(at, target).map_err(failed("cannot make the link", at))
             }
         }
     }
@@ -164,23 +177,20 @@ pub fn write(
     let mut written = Vec::new();
     for (piece, before) in pieces.iter().zip(before) {
         let at = within(root, piece.path());
-        let what = match before {
-            Before::Same => What::Unchanged,
+        let (what, back) = match before {
+            Before::Same => (What::Unchanged, None),
             Before::Absent => {
                 undo.make_folders(&at)?;
-                piece.make(&at, before)?;
-                undo.0.push(Step::Remove(at));
-                What::Written
+                (What::Written, Some(Step::Remove(at.clone())))
             }
-            Before::Other(text) | Before::Beside(text) => {
-                piece.make(&at, before)?;
-                undo.0.push(Step::Restore(at, text.clone()));
-                match before {
-                    Before::Other(_) => What::Replaced,
-                    _ => What::Written,
-                }
-            }
+            Before::Other(text) => (What::Replaced, Some(Step::restore(&at, text))),
+            Before::Beside(text) => (What::Written, Some(Step::restore(&at, text))),
+            Before::Led(to) => (What::Replaced, Some(Step::Lead(at.clone(), to.clone()))),
         };
+        if let Some(back) = back {
+            piece.make(&at, before)?;
+            undo.0.push(back);
+        }
         written.push(Written {
             path: piece.path().to_owned(),
             what,
@@ -202,7 +212,7 @@ pub fn remove(
         let at = within(root, piece.path());
         let what = match before {
             Before::Absent | Before::Beside(_) => What::Absent,
-            Before::Same | Before::Other(_) => {
+            Before::Same | Before::Other(_) | Before::Led(_) => {
                 piece.unmake(&at)?;
                 What::Removed
             }
@@ -235,6 +245,13 @@ enum Step {
     Remove(PathBuf),
     RemoveFolder(PathBuf),
     Restore(PathBuf, String),
+    Lead(PathBuf, PathBuf),
+}
+
+impl Step {
+    fn restore(path: &Path, text: &str) -> Self {
+        Self::Restore(path.to_owned(), text.to_owned())
+    }
 }
 
 impl Undo {
@@ -257,6 +274,7 @@ impl Drop for Undo {
                 Step::Remove(path) => fs::remove_file(path),
                 Step::RemoveFolder(path) => fs::remove_dir(path),
                 Step::Restore(path, text) => write_file(path, text),
+                Step::Lead(path, to) => lead(path, to),
             };
         }
     }
@@ -265,6 +283,19 @@ impl Drop for Undo {
 /// For all to read, unless it was another's to decide.
 fn write_file(path: &Path, text: &str) -> io::Result<()> {
     whole::write_for_good(path, text.as_bytes(), 0o644)
+}
+
+/// Whether a link leads to a netdp, by the name that a program of it has.
+fn is_netdp(leads: &Path, program: &Path) -> bool {
+    let name = leads.file_name();
+    name == program.file_name() || name == Some("netdp".as_ref())
+}
+
+/// A link, in the place of one that may be there.
+fn lead(path: &Path, to: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let made = tempfile::Builder::new().make_in(folder, |at| symlink(to, at))?;
+    Ok(made.into_temp_path().persist(path)?)
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {

@@ -1,9 +1,9 @@
 //! Direct ports: netdp in the place of runc, as engines are told of it.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use super::{
-    Place,
+    InstallError, Place, What, Written,
     pieces::{self, Before, MARK, Piece},
     setting::Setting,
 };
@@ -19,17 +19,22 @@ fn link(place: &Place) -> Piece {
     Piece::Link {
         path: RUNTIME.into(),
         target: place.program.clone(),
+        follows: true,
+    }
+}
+
+fn setting() -> Setting {
+    Setting {
+        section: "runtimes",
+        name: "netdp",
+        path: RUNTIME.to_owned(),
     }
 }
 
 fn entry() -> Piece {
     Piece::Entry {
         path: DAEMON_JSON.into(),
-        setting: Setting {
-            section: "runtimes",
-            name: "netdp",
-            path: RUNTIME.to_owned(),
-        },
+        setting: setting(),
     }
 }
 
@@ -86,10 +91,28 @@ fn run_dir(place: &Place) -> Option<String> {
     (!is_usual).then(|| format!("{RUN_DIR_VARIABLE}={}", place.run_dir.display()))
 }
 
+/// What is to be done where it was taken out of Docker's settings.
+pub fn next_without(files: &[Written]) -> Option<String> {
+    let is_out = |file: &Written| file.path == Path::new(DAEMON_JSON) && file.what == What::Removed;
+    files.iter().any(is_out).then(|| {
+        "`systemctl restart docker` makes dockerd forget the runtime netdp; containers that were \
+         made with it can't be started or entered any more: `docker rm -f` them"
+            .to_owned()
+    })
+}
+
 /// What of it goes with Docker's settings: all that is netdp's, but the link where
 /// Podman has it, too.
-pub fn of_docker(place: &Place) -> Vec<Piece> {
-    of(place, entry(), &drop_in())
+///
+/// # Errors
+/// dockerd would not start without it.
+pub fn of_docker(place: &Place) -> Result<Vec<Piece>, InstallError> {
+    let settings = pieces::within(place.root(), Path::new(DAEMON_JSON));
+    let is_default = fs::read_to_string(&settings).is_ok_and(|text| setting().is_default(&text));
+    if is_default && is_there(place.root(), &entry()) {
+        return Err(InstallError::Default { path: settings });
+    }
+    Ok(of(place, entry(), &drop_in()))
 }
 
 /// The same of Podman's.
@@ -107,5 +130,6 @@ fn of(place: &Place, own: Piece, other: &Piece) -> Vec<Piece> {
 /// What is another's by that name isn't netdp's to take back.
 fn is_there(root: &Path, piece: &Piece) -> bool {
     let found = pieces::look(root, std::slice::from_ref(piece));
-    found.is_ok_and(|found| matches!(found[..], [Before::Same | Before::Other(_)]))
+    let ours = |before: &Before| !matches!(before, Before::Absent | Before::Beside(_));
+    found.is_ok_and(|found| found.iter().all(ours))
 }

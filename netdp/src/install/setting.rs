@@ -46,6 +46,26 @@ impl Setting {
         }
     }
 
+    /// Whether a file that has it names it as the one that is taken where none is.
+    pub fn is_default(&self, text: &str) -> bool {
+        let file = serde_json::from_str::<Map<String, Value>>(text);
+        file.is_ok_and(|file| file.get("default-runtime") == Some(&self.name.into()))
+    }
+
+    /// A file that has nothing else. By its spaces it is told from what
+    /// [`Self::add`] makes of an empty one.
+    pub fn alone(&self) -> String {
+        let Self {
+            section,
+            name,
+            path,
+        } = self;
+        format!(
+            "{{\n    \"{section}\": {{\n        \"{name}\": {{\n            \"path\": \
+             \"{path}\"\n        }}\n    }}\n}}\n"
+        )
+    }
+
     /// The text with it, which says nothing of it yet.
     pub fn add(&self, text: &str) -> String {
         let text = match text.trim() {
@@ -62,8 +82,11 @@ impl Setting {
         root.to_string()
     }
 
-    /// The text without it; none where nothing else was in it.
+    /// The text without it; none where the file is [its own](Self::alone).
     pub fn remove(&self, text: &str) -> Option<String> {
+        if text == self.alone() {
+            return None;
+        }
         let root = CstRootNode::parse(text, &ParseOptions::default()).ok()?;
         let file = root.object_value()?;
         let section = file.get(self.section)?;
@@ -74,8 +97,7 @@ impl Setting {
         if entries.properties().is_empty() {
             section.remove();
         }
-        let is_left = !file.properties().is_empty();
-        is_left.then(|| root.to_string())
+        Some(root.to_string())
     }
 }
 
@@ -102,6 +124,8 @@ mod tests {
     #[test]
     fn what_is_added_goes_without_a_trace() {
         for text in [
+            "{}",
+            "{}\n",
             "{\n  \"debug\": true\n}\n",
             "{\n    \"runtimes\": {\n        \"x\": {\n            \"path\": \"/x\"\n        }\n    },\n\t\"log-level\" : \"warn\"\n}",
         ] {
@@ -121,10 +145,21 @@ mod tests {
 
     #[test]
     fn of_a_file_of_its_own_nothing_is_left() {
-        for text in ["", "\n", "{}"] {
-            let with = runtime().add(text);
-            assert_eq!(runtime().said(&with), Said::This, "{with}");
-            assert_eq!(runtime().remove(&with), None);
+        let alone = runtime().alone();
+        assert_eq!(runtime().said(&alone), Said::This, "{alone}");
+        assert_eq!(runtime().remove(&alone), None);
+        // Of an empty one of others, what says as much.
+        for text in ["", "\n"] {
+            assert_eq!(there_and_back(text), "{}\n");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_where_no_runtime_is_named_is_told() {
+        let is_default = |text| runtime().is_default(text);
+        assert!(is_default(r#"{"default-runtime": "netdp"}"#));
+        for text in ["{}", "", r#"{"default-runtime": "runc"}"#] {
+            assert!(!is_default(text), "{text}");
         }
     }
 

@@ -38,6 +38,7 @@ pub fn pieces(place: &Place) -> Result<Vec<Piece>, InstallError> {
     let link = |name: &str, target: &str| Piece::Link {
         path: units.join(format!("{target}.wants")).join(name),
         target: units.join(name),
+        follows: false,
     };
     Ok(vec![
         file(SOCKET, socket()),

@@ -263,3 +263,86 @@ fn the_runtimes_link_stays_while_the_other_engine_has_it() {
     remove_docker(&place, false).unwrap();
     assert_eq!(all(folder.path()), before);
 }
+
+/// Moved, or gone with a version that lay elsewhere.
+#[test]
+fn the_runtimes_link_follows_netdp() {
+    for leads in ["/opt/netdp", "netdp", "/opt/netdp-1/netdp"] {
+        let (folder, place) = root_with_engines();
+        let link = pieces::within(folder.path(), Path::new(runtime::RUNTIME));
+        symlink(leads, &link).unwrap();
+        let report = docker(&place, false, true).unwrap();
+        assert_eq!(report.files[4].what, What::Replaced, "{leads}");
+        assert_eq!(fs::read_link(&link).unwrap(), place.program);
+        assert_eq!(fs::read_dir(link.parent().unwrap()).unwrap().count(), 1);
+        fs::remove_file(&link).unwrap();
+        symlink(leads, &link).unwrap();
+        let report = remove_docker(&place, true).unwrap();
+        assert_eq!(what(&report), [What::Removed; 2], "{leads}");
+        assert!(fs::symlink_metadata(&link).is_err());
+    }
+    // As the manual has it, to one that lies beside it.
+    let (folder, mut place) = root_with_engines();
+    place.program = "/usr/local/bin/netdp".into();
+    let link = pieces::within(folder.path(), Path::new(runtime::RUNTIME));
+    symlink("netdp", &link).unwrap();
+    let report = docker(&place, false, true).unwrap();
+    assert_eq!(report.files[4].what, What::Unchanged);
+    // Another's.
+    fs::remove_file(&link).unwrap();
+    symlink("/opt/other", &link).unwrap();
+    let refused = docker(&place, false, true).unwrap_err().to_string();
+    assert!(refused.contains("a link to something else"), "{refused}");
+    remove_docker(&place, false).unwrap();
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new("/opt/other"));
+}
+
+#[test]
+fn a_link_that_was_led_elsewhere_leads_back_where_all_can_not_be_written() {
+    let (folder, place) = root_with_engines();
+    let link = pieces::within(folder.path(), Path::new(runtime::RUNTIME));
+    symlink("/opt/netdp", &link).unwrap();
+    // In the way of what is written after it.
+    fs::remove_dir(folder.path().join("etc/docker")).unwrap();
+    fs::write(folder.path().join("etc/docker"), "").unwrap();
+    let before = all(folder.path());
+    docker(&place, false, true).unwrap_err();
+    assert_eq!(all(folder.path()), before);
+}
+
+#[test]
+fn a_runtime_that_dockerd_needs_stays() {
+    let (folder, place) = root_with_engines();
+    let settings = folder.path().join("etc/docker/daemon.json");
+    fs::write(&settings, "{\n  \"default-runtime\": \"netdp\"\n}\n").unwrap();
+    docker(&place, false, true).unwrap();
+    let before = all(folder.path());
+    for runtime_alone in [true, false] {
+        let refused = remove_docker(&place, runtime_alone)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(settings.to_str().unwrap()), "{refused}");
+        assert!(refused.contains("default-runtime"), "{refused}");
+        assert_eq!(all(folder.path()), before);
+    }
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, text.replace("\"netdp\",", "\"runc\",")).unwrap();
+    remove_docker(&place, false).unwrap();
+}
+
+#[test]
+fn settings_that_say_nothing_are_left_as_they_were() {
+    for text in ["{}", "{}\n"] {
+        let (folder, place) = root_with_engines();
+        let settings = folder.path().join("etc/docker/daemon.json");
+        fs::write(&settings, text).unwrap();
+        let before = all(folder.path());
+        docker(&place, false, true).unwrap();
+        let report = remove_docker(&place, true).unwrap();
+        let next = report.next.unwrap();
+        assert!(next.contains("systemctl restart docker"), "{next}");
+        assert_eq!(remove_docker(&place, true).unwrap().next, None);
+        remove_docker(&place, false).unwrap();
+        assert_eq!(all(folder.path()), before);
+    }
+}
