@@ -178,22 +178,33 @@ fn growth_is_measured() {
 }
 
 #[test]
-fn a_second_stack_alone_is_measured() {
+fn what_no_way_can_do_without_is_measured() {
     let Some(bench) = Bench::new() else { return };
     let output = bench.run(
-        "--scenario published,egress,containers --mode floor --workload rr,udp-rr --rounds 1 \
-         --milliseconds 60 --format json",
+        "--scenario published,egress,containers --mode floor,floor-uplink --workload rr,udp-rr \
+         --rounds 1 --milliseconds 60 --format json",
     );
     let report = json(&output);
-    if let Some(why) = report["left_out"][0]["why"].as_str() {
-        assert!(why.contains("tcx"), "{why}");
+    let left_out = report["left_out"].as_array();
+    if let Some([first, second]) = left_out.map(Vec::as_slice) {
+        for why in [first, second].map(|it| it["why"].to_string()) {
+            assert!(why.contains("tcx"), "{why}");
+        }
         return;
     }
     assert_eq!(output.status.code(), Some(0), "{report:#}");
-    for scenario in report["scenarios"].as_array().unwrap() {
+    let both = &["floor", "floor-uplink"][..];
+    let scenarios = report["scenarios"].as_array().unwrap();
+    // What a direct port has no part in says nothing of its floor.
+    for (scenario, wanted) in scenarios.iter().zip([both, &both[..1], &both[..1]]) {
         for workload in scenario["workloads"].as_array().unwrap() {
-            let round = &workload["modes"][0]["rounds"][0];
-            assert!(round["operations"].as_u64() > Some(0), "{scenario:#}");
+            let modes = workload["modes"].as_array().unwrap();
+            let names: Vec<&Value> = modes.iter().map(|mode| &mode["mode"]).collect();
+            assert_eq!(names, wanted);
+            for mode in modes {
+                let round = &mode["rounds"][0];
+                assert!(round["operations"].as_u64() > Some(0), "{scenario:#}");
+            }
         }
     }
     bench.nothing_is_left();

@@ -51,8 +51,9 @@ pub struct CompareArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
     pub scenario: Vec<Subject>,
     /// What carries it: host, host-rules, docker-nft, docker-legacy, dockerd,
-    /// docker-accelerated, nft, netavark, floor, netdp, or netdp with options of its network, such
-    /// as netdp:KEY=VALUE; the first is what the others are compared with [default: all]
+    /// docker-accelerated, nft, netavark, floor, floor-uplink, netdp, netdp-direct, or netdp with
+    /// options of its network, such as netdp:KEY=VALUE; the first is what the others are compared
+    /// with [default: all]
     #[arg(long, value_delimiter = ',', value_name = "MODE")]
     pub mode: Vec<Mode>,
     /// What is measured [default: all]

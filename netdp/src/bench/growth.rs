@@ -99,7 +99,7 @@ pub(super) struct Point {
 /// The modes that have ports, flows and endpoints.
 fn modes(plan: &Plan, what: Growth) -> Vec<Mode> {
     let has = |mode: &&Mode| match mode {
-        Mode::Host | Mode::HostRules | Mode::Floor | Mode::Direct => false,
+        Mode::Host | Mode::HostRules | Mode::Floor | Mode::FloorUplink | Mode::Direct => false,
         Mode::Accelerated => what == Growth::Ports,
         _ => true,
     };

@@ -30,6 +30,9 @@ pub enum Mode {
     /// Two redirects between the wire and a container with the host's own
     /// address: what passing a second stack costs, whatever the programs do.
     Floor,
+    /// Host mode with a program at each hook of the uplink that leaves all packets
+    /// alone: what netdp's cost there, whatever they do.
+    FloorUplink,
     /// netdp, on a network with these options (KEY=VALUE).
     Netdp(Vec<String>),
     /// The same, by direct ports.
@@ -49,6 +52,7 @@ impl Mode {
             Self::Nft,
             Self::Netavark,
             Self::Floor,
+            Self::FloorUplink,
             Self::Netdp(Vec::new()),
             Self::Direct,
         ]
@@ -76,6 +80,7 @@ impl Mode {
             Self::Nft => "nftables DNAT, no bridge".into(),
             Self::Netavark => "Podman's bridge, netavark".into(),
             Self::Floor => "a second stack, nothing else".into(),
+            Self::FloorUplink => "host mode, empty programs on its uplink".into(),
             Self::Netdp(options) if options.is_empty() => "netdp".into(),
             Self::Netdp(options) => format!("netdp, {}", options.join(", ")),
             Self::Direct => "netdp, direct ports".into(),
@@ -96,6 +101,7 @@ impl fmt::Display for Mode {
             Self::Nft => formatter.write_str("nft"),
             Self::Netavark => formatter.write_str("netavark"),
             Self::Floor => formatter.write_str("floor"),
+            Self::FloorUplink => formatter.write_str("floor-uplink"),
             Self::Netdp(options) if options.is_empty() => formatter.write_str("netdp"),
             Self::Netdp(options) => write!(formatter, "netdp:{}", options.join("+")),
             Self::Direct => formatter.write_str("netdp-direct"),
@@ -117,12 +123,14 @@ impl FromStr for Mode {
             "nft" => Self::Nft,
             "netavark" => Self::Netavark,
             "floor" => Self::Floor,
+            "floor-uplink" => Self::FloorUplink,
             "netdp" => Self::Netdp(Vec::new()),
             "netdp-direct" => Self::Direct,
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
                     "expected host, host-rules, docker-nft, docker-legacy, dockerd, docker-accelerated, nft, \
-                     netavark, floor, netdp, netdp-direct, or netdp with options of its network, such as netdp:KEY=VALUE+KEY=VALUE",
+                     netavark, floor, floor-uplink, netdp, netdp-direct, or netdp with options of its network, such as \
+                     netdp:KEY=VALUE+KEY=VALUE",
                 )?;
                 let options: Vec<String> = options.split('+').map(str::to_owned).collect();
                 let is_option = |option: &String| {

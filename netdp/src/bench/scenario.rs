@@ -54,15 +54,18 @@ impl Scenario {
 
     /// Whether `mode` is another way than those measured already.
     pub fn has(self, mode: &Mode) -> bool {
+        use Mode::{Accelerated, Direct, Floor, FloorUplink, HostRules};
         match self {
             // There is nothing of Docker's between two programs on loopback that
             // `Local` doesn't show.
             // What netdp doesn't carry of Docker's is Docker's own way.
-            Self::Containers => !matches!(mode, Mode::HostRules | Mode::Accelerated),
+            // Nothing of an uplink is on loopback.
+            Self::Containers => !matches!(mode, HostRules | Accelerated | FloorUplink),
             // Nothing publishes the port of `floor`.
-            Self::Local => !matches!(mode, Mode::Floor | Mode::Accelerated),
-            // A direct port has no part in what a container begins.
-            Self::Egress => *mode != Mode::Direct,
+            Self::Local => !matches!(mode, Floor | Accelerated | FloorUplink),
+            // A direct port has no part in what a container begins, and
+            // `floor-uplink` is there for direct ports.
+            Self::Egress => !matches!(mode, Direct | FloorUplink),
             Self::Published => true,
         }
     }

@@ -29,6 +29,7 @@ pub enum Hook {
     /// The beginning of a function of the kernel.
     Fentry = 24,
     TcxIngress = 46,
+    TcxEgress = 47,
 }
 
 /// `union bpf_attr`, `BPF_PROG_LOAD` as far as `attach_btf_id`.

@@ -21,12 +21,11 @@ use futures_util::stream;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-use super::{FIRST_PORT, Inside, Site, Size, services, settle};
+use super::{FIRST_PORT, Inside, Outside, Site, Size};
 use crate::api::acceleration::Acceleration;
 use crate::bench::Mode;
 use crate::world::World;
 use crate::world::docker_bridge::{self, DockerBridge, Iptables, PublishedPort};
-use crate::world::load::LoadServer;
 
 /// As long as those that Docker makes.
 const NETWORK: &str = "a000000000000000000000000000000000000000000000000000000000000000";
@@ -40,44 +39,31 @@ pub(super) fn build(size: &Size, cpu: usize) -> anyhow::Result<Site> {
     let mut world = World::new("bench-docker")?;
     let ports = size.published(FIRST_PORT);
     let docker = DockerBridge::on(&world, world.first_host(), Iptables::Nft, &ports)?;
-    settle(&docker.host.namespace);
-    settle(&world.client);
     let inside = Inside {
         first: docker.container,
         address: docker_bridge::CONTAINER,
         second: docker.neighbour,
     };
-    inside.settle();
-    let server = inside.serve(&world, FIRST_PORT, cpu)?;
-    let outside = LoadServer::start(
-        world.on_client(world.netdp_path()),
-        &services(FIRST_PORT),
-        cpu,
-    )?;
+    let site = Site::with_containers(&world, Mode::Accelerated, docker.host, inside, cpu)?;
+    let outside = Outside::start(&world, cpu)?;
 
     let socket = world.dir().join("docker.sock");
-    let played = Played::start(&socket, &container(&ports, server.pid()))?;
+    let played = Played::start(&socket, &container(&ports, site.server.pid()))?;
     world.start_daemon::<&str>(&[])?;
     accelerate(&world, &socket)?;
     Ok(Site {
-        mode: Mode::Accelerated,
-        address: docker.host.address,
-        client: docker.host.client_address,
-        first_port: FIRST_PORT,
-        _crowd: Vec::new(),
-        _redirects: Vec::new(),
-        _servers: vec![server, outside],
-        inside: Some(inside),
-        host: docker.host.namespace,
         own: Some(Own {
+            _outside: outside,
             _docker: played,
             world,
         }),
+        ..site
     })
 }
 
 /// A world that is one site's alone.
 pub(super) struct Own {
+    _outside: Outside,
     /// Ends before the world does.
     _docker: Played,
     pub(super) world: World,

@@ -4,9 +4,9 @@ use super::{Inside, Site, Size, address_of, netdp_network, published, services};
 use crate::bench::Mode;
 use crate::bench::attach::{Requests, Wanted};
 use crate::netns::Namespace;
+use crate::world::World;
 use crate::world::docker_bridge::PublishedPort;
 use crate::world::load::{LoadServer, server_args};
-use crate::world::{CLIENT_ADDRESS, HOST_ADDRESS, World};
 
 pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     let (network, first_port) = netdp_network(world, &[], &Size::default())?;
@@ -31,16 +31,8 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     };
     inside.settle();
     Ok(Site {
-        mode: Mode::Direct,
-        host: world.host.reference(),
-        address: HOST_ADDRESS,
-        client: CLIENT_ADDRESS,
-        first_port,
-        _crowd: Vec::new(),
-        _redirects: Vec::new(),
-        _servers: vec![server],
         inside: Some(inside),
-        own: None,
+        ..Site::new(Mode::Direct, world.first_host(), first_port, server)
     })
 }
 

@@ -14,7 +14,7 @@ use std::{env, thread};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::{FIRST_PORT, Inside, Site, Size, crowd, settle};
+use super::{FIRST_PORT, Inside, Site, Size, crowd};
 use crate::bench::Mode;
 use crate::netns::Namespace;
 use crate::world::docker_bridge::PublishedPort;
@@ -65,19 +65,9 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
         address,
         second,
     };
-    inside.settle();
-    settle(&host.namespace);
     Ok(Site {
-        mode: Mode::Dockerd,
-        address: host.address,
-        client: host.client_address,
-        first_port: FIRST_PORT,
         _crowd: crowd,
-        _redirects: Vec::new(),
-        _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
-        inside: Some(inside),
-        host: host.namespace,
-        own: None,
+        ..Site::with_containers(world, Mode::Dockerd, host, inside, cpu)?
     })
 }
 

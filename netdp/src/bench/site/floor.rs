@@ -1,8 +1,11 @@
-//! The least that a way through a second stack can be: whatever comes by the wire
-//! is handed to one container, and whatever that sends leaves by the wire. Nothing
-//! is looked at or written: the container has the host's own addresses.
+//! What no way by tcx can do without.
 //!
-//! To its neighbour a veth pair leads directly.
+//! [`build`]: a second stack. Whatever comes by the wire is handed to one
+//! container, and whatever that sends leaves by the wire. Nothing is looked at or
+//! written: the container has the host's own addresses. To its neighbour a veth
+//! pair leads directly.
+//!
+//! [`at_uplink`]: two programs where all packets of the host pass.
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -10,7 +13,7 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 use nix::net::if_::if_nametoindex;
 
-use super::{FIRST_PORT, Inside, Site, settle};
+use super::{Inside, Site};
 use crate::bench::Mode;
 use crate::bpf::instruction::{Attached, Hook, Instruction, ProgramType, attach, load};
 use crate::world::{Host, World, ip};
@@ -22,6 +25,9 @@ const SECOND: Ipv4Addr = Ipv4Addr::new(172, 22, 0, 3);
 /// Helpers of linux/bpf.h.
 const REDIRECT: i32 = 23;
 const REDIRECT_PEER: i32 = 155;
+
+/// `TCX_NEXT`: as if there were no program.
+const NEXT: i32 = -1;
 
 pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     let host = world.add_host()?;
@@ -64,7 +70,7 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
              neigh replace {FIRST} lladdr 02:6e:66:6c:00:02 dev eth0 nud permanent\n"
         ),
     )?;
-    let redirects = host.namespace.run(|| {
+    let programs = host.namespace.run(|| {
         Ok::<_, anyhow::Error>(vec![
             redirect("eth0", REDIRECT_PEER, "inside")?,
             redirect("inside", REDIRECT, "eth0")?,
@@ -75,33 +81,48 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
         address: FIRST,
         second,
     };
-    inside.settle();
-    settle(&host.namespace);
     Ok(Site {
-        mode: Mode::Floor,
-        address: host.address,
-        client: host.client_address,
-        first_port: FIRST_PORT,
-        _crowd: Vec::new(),
-        _redirects: redirects,
-        _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
-        inside: Some(inside),
-        host: host.namespace,
-        own: None,
+        _programs: programs,
+        ..Site::with_containers(world, Mode::Floor, host, inside, cpu)?
+    })
+}
+
+/// Host mode behind a program at each hook of the uplink, which leaves each
+/// packet as it came: what direct ports can't be faster than.
+pub(super) fn at_uplink(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
+    let site = Site::plain(world, Mode::FloorUplink, cpu)?;
+    let pass = [Instruction::mov(0, NEXT), Instruction::EXIT];
+    let programs = site.host.run(|| {
+        Ok::<_, anyhow::Error>(vec![
+            run(&pass, Hook::TcxIngress, "eth0")?,
+            run(&pass, Hook::TcxEgress, "eth0")?,
+        ])
+    })??;
+    Ok(Site {
+        _programs: programs,
+        ..site
     })
 }
 
 /// Sends all that comes in by one interface of this namespace to another, or to
 /// the peer of that.
 fn redirect(from: &str, helper: i32, to: &str) -> anyhow::Result<Attached> {
-    let index = |name: &str| if_nametoindex(name).with_context(|| format!("cannot find {name}"));
     let program = [
         Instruction::mov(1, index(to)? as i32),
         Instruction::mov(2, 0),
         Instruction::call(helper),
         Instruction::EXIT,
     ];
-    let program = load(ProgramType::SchedCls, &program).context("cannot load a program")?;
-    attach(program.as_fd(), Hook::TcxIngress, index(from)?)
+    run(&program, Hook::TcxIngress, from)
+}
+
+/// Runs a program at a hook of an interface of this namespace.
+fn run(program: &[Instruction], hook: Hook, ifname: &str) -> anyhow::Result<Attached> {
+    let program = load(ProgramType::SchedCls, program).context("cannot load a program")?;
+    attach(program.as_fd(), hook, index(ifname)?)
         .context("cannot attach a program by tcx, which is there from Linux 6.6 on")
+}
+
+fn index(ifname: &str) -> anyhow::Result<u32> {
+    if_nametoindex(ifname).with_context(|| format!("cannot find {ifname}"))
 }

@@ -19,7 +19,7 @@ use crate::load::{Kind, Service};
 use crate::netns::Namespace;
 use crate::world::docker_bridge::{self, DockerBridge, Iptables, PublishedPort};
 use crate::world::load::{CONGESTION, LoadServer};
-use crate::world::{CLIENT_ADDRESS, HOST_ADDRESS, World, ip, set_sysctls};
+use crate::world::{Host, World, ip, set_sysctls};
 
 /// Servers listen from here on, one port for each workload.
 pub(super) const FIRST_PORT: u16 = 7001;
@@ -65,6 +65,8 @@ impl Size {
 /// A host that carries traffic in one way.
 pub(super) struct Site {
     pub(super) mode: Mode,
+    // It ends before its namespace does.
+    server: LoadServer,
     host: Namespace,
     /// Of the host, as the client sees it.
     address: Ipv4Addr,
@@ -73,9 +75,7 @@ pub(super) struct Site {
     inside: Option<Inside>,
     first_port: u16,
     _crowd: Vec<Namespace>,
-    _redirects: Vec<Attached>,
-    // Containers keep their namespaces alive; servers end first.
-    _servers: Vec<LoadServer>,
+    _programs: Vec<Attached>,
     /// Where it is not the one of all others.
     own: Option<Own>,
 }
@@ -168,7 +168,7 @@ impl Site {
         cpu: usize,
     ) -> anyhow::Result<Self> {
         match mode {
-            Mode::Host => Self::plain(world, cpu),
+            Mode::Host => Self::plain(world, Mode::Host, cpu),
             Mode::HostRules => Self::host_rules(world, cpu),
             Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, size, cpu),
             Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size, cpu),
@@ -177,45 +177,65 @@ impl Site {
             Mode::Nft => netfilter::build(world, size, cpu),
             Mode::Netavark => netavark::build(world, size, cpu),
             Mode::Floor => floor::build(world, cpu),
+            Mode::FloorUplink => floor::at_uplink(world, cpu),
             Mode::Netdp(options) => Self::netdp(world, options, size, cpu),
             Mode::Direct => direct::build(world, cpu),
         }
     }
 
-    fn plain(world: &mut World, cpu: usize) -> anyhow::Result<Self> {
-        let host = world.add_host()?;
-        settle(&host.namespace);
-        let netdp = world.within(&host.namespace, world.netdp_path());
-        Ok(Self {
-            mode: Mode::Host,
+    fn new(mode: Mode, host: Host, first_port: u16, server: LoadServer) -> Self {
+        Self {
+            mode,
+            server,
             address: host.address,
             client: host.client_address,
-            inside: None,
-            first_port: FIRST_PORT,
-            _crowd: Vec::new(),
-            _redirects: Vec::new(),
-            _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
             host: host.namespace,
+            inside: None,
+            first_port,
+            _crowd: Vec::new(),
+            _programs: Vec::new(),
             own: None,
+        }
+    }
+
+    /// With the servers on the host itself.
+    fn without_containers(
+        world: &World,
+        mode: Mode,
+        host: Host,
+        cpu: usize,
+    ) -> anyhow::Result<Self> {
+        settle(&host.namespace);
+        let netdp = world.within(&host.namespace, world.netdp_path());
+        let server = LoadServer::start(netdp, &services(FIRST_PORT), cpu)?;
+        Ok(Self::new(mode, host, FIRST_PORT, server))
+    }
+
+    fn with_containers(
+        world: &World,
+        mode: Mode,
+        host: Host,
+        inside: Inside,
+        cpu: usize,
+    ) -> anyhow::Result<Self> {
+        settle(&host.namespace);
+        inside.settle();
+        let netdp = world.within(&inside.first, world.netdp_path());
+        let server = LoadServer::start(netdp, &services(FIRST_PORT), cpu)?;
+        Ok(Self {
+            inside: Some(inside),
+            ..Self::new(mode, host, FIRST_PORT, server)
         })
+    }
+
+    fn plain(world: &mut World, mode: Mode, cpu: usize) -> anyhow::Result<Self> {
+        let host = world.add_host()?;
+        Self::without_containers(world, mode, host, cpu)
     }
 
     fn host_rules(world: &mut World, cpu: usize) -> anyhow::Result<Self> {
         let docker = DockerBridge::create(world, Iptables::Nft, &published(OTHER_PORTS))?;
-        settle(&docker.host.namespace);
-        let netdp = world.within(&docker.host.namespace, world.netdp_path());
-        Ok(Self {
-            mode: Mode::HostRules,
-            address: docker.host.address,
-            client: docker.host.client_address,
-            inside: None,
-            first_port: FIRST_PORT,
-            _crowd: Vec::new(),
-            _redirects: Vec::new(),
-            _servers: vec![LoadServer::start(netdp, &services(FIRST_PORT), cpu)?],
-            host: docker.host.namespace,
-            own: None,
-        })
+        Self::without_containers(world, Mode::HostRules, docker.host, cpu)
     }
 
     fn docker(
@@ -234,19 +254,9 @@ impl Site {
             address: docker_bridge::CONTAINER,
             second: docker.neighbour,
         };
-        inside.settle();
-        settle(&docker.host.namespace);
         Ok(Self {
-            mode: mode.clone(),
-            address: docker.host.address,
-            client: docker.host.client_address,
-            first_port: FIRST_PORT,
             _crowd: crowd,
-            _redirects: Vec::new(),
-            _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
-            inside: Some(inside),
-            host: docker.host.namespace,
-            own: None,
+            ..Self::with_containers(world, mode.clone(), docker.host, inside, cpu)?
         })
     }
 
@@ -286,17 +296,11 @@ impl Site {
         inside.settle();
         let program = world.within_reach(&inside.first, world.netdp_path());
         let server = LoadServer::start(program, &services(first_port), cpu)?;
+        let mode = Mode::Netdp(options.to_vec());
         Ok(Self {
-            mode: Mode::Netdp(options.to_vec()),
-            host: world.host.reference(),
-            address: HOST_ADDRESS,
-            client: CLIENT_ADDRESS,
-            first_port,
-            _crowd: crowd,
-            _redirects: Vec::new(),
-            _servers: vec![server],
             inside: Some(inside),
-            own: None,
+            _crowd: crowd,
+            ..Self::new(mode, world.first_host(), first_port, server)
         })
     }
 
@@ -427,10 +431,5 @@ impl Inside {
     fn settle(&self) {
         settle(&self.first);
         settle(&self.second);
-    }
-
-    fn serve(&self, world: &World, first_port: u16, cpu: usize) -> anyhow::Result<LoadServer> {
-        let netdp = world.within(&self.first, world.netdp_path());
-        LoadServer::start(netdp, &services(first_port), cpu)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::{FIRST_PORT, Inside, Site, Size, crowd, settle};
+use super::{FIRST_PORT, Inside, Site, Size, crowd};
 use crate::bench::Mode;
 use crate::netns::Namespace;
 use crate::world::docker_bridge::PublishedPort;
@@ -50,19 +50,9 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
         address: FIRST,
         second,
     };
-    inside.settle();
-    settle(namespace);
     Ok(Site {
-        mode: Mode::Netavark,
-        address: host.address,
-        client: host.client_address,
-        first_port: FIRST_PORT,
         _crowd: crowd,
-        _redirects: Vec::new(),
-        _servers: vec![inside.serve(world, FIRST_PORT, cpu)?],
-        inside: Some(inside),
-        host: host.namespace,
-        own: None,
+        ..Site::with_containers(world, Mode::Netavark, host, inside, cpu)?
     })
 }
 
