@@ -32,6 +32,9 @@ fn docker_itself_is_measured_and_leaves_nothing(packages: &str) {
         return;
     };
     let before = host.sh(LEFT);
+    let said = host.sh("dockerd --version");
+    let version = said.strip_prefix("Docker version ").unwrap();
+    let version = version.split(',').next().unwrap().to_owned();
     let report = host.sh(
         "netdp bench --mode host,dockerd --scenario published,egress,containers,local,ports \
          --sizes 20 --workload rr,udp-rr,crr --rounds 1 --milliseconds 60 --format json",
@@ -46,6 +49,8 @@ fn docker_itself_is_measured_and_leaves_nothing(packages: &str) {
     {
         let mode = &workload["modes"][1];
         assert_eq!(mode["mode"], "dockerd");
+        let title = mode["title"].as_str().unwrap();
+        assert!(title.ends_with(&version), "{title}, not {version}");
         assert_eq!(mode["errors"], 0, "{workload:#}");
         let round = &mode["rounds"][0];
         assert!(round["operations"].as_u64() > Some(0), "{workload:#}");

@@ -64,7 +64,7 @@ fn scenarios(plan: &Plan, report: &mut Report, progress: &Progress) -> anyhow::R
                     let (route, world) = (site.route(&world, *scenario), &world);
                     Lane {
                         name: site.mode.to_string(),
-                        title: scenario.title_of(&site.mode),
+                        title: site.title(*scenario),
                         target: route.target(kind).into(),
                         client: Box::new(move || route.client(world)),
                     }

@@ -66,6 +66,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
         second,
     };
     Ok(Site {
+        version: Some(docker.version()?),
         _crowd: crowd,
         ..Site::with_containers(world, Mode::Dockerd, host, inside, cpu)?
     })
@@ -143,6 +144,10 @@ impl Docker {
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
+    }
+
+    fn version(&self) -> anyhow::Result<String> {
+        self.ask(&["version", "-f", "{{.Server.Version}}"])
     }
 
     /// Starts a container; its namespace, and its address.

@@ -65,6 +65,8 @@ impl Size {
 /// A host that carries traffic in one way.
 pub(super) struct Site {
     pub(super) mode: Mode,
+    /// Of somebody else's program that carries it.
+    version: Option<String>,
     // It ends before its namespace does.
     server: LoadServer,
     host: Namespace,
@@ -186,6 +188,7 @@ impl Site {
     fn new(mode: Mode, host: Host, first_port: u16, server: LoadServer) -> Self {
         Self {
             mode,
+            version: None,
             server,
             address: host.address,
             client: host.client_address,
@@ -302,6 +305,15 @@ impl Site {
             _crowd: crowd,
             ..Self::new(mode, world.first_host(), first_port, server)
         })
+    }
+
+    /// What it is called in a scenario.
+    pub(super) fn title(&self, scenario: Scenario) -> String {
+        let title = scenario.title_of(&self.mode);
+        match &self.version {
+            Some(version) => format!("{title}, {version}"),
+            None => title,
+        }
     }
 
     pub(super) fn host(&self) -> &Namespace {
