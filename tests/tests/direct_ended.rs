@@ -1,11 +1,11 @@
 //! When direct ports of programs end, and when not.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Output;
 
 use netdp::demo::world::{HOST_ADDRESS, HOST_ADDRESS6};
-use netdp_tests::{SILENCE, Topology, connect, connect_within, sockets_of};
+use netdp_tests::{SILENCE, Topology, connect, connect_within, listen, sockets_of, talk};
 use nix::sys::socket::{Backlog, listen as listen_on};
 
 /// A server that tells names, unmodified.
@@ -134,4 +134,22 @@ fn their_guards_stay_with_them() {
     let ended = daemon_elsewhere(&topology);
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(said.contains("listening at"), "{said}");
+}
+
+/// It took the port while nobody held it.
+#[test]
+fn a_program_of_the_hosts_that_has_the_port_keeps_it() {
+    let Some(mut topology) = Topology::start("die-hosts") else {
+        return;
+    };
+    topology.netdp("run -d --name web -p 8080:80,direct -- sleep 60");
+    topology.world.stop_daemon().unwrap();
+    let listener = listen(&topology.host_program(), Ipv4Addr::UNSPECIFIED, 8080);
+    topology.start_daemon();
+    let near = connect(&topology.host_program(), (Ipv4Addr::LOCALHOST, 8080));
+    let (far, _) = listener.accept();
+    topology.netdp("unpublish web 8080:80");
+    talk(&near, &far);
+    let near = connect(&topology.world.client, (HOST_ADDRESS, 8080));
+    talk(&near, &listener.accept().0);
 }

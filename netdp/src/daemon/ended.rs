@@ -74,7 +74,7 @@ pub fn end(port: &Hold, maps: &Path, group: Option<&Path>) -> Result<(), NotEnde
     if port.proto == Proto::Udp {
         end_datagrams(port, maps, group, &mut failed);
     } else {
-        end_streams(port, maps, &mut failed);
+        end_streams(port, maps, group, &mut failed);
     }
     if failed.0.is_empty() {
         Ok(())
@@ -83,15 +83,16 @@ pub fn end(port: &Hold, maps: &Path, group: Option<&Path>) -> Result<(), NotEnde
     }
 }
 
-fn end_streams(port: &Hold, maps: &Path, failed: &mut NotEnded) {
-    // Whatever they are at: closed and never listening ones `sock_diag` doesn't
-    // tell of.
+fn end_streams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut NotEnded) {
+    // Whatever they are at: of closed and never listening ones `sock_diag` doesn't
+    // tell before Linux 6.8.
     if let Some(made_for) = failed.note(MadeFor::open(maps)) {
         let copies = copies(|_| true, |it| is_bound(port, &made_for, it), failed);
         move_all(&copies, failed);
     }
     let ports = port.ports.first()..=port.ports.last();
-    failed.note(end_tcp(port.address, ports));
+    let group = number(group);
+    failed.note(end_tcp(port.address, ports, |it| is_direct(it, group)));
 }
 
 /// Whether it was made for one of these ports and is bound there. A connection
@@ -123,9 +124,7 @@ fn end_datagrams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut No
     let Some(sockets) = failed.note(Sockets::open()) else {
         return;
     };
-    let group = group
-        .and_then(|it| fs::metadata(it).ok())
-        .map(|it| it.ino());
+    let group = number(group);
     let ports = port.ports.first()..=port.ports.last();
     let list = || -> io::Result<Vec<Found>> {
         let mut listed = sockets.list(libc::IPPROTO_UDP, None)?;
@@ -156,11 +155,17 @@ fn end_datagrams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut No
     move_all(&copies, failed);
 }
 
-/// A program may have its sockets be of another user, not of another group.
+/// Of a control group that is there.
+fn number(group: Option<&Path>) -> Option<u64> {
+    fs::metadata(group?).ok().map(|it| it.ino())
+}
+
+/// A program may have its sockets be of another user, not of another group. What
+/// is left of a connection, or is none yet, is of nobody.
 fn is_direct(socket: &Found, group: Option<u64>) -> bool {
     match (socket.group, group) {
         (Some(of), Some(group)) => of == group,
-        _ => socket.owner == PORT_OWNER,
+        _ => socket.owner == PORT_OWNER || socket.inode == 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The sockets that have a port, and ending them: `sock_diag(7)`.
 
 use std::{
+    collections::HashSet,
     io,
     net::{IpAddr, SocketAddr},
     ops::{ControlFlow, RangeInclusive},
@@ -124,26 +125,51 @@ impl Sockets {
     }
 }
 
-/// Ends every TCP socket of this thread's network that has one of these ports, at
-/// this address or, where it is unspecified, at any: listeners, and connections.
+/// How often all sockets of a port are gone through: more appear only where
+/// somebody makes them on purpose.
+const PASSES: usize = 64;
+
+/// Ends the TCP sockets of this thread's network that have one of these ports, at
+/// this address or, where it is unspecified, at any: listeners and connections, of
+/// those that are meant.
 ///
 /// # Errors
-/// What the kernel refused.
-pub fn end_tcp(address: IpAddr, ports: RangeInclusive<u16>) -> io::Result<()> {
+/// What the kernel refused, or that there is no end of them.
+pub fn end_tcp(
+    address: IpAddr,
+    ports: RangeInclusive<u16>,
+    is_meant: impl Fn(&Found) -> bool,
+) -> io::Result<()> {
     let sockets = Sockets::open()?;
     let alone = (ports.start() == ports.end()).then_some(*ports.start());
-    loop {
+    let list = || {
         let mut listed = sockets.list(libc::IPPROTO_TCP, alone)?;
-        listed.retain(|it| it.is_at(address, &ports));
-        let mut ended = 0;
+        listed.retain(|it| it.is_at(address, &ports) && is_meant(it));
+        Ok(listed)
+    };
+    end_listed(list, |socket| sockets.end(socket))
+}
+
+fn end_listed(
+    list: impl Fn() -> io::Result<Vec<Found>>,
+    mut end: impl FnMut(&Found) -> io::Result<bool>,
+) -> io::Result<()> {
+    let mut ended = HashSet::new();
+    for _ in 0..PASSES {
+        let listed = list()?;
+        let before = ended.len();
         for socket in &listed {
-            ended += usize::from(sockets.end(socket)?);
+            if end(socket)? {
+                ended.insert(socket.cookie());
+            }
         }
-        // Those that were not found may be, now that others have ended.
-        if ended == listed.len() || ended == 0 {
+        // Those that were not found may be, now that others have ended. One that
+        // has may listen again, as often as its program likes.
+        if ended.len() == before || listed.iter().all(|it| ended.contains(&it.cookie())) {
             return Ok(());
         }
     }
+    Err(io::Error::other("there are ever more connections"))
 }
 
 /// Whether a socket that is bound to `own` has its port at `address`. One of IPv6
@@ -184,6 +210,7 @@ fn sockets(
 #[cfg(test)]
 mod tests {
     use std::{
+        cell::{Cell, RefCell},
         io::Read,
         net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
         os::fd::AsRawFd,
@@ -199,6 +226,10 @@ mod tests {
         free.local_addr().unwrap().port()
     }
 
+    fn end_all(address: impl Into<IpAddr>, port: u16) -> io::Result<()> {
+        end_tcp(address.into(), port..=port, |_| true)
+    }
+
     #[test]
     fn listeners_and_connections_of_a_port_end_and_no_others() {
         if !nix::unistd::geteuid().is_root() {
@@ -209,7 +240,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let mut near = TcpStream::connect(addr).unwrap();
         let (mut far, _) = listener.accept().unwrap();
-        let ended = end_tcp(Ipv4Addr::UNSPECIFIED.into(), addr.port()..=addr.port());
+        let ended = end_all(Ipv4Addr::UNSPECIFIED, addr.port());
         if let Err(error) = &ended
             && error.raw_os_error() == Some(libc::EOPNOTSUPP)
         {
@@ -241,7 +272,7 @@ mod tests {
         let first = share("[::1]:0".parse().unwrap());
         let addr = first.local_addr().unwrap();
         let others: Vec<TcpListener> = (0..7).map(|_| share(addr)).collect();
-        let ended = end_tcp(Ipv6Addr::UNSPECIFIED.into(), addr.port()..=addr.port());
+        let ended = end_all(Ipv6Addr::UNSPECIFIED, addr.port());
         if let Err(error) = &ended
             && error.raw_os_error() == Some(libc::EOPNOTSUPP)
         {
@@ -253,6 +284,55 @@ mod tests {
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         }
         assert!(TcpStream::connect(addr).is_err());
+    }
+
+    fn found(cookie: u32) -> Found {
+        let mut id = SocketId::with_port(80);
+        id.cookie = [cookie, 0];
+        Found {
+            protocol: libc::IPPROTO_TCP,
+            family: libc::AF_INET,
+            id,
+            v6only: false,
+            owner: 0,
+            inode: 1,
+            group: None,
+        }
+    }
+
+    #[test]
+    fn who_listens_again_and_again_keeps_nobody_waiting() {
+        // One that is only bound, which there is nothing to be ended of.
+        let list = || Ok(vec![found(1), found(2)]);
+        let mut times = 0;
+        let end = |socket: &Found| {
+            times += 1;
+            assert!(times < 9, "it goes on");
+            Ok(socket.cookie() == 2)
+        };
+        end_listed(list, end).unwrap();
+    }
+
+    #[test]
+    fn those_that_are_found_late_end_and_an_endless_number_does_not() {
+        // Of those that share a port, the last.
+        let left = RefCell::new(vec![found(1), found(2), found(3)]);
+        let end = |socket: &Found| {
+            let mut left = left.borrow_mut();
+            let is_last = left.last().map(Found::cookie) == Some(socket.cookie());
+            if is_last {
+                left.pop();
+            }
+            Ok(is_last)
+        };
+        end_listed(|| Ok(left.borrow().clone()), end).unwrap();
+        assert!(left.borrow().is_empty());
+        let next = Cell::new(0);
+        let ever_more = || {
+            next.set(next.get() + 2);
+            Ok(vec![found(next.get()), found(1)])
+        };
+        end_listed(ever_more, |it| Ok(it.cookie() != 1)).unwrap_err();
     }
 
     #[test]
