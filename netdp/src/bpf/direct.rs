@@ -281,11 +281,16 @@ impl Closed {
         done
     }
 
-    /// Forgets those that are gone.
-    pub fn keep(&mut self, alive: &[u64]) {
+    /// Those that have been closed.
+    pub fn cookies(&self) -> Vec<u64> {
+        self.sockets.keys().flatten().collect()
+    }
+
+    /// Forgets those of `noted` that are gone: what was closed after `noted` was
+    /// read may not be among those that are `alive`.
+    pub fn forget_gone(&mut self, noted: &[u64], alive: &[u64]) {
         let alive: BTreeSet<&u64> = alive.iter().collect();
-        let closed: Vec<u64> = self.sockets.keys().flatten().collect();
-        for cookie in closed.iter().filter(|cookie| !alive.contains(cookie)) {
+        for cookie in noted.iter().filter(|cookie| !alive.contains(cookie)) {
             let _ = self.sockets.remove(cookie);
         }
     }

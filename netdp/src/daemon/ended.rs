@@ -13,6 +13,7 @@ use std::{
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::Path,
+    thread,
 };
 
 use nix::{
@@ -89,6 +90,7 @@ fn end_streams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut NotE
     if let Some(made_for) = failed.note(MadeFor::open(maps)) {
         let copies = copies(|_| true, |it| is_bound(port, &made_for, it), failed);
         move_all(&copies, failed);
+        close_elsewhere(copies);
     }
     let ports = port.ports.first()..=port.ports.last();
     let group = number(group);
@@ -131,14 +133,17 @@ fn end_datagrams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut No
         listed.retain(|it| is_direct(it, group));
         Ok(listed)
     };
+    let mut closed = failed.note(Closed::open(maps));
+    // A supervisor may close one that isn't listed yet.
+    let noted = closed.as_ref().map(Closed::cookies).unwrap_or_default();
     let Some(all) = failed.note(list()) else {
         return;
     };
     let cookies = |of: &[Found]| of.iter().map(Found::cookie).collect::<Vec<_>>();
     let mut ended = all.clone();
     ended.retain(|it| it.is_at(port.address, &ports));
-    if let Some(mut closed) = failed.note(Closed::open(maps)) {
-        closed.keep(&cookies(&all));
+    if let Some(closed) = &mut closed {
+        closed.forget_gone(&noted, &cookies(&all));
         failed.note(closed.close(&cookies(&ended)));
     }
     let names: HashSet<Vec<u8>> = ended.iter().map(|it| name(it.inode)).collect();
@@ -153,6 +158,7 @@ fn end_datagrams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut No
     }
     // Ending took them off their interfaces.
     move_all(&copies, failed);
+    close_elsewhere(copies);
 }
 
 /// Of a control group that is there.
@@ -180,6 +186,9 @@ fn move_all(sockets: &[OwnedFd], failed: &mut NotEnded) {
     }
 }
 
+/// So many copies of others' sockets are open at once.
+const MANY: usize = 256;
+
 /// A copy of each socket with such a name that a process has, of those that are
 /// meant.
 fn copies(
@@ -188,7 +197,7 @@ fn copies(
     failed: &mut NotEnded,
 ) -> Vec<OwnedFd> {
     let mut seen = HashSet::new();
-    let mut copies = Vec::new();
+    let (mut copies, mut others) = (Vec::new(), Vec::new());
     for process in processes() {
         let entries = fs::read_dir(format!("/proc/{}/fd", process.pid));
         for entry in entries.into_iter().flatten().flatten() {
@@ -207,10 +216,25 @@ fn copies(
             // The program may have put another one there meanwhile.
             if is_wanted(&name) && seen.insert(name) && is_meant(&copy) {
                 copies.push(copy);
+            } else {
+                others.push(copy);
+            }
+            if others.len() >= MANY {
+                close_elsewhere(std::mem::take(&mut others));
             }
         }
     }
+    close_elsewhere(others);
     copies
+}
+
+/// Closes copies of sockets while this thread goes on. Where a program has closed
+/// its own meanwhile, the last one to close it waits for as long as the program
+/// has said (`SO_LINGER`).
+fn close_elsewhere(copies: Vec<OwnedFd>) {
+    if !copies.is_empty() {
+        thread::spawn(move || drop(copies));
+    }
 }
 
 /// A copy of a socket, and its name. Nothing where it has gone.
@@ -224,9 +248,16 @@ fn copy(pid: u32, number: i32) -> io::Result<Option<(Vec<u8>, OwnedFd)>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, UdpSocket};
+    use std::{
+        io::Write as _,
+        net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+        time::{Duration, Instant},
+    };
 
-    use nix::unistd::{Uid, fchown};
+    use nix::{
+        sys::socket::setsockopt,
+        unistd::{Uid, fchown},
+    };
 
     use super::*;
     use crate::model::PortRange;
@@ -242,7 +273,7 @@ mod tests {
         let bound = UdpSocket::bind(("127.0.0.1", number)).unwrap();
         fchown(&bound, Some(Uid::from_raw(PORT_OWNER)), None).unwrap();
         bound
-            .set_read_timeout(Some(std::time::Duration::from_secs(9)))
+            .set_read_timeout(Some(Duration::from_secs(9)))
             .unwrap();
         let port = Hold {
             address: Ipv4Addr::LOCALHOST.into(),
@@ -259,5 +290,23 @@ mod tests {
         assert_eq!(failed.0.len(), 1, "{said}");
         let error = bound.recv(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_a_program_has_left_unsent() {
+        const LONG: i32 = 60;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sends = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: LONG,
+        };
+        setsockopt(&sends, sockopt::Linger, &linger).unwrap();
+        sends.set_nonblocking(true).unwrap();
+        while sends.write(&[0; 1 << 16]).is_ok() {}
+        sends.set_nonblocking(false).unwrap();
+        let began = Instant::now();
+        close_elsewhere(vec![sends.into()]);
+        assert!(began.elapsed() < Duration::from_secs(LONG as u64 / 2));
     }
 }

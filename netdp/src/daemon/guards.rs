@@ -2,7 +2,7 @@
 //! group that they were made in, for as long as they live.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -58,14 +58,15 @@ pub fn check(state: &State, cgroup: &Path, bpffs: &Path) -> Result<(), GuardedEl
     })
 }
 
-/// Without `sock_diag` there are no direct ports.
+/// Without `sock_diag` there are no direct ports. Where it doesn't tell, there may
+/// be some.
 fn has_sockets(group: u64) -> bool {
     let Ok(sockets) = Sockets::open() else {
         return false;
     };
-    [libc::IPPROTO_TCP, libc::IPPROTO_UDP]
-        .into_iter()
-        .filter_map(|protocol| sockets.list(protocol, None).ok())
-        .flatten()
-        .any(|socket| socket.group == Some(group))
+    let mut protocols = [libc::IPPROTO_TCP, libc::IPPROTO_UDP].into_iter();
+    protocols.any(|protocol| match sockets.list(protocol, None) {
+        Ok(listed) => listed.iter().any(|socket| socket.group == Some(group)),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    })
 }

@@ -7,10 +7,9 @@ use std::{
 };
 
 /// Options before the command that have no value.
-const FLAGS: [&str; 7] = [
+const FLAGS: [&str; 6] = [
     "--debug",
     "--systemd-cgroup",
-    "--rootless",
     "--version",
     "-v",
     "--help",
@@ -126,6 +125,8 @@ mod tests {
         assert_eq!(call, expected);
         let call = read("--log-format=json --log=/l create --bundle=/b --no-pivot web");
         assert_eq!((call.bundle, call.log_is_json), (Some("/b".into()), true));
+        let call = read("--rootless auto create --bundle /b web");
+        assert_eq!(call.bundle, Some("/b".into()));
         let call = read("run --keep -b /b web");
         assert_eq!(call.bundle, Some("/b".into()));
         assert_eq!(read("run web").bundle, Some(".".into()));
