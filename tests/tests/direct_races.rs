@@ -1,7 +1,9 @@
 //! A direct port that goes while a program is about to get its socket.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, ptr, thread};
 
 use netdp::demo::world::HOST_ADDRESS;
 use netdp::netns::Namespace;
@@ -52,12 +54,75 @@ fn a_port_that_goes_before_the_program_has_its_socket_is_taken_back() {
 /// Takes all ports out of what the supervisor reads.
 #[track_caller]
 fn publish_nothing(topology: &Topology) {
-    let folder = topology.world.run_dir().join("direct");
-    let file = fs::read_dir(&folder).unwrap().next().unwrap().unwrap();
-    let text = fs::read(file.path()).unwrap();
-    let mut ports: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let (file, mut ports) = ports_file(topology);
     ports["published"] = serde_json::json!([]);
     let written = topology.world.dir().join("ports");
     fs::write(&written, ports.to_string()).unwrap();
-    fs::rename(written, file.path()).unwrap();
+    fs::rename(written, file).unwrap();
+}
+
+/// While the daemon tries, and when it has undone what it did.
+#[test]
+fn a_port_that_can_not_be_published_is_never_told() {
+    let Some(topology) = Topology::start("dir-never") else {
+        return;
+    };
+    topology.netdp("run -d --name web -p 8080:80,direct -- sleep 60");
+    let told = || ports_file(&topology).1;
+    let before = told();
+    assert_eq!(before["published"].as_array().unwrap().len(), 1);
+    // Each port is held by a socket.
+    let daemon = topology.world.daemon_pid().expect("the daemon");
+    let open = fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().count();
+    limit_files(daemon, open + 500);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut times = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(told(), before);
+                times += 1;
+            }
+            times
+        });
+        let said = topology.refused("publish web 9000-9999:9000-9999,direct");
+        is_over.store(true, Ordering::Relaxed);
+        assert!(said.contains("files"), "{said}");
+        assert!(looks.join().unwrap() > 100, "seldom");
+    });
+    assert_eq!(told(), before);
+    topology.netdp("publish web 9000:9000,direct");
+    assert_ne!(told(), before);
+}
+
+#[track_caller]
+fn limit_files(process: u32, most: usize) {
+    let limit = libc::rlimit {
+        rlim_cur: most as u64,
+        rlim_max: most as u64,
+    };
+    let (process, kind) = (process.cast_signed(), libc::RLIMIT_NOFILE);
+    // SAFETY: the kernel reads the structure and writes none.
+    let limited = unsafe { libc::prlimit(process, kind, &raw const limit, ptr::null_mut()) };
+    assert_eq!(limited, 0);
+}
+
+/// The file that the supervisor reads, and what it says.
+#[track_caller]
+fn ports_file(topology: &Topology) -> (PathBuf, serde_json::Value) {
+    let folder = topology.world.run_dir().join("direct");
+    let files = fs::read_dir(&folder).unwrap().flatten();
+    let is_whole = |path: &PathBuf| {
+        !path
+            .file_name()
+            .unwrap()
+            .as_encoded_bytes()
+            .starts_with(b".")
+    };
+    let file = files
+        .map(|file| file.path())
+        .find(is_whole)
+        .expect("a file");
+    let text = fs::read(&file).unwrap();
+    (file, serde_json::from_slice(&text).unwrap())
 }

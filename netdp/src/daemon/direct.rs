@@ -91,30 +91,39 @@ impl DirectPorts {
 
     /// Writes what has changed, and what could not be written the last time.
     pub fn follow(&mut self, state: &State) {
-        self.say(wanted(state));
+        let is_first = self.begin();
+        self.say(wanted(state), is_first);
     }
 
     /// Before a change of the tables: what is published no more is taken out, since
     /// programs may bind again at once when their sockets are ended, and what comes
-    /// isn't written yet, since what has no entry isn't ended. Of what an earlier
-    /// daemon wrote nothing is known: then it is all written.
+    /// isn't written yet, since what has no entry isn't ended.
     pub fn narrow(&mut self, state: &State) {
-        if self.known.is_none() {
-            return self.follow(state);
+        let is_first = self.begin();
+        let mut kept = wanted(state);
+        for (id, ports) in &mut kept {
+            let before = self.written.get(id);
+            let was = |it: &Published| before.is_some_and(|of| of.published.contains(it));
+            ports.published.retain(was);
         }
-        let kept = wanted(state).into_iter().filter_map(|(id, mut ports)| {
-            let before = self.written.get(&id)?;
-            let published = &mut ports.published;
-            published.retain(|it| before.published.contains(it));
-            Some((id, ports))
-        });
-        let kept = kept.collect();
-        self.say(kept);
+        self.say(kept, is_first);
     }
 
-    fn say(&mut self, wanted: BTreeMap<SandboxId, Ports>) {
-        let is_first = self.known.is_none();
-        let known = self.known.take().unwrap_or_else(|| self.left());
+    /// Reads what an earlier daemon has said, which may have ended between writing
+    /// the store and the tables. True the first time.
+    fn begin(&mut self) -> bool {
+        if self.known.is_some() {
+            return false;
+        }
+        let known = self.left();
+        let files = known.iter().map(|id| (*id, read(&self.path(*id))));
+        self.written = files.filter_map(|(id, it)| Some((id, it?))).collect();
+        self.known = Some(known);
+        true
+    }
+
+    fn say(&mut self, wanted: BTreeMap<SandboxId, Ports>, is_first: bool) {
+        let known = self.known.take().unwrap_or_default();
         let gone = || known.iter().filter(|id| !wanted.contains_key(id));
         for id in gone() {
             // It may be gone with the folder.
@@ -196,6 +205,11 @@ fn cookie(ports: &Ports) -> Option<Result<u64, NetnsError>> {
         Err(error) if error.is_absence() => None,
         namespace => Some(namespace.and_then(|it| it.cookie())),
     }
+}
+
+/// None of another version's.
+fn read(path: &Path) -> Option<Ports> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// For root alone; it is read at any time.
@@ -283,4 +297,64 @@ fn published(endpoint: &Endpoint) -> impl Iterator<Item = Published> {
             },
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::{NO_SOCKETS, host, state, web};
+
+    /// The direct ports of the host that supervisors are told.
+    fn told(folder: &Path) -> Vec<u16> {
+        let mut files = fs::read_dir(folder.join("direct")).unwrap();
+        let file = files.next().expect("a file").unwrap().path();
+        assert!(files.next().is_none());
+        let ports = read(&file).expect("ports");
+        let ports = ports.published.iter().map(|it| it.publication.host_port);
+        ports.collect()
+    }
+
+    #[test]
+    fn what_is_told_is_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = || DirectPorts::new(folder.path(), folder.path(), folder.path());
+        let host = host(&NO_SOCKETS);
+        let mut before = state();
+        let request = web("web", &["8080:80,direct"]);
+        before.create_sandbox(&request, &host).unwrap();
+        let mut after = before.clone();
+        let spec = ["9090:90,direct".parse().unwrap()];
+        after.publish("web", &spec, &host).unwrap();
+        let mut first = daemon();
+        first.narrow(&before);
+        assert!(told(folder.path()).is_empty());
+        first.follow(&before);
+        assert_eq!(told(folder.path()), [8080]);
+        // One that ended between the store and the tables, and the next.
+        first.narrow(&after);
+        assert_eq!(told(folder.path()), [8080]);
+        let mut next = daemon();
+        next.narrow(&after);
+        assert_eq!(told(folder.path()), [8080]);
+        next.follow(&after);
+        assert_eq!(told(folder.path()), [8080, 9090]);
+        daemon().narrow(&before);
+        assert_eq!(told(folder.path()), [8080]);
+    }
+
+    #[test]
+    fn what_another_version_has_told_is_told_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = state();
+        let request = web("web", &["8080:80,direct"]);
+        let sandbox = state.create_sandbox(&request, &host(&NO_SOCKETS)).unwrap();
+        let id = sandbox.id;
+        fs::create_dir(folder.path().join("direct")).unwrap();
+        fs::write(folder.path().join("direct").join(id.to_string()), "{").unwrap();
+        let mut direct = DirectPorts::new(folder.path(), folder.path(), folder.path());
+        direct.narrow(&state);
+        assert!(told(folder.path()).is_empty());
+        direct.follow(&state);
+        assert_eq!(told(folder.path()), [8080]);
+    }
 }
