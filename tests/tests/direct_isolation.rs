@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
+use netdp::netns::Namespace;
 use netdp_tests::{
     SILENCE, Topology, connect, connect_within, disconnect, listen, number_option, set_option,
     sockets_of,
@@ -225,37 +226,36 @@ fn who_rules_networks_but_not_the_host_gets_none() {
         return println!("skipped: there is no setpriv");
     };
     assert!(setpriv.status.success());
-    let is_direct = |name: &str, options: &str| {
-        let words = format!(
-            "run -d --name {name} -p 80,direct -- setpriv {options} -- {SERVER} 0.0.0.0:80"
-        );
-        topology.netdp(&words);
+    let is_direct = |name: &str, port: u16, program: &str| {
+        let file = topology.world.dir().join(name);
+        std::fs::write(&file, program).unwrap();
+        let script = file.display();
+        topology.netdp(&format!(
+            "run -d --name {name} -p {port},direct -- sh {script}"
+        ));
         topology.wait_until("listening", || {
-            !topology.netdp(&format!("logs {name}")).is_empty()
+            topology.netdp(&format!("logs {name}")).contains(" is ")
         });
-        let sandbox = topology.inspect(name);
-        let sockets = sockets_of(sandbox.pid.unwrap(), libc::IPPROTO_TCP);
-        let own = netdp::netns::Namespace::open(&sandbox.netns).unwrap();
-        let listener = sockets.iter().find(|socket| is_listening(socket)).unwrap();
-        let mut cookie = [0u8; 8];
-        let mut length = 8;
-        // SAFETY: the kernel writes no more than the number; 71 is
-        // SO_NETNS_COOKIE.
-        let got = unsafe {
-            libc::getsockopt(
-                listener.as_raw_fd(),
-                libc::SOL_SOCKET,
-                71,
-                cookie.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        assert_eq!(got, 0);
-        u64::from_ne_bytes(cookie) != own.cookie().unwrap()
+        // Nobody who is not led elsewhere finds it in its own network.
+        let own = Namespace::open(&topology.inspect(name).netns).unwrap();
+        connect_within(&own, None, (Ipv4Addr::LOCALHOST, port), SILENCE).is_err()
     };
-    assert!(is_direct("root", "--nnp"));
-    assert!(!is_direct("half", "--bounding-set=-sys_admin"));
-    assert!(is_direct("neither", "--bounding-set=-sys_admin,-net_admin"));
+    let server = |port: u16| format!("{SERVER} 0.0.0.0:{port}");
+    let only = |rights: &str, port| format!("exec setpriv {rights} -- {}", server(port));
+    assert!(is_direct("root", 80, &only("--nnp", 80)));
+    let half = "--bounding-set=-sys_admin";
+    assert!(!is_direct("half", 80, &only(half, 80)));
+    let neither = "--bounding-set=-sys_admin,-net_admin";
+    assert!(is_direct("neither", 80, &only(neither, 80)));
+    // It could hand the socket to the one that started it.
+    for (name, by) in [
+        ("handed", "setpriv --bounding-set=-net_admin --"),
+        ("userns", "unshare --user --map-root-user"),
+    ] {
+        let child = format!("{by} {} & wait", server(8081));
+        let program = format!("exec setpriv {half} -- sh -c '{child}'");
+        assert!(!is_direct(name, 8081, &program), "{name}");
+    }
     // Without the right to a low port the kernel's answer is the sandbox's own.
     for (name, by) in [
         ("low", "setpriv --bounding-set=-net_bind_service --"),

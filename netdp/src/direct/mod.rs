@@ -16,6 +16,7 @@ mod owners;
 mod place;
 mod ports_file;
 mod process;
+mod rights;
 mod supervisor;
 mod ways;
 

@@ -25,7 +25,11 @@ use nix::{
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::{DIRECT_COMMAND, Task, owners::Owner};
+use super::{
+    DIRECT_COMMAND, Task,
+    owners::Owner,
+    rights::{NET_BIND_SERVICE, Status},
+};
 
 /// Why direct ports can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -138,11 +142,6 @@ pub fn descriptor(process: i32, number: i32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Capabilities by number (linux/capability.h).
-const NET_BIND_SERVICE: u32 = 10;
-const NET_ADMIN: u32 = 12;
-const SYS_ADMIN: u32 = 21;
-
 /// The thread that binds.
 #[derive(Debug)]
 pub(super) struct Caller {
@@ -154,33 +153,24 @@ pub(super) struct Caller {
     /// Inode of the user namespace that its capabilities are of.
     user_namespace: u64,
     effective: u64,
-    /// What it, or a program that it executes, can have.
-    within_reach: u64,
 }
 
 impl Caller {
     /// # Errors
     /// When `/proc` doesn't tell.
     pub fn of(thread: u32) -> io::Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.map(str::trim)
-        };
-        let caps = |name: &str| {
-            let caps = field(name).and_then(|hex| u64::from_str_radix(hex, 16).ok());
-            caps.ok_or_else(|| io::Error::other(format!("/proc/{thread}/status has no {name}")))
-        };
-        let process = field("Tgid:").and_then(|text| text.parse().ok());
+        let status = Status::read(Path::new(&format!("/proc/{thread}")))?;
+        let process = status.field("Tgid:").and_then(|text| text.parse().ok());
         // The real one, and then the effective one.
-        let user = field("Uid:").and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
+        let user = status
+            .field("Uid:")
+            .and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
         Ok(Self {
             thread,
             process: process.ok_or_else(|| io::Error::other("a thread of no process"))?,
             user: user.ok_or_else(|| io::Error::other("a thread of no user"))?,
             user_namespace: fs::metadata(format!("/proc/{thread}/ns/user"))?.ino(),
-            effective: caps("CapEff:")?,
-            within_reach: caps("CapPrm:")? | caps("CapBnd:")?,
+            effective: status.capabilities("CapEff:")?,
         })
     }
 
@@ -192,13 +182,6 @@ impl Caller {
             let below = own.checked_sub(1).map(|below| owners[below].user);
             self.effective & 1 << NET_BIND_SERVICE != 0 || below == Some(self.user)
         })
-    }
-
-    /// Whether it may change the network of the sockets that it has, but not
-    /// enter the host's: such a socket would be a way around that.
-    pub fn rules_networks(&self) -> bool {
-        let has = |capability: u32| self.within_reach & 1 << capability != 0;
-        has(NET_ADMIN) && !has(SYS_ADMIN)
     }
 
     /// The address that is at `at` in its memory; none if it is of no family that
@@ -324,7 +307,6 @@ mod tests {
             user,
             user_namespace,
             effective,
-            within_reach: 0,
         }
     }
 
@@ -341,16 +323,5 @@ mod tests {
         assert!(!may(9, 3, 0) && !may(9, 2, 0));
         assert!(!may(9, 4, u64::MAX), "a namespace that it has made itself");
         assert!(may(7, 2, 0) && !may(7, 3, 0) && !may(7, 1, 0));
-    }
-
-    #[test]
-    fn half_a_right_over_networks_is_too_much() {
-        let caller = |within_reach| Caller {
-            within_reach,
-            ..caller(0, 0, 0)
-        };
-        assert!(caller(1 << NET_ADMIN).rules_networks());
-        assert!(!caller(1 << NET_ADMIN | 1 << SYS_ADMIN).rules_networks());
-        assert!(!caller(1 << NET_BIND_SERVICE).rules_networks());
     }
 }

@@ -35,6 +35,7 @@ use super::{
     place::{Asked, PORT_OWNER, Place, move_aside},
     ports_file::PortsFile,
     process::Caller,
+    rights::Rights,
     ways,
 };
 use crate::{
@@ -82,9 +83,11 @@ fn begin() -> Result<Option<(Supervisor, Filters)>> {
     // Sockets are of the group in which they are made, for as long as they live.
     let procs = task.cgroup.join("cgroup.procs");
     fs::write(&procs, "0").with_context(|| format!("can't join {}", procs.display()))?;
+    let host = Namespace::current()?;
     let mut supervisor = Supervisor {
         inside: None,
-        host: Namespace::current()?.cookie()?,
+        host: host.cookie()?,
+        rights: Rights::over(&host)?,
         ports: PortsFile::new(task.ports.clone()),
         claims: Claims::default(),
         said: 0,
@@ -123,6 +126,7 @@ struct Supervisor {
     inside: Option<Inside>,
     /// Cookie of the host's network.
     host: u64,
+    rights: Rights,
     ports: PortsFile,
     claims: Claims,
     /// How often something was.
@@ -246,9 +250,9 @@ impl Supervisor {
         }
         if netns != Some(inside.cookie)
             || addr.port() < inside.free_ports && !caller.may_bind_low_ports(&inside.owners)
-            || caller.rules_networks()
             || is_bound(&socket)
             || is_barred(&socket)
+            || self.rights.are_half(inside.inode)?
         {
             return Ok(Outcome::Untouched);
         }
