@@ -75,7 +75,15 @@ pub fn run(workspace: &Workspace, chosen: &Chosen<'_>, args: &[OsString]) -> Res
     // libtest hides what a test that passes says, and with it why one skips.
     given.push("--show-output".into());
     given.extend((long || with_engines).then(|| "--include-ignored".into()));
-    given.extend((!names_threads(args)).then(|| threads(alone)));
+    let threads = match (with_engines, alone) {
+        // Each has an engine's own limits of time to keep.
+        (true, _) => cpus() + 1,
+        // Half of the time they wait, for time limits, for silence, for programs to
+        // start. Where there are as many test programs as CPUs, two of each.
+        (false, true) => 2 * cpus(),
+        (false, false) => 2,
+    };
+    given.extend((!names_threads(args)).then(|| format!("--test-threads={threads}").into()));
     given.extend_from_slice(args);
     let mut sum = Sum::default();
     let how = How {
@@ -114,14 +122,6 @@ fn names_threads(args: &[OsString]) -> bool {
 
 fn cpus() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
-}
-
-/// Twice as many tests at once as libtest would run: half of the time they wait,
-/// for time limits, for silence, for programs to start. Where there are as many
-/// test programs as CPUs, two of each.
-fn threads(alone: bool) -> OsString {
-    let threads = if alone { 2 * cpus() } else { 2 };
-    format!("--test-threads={threads}").into()
 }
 
 /// What test programs have to see.

@@ -11,7 +11,7 @@ mod web;
 pub use containerd::Containerd;
 pub use docker::Docker;
 pub use host::{EngineHost, application};
-pub use podman::Podman;
+pub use podman::{Podman, twice};
 pub use state::Left;
 pub use web::{Seen, fetch, fetch_within, get};
 
