@@ -14,7 +14,7 @@ mod layout;
 mod state;
 
 pub use configuration::*;
-pub use direct::{Client, ClientKey, Datagrams, Known, OwnPlace, OwnPort, OwnWay, seen};
+pub use direct::{Client, ClientKey, Datagrams, Known, MadeFor, OwnPlace, OwnPort, OwnWay, seen};
 pub use joined::*;
 pub use state::*;
 

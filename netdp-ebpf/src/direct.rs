@@ -36,6 +36,7 @@ use crate::{
     },
     maps::{INWARD, OWN_WAYS, UNSEALED},
     published::{back_of, mapping_of},
+    ranges,
     skb::Skb,
     work::{self, Decision, Exit, Work, copy},
 };
@@ -87,6 +88,16 @@ pub fn has_sent<F: Family>(skb: &Skb, work: &Work<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
     let is_direct = unsafe { (*found).is_direct() };
     is_direct && F::host_has_socket(skb.as_ptr(), &answer, proto)
+}
+
+/// Whether who sends may use a port: everybody, who is in its set, or who is of
+/// this host, of which others have judged.
+#[inline(always)]
+fn may_send<F: Family>(published: &Published<F::Addr>, from: &F::Addr) -> bool {
+    ranges::is_allowed::<F>(published.allow, from)
+        || from.is_loopback()
+        || F::locals().get_ptr(from).is_some()
+        || F::addrs().get_ptr(from).is_some()
 }
 
 /// Whether a program listens at a published port by a socket of the host.
@@ -376,16 +387,21 @@ pub fn harmless(ctx: &SockoptContext) -> i32 {
     }
 }
 
-/// Whether the interface that an option names isn't there.
+/// Whether the interface that an option names isn't there. What is longer than a
+/// page the kernel reads from the program's memory once more
+/// (`__cgroup_bpf_run_filter_setsockopt`, kernel/bpf/cgroup.c, 6.4).
 #[inline(always)]
 fn goes_nowhere(ctx: &SockoptContext) -> bool {
     // SAFETY: the context is valid while the program runs.
-    let (value, end) = unsafe {
+    let (value, end, length) = unsafe {
         let option = ctx.sockopt;
         let value = (*option).__bindgen_anon_2.optval;
-        (value, (*option).__bindgen_anon_3.optval_end)
+        let end = (*option).__bindgen_anon_3.optval_end;
+        (value, end, (*option).optlen)
     };
     let behind = value.wrapping_byte_add(size_of::<i32>());
     // SAFETY: as many bytes as are read lie before the end.
-    behind <= end && nowhere::is(unsafe { value.cast::<i32>().read_unaligned() })
+    length == size_of::<i32>() as i32
+        && behind <= end
+        && nowhere::is(unsafe { value.cast::<i32>().read_unaligned() })
 }

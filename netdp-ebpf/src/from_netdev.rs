@@ -1,8 +1,10 @@
 //! tcx ingress of an uplink: what arrives from outside.
 
 use netdp_common::{
+    addr::Address,
     drop::DropReason,
     fragment,
+    maps::Published,
     packet::{Fragment, Transport, V4, V6, ethertype},
     rules,
 };
@@ -108,7 +110,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     if !is_host {
         // Also for a neighbour that routes to the container subnet.
         let Some(owner) = F::addrs().get_ptr(daddr) else {
-            return Ok(Verdict::Pass);
+            return at_the_link(mapping, daddr);
         };
         // Without ports it would look like an echo of identifier 0.
         if work.packet.transport == Transport::IcmpOther {
@@ -163,6 +165,19 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
         }
     }
     enter::<F>(skb, work, fragment, now)
+}
+
+/// Nothing is published at the addresses that the host has on each of its links,
+/// where the stack may have a listener that is there for direct ports.
+#[inline(always)]
+fn at_the_link<A: Address>(
+    mapping: Option<&Published<A>>,
+    daddr: A,
+) -> Result<Verdict, DropReason> {
+    if daddr.is_link_local() && mapping.is_some_and(Published::is_direct) {
+        return Err(DropReason::NotPublished);
+    }
+    Ok(Verdict::Pass)
 }
 
 /// See [`masquerade::inbound`].

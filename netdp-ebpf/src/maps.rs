@@ -14,9 +14,9 @@ use netdp_common::{
         EARLY_IN_GROUP, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known,
         LinkKey, Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_CLIENTS, MAX_CLOSED,
         MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING, MAX_PORTS,
-        MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, Member, ORDER_PER_FLOW, OwnPort, OwnWay, Owner, Pair,
-        Path, PortKey, Published, PublishedRange, Refusals, Short, SockKey, SocketKey, Stats,
-        Sweep, Times, Uplink, Usage, seen,
+        MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, MadeFor, Member, ORDER_PER_FLOW, OwnPort, OwnWay,
+        Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals, Short, SockKey, SocketKey,
+        Stats, Sweep, Times, Uplink, Usage, seen,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -125,10 +125,10 @@ pub static JOINED: SkStorage<Joined> = SkStorage::new();
 /// netdp does it.
 #[btf_map(name = "unsealed")]
 pub static UNSEALED: SkStorage<u32> = SkStorage::new();
-/// The port, in host order, that netdp has made a direct socket of TCP for. It
-/// tells the daemon, too, which sockets of a program are netdp's.
+/// What netdp has made a direct socket of TCP for. It tells the daemon, too, which
+/// sockets of a program are netdp's.
 #[btf_map(name = "made_for")]
-pub static MADE_FOR: SkStorage<u32> = SkStorage::new();
+pub static MADE_FOR: SkStorage<MadeFor> = SkStorage::new();
 /// Where direct ports are for programs of their own sandbox.
 #[btf_map(name = "own_ways")]
 pub static OWN_WAYS: HashMap<

@@ -2,21 +2,23 @@
 //! nothing. A socket is of the control group that it was made in, whoever holds
 //! it, so these tests take it out of the program's hands.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
 use netdp::netns::Namespace;
 use netdp_tests::{
-    SILENCE, Topology, connect, connect_within, disconnect, listen, number_option, set_option,
-    sockets_of,
+    PATIENCE, SILENCE, Topology, connect, connect_within, disconnect, listen, number_option,
+    set_option, sockets_of,
 };
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    Backlog, MsgFlags, SockaddrIn, SockaddrStorage, bind, connect as connect_socket, getsockname,
-    listen as listen_on, sendto,
+    Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrStorage, bind,
+    connect as connect_socket, getsockname, listen as listen_on, recvmsg, sendmsg, sendto,
 };
 use nix::unistd::{Uid, fchown};
 
@@ -161,7 +163,12 @@ fn no_option_leads_out_of_its_connection() {
         (libc::IPPROTO_TCP, libc::TCP_ULP, b"tls"),
         (263, 1, &one),
     ];
+    // What is longer than a page the kernel reads again from the program.
+    let mut long = vec![0; 8192];
+    long[..4].copy_from_slice(&(1i32 << 30).to_ne_bytes());
     for socket in [&scene.listener, &scene.connection] {
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
+        assert_eq!(set_option(socket, level, name, &long), Err(Errno::EPERM));
         for (level, name, value) in refused {
             assert_eq!(
                 set_option(socket, level, name, value),
@@ -189,6 +196,37 @@ fn no_option_leads_out_of_its_connection() {
         }
         // Who shares the port was settled when the socket was made.
         assert_eq!(number_option(socket, libc::SO_REUSEPORT), Some(1));
+    }
+}
+
+/// The kernel shows the control group's programs no options that are set by calls
+/// of another architecture.
+#[test]
+fn nobody_sets_options_by_calls_of_32_bits() {
+    let program = env!("CARGO_BIN_EXE_foreign_options");
+    let output = std::process::Command::new(program).output().unwrap();
+    if !output.status.success() {
+        return println!("skipped: this kernel has no calls of 32 bits");
+    }
+    let Some(topology) = Topology::start("dis-foreign") else {
+        return;
+    };
+    let said = |options: &str| {
+        let words = format!("run {options} -- {program}");
+        let printed = topology.netdp(&words);
+        let lines = printed.lines().map(str::to_owned);
+        lines.collect::<Vec<String>>()
+    };
+    let refused = Errno::EPERM as i32;
+    let direct = said("-p 8080:80,direct");
+    for call in ["setsockopt", "socketcall", "io_uring_setup", "x32"] {
+        let line = format!("{call} -{refused}");
+        assert!(direct.contains(&line), "{direct:?}");
+    }
+    assert!(direct.contains(&"getpid 0".to_owned()), "{direct:?}");
+    let plain = said("-p 8080:80");
+    for call in ["setsockopt", "socketcall", "getpid"] {
+        assert!(plain.contains(&format!("{call} 0")), "{plain:?}");
     }
 }
 
@@ -314,4 +352,63 @@ fn a_listener_that_lost_its_port_gets_none_of_the_next_ones_connections() {
             scene.serves();
         }
     }
+}
+
+/// One that nobody had as a descriptor while its port went to another sandbox: it
+/// was on its way in a message. The kernel chooses it for some of the next one's
+/// connections, which are lost.
+#[test]
+fn a_socket_that_was_hidden_reads_none_of_the_next_ones_connections() {
+    let Some(scene) = Scene::start("dii-message") else {
+        return;
+    };
+    let Scene {
+        topology, listener, ..
+    } = { scene };
+    disconnect(&listener).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let rights = [ControlMessage::ScmRights(&[listener.as_raw_fd()])];
+    let byte = [IoSlice::new(b"x")];
+    sendmsg::<()>(near.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None).unwrap();
+    drop(listener);
+    topology.netdp("rm -f web");
+    topology.netdp(&format!(
+        "run -d --name next -p 8080:80,direct -- {SERVER} 0.0.0.0:80"
+    ));
+    topology.wait_until("listening", || !topology.netdp("logs next").is_empty());
+    let hidden = received(&far);
+    listen_on(&hidden, Backlog::new(9).unwrap()).unwrap();
+    assert!(is_listening(&hidden));
+    let hidden = TcpListener::from(hidden);
+    hidden.set_nonblocking(true).unwrap();
+    for _ in 0..12 {
+        let to = SocketAddr::from((HOST_ADDRESS, 8080));
+        if let Ok(mut stream) = connect_within(&topology.world.client, None, to, SILENCE) {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.read_exact(&mut [0]).expect("the next one's answer");
+        }
+        let nobody = hidden.accept().unwrap_err();
+        assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+    }
+}
+
+/// The descriptor of a message.
+fn received(stream: &UnixStream) -> OwnedFd {
+    let mut space = cmsg_space!(RawFd);
+    let mut byte = [0];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    let fd = stream.as_raw_fd();
+    let message = recvmsg::<()>(
+        fd,
+        &mut buffers,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )
+    .unwrap();
+    let mut messages = message.cmsgs().unwrap();
+    let Some(ControlMessageOwned::ScmRights(numbers)) = messages.next() else {
+        panic!("a message without a descriptor");
+    };
+    // SAFETY: the kernel has just made it for this process.
+    unsafe { OwnedFd::from_raw_fd(numbers[0]) }
 }

@@ -1,7 +1,10 @@
 //! Direct ports of containers of real engines: `cargo xtask test engines`.
 
+use std::fs;
+use std::process::Command;
+
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
-use netdp_tests::engine::{Containerd, Docker, Engine, EngineHost, Left, Podman, fetch};
+use netdp_tests::engine::{Containerd, Docker, Engine, EngineHost, Left, Podman, fetch, twice};
 
 /// The user that direct sockets are of.
 const OWNER: &str = "1852142692";
@@ -32,6 +35,7 @@ with_each_docker! {
     containers_share_a_network_and_its_direct_ports,
     a_dead_supervisor_is_made_up_for_by_a_restart,
     what_a_profile_says_holds,
+    nobody_sets_options_by_calls_of_32_bits,
 }
 
 macro_rules! with_each_podman {
@@ -333,6 +337,39 @@ fn what_a_profile_says_holds(packages: &str) {
     assert!(direct(host).is_empty());
 }
 
+/// Neither what a container begins with nor what enters it.
+fn nobody_sets_options_by_calls_of_32_bits(packages: &str) {
+    let program = env!("CARGO_BIN_EXE_foreign_options");
+    let here = Command::new(program).output().unwrap();
+    if !here.status.success() {
+        return println!("skipped: this kernel has no calls of 32 bits");
+    }
+    let Some(docker) = docker("dk-direct-32", packages) else {
+        return;
+    };
+    let host = &docker.host;
+    fs::copy(program, host.path("/usr/local/bin/foreign_options")).expect("copy a program");
+    let command = "busybox chroot /host /usr/local/bin/foreign_options";
+    let first = "-v /:/host --security-opt seccomp=unconfined";
+    let begun = run_words("one", first).replace("web:1", &format!("web:1 {command}"));
+    host.sh(&begun);
+    host.wait_until("it ended", || host.sh("docker logs one").contains("x32"));
+    run(&docker, "two", first);
+    for said in [
+        host.sh("docker logs one"),
+        host.sh(&format!("docker exec two {command}")),
+    ] {
+        for call in [
+            "setsockopt -1",
+            "socketcall -1",
+            "io_uring_setup -1",
+            "x32 -1",
+        ] {
+            assert!(said.lines().any(|line| line == call), "{said}");
+        }
+    }
+}
+
 /// From Docker 23 on, a profile says by itself who is told of `bind`.
 #[test]
 #[ignore = "needs a real Docker: cargo xtask test engines"]
@@ -411,7 +448,7 @@ fn podmans_containers_have_direct_ports_by_a_runtime_of_netdps(packages: &str) {
     host.kill("netdp");
     serves(host, 9081, "one");
     host.start_netdp();
-    host.sh("podman restart -t 0 one");
+    host.sh(&twice("podman restart -t 0 one"));
     is_direct(host, 8081);
     serves(host, 8081, "one");
     // In a user namespace of its own.

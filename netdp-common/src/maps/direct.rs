@@ -49,6 +49,17 @@ pub struct OwnPlace<A: Address> {
     pub fill: A::Fill,
 }
 
+/// Value of `made_for`, of each direct socket of TCP that netdp made: what for.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MadeFor {
+    /// Of the host, in host order.
+    pub port: u32,
+    /// The sandbox's own addresses, or 0 where the socket isn't of the family.
+    pub own4: V4Addr,
+    pub own6: V6Addr,
+}
+
 /// Value of `known4`, per CPU: an address and port of the host to which every
 /// packet of this protocol is the host's own, for a while.
 #[repr(C)]
@@ -115,5 +126,7 @@ pub mod seen {
     pub const SENT: u32 = 4;
     /// A sandbox's program was connected to its own direct port.
     pub const CONNECTED: u32 = 5;
-    pub const COUNT: u32 = 6;
+    /// A socket of UDP was handed out that not everybody may send to.
+    pub const LIMITED: u32 = 6;
+    pub const COUNT: u32 = 7;
 }

@@ -8,9 +8,9 @@ use crate::{
 
 use super::{
     Asked, Back, BackRange, Client, ClientKey, Config, Datagrams, Delivery, Early, EarlyGroup,
-    Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known, LinkKey, Local, Member, OwnPlace,
-    OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals, Share, Short,
-    SockKey, SocketKey, Stats, Sweep, TimedSweep, Times, Uplink, Usage,
+    Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known, LinkKey, Local, MadeFor, Member,
+    OwnPlace, OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals,
+    Share, Short, SockKey, SocketKey, Stats, Sweep, TimedSweep, Times, Uplink, Usage,
 };
 
 /// Asserts that no bytes of a type are implicit padding.
@@ -36,6 +36,7 @@ assert_layout! {
     OwnPlace<V4Addr>: 12 = 4, 4, 4;
     OwnPlace<V6Addr>: 40 = 16, 16, 4, 4;
     OwnWay: 56 = 40, 12, 4;
+    MadeFor: 24 = 4, 4, 16;
     ClientKey<V4Addr>: 16 = 4, 4, 2, 2, 4;
     ClientKey<V6Addr>: 40 = 16, 16, 2, 2, 4;
     Client<V4Addr>: 8 = 4, 4;
@@ -109,8 +110,8 @@ mod pod {
     }
 
     pod!(
-        Config, Datagrams, Member, OwnPort, OwnWay, Pair, Short, SocketKey, Endpoint, Owner, Local,
-        Uplink, Frag, Stats, Usage, TimedSweep, Times, V4Addr, V6Addr,
+        Config, Datagrams, MadeFor, Member, OwnPort, OwnWay, Pair, Short, SocketKey, Endpoint,
+        Owner, Local, Uplink, Frag, Stats, Usage, TimedSweep, Times, V4Addr, V6Addr,
     );
     family_pod!(
         PortKey,

@@ -6,20 +6,24 @@ use core::ptr;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_ANY, BPF_SK_STORAGE_GET_F_CREATE},
-    helpers::{bpf_get_socket_cookie, generated::bpf_sk_storage_get},
+    helpers::{
+        bpf_get_socket_cookie,
+        generated::{bpf_sk_storage_get, bpf_skb_load_bytes_relative},
+    },
     programs::{SkBuffContext, SockAddrContext},
 };
 use netdp_common::{
     addr::{Address, Be16, V4Addr, proto},
     maps::{Client, ClientKey, Datagrams, Published, seen},
-    packet::{Packet, V4, V6},
+    packet::{Packet, V4, V6, ethertype},
 };
 
+use super::may_send;
 use crate::{
     family::{Family, is_any},
     host_socket::{
-        ALLOW, REFUSE, addr4, addr6, bound4, bound6, is_host, mapping, port, set_source4,
-        set_source6, source4, source6,
+        ALLOW, REFUSE, addr4, addr6, bound4, bound6, is_host, mapping, on_or_everywhere, port,
+        set_source4, set_source6, source4, source6,
     },
     maps::{CLOSED, DATAGRAMS, DIRECT_SEEN},
 };
@@ -28,6 +32,8 @@ use crate::{
 const PACKET_HOST: u32 = 0;
 /// What a filter gives for a packet that is taken whole.
 const WHOLE: i64 = u32::MAX as i64;
+/// `include/uapi/linux/bpf.h`.
+const BPF_HDR_START_NET: u32 = 1;
 
 /// Whether something of direct ports was seen on this host.
 #[inline(always)]
@@ -281,7 +287,51 @@ pub fn taken(ctx: &SkBuffContext) -> i64 {
             return 0;
         }
     }
+    if was_seen(seen::LIMITED) && !is_allowed(ctx) {
+        return 0;
+    }
     WHOLE
+}
+
+/// Whether who sends may. The filter's data begin with the UDP header.
+#[inline(always)]
+fn is_allowed(ctx: &SkBuffContext) -> bool {
+    const DPORT: usize = 2;
+    let Ok(dport) = ctx.load::<[u8; 2]>(DPORT) else {
+        return false;
+    };
+    let dport = Be16::from_raw(u16::from_ne_bytes(dport));
+    // SAFETY: the context is valid while the program runs.
+    let protocol = unsafe { (*ctx.skb.skb).protocol } as u16;
+    match u16::from_be(protocol) {
+        ethertype::IPV4 => is_allowed_by::<V4>(ctx, dport),
+        ethertype::IPV6 => is_allowed_by::<V6>(ctx, dport),
+        _ => false,
+    }
+}
+
+#[inline(never)]
+fn is_allowed_by<F: Family>(ctx: &SkBuffContext, dport: Be16) -> bool {
+    let (mut saddr, mut daddr) = (F::Addr::any(), F::Addr::any());
+    let at = F::SADDR as u32;
+    let length = size_of::<F::Addr>() as u32;
+    if !read_network(ctx, at, &mut saddr) || !read_network(ctx, at + length, &mut daddr) {
+        return false;
+    }
+    let Some(found) = on_or_everywhere::<F>(daddr, dport, proto::UDP) else {
+        return false;
+    };
+    // SAFETY: a map value stays readable while the program runs.
+    may_send::<F>(unsafe { &*found }, &saddr)
+}
+
+/// Reads an address, so many bytes from the begin of the network header.
+#[inline(always)]
+fn read_network<A: Address>(ctx: &SkBuffContext, at: u32, to: &mut A) -> bool {
+    let length = size_of::<A>() as u32;
+    let to = ptr::from_mut(to).cast();
+    // SAFETY: as many bytes as there is room for; any bytes are an address.
+    unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), at, to, length, BPF_HDR_START_NET) == 0 }
 }
 
 /// Notes at which address a client has asked, where answers would leave from

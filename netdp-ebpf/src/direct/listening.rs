@@ -11,12 +11,16 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use netdp_common::{
-    addr::{Address, Be16, V4Addr, proto},
+    addr::{Be16, V4Addr, proto},
+    maps::{MadeFor, Published},
     nowhere,
     packet::{V4, V6},
 };
 
-use super::options::{BINDTOIFINDEX, SOL_SOCKET};
+use super::{
+    may_send,
+    options::{BINDTOIFINDEX, SOL_SOCKET},
+};
 use crate::{
     family::{Family, is_any},
     host_socket::{HOST_NETNS, on_or_everywhere},
@@ -39,60 +43,95 @@ pub fn happened(ctx: &SockOpsContext) {
     let is_right = if op == BPF_SOCK_OPS_TCP_LISTEN_CB {
         is_at_its_port(ctx)
     } else {
-        is_at_a_direct_port(ctx)
+        is_its_client(ctx)
     };
     if !is_right {
         be_deaf(ctx);
     }
 }
 
-/// Whether it was made for the port that it has. One that was accepted was made
-/// for none.
+/// Whether it is where it was made for, and the sandbox that it was made for has
+/// that still. One that was accepted was made for nothing.
 #[inline(always)]
 fn is_at_its_port(ctx: &SockOpsContext) -> bool {
     let map = (&raw const MADE_FOR).cast_mut().cast();
     let ops = ctx.ops;
     // SAFETY: the context is valid while the program runs, and what is kept at a
     // socket stays while the socket does.
-    unsafe {
+    let made_for = unsafe {
         let socket = (*ops).__bindgen_anon_2.sk;
         if socket.is_null() {
             return false;
         }
-        let port = bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0).cast::<u32>();
-        !port.is_null() && *port == (*ops).local_port
+        let made_for = bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0);
+        if made_for.is_null() {
+            return false;
+        }
+        &*made_for.cast::<MadeFor>()
+    };
+    // SAFETY: as above.
+    let (family, port) = unsafe { ((*ops).family, (*ops).local_port) };
+    if made_for.port != port {
+        return false;
     }
+    let (own4, own6, port) = (made_for.own4, made_for.own6, Be16::new(port as u16));
+    if family == AF_INET {
+        // SAFETY: as above, word by word as the kernel lets it be read.
+        return is_of::<V4>(V4Addr(unsafe { (*ops).local_ip4 }), port, own4);
+    }
+    // SAFETY: as above.
+    let at = unsafe { words6(&raw const (*ops).local_ip6) };
+    let at4 = V4Addr(if at.is_mapped() { at.0[3] } else { 0 });
+    (is_any(own4) || is_of::<V4>(at4, port, own4)) && (is_any(own6) || is_of::<V6>(at, port, own6))
 }
 
-/// Whether it is at a direct port, of either family where it hears both.
+/// Whether a port is direct, and the sandbox's with this address.
+#[inline(never)]
+fn is_of<F: Family>(addr: F::Addr, port: Be16, own: F::Addr) -> bool {
+    direct::<F>(addr, port).is_some_and(|published| published.addr == own)
+}
+
+/// Whether one that was accepted is at a direct port, and may be spoken with
+/// there. The datapath has asked about those who come by an uplink.
 #[inline(always)]
-fn is_at_a_direct_port(ctx: &SockOpsContext) -> bool {
+fn is_its_client(ctx: &SockOpsContext) -> bool {
     let ops = ctx.ops;
     // SAFETY: the context is valid while the program runs, and read word by word
     // as the kernel lets it be read.
     let (family, port) = unsafe { ((*ops).family, Be16::new((*ops).local_port as u16)) };
     if family == AF_INET {
         // SAFETY: as above.
-        return is_direct::<V4>(V4Addr(unsafe { (*ops).local_ip4 }), port);
+        let (local, remote) = unsafe { ((*ops).local_ip4, (*ops).remote_ip4) };
+        return serves::<V4>(V4Addr(local), port, V4Addr(remote));
     }
     if family != AF_INET6 {
         return false;
     }
     // SAFETY: as above.
-    let addr = unsafe { words6(&raw const (*ops).local_ip6) };
-    if addr.is_mapped() {
-        return is_direct::<V4>(V4Addr(addr.0[3]), port);
+    let (local, remote) = unsafe {
+        (
+            words6(&raw const (*ops).local_ip6),
+            words6(&raw const (*ops).remote_ip6),
+        )
+    };
+    if remote.is_mapped() {
+        serves::<V4>(V4Addr(local.0[3]), port, V4Addr(remote.0[3]))
+    } else {
+        serves::<V6>(local, port, remote)
     }
-    is_direct::<V6>(addr, port) || is_any(addr) && is_direct::<V4>(V4Addr::any(), port)
 }
 
 #[inline(never)]
-fn is_direct<F: Family>(addr: F::Addr, port: Be16) -> bool {
-    match on_or_everywhere::<F>(addr, port, proto::TCP) {
-        // SAFETY: a map value stays readable while the program runs.
-        Some(found) => unsafe { (*found).is_direct() },
-        None => false,
-    }
+fn serves<F: Family>(local: F::Addr, port: Be16, remote: F::Addr) -> bool {
+    direct::<F>(local, port).is_some_and(|published| may_send::<F>(published, &remote))
+}
+
+#[inline(always)]
+fn direct<F: Family>(addr: F::Addr, port: Be16) -> Option<&'static Published<F::Addr>> {
+    let found = on_or_everywhere::<F>(addr, port, proto::TCP)?;
+    // SAFETY: a map value stays readable while the program runs.
+    let published = unsafe { &*found };
+    published.is_direct().then_some(published)
 }
 
 /// Binds it to an interface that there isn't, from which its program can't take

@@ -15,7 +15,7 @@ use aya::{
 };
 use netdp_common::{
     addr::{V4Addr, V6Addr},
-    maps::{OwnPort, OwnWay, name, seen},
+    maps::{MadeFor, OwnPort, OwnWay, name, seen},
 };
 
 use super::{
@@ -160,9 +160,9 @@ impl Unsealed {
 
 /// The map of what direct sockets of TCP were made for, as pinned.
 #[derive(Debug)]
-pub struct MadeFor(SkStorage<MapData, u32>);
+pub struct Purposes(SkStorage<MapData, MadeFor>);
 
-impl MadeFor {
+impl Purposes {
     /// # Errors
     /// When no such map is pinned in this folder.
     pub fn open(maps: &Path) -> Result<Self, BpfError> {
@@ -170,19 +170,19 @@ impl MadeFor {
         map.map(Self).map_err(BpfError::map(name::MADE_FOR))
     }
 
-    /// Notes the port that a socket is to be bound to.
+    /// Notes what a socket is about to be.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn note(&mut self, socket: &impl AsRawFd, port: u16) -> Result<(), BpfError> {
-        let noted = self.0.insert(socket, u32::from(port), 0);
+    pub fn note(&mut self, socket: &impl AsRawFd, made_for: MadeFor) -> Result<(), BpfError> {
+        let noted = self.0.insert(socket, made_for, 0);
         noted.map_err(BpfError::map(name::MADE_FOR))
     }
 
-    /// The port; none of a socket that isn't netdp's.
+    /// The port of the host; none of a socket that isn't netdp's.
     pub fn port(&self, socket: &impl AsRawFd) -> Option<u16> {
-        let port = self.0.get(socket, 0).ok()?;
-        u16::try_from(port).ok()
+        let made_for = self.0.get(socket, 0).ok()?;
+        u16::try_from(made_for.port).ok()
     }
 }
 
@@ -239,6 +239,14 @@ pub fn datagram_filter(maps: &Path) -> io::Result<OwnedFd> {
 /// When no such map is pinned in this folder, or the kernel's.
 pub fn expect_datagrams(maps: &Path) -> Result<(), BpfError> {
     see(maps, seen::DATAGRAMS)
+}
+
+/// Has the filter of such sockets look at who sends.
+///
+/// # Errors
+/// As [`expect_datagrams`].
+pub fn expect_limits(maps: &Path) -> Result<(), BpfError> {
+    see(maps, seen::LIMITED)
 }
 
 fn see(maps: &Path, what: u32) -> Result<(), BpfError> {

@@ -25,7 +25,7 @@ use nix::{
 };
 
 use crate::{
-    bpf::{BpfError, Closed, MadeFor},
+    bpf::{BpfError, Closed, Purposes},
     direct::{PORT_OWNER, descriptor, move_aside},
     model::Proto,
     netlink::{Found, Sockets, end_tcp, is_at},
@@ -87,8 +87,8 @@ pub fn end(port: &Hold, maps: &Path, group: Option<&Path>) -> Result<(), NotEnde
 fn end_streams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut NotEnded) {
     // Whatever they are at: of closed and never listening ones `sock_diag` doesn't
     // tell before Linux 6.8.
-    if let Some(made_for) = failed.note(MadeFor::open(maps)) {
-        let copies = copies(|_| true, |it| is_bound(port, &made_for, it), failed);
+    if let Some(purposes) = failed.note(Purposes::open(maps)) {
+        let copies = copies(|_| true, |it| is_bound(port, &purposes, it), failed);
         move_all(&copies, failed);
         close_elsewhere(copies);
     }
@@ -99,8 +99,8 @@ fn end_streams(port: &Hold, maps: &Path, group: Option<&Path>, failed: &mut NotE
 
 /// Whether it was made for one of these ports and is bound there. A connection
 /// gives the port back by itself, and its client is to hear that it ends.
-fn is_bound(port: &Hold, made_for: &MadeFor, socket: &OwnedFd) -> bool {
-    let Some(number) = made_for.port(socket) else {
+fn is_bound(port: &Hold, purposes: &Purposes, socket: &OwnedFd) -> bool {
+    let Some(number) = purposes.port(socket) else {
         return false;
     };
     let fd = socket.as_raw_fd();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use netdp_common::nowhere;
+use netdp_common::{maps::MadeFor, nowhere};
 use nix::{
     libc,
     sys::{
@@ -24,7 +24,7 @@ use super::{
     options::{carry, set_number},
 };
 use crate::{
-    bpf::{MadeFor, Unsealed, datagram_filter, expect_datagrams},
+    bpf::{Purposes, Unsealed, datagram_filter, expect_datagrams, expect_limits},
     model::Proto,
     netlink::Found,
 };
@@ -57,6 +57,8 @@ pub(super) struct Place {
     /// The sandbox's ends of it, by the families that it is of.
     pub v4: Option<End>,
     pub v6: Option<End>,
+    /// Not everybody may send to it.
+    pub is_limited: bool,
 }
 
 impl Place {
@@ -71,6 +73,7 @@ impl Place {
                 v6only: false,
                 v4: Some(direct.end),
                 v6: None,
+                is_limited: direct.is_limited,
             });
         };
         let port = asked.addr.port();
@@ -127,11 +130,14 @@ impl Place {
         }
         carry(instead_of, &made)?;
         if is_tcp {
-            MadeFor::open(maps)
-                .and_then(|mut it| it.note(&made, self.addr.port()))
+            Purposes::open(maps)
+                .and_then(|mut it| it.note(&made, self.made_for()))
                 .context("can't note what a socket is made for")?;
         } else {
             expect_datagrams(maps)?;
+            if self.is_limited {
+                expect_limits(maps)?;
+            }
             let filter = datagram_filter(maps).context("can't have the filter of datagrams")?;
             set_number(&made, libc::SOL_SOCKET, SO_ATTACH_BPF, filter.as_raw_fd())?;
             set_number(&made, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
@@ -139,6 +145,21 @@ impl Place {
         bind(made.as_raw_fd(), &SockaddrStorage::from(self.addr))?;
         unsealed.seal(&made)?;
         Ok(made)
+    }
+
+    fn made_for(&self) -> MadeFor {
+        let own = |end: Option<End>| end.map(|it| it.own);
+        let mut made_for = MadeFor {
+            port: self.addr.port().into(),
+            ..MadeFor::default()
+        };
+        if let Some(IpAddr::V4(own)) = own(self.v4) {
+            made_for.own4 = own.into();
+        }
+        if let Some(IpAddr::V6(own)) = own(self.v6) {
+            made_for.own6 = own.into();
+        }
+        made_for
     }
 }
 
@@ -165,6 +186,7 @@ struct Direct {
     proto: Proto,
     addr: SocketAddr,
     end: End,
+    is_limited: bool,
 }
 
 impl Direct {
@@ -186,6 +208,7 @@ impl Direct {
             proto,
             addr,
             end: *end,
+            is_limited: !publication.allow.is_empty(),
         })
     }
 
@@ -197,6 +220,7 @@ impl Direct {
             v6only: true,
             v4: None,
             v6: Some(self.end),
+            is_limited: self.is_limited,
         }
     }
 
@@ -212,6 +236,7 @@ impl Direct {
             v6only: false,
             v4: Some(self.end),
             v6: None,
+            is_limited: self.is_limited,
         }
     }
 
@@ -226,6 +251,7 @@ impl Direct {
             v6only: false,
             v4: Some(v4.end),
             v6: Some(self.end),
+            is_limited: self.is_limited || v4.is_limited,
         })
     }
 }

@@ -63,6 +63,7 @@ mod tests {
             v6only: false,
             v4: v4.then(|| end("172.17.0.2", "172.17.0.1")),
             v6: v6.then(|| end("fd00::2", "fd00::1")),
+            is_limited: false,
         })
     }
 

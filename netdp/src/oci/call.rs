@@ -32,6 +32,8 @@ const FLAGS_OF_COMMANDS: [&str; 8] = [
 pub(super) struct Call {
     /// The folder of the container to be made, if one is.
     pub bundle: Option<PathBuf>,
+    /// A program is to enter a container.
+    pub enters: bool,
     pub log: Option<PathBuf>,
     pub log_is_json: bool,
 }
@@ -45,6 +47,7 @@ impl Call {
             "--log-format" => call.log_is_json = value == "json",
             _ => {}
         });
+        call.enters = command.is_some_and(|command| command == "exec");
         if command.is_some_and(|command| command == "create" || command == "run") {
             let mut bundle = PathBuf::from(".");
             words.options(&FLAGS_OF_COMMANDS, |name, value| {
@@ -119,6 +122,7 @@ mod tests {
         );
         let expected = Call {
             bundle: Some("/b".into()),
+            enters: false,
             log: Some("/b/log.json".into()),
             log_is_json: true,
         };
@@ -134,6 +138,12 @@ mod tests {
             read("-log /l create -bundle /b web").bundle,
             Some("/b".into())
         );
+    }
+
+    #[test]
+    fn a_program_that_enters_a_container_is_told_from_others() {
+        assert!(read("--root /r exec --process /p web").enters);
+        assert!(!read("--root exec start exec").enters);
     }
 
     #[test]

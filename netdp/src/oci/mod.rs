@@ -26,6 +26,7 @@ use crate::{
     api::{RUN_DIR, RUN_DIR_VARIABLE},
     direct::{self, DirectError, Hears, Site},
     netns::Namespace,
+    sandbox::refuse_foreign_options,
     whole,
 };
 
@@ -58,6 +59,11 @@ enum OciError {
     Config(#[from] ConfigError),
     #[error("{source}: {said}")]
     Supervisor { source: DirectError, said: String },
+    #[error(
+        "can't keep programs of 32 bits from setting options of direct ports' sockets: {0}; the \
+         runtime needs CAP_SYS_ADMIN"
+    )]
+    Filter(io::Error),
     #[error("can't run {name}, whose place netdp takes: {why}")]
     Runtime { name: &'static str, why: String },
 }
@@ -82,11 +88,7 @@ pub fn main() -> ExitCode {
     };
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     let call = Call::read(&arguments);
-    let prepared = match &call.bundle {
-        Some(bundle) => supervise(bundle, &run_dir()),
-        None => Ok(()),
-    };
-    let error = match prepared.and_then(|()| find(name)) {
+    let error = match prepare(&call, &run_dir()).and_then(|()| find(name)) {
         Ok(program) => OciError::Runtime {
             name,
             why: Command::new(program).args(&arguments).exec().to_string(),
@@ -97,26 +99,38 @@ pub fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// What the runtime starts has it from its parent that it can't set options unseen.
+fn prepare(call: &Call, run_dir: &Path) -> Result<(), OciError> {
+    let is_supervised = match &call.bundle {
+        Some(bundle) => supervise(bundle, run_dir)?,
+        None => call.enters && run_dir.join(Site::FILE).exists(),
+    };
+    if is_supervised {
+        refuse_foreign_options().map_err(OciError::Filter)?;
+    }
+    Ok(())
+}
+
 fn run_dir() -> PathBuf {
     let named = env::var_os(RUN_DIR_VARIABLE).filter(|named| !named.is_empty());
     named.map_or_else(|| RUN_DIR.into(), PathBuf::from)
 }
 
 /// Has a supervisor look at the ports that programs of a bundle bind, if they
-/// have a network of their own and may bind any.
-fn supervise(bundle: &Path, run_dir: &Path) -> Result<(), OciError> {
+/// have a network of their own and may bind any. False where nobody is to.
+fn supervise(bundle: &Path, run_dir: &Path) -> Result<bool, OciError> {
     // Without it no daemon has ever been here, and nothing is on its networks.
     let Some(site) = read_if_there::<Site>(&run_dir.join(Site::FILE))? else {
-        return Ok(());
+        return Ok(false);
     };
     let path = bundle.join("config.json");
     let Some(mut config) = read_if_there::<Value>(&path)? else {
         // The runtime says what it misses.
-        return Ok(());
+        return Ok(false);
     };
     let containers = run_dir.join(CONTAINERS);
     if !has_own_network(&config) || Profile::of(&config, &containers)? == Profile::BindsNothing {
-        return Ok(());
+        return Ok(false);
     }
     let folder = folder_in(&containers)?;
     let socket = folder.join("socket");
@@ -138,7 +152,8 @@ fn supervise(bundle: &Path, run_dir: &Path) -> Result<(), OciError> {
     // It may name secrets in its environment.
     const ROOTS: u32 = 0o600;
     let written = whole::write(&path, config.to_string().as_bytes(), ROOTS);
-    written.map_err(failed("can't write", &path))
+    written.map_err(failed("can't write", &path))?;
+    Ok(true)
 }
 
 fn read_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, OciError> {

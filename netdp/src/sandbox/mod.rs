@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use error::SandboxError;
-pub(crate) use filter::ARCH;
+pub(crate) use filter::{ARCH, refuse_foreign_options};
 pub use init::init_main;
 pub use process::{ProcessError, ProcessId};
 pub use start::{Foreground, Launcher, Program, Sandbox};
