@@ -1,18 +1,39 @@
 //! A direct port that goes while a program is about to get its socket.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, ptr, thread};
 
 use netdp::demo::world::HOST_ADDRESS;
 use netdp::netns::Namespace;
-use netdp_tests::{SILENCE, Topology, Tracee, connect, connect_within};
+use netdp_tests::{
+    SILENCE, Topology, Tracee, connect, connect_within, disconnect, says_nothing, sockets_of, udp,
+};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
 
 /// `SECCOMP_IOCTL_NOTIF_ADDFD` (linux/seccomp.h).
 const ADD_DESCRIPTOR: u64 = 0x4018_2103;
+
+/// A sandbox `web` that is about to have a socket for one of its direct ports, and
+/// its supervisor, which is about to hand it over.
+#[track_caller]
+fn about_to_bind(topology: &Topology, publish: &str, words: &str) -> Tracee {
+    let go = topology.world.dir().join("go");
+    let file = topology.world.dir().join("web.sh");
+    let script = format!(
+        "while [ ! -e {} ]; do sleep 0.05; done; exec {SERVER} {words}",
+        go.display()
+    );
+    fs::write(&file, script).unwrap();
+    let words = format!("run -d --name web -p {publish} -- sh {}", file.display());
+    topology.netdp(&words);
+    let supervisor = Tracee::stop(topology.supervisors()[0].as_raw());
+    fs::write(&go, "").unwrap();
+    supervisor.run_to(libc::SYS_ioctl, &[None, Some(ADD_DESCRIPTOR)]);
+    supervisor
+}
 
 /// The daemon may have looked through the program before it has the socket, and
 /// may look through the supervisor when that has handed it over.
@@ -21,21 +42,7 @@ fn a_port_that_goes_before_the_program_has_its_socket_is_taken_back() {
     let Some(topology) = Topology::start("dir-race") else {
         return;
     };
-    let go = topology.world.dir().join("go");
-    let file = topology.world.dir().join("web.sh");
-    let script = format!(
-        "while [ ! -e {} ]; do sleep 0.05; done; {SERVER} 0.0.0.0:80",
-        go.display()
-    );
-    fs::write(&file, script).unwrap();
-    let words = format!(
-        "run -d --name web -p 8080:80,direct -- sh {}",
-        file.display()
-    );
-    topology.netdp(&words);
-    let supervisor = Tracee::stop(topology.supervisors()[0].as_raw());
-    fs::write(&go, "").unwrap();
-    supervisor.run_to(libc::SYS_ioctl, &[None, Some(ADD_DESCRIPTOR)]);
+    let supervisor = about_to_bind(&topology, "8080:80,direct", "0.0.0.0:80");
     // As the daemon does it.
     publish_nothing(&topology);
     drop(supervisor);
@@ -49,6 +56,33 @@ fn a_port_that_goes_before_the_program_has_its_socket_is_taken_back() {
     let to = SocketAddr::from((IpAddr::from(HOST_ADDRESS), 8080));
     let host = topology.host_program();
     assert!(connect_within(&host, None, to, SILENCE).is_err());
+}
+
+/// Another thread of the program may have copied it while it was there.
+#[test]
+fn a_copy_of_a_socket_of_udp_that_is_taken_back_hears_nobody() {
+    let Some(topology) = Topology::start("dir-copy") else {
+        return;
+    };
+    let supervisor = about_to_bind(&topology, "5353:53/udp,direct", "--udp 0.0.0.0:53");
+    publish_nothing(&topology);
+    // To put the program's own one back.
+    supervisor.run_to(libc::SYS_ioctl, &[None, Some(ADD_DESCRIPTOR)]);
+    let program = topology.inspect("web").pid.unwrap();
+    let copy = sockets_of(program, libc::IPPROTO_UDP)
+        .pop()
+        .expect("a socket");
+    drop(supervisor);
+    topology.wait_until("told", || !topology.netdp("logs web").is_empty());
+    // Which frees it of the interface that it was bound to.
+    disconnect(&copy).unwrap();
+    let copy = UdpSocket::from(copy);
+    assert_eq!(copy.local_addr().unwrap().port(), 53);
+    let client = udp(&topology.world.client, Ipv4Addr::UNSPECIFIED, 0);
+    for _ in 0..9 {
+        client.send_to(b"?", (HOST_ADDRESS, 5353)).unwrap();
+    }
+    says_nothing(&copy);
 }
 
 /// Takes all ports out of what the supervisor reads.

@@ -1,9 +1,12 @@
 //! How programs of a sandbox reach its own direct ports is forgotten with the
 //! sandbox: the table of all sandboxes has room for so many.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use aya::maps::{HashMap, Map, MapData};
+use netdp::netns::Namespace;
 use netdp_common::maps::{OwnPort, OwnWay};
-use netdp_tests::Topology;
+use netdp_tests::{Reached, Topology, connect, listen};
 use nix::sys::signal::{Signal, kill};
 
 /// A server that tells names, unmodified.
@@ -58,4 +61,28 @@ fn those_of_killed_supervisors_go_as_well() {
     assert_eq!(known(&topology), 2);
     topology.netdp("rm -f web");
     assert_eq!(known(&topology), 0);
+}
+
+/// Whom sockets were connected to is asked only once one was sent elsewhere, which
+/// outlives daemons.
+#[test]
+fn who_was_led_elsewhere_is_told_whom_it_asked_for_also_by_the_next_daemon() {
+    let Some(mut topology) = Topology::start("diw-peer") else {
+        return;
+    };
+    serve(&topology, "direct", 8080);
+    let near = topology.container("near", "-p 9090:90");
+    let listener = listen(&near, near.address, 90);
+    let published = SocketAddr::from((Ipv4Addr::LOCALHOST, 9090));
+    let of_host = connect(&topology.host_program(), published);
+    listener.accept();
+    let inside = Namespace::open(&topology.inspect("direct").netns).unwrap();
+    let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
+    let of_sandbox = connect(&Reached::new(&topology.world, &inside), own);
+    for _ in 0..2 {
+        assert_eq!(of_host.peer_addr().unwrap(), published);
+        assert_eq!(of_sandbox.peer_addr().unwrap(), own);
+        topology.world.kill_daemon();
+        topology.start_daemon();
+    }
 }
