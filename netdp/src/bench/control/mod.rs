@@ -1,11 +1,14 @@
 //! `netdp bench control`: how long the daemon takes for what it is asked, and
 //! what it holds on to.
 
-use std::fs;
+mod beside;
+mod figure;
+mod held;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use super::BenchFormat;
@@ -15,6 +18,9 @@ use crate::netns::Namespace;
 use crate::progress::Progress;
 use crate::world::process::ProcessError;
 use crate::world::{World, interrupt};
+use beside::Newcomer;
+use figure::{Figure, quantiles};
+use held::Held;
 
 /// `netdp bench control`
 #[derive(Clone, Debug, clap::Args)]
@@ -43,66 +49,6 @@ pub struct ControlArgs {
 struct Report {
     machine: Machine,
     figures: Vec<Figure>,
-}
-
-/// One thing that was measured.
-#[derive(Clone, Debug, Serialize)]
-struct Figure {
-    name: String,
-    value: f64,
-    unit: Unit,
-    /// What netdp sets out to stay below, for the usual number of each.
-    at_most: Option<f64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-enum Unit {
-    #[serde(rename = "s")]
-    Seconds,
-    #[serde(rename = "bytes")]
-    Bytes,
-    #[serde(rename = "1")]
-    Count,
-}
-
-impl Figure {
-    fn time(name: impl Into<String>, time: Duration, at_most: Option<f64>) -> Self {
-        Self {
-            name: name.into(),
-            value: time.as_secs_f64(),
-            unit: Unit::Seconds,
-            at_most,
-        }
-    }
-
-    fn bytes(name: impl Into<String>, bytes: f64, at_most: Option<f64>) -> Self {
-        Self {
-            name: name.into(),
-            value: bytes,
-            unit: Unit::Bytes,
-            at_most,
-        }
-    }
-
-    fn count(name: impl Into<String>, number: f64) -> Self {
-        Self {
-            name: name.into(),
-            value: number,
-            unit: Unit::Count,
-            at_most: Some(0.0),
-        }
-    }
-
-    fn row(&self) -> Vec<String> {
-        let text = |value| match self.unit {
-            Unit::Seconds if value < 1.0 => format!("{:.1} ms", value * 1e3),
-            Unit::Seconds => format!("{value:.2} s"),
-            Unit::Bytes => format!("{:.1} MB", value / 1e6),
-            Unit::Count => format!("{value:.0}"),
-        };
-        let at_most = self.at_most.map_or(String::new(), text);
-        vec![self.name.clone(), text(self.value), at_most]
-    }
 }
 
 /// # Errors
@@ -153,6 +99,8 @@ struct Counts {
 /// Endpoints that are attached one by one.
 const ONE_BY_ONE: usize = 50;
 const COMMANDS: usize = 10;
+/// Between none and all, beside which one more is measured.
+const SOME: usize = 100;
 /// Where each endpoint's published port is, and further up those of one request.
 const FIRST_PORT: u16 = 10_001;
 const FIRST_OF_MANY: u16 = 20_001;
@@ -196,9 +144,11 @@ fn measure(counts: &Counts) -> anyhow::Result<Vec<Figure>> {
         )?);
         namespaces.push(namespace);
     }
+    let newcomer = Newcomer::new(&world)?;
     let requests = Requests::new(&world)?;
 
     progress.step("attaching endpoints");
+    figures.extend(newcomer.beside(0, &requests)?);
     let at_once_from = counts.endpoints - counts.at_once;
     let one_by_one = ONE_BY_ONE.min(at_once_from);
     let mut times = Vec::new();
@@ -208,16 +158,22 @@ fn measure(counts: &Counts) -> anyhow::Result<Vec<Figure>> {
     }
     figures.extend(quantiles("attach, one port published", times, Some(15e-3)));
     figures.extend(commands(&world, COMMANDS)?);
+    let some = SOME.min(at_once_from).max(one_by_one);
+    requests.attach_all(&wanted[one_by_one..some], 50)?;
+    if some == SOME {
+        figures.extend(newcomer.beside(some, &requests)?);
+    }
     let parallel = requests.attach_all(&wanted[at_once_from..], counts.at_once)?;
     figures.push(Figure::time(
         format!("attach {} at once", counts.at_once),
         parallel,
         (counts.at_once == 200).then_some(2.0),
     ));
-    for some in wanted[one_by_one..at_once_from].chunks(50) {
+    for others in wanted[some..at_once_from].chunks(50) {
         going_on()?;
-        requests.attach_all(some, 50)?;
+        requests.attach_all(others, 50)?;
     }
+    figures.extend(newcomer.beside(counts.endpoints, &requests)?);
     let held = Held::by(&world)?;
     figures.push(Figure::bytes(
         format!("memory with {} endpoints", counts.endpoints),
@@ -266,17 +222,6 @@ fn going_on() -> Result<(), ProcessError> {
         None => Ok(()),
         Some(_) => Err(ProcessError::Interrupted),
     }
-}
-
-fn quantiles(name: &str, mut times: Vec<Duration>, at_most: Option<f64>) -> Vec<Figure> {
-    times.sort_unstable();
-    let Some(last) = times.last().copied() else {
-        return Vec::new();
-    };
-    vec![
-        Figure::time(format!("{name}: median"), times[times.len() / 2], at_most),
-        Figure::time(format!("{name}: slowest of {}", times.len()), last, None),
-    ]
 }
 
 /// By the command, as people and scripts do it.
@@ -375,69 +320,4 @@ fn cycles(
             after.interfaces - before.interfaces,
         ),
     ])
-}
-
-/// What the daemon has.
-struct Held {
-    resident: f64,
-    anonymous: f64,
-    threads: f64,
-    descriptors: f64,
-    /// On its host.
-    interfaces: f64,
-}
-
-impl Held {
-    fn by(world: &World) -> anyhow::Result<Self> {
-        let Some(pid) = world.daemon_pid() else {
-            bail!("the daemon has ended");
-        };
-        let path = format!("/proc/{pid}/status");
-        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let field = |name: &str| {
-            field(&status, name).with_context(|| format!("{path} does not tell {name}"))
-        };
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-        let interfaces = world.host.run(|| {
-            let text = fs::read_to_string("/proc/thread-self/net/dev")?;
-            std::io::Result::Ok(text.lines().count())
-        })??;
-        Ok(Self {
-            resident: field("VmRSS")? * 1024.0,
-            anonymous: field("RssAnon")? * 1024.0,
-            threads: field("Threads")?,
-            descriptors: descriptors as f64,
-            interfaces: interfaces as f64,
-        })
-    }
-}
-
-/// The number of a line such as `VmRSS:     1234 kB`.
-fn field(status: &str, name: &str) -> Option<f64> {
-    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
-    let (_, value) = lines.find(|(key, _)| *key == name)?;
-    value.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_of_a_process_are_read() {
-        let status = "Name:\tnetdp\nVmRSS:\t   27648 kB\nThreads:\t5\n";
-        assert_eq!(field(status, "VmRSS"), Some(27648.0));
-        assert_eq!(field(status, "Threads"), Some(5.0));
-        assert_eq!(field(status, "Name"), None);
-        assert_eq!(field(status, "RssAnon"), None);
-    }
-
-    #[test]
-    fn times_have_a_median_and_a_slowest() {
-        let times = [3, 1, 2].map(Duration::from_millis).to_vec();
-        let figures = quantiles("attach", times, Some(15e-3));
-        assert_eq!(figures[0].row(), ["attach: median", "2.0 ms", "15.0 ms"]);
-        assert_eq!(figures[1].row(), ["attach: slowest of 3", "3.0 ms", ""]);
-        assert!(quantiles("attach", Vec::new(), None).is_empty());
-    }
 }
