@@ -1,13 +1,14 @@
 //! Brings the host to where the state wants it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::{
     bpf::{BpfError, DriverProgram, Xdp, clock},
     model::State,
-    netlink::NetlinkError,
+    netlink::{FollowedLinks, NetlinkError, PacketLimit},
     plan::{self, ALIAS, Clock, Conflict, Desired, Facts, Observed, Plan},
 };
 
@@ -37,6 +38,10 @@ pub enum EngineError {
     NoSockmap(String),
 }
 
+/// What the kernel announces of links leaves little out: a repair looks at that,
+/// too, but no more often than this.
+const LINKS_LISTED: Duration = Duration::from_secs(10);
+
 /// What to do when an operation fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Failure {
@@ -50,6 +55,7 @@ enum Failure {
 /// Plans and applies, and remembers what it can't do.
 pub struct Engine {
     target: Target,
+    links: FollowedLinks,
     /// Uplinks that were asked for; empty for those of the default route.
     uplinks: Vec<String>,
     /// Whether blocked sources are dropped in the drivers of uplinks.
@@ -63,13 +69,14 @@ pub struct Engine {
 
 impl Engine {
     /// Reads what the datapath holds.
-    pub fn new(target: Target, uplinks: Vec<String>, xdp: Xdp) -> Result<Self, BpfError> {
+    pub fn new(target: Target, uplinks: Vec<String>, xdp: Xdp) -> Result<Self, EngineError> {
         let observed = Observed {
             attached: target.datapath.attached(),
             tables: target.datapath.tables()?,
             ..Observed::default()
         };
         Ok(Self {
+            links: FollowedLinks::new(&target.netlink)?,
             target,
             uplinks,
             xdp,
@@ -100,7 +107,11 @@ impl Engine {
 
     /// Looks at the host anew.
     pub async fn look(&mut self, state: &State) -> Result<Host, NetlinkError> {
-        let host = Host::read(&self.target.netlink).await?;
+        for ifindex in self.sized() {
+            self.links.ask_again(ifindex);
+        }
+        let links = self.links.now().await?;
+        let host = Host::with_links(links, &self.target.netlink).await?;
         self.facts = host.facts(&self.uplinks, ALIAS);
         self.facts.xdp = self.xdp;
         self.observed = host.observed(
@@ -120,6 +131,15 @@ impl Engine {
             );
         }
         Ok(host)
+    }
+
+    /// Links of which it matters how large their packets may be, which the kernel
+    /// doesn't announce.
+    fn sized(&self) -> BTreeSet<u32> {
+        let links = self.observed.links.values();
+        let big = links.filter(|link| link.packet_limit == PacketLimit::BigUplink);
+        let uplinks = self.facts.uplinks.iter().map(|uplink| uplink.ifindex);
+        big.map(|link| link.ifindex).chain(uplinks).collect()
     }
 
     /// The programs' clock, and the longest time of a flow that is silent and
@@ -146,6 +166,7 @@ impl Engine {
     /// Makes the host what `state` wants as far as it goes. What can't be done
     /// is logged once and kept in [`problems`](Self::problems).
     pub async fn repair(&mut self, state: &State) -> Result<(), NetlinkError> {
+        self.links.list_after(LINKS_LISTED);
         self.look(state).await?;
         // Never fails, since failures are noted.
         if let Err(error) = self.converge(state, Failure::IsNoted).await {

@@ -10,6 +10,7 @@ mod connections;
 mod driver;
 mod error;
 mod filter;
+mod followed;
 mod inet_diag;
 mod link;
 mod neighbour;
@@ -41,6 +42,7 @@ pub use address::{Address, AddressState};
 pub use connections::Connection;
 pub use driver::driver;
 pub use error::{NetlinkError, Refusal};
+pub use followed::FollowedLinks;
 pub use link::{Link, check_interface_name};
 pub use neighbour::Neighbour;
 pub use packet_limit::PacketLimit;
@@ -181,6 +183,16 @@ fn socket_in(
     namespace: &Namespace,
     groups: &[rtnetlink::MulticastGroup],
 ) -> Result<TokioSocket, NetlinkError> {
+    let socket = bare_socket_in(namespace, groups)?;
+    // SAFETY: into_raw_fd gives up the only owner of this netlink socket.
+    Ok(unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) })
+}
+
+/// The same, for who reads it without waiting.
+fn bare_socket_in(
+    namespace: &Namespace,
+    groups: &[rtnetlink::MulticastGroup],
+) -> Result<Socket, NetlinkError> {
     let made = namespace.run(|| -> io::Result<Socket> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         // Both are refinements of error messages: kernels before 4.12 lack
@@ -195,10 +207,8 @@ fn socket_in(
         }
         Ok(socket)
     })?;
-    let socket = made.map_err(|source| NetlinkError::Open {
+    made.map_err(|source| NetlinkError::Open {
         namespace: namespace.path().into(),
         source,
-    })?;
-    // SAFETY: into_raw_fd gives up the only owner of this netlink socket.
-    Ok(unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) })
+    })
 }

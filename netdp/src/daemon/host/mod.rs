@@ -35,10 +35,15 @@ pub struct Host {
 
 impl Host {
     pub async fn read(netlink: &Netlink) -> Result<Self, NetlinkError> {
+        Self::with_links(netlink.links().await?, netlink).await
+    }
+
+    /// With interfaces as they were just read.
+    pub async fn with_links(links: Vec<Link>, netlink: &Netlink) -> Result<Self, NetlinkError> {
         Ok(Self {
             no_ipv6: environment::no_ipv6(),
             has_netkit: bpf::has_netkit(),
-            links: netlink.links().await?,
+            links,
             addresses: netlink.addresses().await?,
             routes: netlink.routes().await?,
             neighbours: netlink.neighbours().await?,
