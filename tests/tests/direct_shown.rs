@@ -1,9 +1,9 @@
 //! Direct ports as `netdp flows` and `netdp explain` show them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
-use netdp::api::types::Flow;
+use netdp::api::types::{DirectCounters, Flow};
 use netdp::demo::world::{CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6};
 use netdp_tests::{PATIENCE, Place, Topology, connect, udp};
 
@@ -88,8 +88,22 @@ fn connections_of_direct_ports_are_flows_while_they_last() {
     assert_eq!(count, said);
     let table = topology.netdp("flows");
     assert_eq!(table.matches(" direct ").count(), 3, "{table}");
+    // Of what the server has said and heard, as far as these three have it.
+    let counted = || {
+        let endpoints = topology.statistics().endpoints;
+        let mut of = endpoints.into_iter().filter(|it| it.name == "web");
+        of.next().expect("its counters").direct
+    };
+    (&far).write_all(b"seven..").unwrap();
+    topology.wait_until("counted", || counted().rx_bytes == 7);
+    let open = counted();
+    assert!(open.connections == 3 && open.tx_bytes >= 3 * 20, "{open:?}");
+    let table = topology.netdp("stats");
+    assert!(table.contains("OPEN DIRECT CONNECTIONS"), "{table}");
     drop((far, near, here));
     topology.wait_until("over", || topology.flows().is_empty());
+    assert_eq!(counted(), DirectCounters::default());
+    assert!(!topology.netdp("stats").contains("DIRECT"));
 }
 
 #[test]
@@ -192,6 +206,11 @@ fn what_is_explained_is_whether_the_hosts_socket_takes_it() {
     }
     let said = explain(format!("udp {from} {HOST_ADDRESS}:5353"));
     assert!(said.contains("for a socket of dns's"), "{said}");
+    // The sandbox's own, by which its programs reach themselves.
+    let said = explain(format!("tcp {own}:40000 {own}:80"));
+    assert!(said.contains(taken), "{said}");
+    let said = explain(format!("tcp {own}:40000 {own}:81"));
+    assert!(said.contains("delivered inside web"), "{said}");
     // Nobody listens there directly.
     let said = explain(format!("tcp {from} {HOST_ADDRESS}:9090"));
     assert!(said.contains("delivered to idle"), "{said}");

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use netdp_common::share;
 use serde::{Deserialize, Serialize};
 
-use super::types::{Drops, Endpoint, EndpointCounters, JoinedCounters, Port, Sandbox, Statistics};
+use super::types::{
+    DirectCounters, Drops, Endpoint, EndpointCounters, JoinedCounters, Port, Sandbox, Statistics,
+};
 use crate::{
     accelerate::{self, Called, Carried, Member, Shown},
     bpf::{BpfError, Counters},
@@ -208,6 +210,7 @@ pub fn count(statistics: &mut Statistics, shown: Option<&Shown>) -> Result<(), B
             drops: 0,
             accelerated: true,
             joined: JoinedCounters::default(),
+            direct: DirectCounters::default(),
         });
     }
     statistics.left = left(&seen.counters)?;

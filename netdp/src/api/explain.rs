@@ -70,7 +70,8 @@ pub async fn explain(
             })
         });
     }
-    let told = explain::explain(&snapshot, question);
+    let own = explain::own(&snapshot, question);
+    let told = own.unwrap_or_else(|| explain::explain(&snapshot, question));
     Ok(explained(core, question, told))
 }
 
@@ -166,7 +167,9 @@ fn explained(core: &Core, question: &Question, told: Explanation) -> Explained {
         Outcome::Container(_) => {
             explained.fate = Fate::Delivered;
             if let Some(endpoint) = endpoint_at(core.state(), told.destination.ip()) {
-                explained.interface = Some(endpoint.host_ifname.clone());
+                let stays_inside = question.source.ip() == question.destination.ip()
+                    && question.destination == told.destination;
+                explained.interface = (!stays_inside).then(|| endpoint.host_ifname.clone());
                 explained.sandbox = owner(core.state(), endpoint);
             }
         }

@@ -2,6 +2,7 @@
 //! stack, and clients of UDP, which programs remember.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
@@ -14,7 +15,7 @@ use netdp_common::{
     maps::{Client, ClientKey},
 };
 
-use super::types::Flow;
+use super::types::{DirectCounters, EndpointCounters, Flow};
 use crate::{
     bpf::{BpfError, Clients},
     daemon::{change::Core, owner::OwnerError},
@@ -34,6 +35,8 @@ struct Port {
     published: Publication,
     /// The container's address.
     own: IpAddr,
+    /// Id of its sandbox, and name of its interface there.
+    of: (String, String),
 }
 
 /// Why they can't be told.
@@ -97,8 +100,11 @@ impl HostSockets {
             direct.filter_map(|published| {
                 let mut addresses = endpoint.addresses.iter().map(|it| it.net.addr());
                 let own = addresses.find(|own| own.is_ipv4() == published.host_ip.is_ipv4())?;
-                let published = published.clone();
-                Some(Port { published, own })
+                Some(Port {
+                    published: published.clone(),
+                    own,
+                    of: (endpoint.sandbox.to_string(), endpoint.ifname.clone()),
+                })
             })
         });
         Self {
@@ -133,7 +139,32 @@ impl HostSockets {
         Ok(())
     }
 
-    fn connection(&self, connection: &Connection) -> Option<HostFlow> {
+    /// Counts what is open of each endpoint. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn count(&self, endpoints: &mut [EndpointCounters]) -> io::Result<()> {
+        if self.ports.is_empty() {
+            return Ok(());
+        }
+        let mut open: BTreeMap<&(String, String), DirectCounters> = BTreeMap::new();
+        Sockets::open()?.connections(|connection| {
+            if let Some(port) = self.port_of(&connection) {
+                let counters = open.entry(&port.of).or_default();
+                counters.connections += 1;
+                counters.rx_bytes += connection.received;
+                counters.tx_bytes += connection.acknowledged;
+            }
+            ControlFlow::Continue(())
+        })?;
+        for endpoint in endpoints {
+            let of = (endpoint.sandbox.clone(), endpoint.interface.clone());
+            endpoint.direct = open.get(&of).copied().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn port_of(&self, connection: &Connection) -> Option<&Port> {
         // The group says it where the kernel tells of it; who else has the port
         // has it by netdp.
         if let (Some(group), Some(of)) = (self.group, connection.group)
@@ -142,11 +173,16 @@ impl HostSockets {
             return None;
         }
         let own = connection.own;
-        let port = self.ports.iter().find(|port| {
+        self.ports.iter().find(|port| {
             let at = port.published.host_ip;
             let is_there = at == own.ip() || at.is_unspecified() && at.is_ipv4() == own.is_ipv4();
             is_there && port.has(Proto::Tcp, own.port())
-        })?;
+        })
+    }
+
+    fn connection(&self, connection: &Connection) -> Option<HostFlow> {
+        let own = connection.own;
+        let port = self.port_of(connection)?;
         Some(HostFlow {
             proto: proto::TCP,
             remote: connection.peer,
@@ -222,6 +258,7 @@ mod tests {
                 direct: true,
             },
             own: own.parse().unwrap(),
+            of: Default::default(),
         };
         HostSockets {
             ports: vec![
@@ -244,6 +281,8 @@ mod tests {
                 peer: "198.51.100.7:1".parse().unwrap(),
                 is_established: true,
                 idle: Some(Duration::from_millis(2900)),
+                received: 0,
+                acknowledged: 0,
                 group,
             });
             flow.map(|it| (it.container.to_string(), it.idle))

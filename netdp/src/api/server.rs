@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{
     acceleration::{self, Acceleration, AccelerationEnd, AccelerationRequest},
     block as listed, explain,
+    host_sockets::HostSockets,
     listen::Socket,
     listing::{self, Filter},
     refused::Refused,
@@ -411,10 +412,18 @@ async fn asked(owner: &Owner, query: &FlowQuery) -> Result<(listing::Tables, Fil
 }
 
 async fn statistics(State(owner): Shared) -> Answer<Statistics> {
-    let mut statistics = {
+    let (mut statistics, sockets) = {
         let core = owner.lock().await;
-        view::statistics(&core).map_err(OwnerError::from)?
+        let counted = view::statistics(&core).map_err(OwnerError::from)?;
+        (counted, HostSockets::of(&core))
     };
+    let counts = tokio::task::spawn_blocking(move || {
+        if let Err(error) = sockets.count(&mut statistics.endpoints) {
+            tracing::warn!("cannot count connections of direct ports: {error}");
+        }
+        statistics
+    });
+    let mut statistics = counts.await.map_err(Refused::internal)?;
     let shown = owner.accelerator().shown();
     acceleration::count(&mut statistics, shown.as_ref()).map_err(OwnerError::from)?;
     Ok(Json(statistics))

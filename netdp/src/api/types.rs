@@ -335,6 +335,9 @@ pub struct EndpointCounters {
     /// By TCP from socket to socket, past the interface.
     #[serde(default)]
     pub joined: JoinedCounters,
+    /// By TCP at direct ports, which the interface doesn't see.
+    #[serde(default)]
+    pub direct: DirectCounters,
 }
 
 /// What the sockets of an endpoint sent the short way, and those of the host to
@@ -344,6 +347,15 @@ pub struct JoinedCounters {
     pub connections: u64,
     pub messages: u64,
     pub bytes: u64,
+}
+
+/// What connections of direct ports have carried that are open now: the host's
+/// stack keeps nothing of those before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DirectCounters {
+    pub connections: u64,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -12,8 +12,8 @@ use super::{
     host_sockets::HostSockets,
     listing,
     types::{
-        Drops, Endpoint, EndpointCounters, JoinedCounters, Member, Network, Port, Problem, Sandbox,
-        Statistics, Status, Subnet, UplinkStatus,
+        DirectCounters, Drops, Endpoint, EndpointCounters, JoinedCounters, Member, Network, Port,
+        Problem, Sandbox, Statistics, Status, Subnet, UplinkStatus,
     },
 };
 use crate::{
@@ -207,6 +207,7 @@ pub fn statistics(core: &Core) -> Result<Statistics, BpfError> {
                 messages: short.messages,
                 bytes: short.bytes,
             },
+            direct: DirectCounters::default(),
         });
     }
     endpoints

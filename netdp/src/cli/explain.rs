@@ -124,10 +124,13 @@ pub fn run(run_dir: &Path, args: &ExplainArgs) -> Result<()> {
 fn fate(explained: &Explained) -> String {
     let interface = explained.interface.as_deref().unwrap_or("-");
     match explained.fate {
-        Fate::Delivered => format!(
-            "delivered to {} by {interface}",
-            explained.sandbox.as_deref().unwrap_or("a sandbox")
-        ),
+        Fate::Delivered => {
+            let sandbox = explained.sandbox.as_deref().unwrap_or("a sandbox");
+            match &explained.interface {
+                Some(interface) => format!("delivered to {sandbox} by {interface}"),
+                None => format!("delivered inside {sandbox}"),
+            }
+        }
         Fate::Sent => format!("sent out of {interface}"),
         Fate::Host => match &explained.sandbox {
             Some(sandbox) => format!("left to the host's own stack, for a socket of {sandbox}'s"),

@@ -51,37 +51,16 @@ pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
         stats.endpoints.iter().map(endpoint),
     )?;
     output::line("")?;
-    let joined: Vec<_> = stats
-        .endpoints
-        .iter()
-        .filter(|counters| counters.joined.messages > 0)
-        .map(|counters| {
-            vec![
-                short(&counters.sandbox),
-                counters.name.clone(),
-                counters.network.clone(),
-                counters.joined.connections.to_string(),
-                counters.joined.messages.to_string(),
-                counters.joined.bytes.to_string(),
-            ]
-        })
-        .collect();
-    if !joined.is_empty() {
-        output::print(
-            Format::Table,
-            &(),
-            &[
-                "SANDBOX ID",
-                "NAME",
-                "NETWORK",
-                "JOINED CONNECTIONS",
-                "MESSAGES",
-                "BYTES",
-            ],
-            joined,
-        )?;
-        output::line("")?;
-    }
+    let headings = ["JOINED CONNECTIONS", "MESSAGES", "BYTES"];
+    beside(&stats.endpoints, headings, |counters| {
+        let joined = &counters.joined;
+        [joined.connections, joined.messages, joined.bytes]
+    })?;
+    let headings = ["OPEN DIRECT CONNECTIONS", "RX BYTES", "TX BYTES"];
+    beside(&stats.endpoints, headings, |counters| {
+        let direct = &counters.direct;
+        [direct.connections, direct.rx_bytes, direct.tx_bytes]
+    })?;
     let drops = |drops: &Drops| vec![drops.reason.clone(), drops.packets.to_string()];
     output::print(
         Format::Table,
@@ -104,4 +83,28 @@ pub fn counters(run_dir: &Path, args: ListArgs) -> Result<()> {
         &["LEFT TO DOCKER", "PACKETS"],
         left.map(drops),
     )
+}
+
+/// What passes the interfaces of endpoints by, of those that have any.
+fn beside(
+    endpoints: &[EndpointCounters],
+    headings: [&str; 3],
+    of: impl Fn(&EndpointCounters) -> [u64; 3],
+) -> Result<()> {
+    let some = endpoints.iter().filter(|counters| of(counters) != [0; 3]);
+    let rows: Vec<_> = some
+        .map(|counters| {
+            let name = [short(&counters.sandbox), counters.name.clone()];
+            let counted = of(counters).map(|count| count.to_string());
+            let network = counters.network.clone();
+            name.into_iter().chain([network]).chain(counted).collect()
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let [first, second, third] = headings;
+    let headings = ["SANDBOX ID", "NAME", "NETWORK", first, second, third];
+    output::print(Format::Table, &(), &headings, rows)?;
+    output::line("")
 }

@@ -10,6 +10,7 @@ mod known;
 mod mapped;
 mod outside;
 mod outward;
+mod own;
 mod snapshot;
 
 use std::{
@@ -26,6 +27,7 @@ use netdp_common::{
 use serde::{Deserialize, Serialize};
 
 pub use known::KnownFlow;
+pub use own::own;
 pub use snapshot::{Mapping, Snapshot, Subnet, Way, WayBack};
 
 /// Protocols of which a flow is known.

@@ -36,6 +36,15 @@ pub(super) fn explain(snapshot: &Snapshot<'_>, question: &Question, told: &mut E
                 DropReason::NotPublished,
                 "a container is reached from outside by its published ports only",
             ),
+            None if super::is_link_local(to.ip())
+                && mapping.is_some_and(|mapping| mapping.published.is_direct()) =>
+            {
+                told.drop(
+                    "policy",
+                    DropReason::NotPublished,
+                    "nothing is published at link-local addresses",
+                );
+            }
             None => told.say("route", nobody(snapshot, to.ip())),
         }
         return;

@@ -38,6 +38,9 @@ pub struct Connection {
     pub is_established: bool,
     /// Since either side has sent something, if the kernel says it.
     pub idle: Option<Duration>,
+    /// Bytes that it has received, and that its peer has acknowledged.
+    pub received: u64,
+    pub acknowledged: u64,
     /// Inode of the control group that its listener was made in.
     pub group: Option<u64>,
 }
@@ -57,11 +60,14 @@ impl Sockets {
             request.states = state::ALL.iter().map(|state| 1 << state).sum();
             request.extensions = 1 << (INFO - 1);
             let dumped = dump(&self.0, &request, |answer| {
+                let info = answer.attribute(INFO).unwrap_or_default();
                 each(Connection {
                     own: answer.id.own(family),
                     peer: answer.id.peer(family),
                     is_established: answer.state == state::ESTABLISHED,
-                    idle: answer.attribute(INFO).and_then(idle),
+                    idle: idle(info),
+                    received: bytes(info, BYTES_RECEIVED),
+                    acknowledged: bytes(info, BYTES_ACKED),
                     group: answer.group(),
                 })
             })?;
@@ -96,6 +102,16 @@ impl Sockets {
     }
 }
 
+/// Where `struct tcp_info` has these (include/uapi/linux/tcp.h, 4.1), in which
+/// libc's ends before.
+const BYTES_ACKED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
+
+fn bytes(info: &[u8], at: usize) -> u64 {
+    let number = info.get(at..).and_then(|it| it.first_chunk());
+    number.map_or(0, |it| u64::from_ne_bytes(*it))
+}
+
 /// By `struct tcp_info`, in which times are in milliseconds.
 fn idle(info: &[u8]) -> Option<Duration> {
     let number = |at: usize| Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?));
@@ -108,7 +124,10 @@ fn idle(info: &[u8]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream, UdpSocket},
+    };
 
     use super::*;
 
@@ -141,6 +160,16 @@ mod tests {
                 assert!(end.idle.unwrap() < Duration::from_secs(60), "{end:?}");
             }
             assert!(!found.iter().any(|it| it.peer.port() == 0));
+            (&near).write_all(b"seven..").unwrap();
+            (&far).read_exact(&mut [0; 7]).unwrap();
+            let [at_far, at_near] = [(own, peer), (peer, own)].map(|(own, peer)| {
+                let mut found = connections().into_iter();
+                found.find(|it| (it.own, it.peer) == (own, peer)).unwrap()
+            });
+            assert_eq!((at_far.received, at_far.acknowledged), (7, 0));
+            // The one that connects counts its SYN.
+            assert_eq!(at_near.received, 0);
+            assert!(at_near.acknowledged.abs_diff(7) <= 1, "{at_near:?}");
             drop(near);
             let is_closing = |it: &Connection| it.own == own && !it.is_established;
             assert!(connections().iter().any(is_closing));

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::{ControlFlow, RangeInclusive},
     os::fd::OwnedFd,
 };
@@ -104,6 +104,24 @@ impl Sockets {
             sockets(&self.0, (protocol, family), any, states, &mut found)?;
         }
         Ok(found)
+    }
+
+    /// Whether sockets of TCP or UDP can be ended at all.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn can_end(&self, protocol: i32) -> io::Result<bool> {
+        // Nobody has this port, since nobody can be bound to it.
+        let nobody = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let of = (protocol, libc::AF_INET);
+        let id = SocketId::between(nobody, nobody);
+        match ask(
+            &self.0,
+            &Request::new(SOCK_DESTROY, libc::NLM_F_ACK, of, id),
+        ) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            asked => asked.map(|_| true),
+        }
     }
 
     /// Ends one: both sides of a connection are told, and who waits for a
@@ -212,7 +230,7 @@ mod tests {
     use std::{
         cell::{Cell, RefCell},
         io::Read,
-        net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+        net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
         os::fd::AsRawFd,
         time::Duration,
     };

@@ -2,6 +2,7 @@
 //! the rest.
 
 mod block;
+mod direct;
 mod ipv6;
 mod kernel;
 
@@ -94,6 +95,7 @@ pub fn run(run_dir: &Path, args: DoctorArgs) -> Result<ExitCode> {
         cgroup(privileged),
         bpffs(args.bpffs, of_daemon, privileged),
         namespaces(),
+        direct::ports(),
     ]);
     checks.extend(sysctls());
     checks.push(Check::ok(
@@ -465,6 +467,7 @@ mod tests {
             cgroup(false),
             bpffs(None, None, false),
             namespaces(),
+            direct::ports(),
         ];
         checks.extend(programs(false));
         checks.extend(sysctls());

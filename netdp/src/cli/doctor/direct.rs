@@ -1,0 +1,69 @@
+//! Direct ports: what `sock_diag` has to tell and to do for them.
+
+use std::io;
+
+use nix::libc;
+
+use super::Check;
+use crate::netlink::Sockets;
+
+const NAME: &str = "direct ports";
+
+pub(super) fn ports() -> Check {
+    match missing() {
+        Ok(None) => Check::ok(NAME, "sockets of the host can be listed and ended"),
+        Ok(Some(Missing::List)) => Check::warning(
+            NAME,
+            "there are none: this kernel doesn't list sockets, and the datapath has such ports",
+            "install the package with this kernel's modules tcp_diag and udp_diag, or use a \
+             kernel with CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG",
+        ),
+        Ok(Some(Missing::End)) => Check::warning(
+            NAME,
+            "sockets of a port that is unpublished go on: this kernel ends none",
+            "use a kernel with CONFIG_INET_DIAG_DESTROY, or end such programs yourself",
+        ),
+        Err(error) => Check::warning(
+            NAME,
+            format!("not tried: {error}"),
+            "run this check as root",
+        ),
+    }
+}
+
+enum Missing {
+    List,
+    End,
+}
+
+fn missing() -> io::Result<Option<Missing>> {
+    for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+        let sockets = match Sockets::open().and_then(|it| it.list(protocol, None).map(|_| it)) {
+            Ok(sockets) => sockets,
+            Err(error) if is_absent(&error) => return Ok(Some(Missing::List)),
+            Err(error) => return Err(error),
+        };
+        if !sockets.can_end(protocol)? {
+            return Ok(Some(Missing::End));
+        }
+    }
+    Ok(None)
+}
+
+/// Of netlink's family, or of what tells of one protocol.
+fn is_absent(error: &io::Error) -> bool {
+    let absent = [libc::EPROTONOSUPPORT, libc::ENOENT];
+    error.raw_os_error().is_some_and(|it| absent.contains(&it))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_does_not_have_is_told_from_what_it_refuses() {
+        let of = |errno| is_absent(&io::Error::from_raw_os_error(errno));
+        assert!(of(libc::ENOENT) && of(libc::EPROTONOSUPPORT));
+        assert!(!of(libc::EPERM) && !is_absent(&io::Error::other("?")));
+    }
+}
