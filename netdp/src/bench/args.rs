@@ -66,8 +66,8 @@ pub struct CompareArgs {
           value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub sizes: Vec<u32>,
     /// How often each mode is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub rounds: u8,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: u16,
     /// How long each measurement takes [default: 300, with --quick 100]
     #[arg(long, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub milliseconds: Option<u64>,
@@ -316,7 +316,7 @@ mod tests {
             ("--mode podman", "docker-nft"),
             ("--mode netdp:fast", "KEY=VALUE"),
             ("--workload ping", "udp-rr"),
-            ("--rounds 0", "1..=100"),
+            ("--rounds 0", "1..=1000"),
             ("--milliseconds 5", "20..="),
             ("--format html", "json"),
             ("server --quick", "--quick"),

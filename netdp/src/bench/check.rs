@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::BenchFormat;
 use super::args::{Effort, chosen_cpu};
 use super::mode::Mode;
-use super::report::{Machine, compared_text, percent, rate, short, table};
+use super::report::{Machine, compared_text, interval, rate, short, table};
 use super::scenario::Scenario;
 use super::site::{Site, Size};
 use crate::load::{Comparison, Kind, Series, Unit, order, pin};
@@ -180,7 +180,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             short(check.workload).to_owned(),
             check.program.to_owned(),
             compared_text(&check.compared),
-            percent(check.compared.spread),
+            interval(&check.compared),
             rate(check.own.median, unit),
             rate(check.theirs.median, unit),
         ]
@@ -189,7 +189,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         "workload",
         "other",
         "ratio",
-        "spread",
+        "95 %",
         "netdp bench",
         "the other",
     ];

@@ -65,8 +65,8 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
         page.push_str(
             "<p class=\"weak\">Ratios are to the first mode (by size: to the first size); of the \
          ratios of the rounds the median. \
-         Pale bars and brackets: the difference is no more than the rounds' spread, and nothing \
-         is claimed. Lines on bars lead from the first to the third quartile.</p>\n",
+         Lines on bars: where that would be of more and more rounds, with a confidence of 95 %. \
+         Pale bars and brackets: this holds 1, and nothing is claimed.</p>\n",
         );
     }
     for line in report.remarks() {
@@ -211,7 +211,7 @@ fn bars(scenario: &ScenarioResult) -> Result<String, Box<dyn std::error::Error>>
         .flat_map(|workload| &workload.modes);
     let highest = ratios
         .filter_map(|mode| mode.against_reference)
-        .map(|compared| compared.quartiles[1])
+        .map(|compared| compared.interval[1])
         .filter(|top| top.is_finite())
         .fold(1.1, f64::max);
     let groups = scenario.workloads.len();
@@ -252,7 +252,7 @@ fn bars(scenario: &ScenarioResult) -> Result<String, Box<dyn std::error::Error>>
                     colour(row).mix(strength).filled(),
                 )])?;
                 {
-                    let [low, high] = compared.quartiles;
+                    let [low, high] = compared.interval;
                     let middle = left + width * 0.45;
                     chart.draw_series(LineSeries::new([(middle, low), (middle, high)], BLACK))?;
                 }

@@ -198,8 +198,9 @@ impl Report {
 }
 
 const RATIOS: &str = "Ratios are to the first mode (by size: to the first size), of the rounds' \
-                      ratios the median; in brackets where the difference is no more than their \
-                      spread. Spread: between the quartiles, to the median.";
+                      ratios the median, and beside it where that would be of more and more \
+                      rounds, with a confidence of 95 %: in brackets where this holds 1. Spread: \
+                      between the quartiles, to the median.";
 
 /// The head of [`growth_rows`].
 pub(super) fn growth_header(growth: &GrowthResult) -> Vec<String> {
@@ -259,7 +260,7 @@ pub(super) fn ratio_rows(scenario: &ScenarioResult) -> Vec<Vec<String>> {
 
 /// The head of [`detail_rows`].
 pub(super) const DETAILS: [&str; 12] = [
-    "workload", "mode", "ratio", "spread", "rate", "spread", "p50", "p99", "p99.9", "CPU", "lost",
+    "workload", "mode", "ratio", "95 %", "rate", "spread", "p50", "p99", "p99.9", "CPU", "lost",
     "errors",
 ];
 
@@ -284,7 +285,7 @@ pub(super) fn detail_rows(scenario: &ScenarioResult) -> Vec<Vec<String>> {
                 name.to_owned(),
                 mode.title.clone(),
                 if is_first { "1".into() } else { ratio(mode) },
-                compared.map_or(String::new(), |compared| percent(compared.spread)),
+                compared.map_or(String::new(), |compared| interval(&compared)),
                 series.map_or("none".into(), |series| rate(series.median, workload.unit)),
                 series.map_or(String::new(), |series| percent(series.spread)),
                 quantile(|latency| latency.p50),
@@ -332,6 +333,12 @@ pub(super) fn compared_text(compared: &Comparison) -> String {
         Verdict::WithinSpread => format!("({:.2})", compared.ratio),
         _ => format!("{:.2}", compared.ratio),
     }
+}
+
+/// Where the ratio is, with a confidence of 95 %.
+pub(super) fn interval(compared: &Comparison) -> String {
+    let [low, high] = compared.interval;
+    format!("{low:.2} to {high:.2}")
 }
 
 pub(super) fn percent(part: f64) -> String {

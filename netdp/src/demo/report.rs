@@ -80,7 +80,7 @@ impl Report {
         }
         format!(
             "{checks}\n{rates}\n\
-             Client and server on one CPU, modes in turn. In brackets: no more than the spread."
+             Client and server on one CPU, modes in turn. In brackets: so many rounds leave open whether there is a difference."
         )
     }
 }

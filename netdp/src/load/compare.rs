@@ -25,13 +25,13 @@ pub struct Series {
     pub spread: f64,
 }
 
-/// Whether two series differ by more than either varies by itself.
+/// Whether two series differ by more than the rounds leave open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Faster,
     Slower,
-    /// Smaller than the spread: nothing can be said.
+    /// The interval holds 1: nothing can be said.
     WithinSpread,
 }
 
@@ -41,10 +41,9 @@ pub struct Comparison {
     /// Median of the rounds' ratios. What slows a whole round down is in both
     /// sides of its ratio.
     pub ratio: f64,
-    /// First and third quartile of these ratios.
-    pub quartiles: [f64; 2],
-    /// Of these ratios, as [`Series::spread`].
-    pub spread: f64,
+    /// Where the median of more and more rounds would be, with a confidence of
+    /// 95 %.
+    pub interval: [f64; 2],
     pub verdict: Verdict,
 }
 
@@ -80,20 +79,17 @@ impl Series {
         let pairs = self.values.iter().zip(&reference.values);
         let mut ratios: Vec<f64> = pairs.map(|(own, theirs)| own / theirs).collect();
         ratios.sort_by(f64::total_cmp);
-        let [first, ratio, third] = quartiles(&ratios);
-        let spread = spread(&ratios);
-        let known = ratios.len() >= LEAST_ROUNDS && ratio.is_finite();
-        let verdict = if !known || (ratio - 1.0).abs() <= spread {
-            Verdict::WithinSpread
-        } else if ratio > 1.0 {
-            Verdict::Faster
-        } else {
-            Verdict::Slower
+        let [_, ratio, _] = quartiles(&ratios);
+        let interval = interval(&ratios);
+        let known = ratios.len() >= LEAST_ROUNDS && ratio.is_finite() && ratio > 0.0;
+        let verdict = match interval {
+            [low, _] if known && low > 1.0 => Verdict::Faster,
+            [_, high] if known && high < 1.0 => Verdict::Slower,
+            _ => Verdict::WithinSpread,
         };
         Comparison {
             ratio,
-            quartiles: [first, third],
-            spread,
+            interval,
             verdict,
         }
     }
@@ -109,6 +105,27 @@ fn quartiles(sorted: &[f64]) -> [f64; 3] {
         }
         below + (above - below) * at.fract()
     })
+}
+
+/// The interval that holds the median of what was sampled with a confidence of
+/// 95 %, whatever its distribution: between two of the sampled values, as far from
+/// the ends as so many tosses of a coin let one side come short (David and
+/// Nagaraja, Order Statistics, section 7.1). Of fewer than nine values between the
+/// extremes, which hold it less surely where there are fewer than six.
+fn interval(sorted: &[f64]) -> [f64; 2] {
+    const LEFT_OUT: f64 = 0.05;
+    let count = sorted.len();
+    let mut rank = 0;
+    // Of `rank` heads exactly, and of no more.
+    let mut exactly = 0.5_f64.powf(count as f64);
+    let mut at_most = exactly;
+    while 2.0 * at_most <= LEFT_OUT {
+        rank += 1;
+        exactly *= (count - rank + 1) as f64 / rank as f64;
+        at_most += exactly;
+    }
+    let cut = rank.saturating_sub(1);
+    [sorted[cut], sorted[count - 1 - cut]]
 }
 
 /// What has no scale to measure a spread by has an infinite one, which keeps
@@ -186,8 +203,44 @@ mod tests {
         let reference = Series::new("host", vec![100.0, 50.0, 100.0, 70.0, 90.0]);
         let series = Series::new("a", vec![80.0, 40.0, 80.0, 56.0, 72.0]);
         let comparison = series.against(&reference);
-        assert!(comparison.spread < 1e-9, "{comparison:?}");
+        let [low, high] = comparison.interval;
+        assert!(high - low < 1e-9, "{comparison:?}");
         assert_eq!(comparison.verdict, Verdict::Slower);
+    }
+
+    #[test]
+    fn the_interval_is_that_of_the_tables() {
+        // Hollander and Wolfe, Nonparametric Statistical Methods, for the sign
+        // test: so many values of each end are cut off.
+        for (count, cut) in [
+            (5, 0),
+            (8, 0),
+            (9, 1),
+            (15, 3),
+            (50, 17),
+            (100, 39),
+            (1000, 468),
+        ] {
+            let values: Vec<f64> = (0..count).map(f64::from).collect();
+            let expected = [f64::from(cut), f64::from(count - 1 - cut)];
+            assert_eq!(interval(&values), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn many_rounds_tell_what_few_leave_open() {
+        let rounds = |count: usize, level: f64| {
+            let values = (0..count).map(|round| level + [-9.0, 0.0, 9.0][round % 3]);
+            values.collect::<Vec<f64>>()
+        };
+        let verdict = |count: usize| {
+            let reference = Series::new("host", vec![100.0; count]);
+            Series::new("a", rounds(count, 99.0))
+                .against(&reference)
+                .verdict
+        };
+        assert_eq!(verdict(9), Verdict::WithinSpread);
+        assert_eq!(verdict(600), Verdict::Slower);
     }
 
     #[test]
