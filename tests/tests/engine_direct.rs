@@ -3,11 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
-use netdp_tests::engine::{Containerd, Docker, Engine, EngineHost, Left, Podman, fetch, twice};
-
-/// The user that direct sockets are of.
-const OWNER: &str = "1852142692";
+use netdp_tests::engine::direct::{direct, docker, is_direct, run, run_words, serves};
+use netdp_tests::engine::{Containerd, Docker, Engine, Left, Podman, fetch, twice};
 
 macro_rules! with_each_docker {
     ($($test:ident),* $(,)?) => {
@@ -82,77 +79,6 @@ macro_rules! with_each_containerd {
 
 with_each_containerd! {
     containerds_containers_have_direct_ports_by_a_runtime_of_netdps,
-}
-
-/// Ports at which the host listens for containers.
-fn direct(host: &EngineHost) -> Vec<u16> {
-    let tables = host.sh("cat /proc/net/tcp /proc/net/tcp6");
-    let of_line = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let listens = fields.get(3) == Some(&"0A") && fields.get(7) == Some(&OWNER);
-        let (_, port) = fields.get(1)?.split_once(':')?;
-        listens.then(|| u16::from_str_radix(port, 16).unwrap())
-    };
-    let mut ports: Vec<u16> = tables.lines().filter_map(of_line).collect();
-    ports.sort_unstable();
-    ports
-}
-
-#[track_caller]
-fn is_direct(host: &EngineHost, port: u16) {
-    host.wait_until(&format!("{port} is direct"), || {
-        direct(host).contains(&port)
-    });
-}
-
-/// Reached from outside, under the client's own address.
-#[track_caller]
-fn serves(host: &EngineHost, port: u16, name: &str) {
-    let seen = fetch(&host.topology.world.client, (HOST_ADDRESS, port));
-    assert_eq!(
-        (seen.hostname.as_str(), seen.source),
-        (name, CLIENT_ADDRESS.into())
-    );
-}
-
-fn docker(name: &str, packages: &str) -> Option<Docker> {
-    Docker::start_with(
-        name,
-        packages,
-        "--add-runtime netdp=/usr/local/bin/netdp-runc",
-    )
-}
-
-fn run(docker: &Docker, name: &str, options: &str) {
-    docker.host.sh(&run_words(name, options));
-}
-
-fn run_words(name: &str, options: &str) -> String {
-    format!(
-        "docker run -d --name {name} --hostname {name} --runtime netdp \
-         --network name=fast,driver-opt=publish=direct {options} web:1"
-    )
-}
-
-/// Who may do everything may enter the host's network anyway. Docker 20.10 gives
-/// such containers rights that not every machine has.
-#[test]
-#[ignore = "needs a real Docker: cargo xtask test engines"]
-fn privileged_containers_have_them_and_those_that_rule_their_network_have_none() {
-    let Some(docker) = docker("dk-rights", "newest") else {
-        return;
-    };
-    let host = &docker.host;
-    let before = Left::on(host);
-    run(&docker, "all", "--privileged -p 8081:80");
-    is_direct(host, 8081);
-    serves(host, 8081, "all");
-    run(&docker, "some", "--cap-add NET_ADMIN -p 8082:80");
-    serves(host, 8082, "some");
-    assert_eq!(direct(host), [8081]);
-    docker.remove("all some");
-    host.wait_until("all is closed", || direct(host).is_empty());
-    before.comes_back(host);
 }
 
 /// Entered into `daemon.json` and taken out again, while dockerd runs.

@@ -1,6 +1,7 @@
 //! Real container engines, each on a host of its own.
 
 mod containerd;
+pub mod direct;
 mod docker;
 mod host;
 mod podman;
