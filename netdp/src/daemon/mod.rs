@@ -26,6 +26,7 @@ mod notify;
 pub mod owner;
 pub mod passed;
 mod port_owner;
+mod sandboxes;
 mod together;
 mod watch;
 

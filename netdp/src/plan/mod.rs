@@ -12,6 +12,7 @@ pub mod diff;
 mod driver;
 mod ended;
 mod entries;
+mod facts;
 mod foreign;
 mod generation;
 mod inside;
@@ -21,11 +22,9 @@ mod op;
 mod retract;
 mod tables;
 
-pub use desired::{
-    ALIAS, Desired, DesiredBridge, DesiredPair, Facts, HOST_END, Hold, HostAddress, Neighbour,
-    Reach, Route, Uplink,
-};
+pub use desired::{ALIAS, Desired, DesiredBridge, DesiredPair, HOST_END, Hold, Neighbour, Route};
 pub use driver::Driver;
+pub use facts::{Facts, HostAddress, Reach, Uplink};
 pub use foreign::{ForeignBridge, ForeignEndpoint, Write, foreign, writes};
 pub use links::{links, packet_limits};
 pub use observed::{Clock, Observed, ObservedLink, Role};
