@@ -139,10 +139,18 @@ fn has_peers(ctx: &SockAddrContext) -> bool {
 /// Whether a socket of UDP may have been sent elsewhere than it asked for.
 #[inline(always)]
 fn may_have_asked(ctx: &SockAddrContext) -> bool {
+    let (sent, own) = (
+        datagrams::was_seen(seen::SENT),
+        datagrams::was_seen(seen::OWN),
+    );
+    // Asked of each datagram: mostly two loads.
+    if !sent && !own {
+        return false;
+    }
     if is_host(ctx) {
-        !datagrams::has_heard(ctx)
+        sent && !datagrams::has_heard(ctx)
     } else {
-        datagrams::was_seen(seen::OWN)
+        own
     }
 }
 

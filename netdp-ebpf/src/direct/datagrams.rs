@@ -71,31 +71,39 @@ fn storage(ctx: &SockAddrContext, flags: u32) -> *mut Datagrams {
 /// A datagram was received.
 #[inline(always)]
 pub fn heard4(ctx: &SockAddrContext) {
-    if is_host(ctx) {
-        heard::<V4>(ctx, addr4(ctx), bound4(ctx));
+    let at = storage_of_host(ctx);
+    if !at.is_null() {
+        heard::<V4>(ctx, at, addr4(ctx), bound4(ctx));
     }
 }
 
 /// The same by a socket of IPv6, which may also speak IPv4.
 #[inline(always)]
 pub fn heard6(ctx: &SockAddrContext) {
-    if !is_host(ctx) {
+    let at = storage_of_host(ctx);
+    if at.is_null() {
         return;
     }
     let addr = addr6(ctx);
     if addr.is_mapped() {
-        heard::<V4>(ctx, V4Addr(addr.0[3]), bound4(ctx));
+        heard::<V4>(ctx, at, V4Addr(addr.0[3]), bound4(ctx));
     } else {
-        heard::<V6>(ctx, addr, bound6(ctx));
+        heard::<V6>(ctx, at, addr, bound6(ctx));
     }
 }
 
+/// What has one is of the host: that is asked of each socket once.
 #[inline(always)]
-fn heard<F: Family>(ctx: &SockAddrContext, client: F::Addr, bound: F::Addr) {
-    let at = storage(ctx, BPF_SK_STORAGE_GET_F_CREATE);
-    if at.is_null() {
-        return;
+fn storage_of_host(ctx: &SockAddrContext) -> *mut Datagrams {
+    let at = storage(ctx, 0);
+    if at.is_null() && is_host(ctx) {
+        return storage(ctx, BPF_SK_STORAGE_GET_F_CREATE);
     }
+    at
+}
+
+#[inline(always)]
+fn heard<F: Family>(ctx: &SockAddrContext, at: *mut Datagrams, client: F::Addr, bound: F::Addr) {
     let place = F::in_one(client, port(ctx));
     // SAFETY: the socket's own storage; one number, read and written whole.
     let last = unsafe { (&raw const (*at).last).read_volatile() };
@@ -161,12 +169,13 @@ fn name_own<F: Family>(key: &mut ClientKey<F::Addr>, bound: F::Addr) -> bool {
 /// A datagram is sent.
 #[inline(always)]
 pub fn sends4(ctx: &SockAddrContext) -> i32 {
-    if !is_host(ctx) {
+    let at = storage(ctx, 0);
+    if at.is_null() && !is_host(ctx) {
         return ALLOW;
     }
     let bound = bound4(ctx);
     let is_free = is_any(bound) && is_any(source4(ctx));
-    sends::<V4>(ctx, addr4(ctx), bound, |asked| {
+    sends::<V4>(ctx, at, addr4(ctx), bound, |asked| {
         if is_free {
             set_source4(ctx, asked);
         }
@@ -177,12 +186,13 @@ pub fn sends4(ctx: &SockAddrContext) -> i32 {
 /// [`sends4`].
 #[inline(always)]
 pub fn sends6(ctx: &SockAddrContext) -> i32 {
-    if !is_host(ctx) {
+    let at = storage(ctx, 0);
+    if at.is_null() && !is_host(ctx) {
         return ALLOW;
     }
     let bound = bound6(ctx);
     let is_free = is_any(bound) && is_any(source6(ctx));
-    sends::<V6>(ctx, addr6(ctx), bound, |asked| {
+    sends::<V6>(ctx, at, addr6(ctx), bound, |asked| {
         if is_free {
             set_source6(ctx, asked);
         }
@@ -196,7 +206,7 @@ pub fn connects4(ctx: &SockAddrContext) -> i32 {
     if port(ctx).raw() == 0 {
         return REFUSE;
     }
-    sends::<V4>(ctx, addr4(ctx), bound4(ctx), |_| {})
+    sends::<V4>(ctx, storage(ctx, 0), addr4(ctx), bound4(ctx), |_| {})
 }
 
 /// The same of a socket of IPv6, which may also speak IPv4.
@@ -205,17 +215,18 @@ pub fn connects6(ctx: &SockAddrContext) -> i32 {
     if port(ctx).raw() == 0 {
         return REFUSE;
     }
-    let addr = addr6(ctx);
+    let (at, addr) = (storage(ctx, 0), addr6(ctx));
     if addr.is_mapped() {
-        sends::<V4>(ctx, V4Addr(addr.0[3]), bound4(ctx), |_| {})
+        sends::<V4>(ctx, at, V4Addr(addr.0[3]), bound4(ctx), |_| {})
     } else {
-        sends::<V6>(ctx, addr, bound6(ctx), |_| {})
+        sends::<V6>(ctx, at, addr, bound6(ctx), |_| {})
     }
 }
 
 #[inline(always)]
 fn sends<F: Family>(
     ctx: &SockAddrContext,
+    at: *mut Datagrams,
     client: F::Addr,
     bound: F::Addr,
     answer_from: impl FnOnce(F::Addr),
@@ -228,7 +239,6 @@ fn sends<F: Family>(
     if port(ctx).raw() == 0 {
         return ALLOW;
     }
-    let at = storage(ctx, 0);
     let place = F::in_one(client, port(ctx));
     if !was_seen(seen::ASKED) && place != 0 && !at.is_null() {
         // SAFETY: the socket's own storage.
