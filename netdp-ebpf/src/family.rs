@@ -39,6 +39,8 @@ pub trait Family: Quoting + Alone {
     const ROUTED: u16;
     /// Index in [`FULL`](crate::maps::FULL).
     const FULL: u32;
+    /// Where the network header has the protocol of what follows it, in bytes.
+    const NEXT: usize;
     /// Where the network header has the source address, in bytes.
     const SADDR: usize;
 

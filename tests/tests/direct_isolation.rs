@@ -284,6 +284,9 @@ fn who_rules_networks_but_not_the_host_gets_none() {
     let half = "--bounding-set=-sys_admin";
     assert!(!is_direct("half", 80, &only(half, 80)));
     let neither = "--bounding-set=-sys_admin,-net_admin";
+    // Its user lost the others, and keeps this one.
+    let kept = "--reuid 1000 --clear-groups --inh-caps=+net_admin --ambient-caps=+net_admin";
+    assert!(!is_direct("kept", 8080, &only(kept, 8080)));
     assert!(is_direct("neither", 80, &only(neither, 80)));
     // It could hand the socket to the one that started it.
     for (name, by) in [

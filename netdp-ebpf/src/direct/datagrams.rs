@@ -281,8 +281,9 @@ fn is_closed(ctx: &SockAddrContext) -> bool {
     CLOSED.get_ptr(&cookie).is_some()
 }
 
-/// The filter of direct sockets of UDP: nothing that was sent to many, which
-/// published ports don't hear either.
+/// The filter of direct sockets of UDP, and of those of TCP that not everybody may
+/// connect to: nothing that was sent to many, which published ports don't hear
+/// either.
 #[inline(always)]
 pub fn taken(ctx: &SkBuffContext) -> i64 {
     // SAFETY: the context is valid while the program runs.
@@ -303,7 +304,7 @@ pub fn taken(ctx: &SkBuffContext) -> i64 {
     WHOLE
 }
 
-/// Whether who sends may. The filter's data begin with the UDP header.
+/// Whether who sends may. The filter's data begin with the header of UDP or TCP.
 #[inline(always)]
 fn is_allowed(ctx: &SkBuffContext) -> bool {
     const DPORT: usize = 2;
@@ -322,25 +323,36 @@ fn is_allowed(ctx: &SkBuffContext) -> bool {
 
 #[inline(never)]
 fn is_allowed_by<F: Family>(ctx: &SkBuffContext, dport: Be16) -> bool {
-    let (mut saddr, mut daddr) = (F::Addr::any(), F::Addr::any());
+    let (mut next, mut saddr, mut daddr) = (0_u8, F::Addr::any(), F::Addr::any());
     let at = F::SADDR as u32;
     let length = size_of::<F::Addr>() as u32;
-    if !read_network(ctx, at, &mut saddr) || !read_network(ctx, at + length, &mut daddr) {
+    if !read_network(ctx, F::NEXT as u32, &mut next)
+        || !read_network(ctx, at, &mut saddr)
+        || !read_network(ctx, at + length, &mut daddr)
+    {
         return false;
     }
-    let Some(found) = on_or_everywhere::<F>(daddr, dport, proto::UDP) else {
-        return false;
-    };
-    // SAFETY: a map value stays readable while the program runs.
-    may_send::<F>(unsafe { &*found }, &saddr)
+    // Behind extension headers it is one or the other.
+    (next == proto::UDP || may_reach::<F>(daddr, dport, proto::TCP, &saddr))
+        && (next == proto::TCP || may_reach::<F>(daddr, dport, proto::UDP, &saddr))
 }
 
-/// Reads an address, so many bytes from the begin of the network header.
+#[inline(never)]
+fn may_reach<F: Family>(to: F::Addr, port: Be16, proto: u8, from: &F::Addr) -> bool {
+    match on_or_everywhere::<F>(to, port, proto) {
+        // SAFETY: a map value stays readable while the program runs.
+        Some(found) => may_send::<F>(unsafe { &*found }, from),
+        None => true,
+    }
+}
+
+/// Reads what is so many bytes from the begin of the network header.
 #[inline(always)]
-fn read_network<A: Address>(ctx: &SkBuffContext, at: u32, to: &mut A) -> bool {
+fn read_network<A>(ctx: &SkBuffContext, at: u32, to: &mut A) -> bool {
     let length = size_of::<A>() as u32;
     let to = ptr::from_mut(to).cast();
-    // SAFETY: as many bytes as there is room for; any bytes are an address.
+    // SAFETY: as many bytes as there is room for; any bytes are an address or a
+    // number.
     unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), at, to, length, BPF_HDR_START_NET) == 0 }
 }
 

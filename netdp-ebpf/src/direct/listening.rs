@@ -17,10 +17,7 @@ use netdp_common::{
     packet::{V4, V6},
 };
 
-use super::{
-    may_send,
-    options::{BINDTOIFINDEX, SOL_SOCKET},
-};
+use super::options::{BINDTOIFINDEX, SOL_SOCKET};
 use crate::{
     family::{Family, is_any},
     host_socket::{HOST_NETNS, on_or_everywhere},
@@ -43,7 +40,7 @@ pub fn happened(ctx: &SockOpsContext) {
     let is_right = if op == BPF_SOCK_OPS_TCP_LISTEN_CB {
         is_at_its_port(ctx)
     } else {
-        is_its_client(ctx)
+        is_at_a_direct_port(ctx)
     };
     if !is_right {
         be_deaf(ctx);
@@ -91,39 +88,27 @@ fn is_of<F: Family>(addr: F::Addr, port: Be16, own: F::Addr) -> bool {
     direct::<F>(addr, port).is_some_and(|published| published.addr == own)
 }
 
-/// Whether one that was accepted is at a direct port, and may be spoken with
-/// there. The datapath has asked about those who come by an uplink.
+/// Whether one that was accepted is at a direct port.
 #[inline(always)]
-fn is_its_client(ctx: &SockOpsContext) -> bool {
+fn is_at_a_direct_port(ctx: &SockOpsContext) -> bool {
     let ops = ctx.ops;
     // SAFETY: the context is valid while the program runs, and read word by word
     // as the kernel lets it be read.
     let (family, port) = unsafe { ((*ops).family, Be16::new((*ops).local_port as u16)) };
     if family == AF_INET {
         // SAFETY: as above.
-        let (local, remote) = unsafe { ((*ops).local_ip4, (*ops).remote_ip4) };
-        return serves::<V4>(V4Addr(local), port, V4Addr(remote));
+        return direct::<V4>(V4Addr(unsafe { (*ops).local_ip4 }), port).is_some();
     }
     if family != AF_INET6 {
         return false;
     }
     // SAFETY: as above.
-    let (local, remote) = unsafe {
-        (
-            words6(&raw const (*ops).local_ip6),
-            words6(&raw const (*ops).remote_ip6),
-        )
-    };
-    if remote.is_mapped() {
-        serves::<V4>(V4Addr(local.0[3]), port, V4Addr(remote.0[3]))
+    let addr = unsafe { words6(&raw const (*ops).local_ip6) };
+    if addr.is_mapped() {
+        direct::<V4>(V4Addr(addr.0[3]), port).is_some()
     } else {
-        serves::<V6>(local, port, remote)
+        direct::<V6>(addr, port).is_some()
     }
-}
-
-#[inline(never)]
-fn serves<F: Family>(local: F::Addr, port: Be16, remote: F::Addr) -> bool {
-    direct::<F>(local, port).is_some_and(|published| may_send::<F>(published, &remote))
 }
 
 #[inline(always)]

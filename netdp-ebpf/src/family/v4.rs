@@ -33,6 +33,7 @@ impl Family for V4 {
     const STACK_ANSWERS: bool = true;
     const ROUTED: u16 = endpoint_flags::ROUTED4;
     const FULL: u32 = 0;
+    const NEXT: usize = 9;
     const SADDR: usize = 12;
 
     #[inline(always)]

@@ -34,6 +34,7 @@ impl Family for V6 {
     const STACK_ANSWERS: bool = false;
     const ROUTED: u16 = endpoint_flags::ROUTED6;
     const FULL: u32 = 1;
+    const NEXT: usize = 6;
     const SADDR: usize = 8;
 
     #[inline(always)]

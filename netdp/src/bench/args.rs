@@ -66,7 +66,7 @@ pub struct CompareArgs {
           value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub sizes: Vec<u32>,
     /// How often each mode is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub rounds: u16,
     /// How long each measurement takes [default: 300, with --quick 100]
     #[arg(long, value_parser = clap::value_parser!(u64).range(20..=60_000))]
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(all.modes, Mode::usual());
         let workloads = all.scenarios.iter().map(|(_, workloads)| workloads.len());
         assert!(workloads.min() == Some(Kind::ALL.len()));
-        assert_eq!(all.effort.rounds, 5);
+        assert_eq!(all.effort.rounds, 7);
     }
 
     #[test]

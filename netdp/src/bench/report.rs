@@ -373,8 +373,8 @@ pub(super) mod tests {
     use crate::load::Series;
 
     fn lane(mode: &str, values: &[f64], errors: u64) -> LaneResult {
-        let series = Series::new(mode, values.to_vec());
-        let host = Series::new("host", vec![100.0, 101.0, 99.0]);
+        let series = Series::new(mode, values.repeat(2));
+        let host = Series::new("host", [100.0, 101.0, 99.0].repeat(2));
         LaneResult {
             mode: mode.into(),
             title: mode.into(),

@@ -223,12 +223,13 @@ impl OwnWays {
     }
 }
 
-/// The filter that sockets of UDP are given (`SO_ATTACH_BPF`), as pinned beside
+/// The filter that sockets of UDP are given, and those that not everybody may
+/// reach (`SO_ATTACH_BPF`), as pinned beside
 /// these maps.
 ///
 /// # Errors
 /// When it isn't there.
-pub fn datagram_filter(maps: &Path) -> io::Result<OwnedFd> {
+pub fn socket_filter(maps: &Path) -> io::Result<OwnedFd> {
     let root = maps.parent().unwrap_or(maps);
     link::open_pin(&root.join("progs").join(FILTER))
 }

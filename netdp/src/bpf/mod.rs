@@ -46,8 +46,8 @@ pub use clients::Clients;
 pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use direct::{
-    Closed, OwnWays, Purposes, Unsealed, datagram_filter, direct_cgroup, expect_datagrams,
-    expect_limits, guarded_group,
+    Closed, OwnWays, Purposes, Unsealed, direct_cgroup, expect_datagrams, expect_limits,
+    guarded_group, socket_filter,
 };
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;

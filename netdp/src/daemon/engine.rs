@@ -38,8 +38,8 @@ pub enum EngineError {
     NoSockmap(String),
 }
 
-/// What the kernel announces of links leaves little out: a repair looks at that,
-/// too, but no more often than this.
+/// What the kernel announces of links leaves little out: that is looked at, too,
+/// but no more often than this.
 const LINKS_LISTED: Duration = Duration::from_secs(10);
 
 /// What to do when an operation fails.
@@ -107,6 +107,7 @@ impl Engine {
 
     /// Looks at the host anew.
     pub async fn look(&mut self, state: &State) -> Result<Host, NetlinkError> {
+        self.links.list_after(LINKS_LISTED);
         for ifindex in self.sized() {
             self.links.ask_again(ifindex);
         }
@@ -166,7 +167,6 @@ impl Engine {
     /// Makes the host what `state` wants as far as it goes. What can't be done
     /// is logged once and kept in [`problems`](Self::problems).
     pub async fn repair(&mut self, state: &State) -> Result<(), NetlinkError> {
-        self.links.list_after(LINKS_LISTED);
         self.look(state).await?;
         // Never fails, since failures are noted.
         if let Err(error) = self.converge(state, Failure::IsNoted).await {

@@ -139,8 +139,8 @@ mod tests {
     use crate::load::{Kind, Measurement, Series};
 
     fn mode(name: &str, values: &[f64], errors: u64) -> ModeResult {
-        let series = Series::new(name, values.to_vec());
-        let host = Series::new("host mode", vec![100.0, 101.0, 99.0]);
+        let series = Series::new(name, values.repeat(2));
+        let host = Series::new("host mode", [100.0, 101.0, 99.0].repeat(2));
         let round = Measurement {
             kind: Kind::Rr,
             target: "198.18.0.2:7001".parse().unwrap(),

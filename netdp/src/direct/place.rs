@@ -24,7 +24,7 @@ use super::{
     options::{carry, set_number},
 };
 use crate::{
-    bpf::{Purposes, Unsealed, datagram_filter, expect_datagrams, expect_limits},
+    bpf::{Purposes, Unsealed, expect_datagrams, expect_limits, socket_filter},
     model::Proto,
     netlink::Found,
 };
@@ -135,10 +135,12 @@ impl Place {
                 .context("can't note what a socket is made for")?;
         } else {
             expect_datagrams(maps)?;
-            if self.is_limited {
-                expect_limits(maps)?;
-            }
-            let filter = datagram_filter(maps).context("can't have the filter of datagrams")?;
+        }
+        if self.is_limited {
+            expect_limits(maps)?;
+        }
+        if !is_tcp || self.is_limited {
+            let filter = socket_filter(maps).context("can't have the filter of sockets")?;
             set_number(&made, libc::SOL_SOCKET, SO_ATTACH_BPF, filter.as_raw_fd())?;
             set_number(&made, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
         }

@@ -47,8 +47,9 @@ pub struct Comparison {
     pub verdict: Verdict,
 }
 
-/// Fewer rounds have no spread that could be known.
-const LEAST_ROUNDS: usize = 3;
+/// The extremes of fewer hold the median with less than the confidence that is
+/// told.
+const LEAST_ROUNDS: usize = 6;
 
 impl Series {
     /// # Panics
@@ -110,8 +111,8 @@ fn quartiles(sorted: &[f64]) -> [f64; 3] {
 /// The interval that holds the median of what was sampled with a confidence of
 /// 95 %, whatever its distribution: between two of the sampled values, as far from
 /// the ends as so many tosses of a coin let one side come short (David and
-/// Nagaraja, Order Statistics, section 7.1). Of fewer than nine values between the
-/// extremes, which hold it less surely where there are fewer than six.
+/// Nagaraja, Order Statistics, section 7.1). Of fewer than nine values the extremes,
+/// which hold it less surely where there are fewer than six.
 fn interval(sorted: &[f64]) -> [f64; 2] {
     const LEFT_OUT: f64 = 0.05;
     let count = sorted.len();
@@ -193,15 +194,15 @@ mod tests {
 
     #[test]
     fn one_round_that_went_wrong_does_not_make_a_spread() {
-        let reference = Series::new("host", vec![100.0, 101.0, 99.0, 100.0, 100.0]);
-        let series = Series::new("a", vec![80.0, 81.0, 30.0, 80.0, 80.0]);
+        let reference = Series::new("host", vec![100.0, 101.0, 99.0, 100.0, 100.0, 100.0]);
+        let series = Series::new("a", vec![80.0, 81.0, 30.0, 80.0, 80.0, 80.0]);
         assert_eq!(series.against(&reference).verdict, Verdict::Slower);
     }
 
     #[test]
     fn a_round_that_is_slow_for_both_says_nothing_against_either() {
-        let reference = Series::new("host", vec![100.0, 50.0, 100.0, 70.0, 90.0]);
-        let series = Series::new("a", vec![80.0, 40.0, 80.0, 56.0, 72.0]);
+        let reference = Series::new("host", vec![100.0, 50.0, 100.0, 70.0, 90.0, 80.0]);
+        let series = Series::new("a", vec![80.0, 40.0, 80.0, 56.0, 72.0, 64.0]);
         let comparison = series.against(&reference);
         let [low, high] = comparison.interval;
         assert!(high - low < 1e-9, "{comparison:?}");
@@ -245,10 +246,10 @@ mod tests {
 
     #[test]
     fn a_difference_below_the_spread_is_not_claimed() {
-        let reference = Series::new("host", vec![100.0, 95.0, 105.0]);
-        let close = Series::new("a", vec![96.0, 98.0, 95.0]);
-        let far = Series::new("b", vec![67.0, 66.0, 68.0]);
-        let faster = Series::new("c", vec![150.0, 149.0, 151.0]);
+        let reference = Series::new("host", [100.0, 95.0, 105.0].repeat(2));
+        let close = Series::new("a", [96.0, 98.0, 95.0].repeat(2));
+        let far = Series::new("b", [67.0, 66.0, 68.0].repeat(2));
+        let faster = Series::new("c", [150.0, 149.0, 151.0].repeat(2));
         assert_eq!(close.against(&reference).verdict, Verdict::WithinSpread);
         assert_eq!(far.against(&reference).verdict, Verdict::Slower);
         assert_eq!(faster.against(&reference).verdict, Verdict::Faster);
@@ -257,17 +258,17 @@ mod tests {
 
     #[test]
     fn the_noisier_of_the_two_decides() {
-        let steady = Series::new("host", vec![100.0, 100.0, 100.0]);
-        let noisy = Series::new("a", vec![80.0, 60.0, 100.0]);
+        let steady = Series::new("host", vec![100.0; 6]);
+        let noisy = Series::new("a", [80.0, 60.0, 100.0].repeat(2));
         assert_eq!(noisy.against(&steady).verdict, Verdict::WithinSpread);
         assert_eq!(steady.against(&noisy).verdict, Verdict::WithinSpread);
     }
 
     #[test]
     fn nothing_is_claimed_from_few_rounds_or_from_zeroes() {
-        let [half, one] = [50.0, 100.0].map(|value| Series::new("a", vec![value]));
-        let many = Series::new("b", vec![100.0; 5]);
-        let zero = Series::new("c", vec![0.0; 5]);
+        let [half, one] = [50.0, 100.0].map(|value| Series::new("a", vec![value; 5]));
+        let many = Series::new("b", vec![100.0; 6]);
+        let zero = Series::new("c", vec![0.0; 6]);
         assert_eq!(half.against(&one).verdict, Verdict::WithinSpread);
         assert_eq!(zero.against(&many).verdict, Verdict::WithinSpread);
         assert_eq!(many.against(&zero).verdict, Verdict::WithinSpread);

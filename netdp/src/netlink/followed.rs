@@ -6,7 +6,7 @@
 //! 6.18), so that a list of all takes time by the square of their number. Addresses,
 //! routes and neighbours are listed in a thirtieth of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -78,14 +78,12 @@ impl FollowedLinks {
                 self.ask_for(changed).await?;
                 listed
             }
-            _ => {
-                let now = Instant::now();
-                let links = self.netlink.links().await?;
-                self.known = links.into_iter().map(|link| (link.index, link)).collect();
-                now
-            }
+            _ => self.list().await?,
         };
-        self.listed = Some(listed);
+        self.listed = Some(match self.is_of_one_moment() {
+            true => listed,
+            false => self.list().await?,
+        });
         Ok(self.known.values().cloned().collect())
     }
 
@@ -99,6 +97,19 @@ impl FollowedLinks {
         self.listed = self.listed.filter(|listed| listed.elapsed() < age);
     }
 
+    async fn list(&mut self) -> Result<Instant, NetlinkError> {
+        let now = Instant::now();
+        let links = self.netlink.links().await?;
+        self.known = links.into_iter().map(|link| (link.index, link)).collect();
+        Ok(now)
+    }
+
+    /// Those that were asked one after the other may have changed names meanwhile.
+    fn is_of_one_moment(&self) -> bool {
+        let mut names = HashSet::with_capacity(self.known.len());
+        self.known.values().all(|link| names.insert(&link.name))
+    }
+
     async fn ask_for(&mut self, mut changed: BTreeSet<u32>) -> Result<(), NetlinkError> {
         let mut asked = BTreeSet::new();
         while let Some(index) = changed.pop_first() {
@@ -110,6 +121,15 @@ impl FollowedLinks {
             // Of an end that comes or goes the other isn't announced.
             changed.extend(before.as_ref().and_then(peer_here));
             changed.extend(link.as_ref().and_then(peer_here));
+            // Nor is one that has gone elsewhere known here any more, by which the
+            // other could be found.
+            if link.is_none() {
+                let ends = self.known.values();
+                changed.extend(
+                    ends.filter(|it| peer_here(it) == Some(index))
+                        .map(|it| it.index),
+                );
+            }
             self.known.extend(link.map(|link| (index, link)));
         }
         Ok(())
@@ -118,7 +138,9 @@ impl FollowedLinks {
     /// The interfaces of which something was announced since it was asked last;
     /// none where it may have been of any.
     fn announced(&self) -> Option<BTreeSet<u32>> {
+        const MOST_ERRORS: usize = 16;
         let mut changed = Some(BTreeSet::new());
+        let mut errors = 0;
         let mut beginning = Vec::with_capacity(BEGINNING);
         loop {
             beginning.clear();
@@ -129,9 +151,15 @@ impl FollowedLinks {
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return changed,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The kernel had no room for some, and has told so.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = None,
-                Err(_) => return None,
+                // The kernel had no room for some, and has told so (ENOBUFS, which
+                // another error may hide). It drops all until what it has is read.
+                Err(_) => {
+                    changed = None;
+                    errors += 1;
+                    if errors == MOST_ERRORS {
+                        return None;
+                    }
+                }
             }
         }
     }

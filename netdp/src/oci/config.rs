@@ -37,8 +37,10 @@ pub(super) enum ConfigError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Profile {
     Binds,
-    /// It may not, or not everything, or somebody of netdp's looks already.
+    /// It may not, or not everything.
     BindsNothing,
+    /// The daemon looks already.
+    IsHeard,
 }
 
 impl Profile {
@@ -56,8 +58,7 @@ impl Profile {
             return Ok(Self::Binds);
         }
         if own.parent() == Path::new(listener).parent() && !listener.is_empty() {
-            // The daemon's.
-            return Ok(Self::BindsNothing);
+            return Ok(Self::IsHeard);
         }
         if !listener.is_empty() {
             return Err(ConfigError::OtherListener(listener.to_owned()));
@@ -232,7 +233,7 @@ mod tests {
             "syscalls": [{"names": ["bind"], "action": NOTIFY}]}),
         );
         let profile = Profile::of(&daemons, OWN.as_ref()).unwrap();
-        assert_eq!(profile, Profile::BindsNothing);
+        assert_eq!(profile, Profile::IsHeard);
     }
 
     #[test]

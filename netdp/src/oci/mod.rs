@@ -117,7 +117,7 @@ fn run_dir() -> PathBuf {
 }
 
 /// Has a supervisor look at the ports that programs of a bundle bind, if they
-/// have a network of their own and may bind any. False where nobody is to.
+/// have a network of their own and may bind any. False where nobody does.
 fn supervise(bundle: &Path, run_dir: &Path) -> Result<bool, OciError> {
     // Without it no daemon has ever been here, and nothing is on its networks.
     let Some(site) = read_if_there::<Site>(&run_dir.join(Site::FILE))? else {
@@ -129,8 +129,13 @@ fn supervise(bundle: &Path, run_dir: &Path) -> Result<bool, OciError> {
         return Ok(false);
     };
     let containers = run_dir.join(CONTAINERS);
-    if !has_own_network(&config) || Profile::of(&config, &containers)? == Profile::BindsNothing {
+    if !has_own_network(&config) {
         return Ok(false);
+    }
+    match Profile::of(&config, &containers)? {
+        Profile::Binds => {}
+        Profile::BindsNothing => return Ok(false),
+        Profile::IsHeard => return Ok(true),
     }
     let folder = folder_in(&containers)?;
     let socket = folder.join("socket");
