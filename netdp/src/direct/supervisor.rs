@@ -10,6 +10,8 @@ use std::{
     },
     path::Path,
     process::ExitCode,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -323,21 +325,17 @@ impl Supervisor {
             shared,
             inode: 0,
         };
-        let all = listening(place.proto).context("can't list the sockets of the host")?;
-        let open: Vec<&Found> = all.iter().filter(|it| !it.is_nowhere()).collect();
-        let is_open = |inode| open.iter().any(|it| it.inode == inode);
-        // Programs that entered a container have supervisors of their own, and so
-        // have containers that share a network. Of UDP the daemon's own socket is
-        // one that is bound.
-        let is_others = |it: &&Found| {
-            place.proto == Proto::Tcp
-                && place.is_of(it)
-                && it.owner == PORT_OWNER
-                && !self.claims.has(it.inode)
+        let began = Instant::now();
+        let all = loop {
+            let all = listening(place.proto).context("can't list the sockets of the host")?;
+            if !self.is_taken(&claim, place, &all) {
+                break all;
+            }
+            if began.elapsed() > LEFT_BEHIND {
+                return Ok(None);
+            }
+            thread::sleep(Duration::from_millis(5));
         };
-        if self.claims.is_taken(&claim, is_open) || !shared && open.iter().any(is_others) {
-            return Ok(None);
-        }
         // A program may make its sockets another user's, or deaf.
         let group = fs::metadata(&self.task.cgroup).ok().map(|it| it.ino());
         let is_direct = |it: &Found| it.owner == PORT_OWNER || group.is_some() && it.group == group;
@@ -351,9 +349,34 @@ impl Supervisor {
             .make(socket, &self.task.maps)
             .with_context(|| format!("can't bind {}", place.addr))?;
         claim.inode = fstat(&made)?.st_ino;
-        self.claims.add(claim, is_open);
+        self.claims
+            .add(claim, |inode| open(&all).any(|it| it.inode == inode));
         Ok(Some(made))
     }
+
+    /// Whether somebody who doesn't share it has the port, by what listens.
+    fn is_taken(&self, claim: &Claim, place: &Place, all: &[Found]) -> bool {
+        // Programs that entered a container have supervisors of their own, and so
+        // have containers that share a network. Of UDP the daemon's own socket is
+        // one that is bound.
+        let is_others = |it: &Found| {
+            place.proto == Proto::Tcp
+                && place.is_of(it)
+                && it.owner == PORT_OWNER
+                && !self.claims.has(it.inode)
+        };
+        let is_open = |inode| open(all).any(|it| it.inode == inode);
+        self.claims.is_taken(claim, is_open) || !claim.shared && open(all).any(is_others)
+    }
+}
+
+/// A daemon that ends direct sockets, of whatever port, has copies of all programs'
+/// sockets for a moment: so long may one outlive the program that listened by it.
+const LEFT_BEHIND: Duration = Duration::from_millis(200);
+
+/// Those that somebody may be heard by.
+fn open(all: &[Found]) -> impl Iterator<Item = &Found> {
+    all.iter().filter(|it| !it.is_nowhere())
 }
 
 /// What a program asks for, if it is a socket of TCP or UDP.
