@@ -2,7 +2,8 @@
 //! nothing of it is left. Figures are not looked at.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -236,6 +237,72 @@ fn dockers_bridge_is_measured_with_netdp_in_front() {
     }
     // Between containers it is Docker's own way.
     assert_eq!(scenarios[2]["workloads"], serde_json::json!([]));
+    bench.nothing_is_left();
+}
+
+/// To the command, and whatever it starts, the kernel has no `sock_diag`.
+fn without_sock_diag(command: &mut Command) {
+    const NETLINK_SOCK_DIAG: u32 = 4;
+    let load = |offset| (0x20, 0, 0, offset);
+    let is = |value, otherwise| (0x15, 0, otherwise, value);
+    let answer = |what| (0x06, 0, 0, what);
+    // By `struct seccomp_data`: the call's number, its first and third argument.
+    let filter = [
+        load(0),
+        is(libc::SYS_socket as u32, 5),
+        load(16),
+        is(libc::AF_NETLINK as u32, 3),
+        load(32),
+        is(NETLINK_SOCK_DIAG, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT as u32),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    let mut filter = filter.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+    let begin = move || {
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_mut_ptr(),
+        };
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: the kernel reads the program, which outlives the call.
+        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: one system call between fork and exec.
+    unsafe { command.pre_exec(begin) };
+}
+
+#[test]
+fn direct_ports_are_measured_or_left_out() {
+    let Some(bench) = Bench::new() else { return };
+    let words = "--scenario published --mode host,netdp-direct --workload rr,udp-rr --rounds 1 \
+                 --milliseconds 60 --format json";
+    let modes = |report: &Value| -> Vec<Value> {
+        let workloads = report["scenarios"][0]["workloads"].as_array().unwrap();
+        let modes = workloads
+            .iter()
+            .flat_map(|it| it["modes"].as_array().unwrap());
+        modes.map(|it| it["mode"].clone()).collect()
+    };
+    let output = bench.run(words);
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(
+        modes(&report),
+        ["host", "netdp-direct", "host", "netdp-direct"]
+    );
+
+    // What the datapath has then is not shown under their name.
+    let mut command = bench.command(words);
+    without_sock_diag(&mut command);
+    let report = json(&command.output().unwrap());
+    assert_eq!(modes(&report), ["host", "host"], "{report:#}");
+    let left_out = &report["left_out"][0];
+    assert_eq!(left_out["mode"], "netdp-direct");
+    let why = left_out["why"].as_str().unwrap();
+    assert!(why.contains("doesn't list its sockets"), "{why}");
     bench.nothing_is_left();
 }
 

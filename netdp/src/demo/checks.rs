@@ -47,7 +47,7 @@ impl Check {
 pub(super) fn run(world: &World, progress: &Progress) -> anyhow::Result<Vec<Check>> {
     for (name, port) in WEB {
         progress.step(&format!("starting {name} on port 80, published on {port}"));
-        start_web_server(world, name, port, "0.0.0.0", &[])?;
+        start_web_server(world, name, &format!("{port}:80"), "0.0.0.0", &[])?;
     }
     progress.step("waiting for the web servers");
     let published = |port| SocketAddr::from((HOST_ADDRESS, port));
@@ -109,18 +109,17 @@ pub(super) fn run(world: &World, progress: &Progress) -> anyhow::Result<Vec<Chec
     Ok(checks)
 }
 
-/// `listen`: an address inside; `options`: further ones of `netdp run`.
+/// `publish`: its port 80; `listen`: an address inside; `options`: further ones of `netdp run`.
 pub(super) fn start_web_server(
     world: &World,
     name: &str,
-    port: u16,
+    publish: &str,
     listen: &str,
     options: &[&str],
 ) -> anyhow::Result<()> {
     let exe = world.netdp_path().display().to_string();
-    let port = format!("{port}:80");
     let listen = format!("http={listen}:80");
-    let before = ["run", "-d", "--name", name, "-p", &port];
+    let before = ["run", "-d", "--name", name, "-p", publish];
     let program = [
         "--",
         &exe,

@@ -24,7 +24,8 @@ pub(super) fn run(world: &World, progress: &Progress) -> anyhow::Result<Vec<Chec
     // The daemon runs already, and follows.
     world.add_ipv6()?;
     world.netdp_ok(&["network", "create", "six", "--ipv6"])?;
-    start_web_server(world, NAME, PORT, "[::]", &["--network", "six"])?;
+    let publish = format!("{PORT}:80");
+    start_web_server(world, NAME, &publish, "[::]", &["--network", "six"])?;
     let published = SocketAddr::from((HOST_ADDRESS6, PORT));
     let seen = eventually(|| fetch(world, &From::Client, published))?;
     let mut checks = vec![Check::new(

@@ -12,6 +12,7 @@ use crate::load::{
     Comparison, Kind, Measurement, Mode, Series, Service, WARM_UP, compare, last_allowed_cpu,
 };
 use crate::progress::Progress;
+use crate::world::direct::{NotDirect, expect_direct};
 use crate::world::docker_bridge::{DockerBridge, Iptables, PublishedPort};
 use crate::world::load::{Load, LoadServer, server_args};
 use crate::world::process::ProcessError;
@@ -94,11 +95,7 @@ impl Stage {
             &services(),
             cpu,
         )?];
-        let ports = METRICS.map(|(.., port)| PublishedPort {
-            protocol: "tcp",
-            port,
-        });
-        let docker = match DockerBridge::create(world, Iptables::Default, &ports) {
+        let docker = match DockerBridge::create(world, Iptables::Default, &published(0)) {
             Ok(docker) => {
                 servers.push(LoadServer::start(
                     world.within(&docker.container, &netdp),
@@ -127,37 +124,22 @@ impl Stage {
     }
 
     /// Adds netdp itself: one more container with the ports published, and one
-    /// that has them as direct ports.
-    pub(super) fn add_netdp(&mut self, world: &World) -> anyhow::Result<()> {
-        let direct = Place {
-            offset: DIRECT,
-            ..Place::new("netdp, direct ports", HOST_ADDRESS)
-        };
-        self.add_container(world, "load", Place::new("netdp", HOST_ADDRESS), "")?;
-        self.add_container(world, "direct", direct, ",direct")
-    }
-
-    fn add_container(
-        &mut self,
-        world: &World,
-        name: &str,
-        place: Place,
-        option: &str,
-    ) -> anyhow::Result<()> {
-        let exe = world.netdp_path().display().to_string();
-        let mut args = vec!["run", "-d", "--name", name];
-        let published = METRICS.map(|(.., port)| format!("{}:{port}{option}", port + place.offset));
-        for spec in &published {
-            args.extend(["-p", spec]);
+    /// that has them as direct ports. Where the kernel has none, that is left out,
+    /// with a note.
+    pub(super) fn add_netdp(&mut self, world: &World, progress: &Progress) -> anyhow::Result<()> {
+        start_server(world, "load", 0, "", self.cpu)?;
+        self.modes.push(Place::new("netdp", HOST_ADDRESS));
+        start_server(world, "load-direct", DIRECT, ",direct", self.cpu)?;
+        match expect_direct(&world.host, &published(DIRECT)) {
+            Ok(()) => self.modes.push(Place {
+                offset: DIRECT,
+                ..Place::new("netdp, direct ports", HOST_ADDRESS)
+            }),
+            Err(why @ NotDirect::Unlisted(_)) => {
+                progress.note(&format!("measuring without direct ports: {why}"));
+            }
+            Err(why) => return Err(why.into()),
         }
-        let server = server_args(&services(), self.cpu);
-        args.extend(["--", &exe]);
-        args.extend(server.iter().map(String::as_str));
-        world
-            .netdp_ok(&args)
-            .context("cannot start the server to measure")?;
-        wait_for_port(world, (HOST_ADDRESS, METRICS[0].2 + place.offset).into())?;
-        self.modes.push(place);
         Ok(())
     }
 
@@ -238,6 +220,39 @@ impl Stage {
         let unit = results[0].rounds[0].unit;
         Ok((unit, results))
     }
+}
+
+/// A container of netdp's whose ports are published `offset` above, with this
+/// option; returns once it listens.
+fn start_server(
+    world: &World,
+    name: &str,
+    offset: u16,
+    option: &str,
+    cpu: usize,
+) -> anyhow::Result<()> {
+    let exe = world.netdp_path().display().to_string();
+    let mut args = vec!["run", "-d", "--name", name];
+    let specs = METRICS.map(|(.., port)| format!("{}:{port}{option}", port + offset));
+    for spec in &specs {
+        args.extend(["-p", spec]);
+    }
+    let server = server_args(&services(), cpu);
+    args.extend(["--", &exe]);
+    args.extend(server.iter().map(String::as_str));
+    world
+        .netdp_ok(&args)
+        .context("cannot start the server to measure")?;
+    let mut ports = published(offset).into_iter();
+    ports.try_for_each(|it| wait_for_port(world, (HOST_ADDRESS, it.port).into()))
+}
+
+/// Where the servers are published, `offset` above their own ports.
+fn published(offset: u16) -> [PublishedPort; METRICS.len()] {
+    METRICS.map(|(.., port)| PublishedPort {
+        protocol: "tcp",
+        port: port + offset,
+    })
 }
 
 /// Services and the ports they listen on.

@@ -1,6 +1,7 @@
 //! `netdp demo`: the main job on real traffic, in namespaces of its own.
 
 mod checks;
+mod direct;
 mod ipv6;
 mod measure;
 mod report;
@@ -76,13 +77,14 @@ fn perform(effort: Effort) -> anyhow::Result<Report> {
     progress.step("starting the daemon");
     world.start_daemon::<&str>(&[])?;
     let mut checks = checks::run(&world, &progress)?;
+    checks.extend(direct::run(&world, &progress)?);
     checks.extend(ipv6::run(&world, &progress)?);
     if effort.rounds == 0 || !checks.iter().all(|check: &Check| check.passed) {
         return Ok(Report::new(checks, Vec::new()));
     }
     progress.step("making the hosts to compare with");
     let mut stage = Stage::new(&mut world, &progress)?;
-    stage.add_netdp(&world)?;
+    stage.add_netdp(&world, &progress)?;
     let metrics = stage.measure(&world, effort, &progress)?;
     drop(stage);
     progress.step("removing everything");

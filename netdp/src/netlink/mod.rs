@@ -49,7 +49,7 @@ pub use packet_limit::PacketLimit;
 pub use pair::{LinkPair, PairKind};
 pub use route::{Forwarded, Route, RouteScope, RouteType, TABLE_MAIN};
 pub use sandbox::{SandboxInterface, configure_sandbox};
-pub use sockets::{Found, Sockets, end_tcp, is_at};
+pub use sockets::{Found, Sockets, end_tcp, is_at, is_not_diagnosed};
 pub use sysctl::{Family, Sysctl, SysctlError};
 pub use watch::{Change, LinkEvent};
 

@@ -143,6 +143,13 @@ impl Sockets {
     }
 }
 
+/// Whether the kernel has nothing that tells of sockets (`EPROTONOSUPPORT`), or of
+/// those of one protocol (`ENOENT`).
+pub fn is_not_diagnosed(error: &io::Error) -> bool {
+    let absent = [libc::EPROTONOSUPPORT, libc::ENOENT];
+    error.raw_os_error().is_some_and(|it| absent.contains(&it))
+}
+
 /// How often all sockets of a port are gone through: more appear only where
 /// somebody makes them on purpose.
 const PASSES: usize = 64;
@@ -381,6 +388,13 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         bound.send_to(b"!", ("127.0.0.1", port)).unwrap();
         bound.recv(&mut [0]).unwrap();
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_have_is_told_from_what_it_refuses() {
+        let of = |errno| is_not_diagnosed(&io::Error::from_raw_os_error(errno));
+        assert!(of(libc::ENOENT) && of(libc::EPROTONOSUPPORT));
+        assert!(!of(libc::EPERM) && !is_not_diagnosed(&io::Error::other("?")));
     }
 
     #[test]

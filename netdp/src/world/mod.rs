@@ -15,6 +15,7 @@
 //! machine's own namespace is touched.
 
 mod cgroup;
+pub(crate) mod direct;
 pub(crate) mod docker_bridge;
 mod folder;
 pub(crate) mod interrupt;

@@ -5,9 +5,12 @@ use crate::bench::Mode;
 use crate::bench::attach::{Requests, Wanted};
 use crate::netns::Namespace;
 use crate::world::World;
+use crate::world::direct::expect_direct;
 use crate::world::docker_bridge::PublishedPort;
 use crate::world::load::{LoadServer, server_args};
 
+/// # Errors
+/// Also when a port isn't direct: the datapath would be measured in its place.
 pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     let (network, first_port) = netdp_network(world, &[], &Size::default())?;
     let name = format!("{network}-second");
@@ -17,13 +20,15 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     let first = format!("{network}-first");
     let mut netdp = world.on_host(world.netdp_path());
     netdp.args(["run", "--name", &first, "--network", &network]);
-    for PublishedPort { protocol, port } in published(first_port) {
+    let ports = published(first_port);
+    for PublishedPort { protocol, port } in &ports {
         netdp.arg("-p");
         netdp.arg(format!("{port}:{port}/{protocol},direct"));
     }
     netdp.arg("--").arg(world.netdp_path());
     netdp.args(server_args(&services(first_port), cpu));
     let server = LoadServer::wait_for(netdp)?;
+    expect_direct(&world.host, &ports)?;
     let inside = Inside {
         address: address_of(world, &first)?,
         first: Namespace::open(&netns_of(world, &first)?)?,

@@ -5,7 +5,7 @@ use std::io;
 use nix::libc;
 
 use super::Check;
-use crate::netlink::Sockets;
+use crate::netlink::{Sockets, is_not_diagnosed};
 
 const NAME: &str = "direct ports";
 
@@ -40,7 +40,7 @@ fn missing() -> io::Result<Option<Missing>> {
     for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
         let sockets = match Sockets::open().and_then(|it| it.list(protocol, None).map(|_| it)) {
             Ok(sockets) => sockets,
-            Err(error) if is_absent(&error) => return Ok(Some(Missing::List)),
+            Err(error) if is_not_diagnosed(&error) => return Ok(Some(Missing::List)),
             Err(error) => return Err(error),
         };
         if !sockets.can_end(protocol)? {
@@ -48,22 +48,4 @@ fn missing() -> io::Result<Option<Missing>> {
         }
     }
     Ok(None)
-}
-
-/// Of netlink's family, or of what tells of one protocol.
-fn is_absent(error: &io::Error) -> bool {
-    let absent = [libc::EPROTONOSUPPORT, libc::ENOENT];
-    error.raw_os_error().is_some_and(|it| absent.contains(&it))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_kernel_does_not_have_is_told_from_what_it_refuses() {
-        let of = |errno| is_absent(&io::Error::from_raw_os_error(errno));
-        assert!(of(libc::ENOENT) && of(libc::EPROTONOSUPPORT));
-        assert!(!of(libc::EPERM) && !is_absent(&io::Error::other("?")));
-    }
 }
