@@ -3,9 +3,12 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use netdp::demo::world::{HOST_ADDRESS, HOST_ADDRESS6};
 use netdp_tests::{SILENCE, Topology, connect, connect_within, listen, sockets_of, talk};
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{Backlog, listen as listen_on};
 
 /// A server that tells names, unmodified.
@@ -134,6 +137,38 @@ fn their_guards_stay_with_them() {
     let ended = daemon_elsewhere(&topology);
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(said.contains("listening at"), "{said}");
+}
+
+/// The host's sockets need no link.
+#[test]
+fn every_connection_is_heard_while_a_link_is_made_again() {
+    let Some(topology) = serve("die-link", "8080:80,direct", "[::]:80") else {
+        return;
+    };
+    let link = topology.inspect("web").endpoints[0].host_interface.clone();
+    let host = &topology.world.host;
+    let number = || host.run(|| if_nametoindex(link.as_str()).ok()).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asks = scope.spawn(|| {
+            let mut times = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                greeted(&topology, (HOST_ADDRESS, 8080));
+                greeted(&topology, (HOST_ADDRESS6, 8080));
+                times += 1;
+            }
+            times
+        });
+        for _ in 0..5 {
+            let before = number();
+            topology.ip(host, &format!("link del {link}\n"));
+            topology.wait_until("made again", || {
+                asks.is_finished() || number().is_some_and(|now| Some(now) != before)
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(asks.join().expect("all were heard") > 9);
+    });
 }
 
 /// It took the port while nobody held it.

@@ -42,6 +42,31 @@ pub(super) fn end(desired: &Desired, observed: &Observed) -> impl Iterator<Item 
     ended.into_iter().map(Op::EndSockets)
 }
 
+/// Entries of direct ports whose links were lost and are made again: they stay
+/// until they are written anew. The host's sockets are heard without the link, and
+/// what one accepted while there is no entry would be taken for a connection of no
+/// direct port, which nobody hears.
+pub(super) fn kept(desired: &Desired, observed: &Observed) -> BTreeSet<Key> {
+    let there: BTreeSet<u32> = observed.links.values().map(|it| it.ifindex).collect();
+    let places = observed.tables.iter();
+    let places = places.filter_map(|(key, entry)| Some((*key, Place::of(key, entry)?)));
+    let lost: Vec<(Key, Place)> = places
+        .filter(|(_, place)| !there.contains(&place.ifindex))
+        .collect();
+    if lost.is_empty() {
+        return BTreeSet::new();
+    }
+    let want = entries(desired, &numbers(desired, observed));
+    let stays = |(key, place): &(Key, Place)| {
+        let wanted = want.get(key).and_then(|entry| Place::of(key, entry));
+        wanted.is_some_and(|it| it.ports == place.ports && it.leads_like(place))
+    };
+    lost.iter()
+        .filter(|it| stays(it))
+        .map(|(key, _)| *key)
+        .collect()
+}
+
 fn places(tables: &Tables) -> Vec<Place> {
     let entries = tables.iter();
     entries.filter_map(|(key, it)| Place::of(key, it)).collect()

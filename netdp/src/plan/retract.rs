@@ -52,7 +52,9 @@ pub(super) fn retract(
     ops.extend(drivers.map(|&ifindex| Op::DetachXdp { ifindex }));
     ops.extend(of(is_blocked));
     ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
-    ops.extend(of(is_port));
+    let kept = ended::kept(desired, observed);
+    let goes = |op: &Op| !matches!(op, Op::Remove(key) if kept.contains(key));
+    ops.extend(of(is_port).filter(goes));
     ops.extend(ended::end(desired, observed));
     ops.extend(quiet);
     ops.extend(of(is_back));

@@ -120,6 +120,45 @@ fn not_when_a_lost_link_is_made_again() {
     host.assert_converged(&desired);
 }
 
+/// Whatever a socket of it accepts meanwhile would be taken for one of no port.
+#[test]
+fn the_entry_of_a_port_whose_link_is_made_again_is_there_all_the_time() {
+    for publish in [
+        "8080:80,direct",
+        "8000-8010:80-90,direct",
+        "53:53/udp,direct",
+    ] {
+        let (state, mut host) = one(&[publish, "9090:99"]);
+        let desired = Desired::of(&state, &facts());
+        let names: Vec<&String> = desired.pairs.keys().collect();
+        let is_of_one = |key: &Key, entry: &Entry| {
+            let direct = match entry {
+                Entry::Port4(it) => it.is_direct(),
+                Entry::Port6(it) => it.is_direct(),
+                Entry::Range4(it) => it.published.is_direct(),
+                Entry::Range6(it) => it.published.is_direct(),
+                _ => false,
+            };
+            direct && retract::is_port(key)
+        };
+        let many = |observed: &Observed| {
+            let found = observed.tables.iter();
+            found.filter(|(key, entry)| is_of_one(key, entry)).count()
+        };
+        assert_eq!(many(&host.observed), 2, "of both families");
+        for name in names {
+            host.observed.links.remove(name);
+        }
+        host.done.clear();
+        host.converge(&desired, |observed, op| {
+            assert_eq!(many(observed), 2, "{publish}, after {op:?}");
+        });
+        assert_eq!(tables(&desired, &host.observed), []);
+        let is_others = |op: &Op| matches!(op, Op::Remove(key) if retract::is_port(key));
+        assert!(host.done.iter().any(is_others), "9090 goes and comes");
+    }
+}
+
 #[test]
 fn what_goes_by_a_daemon_that_held_nothing() {
     let (mut state, mut host) = one(&["8080:80,direct"]);
