@@ -1,8 +1,11 @@
-//! A direct port that goes while a program is about to get its socket.
+//! A direct port that goes, or is another program's, while a program is about to get
+//! its socket.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use std::{fs, ptr, thread};
 
 use netdp::demo::world::HOST_ADDRESS;
@@ -13,8 +16,9 @@ use netdp_tests::{
 
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
 
-/// `SECCOMP_IOCTL_NOTIF_ADDFD` (linux/seccomp.h).
+/// `SECCOMP_IOCTL_NOTIF_ADDFD` (linux/seccomp.h), and `SECCOMP_IOCTL_NOTIF_SEND`.
 const ADD_DESCRIPTOR: u64 = 0x4018_2103;
+const ANSWER: u64 = 0xc018_2101;
 
 /// A sandbox `web` that is about to have a socket for one of its direct ports, and
 /// its supervisor, which is about to hand it over.
@@ -159,4 +163,68 @@ fn ports_file(topology: &Topology) -> (PathBuf, serde_json::Value) {
         .expect("a file");
     let text = fs::read(&file).unwrap();
     (file, serde_json::from_slice(&text).unwrap())
+}
+
+/// A sandbox `web` with a server at its direct port, and a second one that binds the
+/// port after `between`; gives the supervisor as it waits for the port, and a copy of
+/// the first one's socket.
+#[track_caller]
+fn about_to_bind_again(topology: &Topology, between: &str) -> (Tracee, OwnedFd) {
+    let [go, first, file] = ["go", "first", "web.sh"].map(|name| topology.world.dir().join(name));
+    let script = format!(
+        "{SERVER} 0.0.0.0:80 &\necho $! >{}\nwhile [ ! -e {} ]; do sleep 0.05; done\n\
+         {between}\nexec {SERVER} 0.0.0.0:80\n",
+        first.display(),
+        go.display()
+    );
+    fs::write(&file, script).unwrap();
+    let words = "run -d --name web -p 8080:80,direct -- sh";
+    topology.netdp(&format!("{words} {}", file.display()));
+    topology.wait_until("listening", || told(topology).len() == 1);
+    let first = fs::read_to_string(first).unwrap().trim().parse().unwrap();
+    let copy = sockets_of(first, libc::IPPROTO_TCP).pop();
+    let supervisor = Tracee::stop(topology.supervisors()[0].as_raw());
+    fs::write(&go, "").unwrap();
+    supervisor.run_to(libc::SYS_clock_nanosleep, &[]);
+    (supervisor, copy.expect("a socket"))
+}
+
+/// What the servers say of their ports.
+#[track_caller]
+fn told(topology: &Topology) -> Vec<String> {
+    let said = topology.netdp("logs web");
+    let lines = said.lines().filter(|line| line.starts_with("0.0.0.0:80"));
+    lines.map(str::to_owned).collect()
+}
+
+/// A daemon that looks through all sockets may have a copy for a moment more.
+#[test]
+fn a_program_that_starts_again_at_once_has_its_port_again() {
+    let Some(topology) = Topology::start("dir-again") else {
+        return;
+    };
+    let between = "kill -9 $!; wait $! 2>/dev/null";
+    let (supervisor, copy) = about_to_bind_again(&topology, between);
+    drop(copy);
+    drop(supervisor);
+    topology.wait_until("told", || told(&topology).len() == 2);
+    assert_eq!(told(&topology), ["0.0.0.0:80 is 0.0.0.0:80"; 2]);
+}
+
+#[test]
+fn a_port_that_another_program_has_is_refused_after_a_moment() {
+    let Some(topology) = Topology::start("dir-kept") else {
+        return;
+    };
+    let (supervisor, _copy) = about_to_bind_again(&topology, "");
+    let began = Instant::now();
+    supervisor.run_to(libc::SYS_ioctl, &[None, Some(ANSWER)]);
+    let waited = began.elapsed();
+    drop(supervisor);
+    topology.wait_until("told", || told(&topology).len() == 2);
+    let refused = "0.0.0.0:80: Address already in use (os error 98)";
+    assert_eq!(told(&topology)[1], refused);
+    // Of 0.2 s, which began before it waited for the first time.
+    let waited = waited.as_millis();
+    assert!((150..1_000).contains(&waited), "{waited} ms");
 }
