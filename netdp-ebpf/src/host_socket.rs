@@ -342,7 +342,7 @@ pub fn set_addr4(ctx: &SockAddrContext, addr: V4Addr) {
 /// # Safety
 /// They may be read while the program runs.
 #[inline(always)]
-unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
+pub unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
     // SAFETY: as said above; in network order.
     unsafe {
         V6Addr([

@@ -25,7 +25,7 @@ use netdp_common::{
 
 use crate::{
     family::Family,
-    host_socket::HOST_NETNS,
+    host_socket::{HOST_NETNS, words6},
     maps::{CONFIG, JOINED, PAIRS, SHORT, SOCKETS},
 };
 
@@ -372,22 +372,5 @@ const fn remote_port(field: u32) -> u16 {
         (field >> 16) as u16
     } else {
         field as u16
-    }
-}
-
-/// Word by word, as the kernel lets the context be read.
-///
-/// # Safety
-/// They may be read while the program runs.
-#[inline(always)]
-pub unsafe fn words6(words: *const [u32; 4]) -> V6Addr {
-    // SAFETY: as said above; in network order.
-    unsafe {
-        V6Addr([
-            (&raw const (*words)[0]).read_volatile(),
-            (&raw const (*words)[1]).read_volatile(),
-            (&raw const (*words)[2]).read_volatile(),
-            (&raw const (*words)[3]).read_volatile(),
-        ])
     }
 }

@@ -20,8 +20,8 @@ use netdp_common::{
 use super::options::{BINDTOIFINDEX, SOL_SOCKET};
 use crate::{
     family::{Family, is_any},
-    host_socket::{HOST_NETNS, on_or_everywhere},
-    joined::{AF_INET, AF_INET6, words6},
+    host_socket::{HOST_NETNS, on_or_everywhere, words6},
+    joined::{AF_INET, AF_INET6},
     maps::MADE_FOR,
 };
 
@@ -120,7 +120,8 @@ fn direct<F: Family>(addr: F::Addr, port: Be16) -> Option<&'static Published<F::
 }
 
 /// Binds it to an interface that there isn't, from which its program can't take
-/// it.
+/// it. The kernel refuses that of those alone that are bound to one already: such as
+/// are deaf, and connections of link-local clients, which docs/direct.md leaves.
 #[inline(always)]
 fn be_deaf(ctx: &SockOpsContext) {
     let mut nowhere = nowhere::FIRST;

@@ -29,16 +29,9 @@ impl Owner {
         self: &Arc<Self>,
         request: AttachmentRequest,
     ) -> Result<(SandboxId, EndpointId), OwnerError> {
-        if !request.netns.is_absolute() {
-            return Err(Refusal::invalid(format!(
-                "the namespace {} has to be an absolute path",
-                request.netns.display()
-            ))
-            .into());
-        }
         // Held until the endpoint is made, so that it stays the one that was
         // checked.
-        let namespace = Namespace::open(&request.netns).map_err(Refusal::invalid)?;
+        let namespace = claim::open(&request.netns)?;
         let pools = self.settings().pools.clone();
         let (sandbox, endpoint) = self
             .change_with_others(move |state, host| {

@@ -7,6 +7,20 @@ use crate::{
     netns::Namespace,
 };
 
+/// Opens a namespace that somebody asks for.
+///
+/// # Errors
+/// It isn't there, or named by a path that depends on who asks.
+pub fn open(netns: &Path) -> Result<Namespace, Refusal> {
+    if !netns.is_absolute() {
+        return Err(Refusal::invalid(format!(
+            "the namespace {} has to be an absolute path",
+            netns.display()
+        )));
+    }
+    Namespace::open(netns).map_err(Refusal::invalid)
+}
+
 /// Refuses the host's own namespace and those of other sandboxes. Namespaces
 /// are compared, not paths: one may have many.
 ///

@@ -32,16 +32,9 @@ impl Owner {
             ))
             .into());
         }
-        if !request.netns.is_absolute() {
-            return Err(Refusal::invalid(format!(
-                "the namespace {} has to be an absolute path",
-                request.netns.display()
-            ))
-            .into());
-        }
         // Held until the sandbox is made, so that it stays the one that was
         // checked.
-        let namespace = Namespace::open(&request.netns).map_err(Refusal::invalid)?;
+        let namespace = claim::open(&request.netns)?;
         let sandbox = self
             .change_with_others(move |state, host| {
                 let sandbox = state.create_sandbox(&request, host)?;
