@@ -67,7 +67,7 @@ pub fn run(workspace: &Workspace, chosen: &Chosen<'_>, args: &[OsString]) -> Res
 
     let of_engines = ["--package", "netdp-tests", "--test", "engine_*"];
     let wanted: &[&str] = if with_engines { &of_engines } else { &[] };
-    let programs = programs::build(&workspace.root, wanted)?;
+    let programs = programs::build(&workspace.root, wanted)?.tests;
     let filter = filter.filter(|_| !with_engines);
     // What is measured is measured alone, and an engine's tests are few and large.
     let alone = long || with_engines || names_threads(args);

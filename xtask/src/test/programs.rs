@@ -28,6 +28,14 @@ pub struct Program {
     folder: PathBuf,
 }
 
+/// What cargo has built for tests to run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Built {
+    pub tests: Vec<Program>,
+    /// Programs of the same packages, which tests may start.
+    pub helpers: Vec<PathBuf>,
+}
+
 /// What cargo tells of what it has built, as far as it matters here
 /// (`--message-format=json`).
 #[derive(Deserialize)]
@@ -60,20 +68,37 @@ impl Program {
     pub fn executable(&self) -> &Path {
         &self.executable
     }
+}
 
-    fn read(message: &str) -> Option<Self> {
+impl Built {
+    fn read(messages: &str) -> Self {
+        let mut built = Self::default();
+        for message in messages.lines() {
+            built.add(message);
+        }
+        built
+    }
+
+    /// Nothing where a message tells of no program.
+    fn add(&mut self, message: &str) -> Option<()> {
         let message: Message = serde_json::from_str(message).ok()?;
-        if message.reason != "compiler-artifact" || !message.profile?.test {
+        if message.reason != "compiler-artifact" {
             return None;
+        }
+        let (profile, executable) = (message.profile?, message.executable?);
+        if !profile.test {
+            self.helpers.push(executable);
+            return Some(());
         }
         let folder = message.manifest_path.parent()?.to_owned();
         let source = message.target?.src_path;
         let name = source.strip_prefix(&folder).unwrap_or(&source);
-        Some(Self {
+        self.tests.push(Program {
             name: name.display().to_string(),
-            executable: message.executable?,
+            executable,
             folder,
-        })
+        });
+        Some(())
     }
 }
 
@@ -81,7 +106,7 @@ impl Program {
 ///
 /// # Errors
 /// Something can't be built; cargo has said what.
-pub fn build(root: &Path, args: &[&str]) -> Result<Vec<Program>> {
+pub fn build(root: &Path, args: &[&str]) -> Result<Built> {
     let mut cargo = process::cargo();
     cargo
         .current_dir(root)
@@ -89,14 +114,14 @@ pub fn build(root: &Path, args: &[&str]) -> Result<Vec<Program>> {
         .arg("--message-format=json-render-diagnostics")
         .args(args);
     let messages = process::output(&mut cargo)?;
-    let mut programs: Vec<Program> = messages.lines().filter_map(Program::read).collect();
+    let mut built = Built::read(&messages);
     // Those with sockets and daemons take longest, and what takes long shall not
     // begin last.
-    programs.sort_by_key(|program| {
+    built.tests.sort_by_key(|program| {
         let is_slow = program.folder.ends_with("tests");
         (!is_slow, program.folder.clone(), program.name.clone())
     });
-    Ok(programs)
+    Ok(built)
 }
 
 /// How test programs are run.
@@ -230,17 +255,22 @@ mod tests {
             )
         };
         let path = r#""/w/target/debug/deps/floods-1""#;
-        let found = Program::read(&message("compiler-artifact", true, path)).unwrap();
+        let Built { tests, helpers } = Built::read(&message("compiler-artifact", true, path));
+        let [found] = &tests[..] else {
+            panic!("{tests:?}");
+        };
+        assert_eq!(helpers, <Vec<PathBuf>>::new());
         assert_eq!(found.name, "tests/floods.rs");
         assert_eq!(found.folder, Path::new("/w/tests"));
         assert_eq!(found.executable, Path::new("/w/target/debug/deps/floods-1"));
+        let helper = Built::read(&message("compiler-artifact", false, path));
+        assert_eq!((helper.tests, helper.helpers.len()), (Vec::new(), 1));
         for other in [
-            message("compiler-artifact", false, path),
             message("compiler-artifact", true, "null"),
             r#"{"reason":"build-finished","success":true}"#.to_owned(),
             "no JSON".to_owned(),
         ] {
-            assert_eq!(Program::read(&other), None, "{other}");
+            assert_eq!(Built::read(&other), Built::default(), "{other}");
         }
     }
 

@@ -58,6 +58,11 @@ pub fn build(
             copy_stripped(test.executable(), &root.join("tests").join(test.stem()))?;
             programs.push(test.executable());
         }
+        for helper in &tests.helpers {
+            // Where tests know it by the path that it was built at.
+            copy_stripped(helper, &root.join(helper.strip_prefix("/")?))?;
+            programs.push(helper);
+        }
         fs::write(root.join("tests/list"), &tests.list)?;
         fs::write(root.join("tests/options"), &tests.options)?;
     }

@@ -14,9 +14,17 @@ use crate::{apt, process};
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(300);
 const UNPACK_LIMIT: Duration = Duration::from_secs(120);
 
-/// What netdp and the demo make devices and filters of. The modules that these
-/// need come with them.
-const MODULES: [&str; 5] = ["veth", "bridge", "sch_ingress", "cls_bpf", "act_bpf"];
+/// What netdp and the demo make devices and filters of, and what tells of sockets,
+/// for direct ports. The modules that these need come with them.
+const MODULES: [&str; 7] = [
+    "veth",
+    "bridge",
+    "sch_ingress",
+    "cls_bpf",
+    "act_bpf",
+    "tcp_diag",
+    "udp_diag",
+];
 
 /// A kernel, unpacked.
 pub struct Kernel {

@@ -6,13 +6,13 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::{Result, bail};
 use xtask::workspace::Workspace;
 
-use crate::test::programs::{self, Program};
+use crate::test::programs::{self, Built, Program};
 
 /// Test programs, and what the names of those of their tests hold that run; all
 /// of a program where nothing is named. They are those that differ by the kind
 /// of a pair: by the way of what a container sends, who carries it while no
 /// daemon runs, and what is left. Emulated, a test takes 10 s or more.
-const CHOSEN: [(&str, &[&str]); 10] = [
+const CHOSEN: [(&str, &[&str]); 11] = [
     ("spoofing", &[]),
     (
         "published",
@@ -42,6 +42,14 @@ const CHOSEN: [(&str, &[&str]); 10] = [
     ("lifecycle", &["when_it_ends", "a_namespace"]),
     ("fragments", &["overtake"]),
     ("big_tcp", &["by_every_way"]),
+    (
+        "direct",
+        &[
+            "every_place_reach_the_same",
+            "both_families_hears_both",
+            "unpublished_port_is_closed",
+        ],
+    ),
 ];
 
 /// Programs that are of no use there: they need engines or this source, play
@@ -76,6 +84,8 @@ pub struct Wanted {
 /// What the machine runs.
 pub struct Tests {
     pub programs: Vec<Program>,
+    /// What they start.
+    pub helpers: Vec<PathBuf>,
     /// A line for each: its name, and what the names of its tests hold.
     pub list: String,
     /// Options of networks, as `NETDP_DEFAULT_NETWORK_OPTS` takes them.
@@ -112,8 +122,10 @@ impl Wanted {
         } else {
             PROGRAM_LIMIT * u32::try_from(lines.len())?
         };
+        let Built { tests, helpers } = programs::build(&workspace.root, &wanted)?;
         Ok(Tests {
-            programs: programs::build(&workspace.root, &wanted)?,
+            programs: tests,
+            helpers,
             list: list(&lines),
             options: self.options(),
             limit,
