@@ -1,15 +1,17 @@
 //! When direct ports of programs end, and when not.
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use netdp::demo::world::{HOST_ADDRESS, HOST_ADDRESS6};
 use netdp_tests::{SILENCE, Topology, connect, connect_within, listen, sockets_of, talk};
 use nix::net::if_::if_nametoindex;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen as listen_on};
+use nix::unistd::Pid;
 
 /// A server that tells names, unmodified.
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
@@ -104,17 +106,27 @@ fn a_socket_of_both_families_ends_with_either() {
     }
 }
 
-/// How a daemon with another control group ends, which is told to after two
-/// seconds.
-fn daemon_elsewhere(topology: &Topology) -> Output {
+/// How a daemon with another control group ends, which is told to once it listens,
+/// and what it said.
+fn daemon_elsewhere(topology: &Topology) -> (Option<i32>, String) {
     let world = &topology.world;
-    let elsewhere = world.cgroup().with_file_name("elsewhere");
-    let mut command = world.on_host("timeout");
-    command.arg("2").arg(world.netdp_path()).arg("daemon");
-    command.args(["--uplink", "eth0", "--state-dir"]);
+    let log = world.dir().join("elsewhere.log");
+    let mut command = world.on_host(world.netdp_path());
+    command.args(["daemon", "--uplink", "eth0", "--state-dir"]);
     command.arg(world.state_dir()).arg("--bpffs");
-    command.arg(world.bpffs()).arg("--cgroup").arg(elsewhere);
-    command.output().unwrap()
+    command.arg(world.bpffs()).arg("--cgroup");
+    command.arg(world.cgroup().with_file_name("elsewhere"));
+    let mut daemon = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let said = || fs::read_to_string(&log).unwrap();
+    let listens = || said().contains("listening at");
+    topology.wait_until("it listens, or says why not", || {
+        listens() || said().contains("--cgroup that")
+    });
+    if listens() {
+        let pid = Pid::from_raw(daemon.id().cast_signed());
+        kill(pid, Signal::SIGTERM).unwrap();
+    }
+    (daemon.wait().unwrap().code(), said())
 }
 
 #[test]
@@ -123,9 +135,8 @@ fn their_guards_stay_with_them() {
         return;
     };
     topology.world.stop_daemon().unwrap();
-    let refused = daemon_elsewhere(&topology);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let (code, said) = daemon_elsewhere(&topology);
+    assert_eq!(code, Some(1), "{said}");
     assert!(
         said.contains("--cgroup that it had") && said.contains(": web"),
         "{said}"
@@ -134,8 +145,7 @@ fn their_guards_stay_with_them() {
     topology.start_daemon();
     topology.netdp("rm -f web");
     topology.world.stop_daemon().unwrap();
-    let ended = daemon_elsewhere(&topology);
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let (_, said) = daemon_elsewhere(&topology);
     assert!(said.contains("listening at"), "{said}");
 }
 

@@ -33,6 +33,7 @@ mod watch;
 use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use futures_util::FutureExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -106,7 +107,9 @@ pub fn run(options: Options) -> Result<()> {
         });
         let filters = direct::listen(&options.run_dir)?;
         let site = owner.lock().await.direct().site().clone();
-        let supervisors = tokio::spawn(direct::supervise(filters, site, until_told_to_end()?));
+        // One for all: a later one would not hear of an earlier signal.
+        let end = until_told_to_end()?.shared();
+        let supervisors = tokio::spawn(direct::supervise(filters, site, end.clone()));
         let files = Arc::clone(&owner);
         let hosts = tokio::spawn(async move { files.hosts().keep().await });
 
@@ -115,14 +118,14 @@ pub fn run(options: Options) -> Result<()> {
             Some(socket) => {
                 tracing::info!("Docker's driver is at {}", socket.path().display());
                 let (owner, run_dir) = (Arc::clone(&owner), options.run_dir.clone());
-                let served = docker::serve(socket, owner, run_dir, until_told_to_end()?);
+                let served = docker::serve(socket, owner, run_dir, end.clone());
                 Some(tokio::spawn(served))
             }
             None => None,
         };
         memory::give_back();
         notify::ready();
-        let served = server::serve(socket, Arc::clone(&owner), until_told_to_end()?).await;
+        let served = server::serve(socket, Arc::clone(&owner), end).await;
         if let Some(driver) = driver {
             driver.await?.context("cannot serve Docker's driver")?;
         }
