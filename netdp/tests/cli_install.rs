@@ -106,7 +106,7 @@ fn a_runtime_for_direct_ports_is_entered_and_taken_out() {
         fs::read_link(&link).unwrap(),
         Path::new(env!("CARGO_BIN_EXE_netdp"))
     );
-    // It is what dockerd may start: netdp, which looks for runc.
+    // It is what dockerd may start: netdp, which looks for runc, or crun.
     let mut command = Command::new(&link);
     let done = ran(command.env("PATH", "/nowhere").arg("--version"));
     let is_runc = done.stdout.contains("runc");

@@ -58,6 +58,53 @@ with_each_podman! {
     podmans_containers_have_direct_ports_by_a_runtime_of_netdps,
 }
 
+/// crun loads a program for a control group of its own, for which it raises a limit
+/// that not every machine lets it raise (RLIMIT_MEMLOCK); Podman wants to be told of
+/// runtimes that can do without.
+const BARE: &str = "--cgroups=disabled";
+const CRUN_ALONE: &str = r#"
+rm /usr/sbin/runc
+busybox sed -i -e 's/"runc"/"crun"/' \
+    -e '/^\[engine\]/a runtime_supports_nocgroup = ["netdp", "netdp-crun"]' \
+    /etc/containers/containers.conf
+"#;
+
+#[test]
+#[ignore = "needs a real Podman: cargo xtask test engines"]
+fn podmans_containers_have_direct_ports_where_there_is_crun_alone() {
+    let Some(podman) = Podman::start("pod-crun", "debian-12-crun") else {
+        return;
+    };
+    let host = &podman.host;
+    host.sh(CRUN_ALONE);
+    host.sh(&format!("echo '{LIST}' >/etc/cni/net.d/fast.conflist"));
+    let before = Left::on(host);
+    host.sh("ln -s $(readlink /usr/local/bin/netdp-runc) /usr/local/bin/netdp-crun");
+    host.sh("rm /usr/local/bin/netdp-runc");
+    host.netdp("install podman");
+    for (port, name, runtime) in [
+        (8080, "as-runc", "netdp"),
+        (8081, "as-crun", "/usr/local/bin/netdp-crun"),
+    ] {
+        host.sh(&format!(
+            "podman --runtime {runtime} run -d --name {name} --hostname {name} --network fast \
+             {BARE} -p {port}:80 -p {}:81 web:1",
+            port + 1000
+        ));
+        is_direct(host, port);
+        serves(host, port, name);
+        let httpd = "httpd -f -p 0.0.0.0:81 -h /www";
+        host.sh(&format!("podman exec -d {name} {httpd}"));
+        is_direct(host, port + 1000);
+        host.sh(&twice(&format!("podman restart -t 0 {name}")));
+        is_direct(host, port);
+        serves(host, port, name);
+        podman.remove(name);
+    }
+    host.wait_until("all is closed", || direct(host).is_empty());
+    before.comes_back(host);
+}
+
 macro_rules! with_each_containerd {
     ($($test:ident),* $(,)?) => {
         mod containerd_1_6 {

@@ -50,7 +50,7 @@ const CALLED: [&str; 7] = [
 ];
 
 /// What the tests ask for by these names.
-const ROOTS: [Root; 6] = [
+const ROOTS: [Root; 7] = [
     // Docker 20.10, Podman 4.3 and containerd 1.6.
     Root {
         name: "debian-12",
@@ -65,6 +65,13 @@ const ROOTS: [Root; 6] = [
             // For what `netdp bench` makes.
             "iproute2",
         ],
+        is_engine: true,
+    },
+    // Podman 4.3 with crun, as most distributions have it.
+    Root {
+        name: "debian-12-crun",
+        suites: &["bookworm"],
+        packages: &["podman", "containernetworking-plugins", "crun"],
         is_engine: true,
     },
     // Podman 5 with netavark.

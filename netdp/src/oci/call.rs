@@ -7,8 +7,10 @@ use std::{
 };
 
 /// Options before the command that have no value.
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 7] = [
     "--debug",
+    // Of crun.
+    "--no-pivot",
     "--systemd-cgroup",
     "--version",
     "-v",
@@ -130,6 +132,9 @@ mod tests {
         let call = read("--log-format=json --log=/l create --bundle=/b --no-pivot web");
         assert_eq!((call.bundle, call.log_is_json), (Some("/b".into()), true));
         let call = read("--rootless auto create --bundle /b web");
+        assert_eq!(call.bundle, Some("/b".into()));
+        // crun's own.
+        let call = read("--cgroup-manager=cgroupfs --no-pivot create -b /b --preserve-fds 1 web");
         assert_eq!(call.bundle, Some("/b".into()));
         let call = read("run --keep -b /b web");
         assert_eq!(call.bundle, Some("/b".into()));

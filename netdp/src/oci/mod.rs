@@ -1,5 +1,5 @@
 //! netdp in the place of an OCI runtime. As `netdp-runc` it makes containers as
-//! runc does, and starts a supervisor of direct ports beside each: what engines
+//! runc does, as `netdp-crun` as crun does, and starts a supervisor of direct ports beside each: what engines
 //! can't be told about filters (`listenerPath`) is written into the container's
 //! `config.json` on its way to the runtime.
 //!
@@ -33,8 +33,10 @@ use crate::{
 use call::Call;
 use config::{ConfigError, Profile};
 
-/// What netdp is called as, and in the place of which runtime.
-const RUNTIMES: [(&str, &str); 1] = [("netdp-runc", "runc")];
+/// What netdp is called as, and in the place of which runtime: the first that there
+/// is.
+const RUNTIMES: [(&str, &[&str]); 2] =
+    [("netdp-runc", &["runc", "crun"]), ("netdp-crun", &["crun"])];
 
 /// Where runtimes are where `PATH` doesn't have them.
 const FOLDERS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -64,8 +66,10 @@ enum OciError {
          runtime needs CAP_SYS_ADMIN"
     )]
     Filter(io::Error),
-    #[error("can't run {name}, whose place netdp takes: {why}")]
-    Runtime { name: &'static str, why: String },
+    #[error("can't run {}, whose place netdp takes: {why}", path.display())]
+    Runtime { path: PathBuf, why: io::Error },
+    #[error("can't run {names}, whose place netdp takes: not found in PATH")]
+    NoRuntime { names: String },
 }
 
 /// Whether netdp was called as a runtime.
@@ -73,29 +77,29 @@ pub fn is_called() -> bool {
     runtime().is_some()
 }
 
-/// The runtime whose place it takes.
-fn runtime() -> Option<&'static str> {
+/// What it is called as, and the runtimes whose place it takes.
+fn runtime() -> Option<(&'static str, &'static [&'static str])> {
     let program = env::args_os().next()?;
     let name = Path::new(&program).file_name()?.to_owned();
-    let mut runtimes = RUNTIMES.iter();
-    runtimes.find_map(|(own, of)| (name == OsStr::new(own)).then_some(*of))
+    let mut runtimes = RUNTIMES.into_iter();
+    runtimes.find(|(own, _)| name == OsStr::new(own))
 }
 
 /// Does what the runtime would; returns only why not.
 pub fn main() -> ExitCode {
-    let Some(name) = runtime() else {
+    let Some((name, of)) = runtime() else {
         return ExitCode::FAILURE;
     };
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     let call = Call::read(&arguments);
-    let error = match prepare(&call, &run_dir()).and_then(|()| find(name)) {
-        Ok(program) => OciError::Runtime {
-            name,
-            why: Command::new(program).args(&arguments).exec().to_string(),
+    let error = match prepare(&call, &run_dir()).and_then(|()| find(of)) {
+        Ok(path) => OciError::Runtime {
+            why: Command::new(&path).args(&arguments).exec(),
+            path,
         },
         Err(error) => error,
     };
-    tell(&call, &format!("netdp-{name}: {error}"));
+    tell(&call, &format!("{name}: {error}"));
     ExitCode::FAILURE
 }
 
@@ -198,18 +202,19 @@ fn folder_in(containers: &Path) -> Result<PathBuf, OciError> {
     Ok(folder.keep())
 }
 
-/// The runtime's program, which is not netdp.
-fn find(name: &'static str) -> Result<PathBuf, OciError> {
+/// The program of the first runtime that there is, which is not netdp.
+fn find(names: &[&str]) -> Result<PathBuf, OciError> {
     let path = env::var_os("PATH").unwrap_or_default();
     let own = fs::canonicalize("/proc/self/exe").ok();
-    let folders = env::split_paths(&path).chain(env::split_paths(FOLDERS));
-    folders
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file() && fs::canonicalize(path).ok() != own)
-        .ok_or_else(|| OciError::Runtime {
-            name,
-            why: "it is not found in PATH".to_owned(),
-        })
+    let program = |name: &&str| {
+        let folders = env::split_paths(&path).chain(env::split_paths(FOLDERS));
+        let mut programs = folders.map(|folder| folder.join(name));
+        programs.find(|path| path.is_file() && fs::canonicalize(path).ok() != own)
+    };
+    let found = names.iter().find_map(program);
+    found.ok_or_else(|| OciError::NoRuntime {
+        names: names.join(" or "),
+    })
 }
 
 /// Where engines look for what a runtime has to say: in its log, and on standard

@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 /// Packages of engines that know no control groups of version 1, and refuse
 /// hosts that have them.
-const ONLY_VERSION_2: [&str; 1] = ["newest-podman"];
+const ONLY_VERSION_2: [&str; 2] = ["newest-podman", "debian-12-crun"];
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// netdp's host of a [`Topology`], with mounts and processes of its own. All
