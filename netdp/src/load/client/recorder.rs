@@ -70,9 +70,11 @@ impl Recorder {
     }
 
     /// An operation that succeeded and carried `bytes`. Its end is the
-    /// beginning of the next: one reading of the clock an operation.
+    /// beginning of the next: one reading of the clock an operation. One that
+    /// began while warming up counts when it ends later, with all the time that it
+    /// took: a stall would otherwise be seen only where it begins late enough.
     pub(super) fn done(&mut self, began: Instant, ended: Instant, bytes: u64) {
-        if began < self.measured_from {
+        if ended < self.measured_from {
             return;
         }
         if self.cpu_at_start.is_none() {
@@ -126,5 +128,58 @@ impl Recorder {
             machine_cpu_seconds: used.machine,
             pinned_cpu_seconds: used.pinned,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Warms up for 100 ms and measures for 300; with the moment it began.
+    fn recorder() -> (Recorder, Instant) {
+        let mut config = ClientConfig::new(Kind::Rr, ([127, 0, 0, 1], 9).into(), 300 * MS);
+        config.warm_up = 100 * MS;
+        let recorder = Recorder::new(&config);
+        let began = recorder.measured_from - 100 * MS;
+        (recorder, began)
+    }
+
+    #[test]
+    fn what_ends_while_warming_up_is_not_measured() {
+        let (mut recorder, began) = recorder();
+        recorder.done(began, began + 99 * MS, 2);
+        assert!(!recorder.over(began + 500 * MS));
+        recorder.done(began + 100 * MS, began + 101 * MS, 2);
+        let measured = recorder.finish(began + 400 * MS);
+        assert_eq!(measured.operations, 1);
+        let longest = measured.latency.unwrap().max;
+        assert!(longest < 2_000_000, "{longest}");
+    }
+
+    #[test]
+    fn a_stall_that_begins_while_warming_up_is_told() {
+        let (mut recorder, began) = recorder();
+        recorder.done(began, began + 50 * MS, 2);
+        recorder.done(began + 50 * MS, began + 350 * MS, 2);
+        recorder.done(began + 350 * MS, began + 351 * MS, 2);
+        let measured = recorder.finish(began + 400 * MS);
+        assert_eq!(measured.operations, 2);
+        let longest = measured.latency.unwrap().max;
+        assert!((299_000_000..302_000_000).contains(&longest), "{longest}");
+    }
+
+    #[test]
+    fn a_stall_longer_than_all_the_time_there_was_is_the_measurement() {
+        let (mut recorder, began) = recorder();
+        let ended = began + 900 * MS;
+        recorder.done(began + 50 * MS, ended, 2);
+        assert!(recorder.over(ended));
+        let measured = recorder.finish(ended);
+        assert_eq!((measured.operations, measured.errors), (1, 0));
+        let longest = measured.latency.unwrap().max;
+        assert!(longest > 840_000_000, "{longest}");
+        assert!(measured.rate < 1.3, "{}", measured.rate);
     }
 }
