@@ -462,6 +462,17 @@ fn an_interrupt_ends_it_with_nothing_left() {
 }
 
 #[test]
+fn a_report_that_can_not_be_written_is_refused_before_anything_is_measured() {
+    let mut command = Command::new(netdp_binary());
+    command.args(["bench", "--quick", "--report", "/nonexistent/report.html"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("/nonexistent/report.html"), "{text}");
+    assert!(!text.contains("making"), "{text}");
+}
+
+#[test]
 fn wrong_usage_is_refused() {
     for (words, said) in [
         ("--scenario nowhere", "published"),

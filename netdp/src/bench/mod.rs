@@ -16,6 +16,7 @@ mod growth;
 mod html;
 mod measure;
 mod mode;
+mod page;
 mod programs;
 mod remote;
 mod report;
@@ -23,13 +24,13 @@ mod scenario;
 mod site;
 mod traffic;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
 use crate::world::interrupt;
 use args::{BenchCommand, CompareArgs};
+use page::PageFile;
 use report::Report;
 
 pub use args::{BenchArgs, BenchFormat};
@@ -57,21 +58,21 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     interrupt::catch().context("cannot catch signals")?;
     let plan = args.plan()?;
+    let page = args.report.as_deref().map(PageFile::open).transpose()?;
     let result = traffic::run(&plan);
     if let Some(code) = interrupt::exit_code("the measurement") {
         return Ok(code);
     }
-    print(&result?, args.format, args.report.as_deref())
+    print(&result?, args.format, page)
 }
 
-fn print(report: &Report, format: BenchFormat, page: Option<&Path>) -> anyhow::Result<ExitCode> {
-    if let Some(path) = page {
-        std::fs::write(path, html::page(report)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+fn print(report: &Report, format: BenchFormat, page: Option<PageFile>) -> anyhow::Result<ExitCode> {
     match format {
         BenchFormat::Table => println!("{}", report.table()),
         BenchFormat::Json => println!("{}", serde_json::to_string_pretty(report)?),
+    }
+    if let Some(page) = page {
+        page.write(&html::page(report)?)?;
     }
     Ok(if report.is_complete() {
         ExitCode::SUCCESS

@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 
 use super::args::{Effort, chosen_cpu, without_repetition};
 use super::measure::{Lane, Workload, measure};
+use super::page::PageFile;
 use super::report::{Machine, Report, ScenarioResult};
 use super::site::{FIRST_PORT, port, services};
 use super::{BenchFormat, print};
@@ -145,11 +146,12 @@ pub(super) fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
 /// When a server can't be found, or nothing can be measured.
 pub(super) fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
     interrupt::catch().context("cannot catch signals")?;
+    let page = args.report.as_deref().map(PageFile::open).transpose()?;
     let result = compare(args);
     if let Some(code) = interrupt::exit_code("the measurement") {
         return Ok(code);
     }
-    print(&result?, args.format, args.report.as_deref())
+    print(&result?, args.format, page)
 }
 
 fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
@@ -197,6 +199,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
         machine: Machine::here(effort.text("client")),
         effort: effort.into(),
         left_out: Vec::new(),
+        failed: Vec::new(),
         scenarios: vec![ScenarioResult {
             scenario: "remote".into(),
             title: "client to server".into(),

@@ -18,6 +18,8 @@ pub(super) struct Report {
     #[serde(flatten)]
     pub(super) effort: EffortResult,
     pub(super) left_out: Vec<LeftOut>,
+    /// Parts that ended early; what they had measured before is there.
+    pub(super) failed: Vec<Failed>,
     pub(super) scenarios: Vec<ScenarioResult>,
     pub(super) growth: Vec<GrowthResult>,
     pub(super) programs: Vec<ProgramsResult>,
@@ -70,6 +72,12 @@ pub(super) struct LeftOut {
 }
 
 #[derive(Clone, Debug, Serialize)]
+pub(super) struct Failed {
+    pub(super) part: String,
+    pub(super) why: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct ScenarioResult {
     pub(super) scenario: String,
     pub(super) title: String,
@@ -117,7 +125,12 @@ impl Report {
             .flat_map(|scenario| &scenario.workloads);
         let mut modes = workloads.flat_map(|workload| &workload.modes);
         let is_complete = |mode: &LaneResult| mode.series.is_some() && mode.errors == 0;
-        modes.all(is_complete) && points.all(is_complete)
+        self.failed.is_empty() && modes.all(is_complete) && points.all(is_complete)
+    }
+
+    /// Whether nothing at all was measured.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.compares() && self.programs.is_empty()
     }
 
     /// Whether there is anything that is compared with something.
@@ -164,6 +177,8 @@ impl Report {
         let mut lines: Vec<String> = left_out
             .map(|LeftOut { mode, why }| format!("Left out: {}: {why}", mode.title()))
             .collect();
+        let failed = self.failed.iter();
+        lines.extend(failed.map(|Failed { part, why }| format!("Left out: {part}: {why}")));
         for scenario in &self.scenarios {
             for workload in &scenario.workloads {
                 for mode in workload.modes.iter().filter(|mode| mode.errors > 0) {
@@ -410,6 +425,7 @@ pub(super) mod tests {
                 mode: Mode::Nft,
                 why: "nft is not installed".into(),
             }],
+            failed: Vec::new(),
             scenarios: vec![ScenarioResult {
                 scenario: "published".into(),
                 title: "published port".into(),
@@ -445,6 +461,21 @@ pub(super) mod tests {
         unmeasured.scenarios[0].workloads[0].modes[2].series = None;
         assert!(!unmeasured.is_complete());
         assert!(unmeasured.table().contains("none"));
+    }
+
+    #[test]
+    fn a_part_that_failed_is_named_beside_what_was_measured() {
+        let mut report = report(0);
+        report.failed.push(Failed {
+            part: "programs".into(),
+            why: "cannot have the kernel count".into(),
+        });
+        assert!(!report.is_complete() && !report.is_empty());
+        let table = report.table();
+        assert!(table.contains(" 0.67 "), "{table}");
+        assert!(table.contains("Left out: programs: cannot have"), "{table}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["failed"][0]["part"], "programs");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::args::Plan;
 use super::growth;
 use super::measure::{Lane, measure};
 use super::programs;
-use super::report::{LeftOut, Machine, Report, ScenarioResult};
+use super::report::{Failed, LeftOut, Machine, Report, ScenarioResult};
 use super::site::{Outside, Site, Size};
 use crate::progress::Progress;
 use crate::world::process::ProcessError;
@@ -19,12 +19,15 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
         machine: Machine::here(plan.effort.text("client and server")),
         effort: plan.effort.into(),
         left_out: Vec::new(),
+        failed: Vec::new(),
         scenarios: Vec::new(),
         growth: Vec::new(),
         programs: Vec::new(),
     };
+    let mut failures = Vec::new();
     if !plan.scenarios.is_empty() {
-        scenarios(plan, &mut report, &progress)?;
+        let done = scenarios(plan, &mut report, &progress);
+        failures.extend(failure("scenarios", done, &progress)?);
     }
     if !plan.growth.is_empty() {
         let pieces = plan
@@ -33,14 +36,58 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
             .map(|(what, sizes)| growth::pieces(plan, *what, sizes));
         progress.expect(pieces.sum::<usize>() as u64);
         for (what, sizes) in &plan.growth {
-            let result = growth::run(plan, *what, sizes, &progress)?;
-            report.growth.push(result);
+            let done = growth::run(plan, *what, sizes, &progress);
+            let done = done.map(|result| report.growth.push(result));
+            failures.extend(failure(what.name(), done, &progress)?);
         }
     }
     if plan.programs {
-        report.programs = programs::run(plan, &progress)?;
+        let done = programs::run(plan, &progress);
+        let done = done.map(|results| report.programs = results);
+        failures.extend(failure("programs", done, &progress)?);
     }
     progress.step("removing everything");
+    finish(report, failures)
+}
+
+/// What went wrong in one part of all.
+struct Failure {
+    part: &'static str,
+    error: anyhow::Error,
+}
+
+/// What other parts measured isn't lost by one that fails.
+///
+/// # Errors
+/// On an interrupt, which ends all.
+fn failure(
+    part: &'static str,
+    done: anyhow::Result<()>,
+    progress: &Progress,
+) -> anyhow::Result<Option<Failure>> {
+    let Err(error) = done else { return Ok(None) };
+    if interrupt::received().is_some() {
+        return Err(error);
+    }
+    progress.note(&format!("left out: {part}: {error:#}"));
+    Ok(Some(Failure { part, error }))
+}
+
+/// # Errors
+/// The first of `failures`, where nothing was measured.
+fn finish(mut report: Report, failures: Vec<Failure>) -> anyhow::Result<Report> {
+    let mut failures = failures.into_iter();
+    if report.is_empty()
+        && let Some(first) = failures.next()
+    {
+        return Err(first.error);
+    }
+    report.failed = failures
+        .map(|Failure { part, error }| Failed {
+            part: part.into(),
+            why: format!("{error:#}"),
+        })
+        .collect();
     Ok(report)
 }
 
@@ -112,4 +159,39 @@ fn sites(
         bail!("nothing to measure: none of the modes can be had here");
     }
     Ok(sites)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::super::report::tests::report;
+    use super::*;
+
+    fn failures() -> Vec<Failure> {
+        [("flows", "no room"), ("programs", "too old")]
+            .map(|(part, why)| Failure {
+                part,
+                error: anyhow!(why),
+            })
+            .into()
+    }
+
+    #[test]
+    fn what_was_measured_stays_when_another_part_fails() {
+        let kept = finish(report(0), failures()).unwrap();
+        assert_eq!(kept.scenarios.len(), 1);
+        let parts: Vec<&str> = kept.failed.iter().map(|it| it.part.as_str()).collect();
+        assert_eq!(parts, ["flows", "programs"]);
+        assert!(finish(report(0), Vec::new()).unwrap().is_complete());
+    }
+
+    #[test]
+    fn where_nothing_was_measured_the_first_failure_is_told() {
+        let mut nothing = report(0);
+        nothing.scenarios.clear();
+        nothing.programs.clear();
+        let error = finish(nothing, failures()).unwrap_err();
+        assert_eq!(error.to_string(), "no room");
+    }
 }
