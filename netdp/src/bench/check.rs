@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::BenchFormat;
 use super::args::{Effort, chosen_cpu};
 use super::mode::Mode;
-use super::report::{Machine, compared_text, interval, rate, short, table};
+use super::report::{BRACKETS, Machine, compared_text, interval, rate, short, table};
 use super::scenario::Scenario;
 use super::site::{Site, Size};
 use crate::load::{Comparison, Kind, Series, Unit, order, pin};
@@ -27,7 +27,7 @@ use crate::world::{World, interrupt};
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     /// How often each is measured, for a second
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rounds: u8,
     /// The CPU that client and server share [default: the last that may be used]
     #[arg(long, value_name = "NUMBER")]
@@ -195,6 +195,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     ];
     println!("{}", report.machine.text());
     println!("{}", table(&header, 2, rows.collect()));
+    println!("Ratios are of netdp bench to the other, {BRACKETS}");
     for line in &report.left_out {
         println!("{line}");
     }
@@ -366,6 +367,7 @@ fn their_rate(command: Command, tool: Tool, kind: Kind) -> anyhow::Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::LEAST_ROUNDS;
 
     #[test]
     fn rates_are_read_from_what_the_others_print() {
@@ -377,6 +379,18 @@ mod tests {
             "sum": {"seconds": 2.0, "packets": 1000, "lost_packets": 400}}}"#;
         assert_eq!(Tool::Iperf3.rate(Kind::Bulk, printed), Some(9.5e9));
         assert_eq!(Tool::Iperf3.rate(Kind::UdpPps, printed), Some(300.0));
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CheckArgs,
+    }
+
+    #[test]
+    fn differences_can_be_told_unless_fewer_rounds_are_asked_for() {
+        let line = <Line as clap::Parser>::try_parse_from(["check"]).unwrap();
+        assert!(usize::from(line.args.rounds) >= LEAST_ROUNDS);
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
             "<p class=\"weak\">Ratios are to the first mode (by size: to the first size); of the \
          ratios of the rounds the median. \
          Lines on bars: where that would be of more and more rounds, with a confidence of 95 %. \
-         Pale bars and brackets: this holds 1, and nothing is claimed.</p>\n",
+         Pale bars and brackets: this holds 1, or there are fewer than six rounds, and nothing is \
+         claimed.</p>\n",
         );
     }
     for line in report.remarks() {

@@ -50,7 +50,7 @@ pub struct ClientArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD")]
     pub workload: Vec<Kind>,
     /// How often each server is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rounds: u8,
     /// How long each measurement takes
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(20..=60_000))]
@@ -213,6 +213,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::LEAST_ROUNDS;
 
     #[test]
     fn a_server_is_read_with_and_without_a_name() {
@@ -224,6 +225,19 @@ mod tests {
         let server: Server = "[::1]:7001".parse().unwrap();
         assert_eq!(server.name, "[::1]:7001");
         assert_eq!(server.resolved().unwrap(), "[::1]:7001".parse().unwrap());
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ClientArgs,
+    }
+
+    #[test]
+    fn differences_can_be_told_unless_fewer_rounds_are_asked_for() {
+        let words = ["client", "192.0.2.7:7001"];
+        let line = <Line as clap::Parser>::try_parse_from(words).unwrap();
+        assert!(usize::from(line.args.rounds) >= LEAST_ROUNDS);
     }
 
     #[test]

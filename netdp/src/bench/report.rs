@@ -165,7 +165,7 @@ impl Report {
             text.push(programs.remark());
         }
         if self.compares() {
-            text.push(RATIOS.into());
+            text.push(format!("{RATIOS}, {BRACKETS} {SPREAD}"));
         }
         text.extend(self.remarks());
         text.join("\n")
@@ -212,10 +212,13 @@ impl Report {
     }
 }
 
-const RATIOS: &str = "Ratios are to the first mode (by size: to the first size), of the rounds' \
-                      ratios the median, and beside it where that would be of more and more \
-                      rounds, with a confidence of 95 %: in brackets where this holds 1. Spread: \
-                      between the quartiles, to the median.";
+const RATIOS: &str = "Ratios are to the first mode (by size: to the first size)";
+/// How a ratio comes out of rounds: goes on after what it is a ratio of.
+pub(super) const BRACKETS: &str = "of the rounds' ratios the median, and beside it where that \
+                                   would be of more and more rounds, with a confidence of 95 %: \
+                                   in brackets where this holds 1 or there are fewer than six \
+                                   rounds, and nothing is claimed.";
+const SPREAD: &str = "Spread: between the quartiles, to the median.";
 
 /// The head of [`growth_rows`].
 pub(super) fn growth_header(growth: &GrowthResult) -> Vec<String> {

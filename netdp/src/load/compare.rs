@@ -47,9 +47,9 @@ pub struct Comparison {
     pub verdict: Verdict,
 }
 
-/// The extremes of fewer hold the median with less than the confidence that is
-/// told.
-const LEAST_ROUNDS: usize = 6;
+/// Of fewer nothing is claimed: their extremes hold the median with less than the
+/// confidence that is told.
+pub const LEAST_ROUNDS: usize = 6;
 
 impl Series {
     /// # Panics

@@ -23,7 +23,7 @@ pub use args::{
     ClientArgs, FetchArgs, FillArgs, ServerArgs, client_main, fetch_main, fill_main, server_main,
 };
 pub use client::{ClientConfig, Kind, Measurement, Unit, WARM_UP, run};
-pub use compare::{Comparison, Mode, Series, Verdict, compare, order};
+pub use compare::{Comparison, LEAST_ROUNDS, Mode, Series, Verdict, compare, order};
 pub use cpu::{allowed_cpus, last_allowed_cpu, pin};
 pub use fill::fill;
 pub use http::{Response, WhoAmI, fetch};
