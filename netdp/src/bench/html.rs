@@ -13,8 +13,7 @@ use crate::load::Verdict;
 
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 300;
-/// One for each mode, told apart also by those who see few colours (Okabe and
-/// Ito).
+/// Told apart also by those who see few colours (Okabe and Ito).
 const COLOURS: [RGBColor; 8] = [
     RGBColor(120, 120, 120),
     RGBColor(0, 158, 115),
@@ -25,6 +24,9 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(240, 228, 66),
 ];
+/// What is left of them where there are more modes than colours, once more each
+/// time.
+const DARKER: f64 = 0.5;
 const STYLE: &str = "body{font:15px/1.4 system-ui,sans-serif;max-width:62rem;margin:2rem auto;\
     padding:0 1rem;color:#222;background:#fff}table{border-collapse:collapse;margin:.5rem 0}\
     th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}\
@@ -44,11 +46,12 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
         escaped(&report.machine.command),
         escaped(&report.machine.conditions()),
     );
+    let colours = Colours::of(report);
     for scenario in &report.scenarios {
-        section(&mut page, scenario)?;
+        section(&mut page, scenario, &colours)?;
     }
     for growth in &report.growth {
-        growth_section(&mut page, growth)?;
+        growth_section(&mut page, growth, &colours)?;
     }
     for programs in &report.programs {
         let _ = writeln!(page, "<h2>Programs of {}</h2>", escaped(&programs.title));
@@ -77,14 +80,57 @@ pub(super) fn page(report: &Report) -> anyhow::Result<String> {
     Ok(page)
 }
 
-fn section(page: &mut String, scenario: &ScenarioResult) -> anyhow::Result<()> {
+/// A colour for each mode, the same in all sections.
+struct Colours<'a>(Vec<&'a str>);
+
+impl<'a> Colours<'a> {
+    fn of(report: &'a Report) -> Self {
+        let workloads = report
+            .scenarios
+            .iter()
+            .flat_map(|scenario| &scenario.workloads);
+        let measured = workloads.flat_map(|workload| &workload.modes);
+        let grown = report.growth.iter().flat_map(|growth| &growth.modes);
+        let all = measured
+            .map(|mode| mode.mode.as_str())
+            .chain(grown.map(|mode| mode.mode.as_str()));
+        let mut modes: Vec<&str> = Vec::new();
+        for mode in all {
+            if !modes.contains(&mode) {
+                modes.push(mode);
+            }
+        }
+        Self(modes)
+    }
+
+    fn colour(&self, mode: &str) -> RGBColor {
+        let known = self.0.iter().position(|other| *other == mode);
+        let number = known.unwrap_or(self.0.len());
+        let RGBColor(red, green, blue) = COLOURS[number % COLOURS.len()];
+        let strength = DARKER.powf((number / COLOURS.len()) as f64);
+        let [red, green, blue] = [red, green, blue].map(|part| (f64::from(part) * strength) as u8);
+        RGBColor(red, green, blue)
+    }
+}
+
+fn section(
+    page: &mut String,
+    scenario: &ScenarioResult,
+    colours: &Colours<'_>,
+) -> anyhow::Result<()> {
     // Writing to a String can't fail.
     let _ = writeln!(page, "<h2>{}</h2>", escaped(&scenario.title));
     let Some(first) = scenario.workloads.first() else {
         return Ok(());
     };
-    key(page, first.modes.iter().map(|mode| mode.title.as_str()));
-    page.push_str(&bars(scenario).map_err(|error| anyhow!("cannot draw a chart: {error}"))?);
+    let modes = first.modes.iter();
+    key(
+        page,
+        modes.map(|mode| (mode.title.as_str(), colours.colour(&mode.mode))),
+    );
+    page.push_str(
+        &bars(scenario, colours).map_err(|error| anyhow!("cannot draw a chart: {error}"))?,
+    );
     let names = scenario
         .workloads
         .iter()
@@ -100,10 +146,9 @@ fn section(page: &mut String, scenario: &ScenarioResult) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn key<'a>(page: &mut String, titles: impl Iterator<Item = &'a str>) {
+fn key<'a>(page: &mut String, titles: impl Iterator<Item = (&'a str, RGBColor)>) {
     page.push_str("<p class=\"key\">");
-    for (row, title) in titles.enumerate() {
-        let RGBColor(red, green, blue) = colour(row);
+    for (title, RGBColor(red, green, blue)) in titles {
         let _ = write!(
             page,
             "<span><i style=\"background:rgb({red},{green},{blue})\"></i>{}</span>",
@@ -113,16 +158,29 @@ fn key<'a>(page: &mut String, titles: impl Iterator<Item = &'a str>) {
     page.push_str("</p>\n");
 }
 
-fn growth_section(page: &mut String, growth: &GrowthResult) -> anyhow::Result<()> {
+fn growth_section(
+    page: &mut String,
+    growth: &GrowthResult,
+    colours: &Colours<'_>,
+) -> anyhow::Result<()> {
     let _ = writeln!(page, "<h2>{}</h2>", escaped(&growth.title));
-    key(page, growth.modes.iter().map(|mode| mode.title.as_str()));
-    page.push_str(&lines(growth).map_err(|error| anyhow!("cannot draw a chart: {error}"))?);
+    let modes = growth.modes.iter();
+    key(
+        page,
+        modes.map(|mode| (mode.title.as_str(), colours.colour(&mode.mode))),
+    );
+    page.push_str(
+        &lines(growth, colours).map_err(|error| anyhow!("cannot draw a chart: {error}"))?,
+    );
     table(page, growth_header(growth), growth_rows(growth));
     Ok(())
 }
 
 /// A line for each mode over the sizes, each the same distance from the next.
-fn lines(growth: &GrowthResult) -> Result<String, Box<dyn std::error::Error>> {
+fn lines(
+    growth: &GrowthResult,
+    colours: &Colours<'_>,
+) -> Result<String, Box<dyn std::error::Error>> {
     let sizes: Vec<String> = growth_header(growth).split_off(1);
     let names: Vec<&str> = sizes.iter().map(String::as_str).collect();
     let points = growth.modes.iter().map(|mode| {
@@ -158,13 +216,14 @@ fn lines(growth: &GrowthResult) -> Result<String, Box<dyn std::error::Error>> {
             .x_label_formatter(&|at| name_at(&names, *at))
             .y_label_formatter(&|ratio| format!("{ratio:.1}"))
             .draw()?;
-        for (row, points) in points.into_iter().enumerate() {
-            let style = colour(row).stroke_width(2);
+        for (mode, points) in growth.modes.iter().zip(points) {
+            let colour = colours.colour(&mode.mode);
+            let style = colour.stroke_width(2);
             chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
             chart.draw_series(
                 points
                     .into_iter()
-                    .map(|point| Circle::new(point, 4, colour(row).filled())),
+                    .map(|point| Circle::new(point, 4, colour.filled())),
             )?;
         }
         area.present()?;
@@ -199,13 +258,12 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-fn colour(row: usize) -> RGBColor {
-    COLOURS[row % COLOURS.len()]
-}
-
 /// A group of bars for each workload, a bar for each mode but the first, which
 /// is the line at 1.
-fn bars(scenario: &ScenarioResult) -> Result<String, Box<dyn std::error::Error>> {
+fn bars(
+    scenario: &ScenarioResult,
+    colours: &Colours<'_>,
+) -> Result<String, Box<dyn std::error::Error>> {
     let ratios = scenario
         .workloads
         .iter()
@@ -250,7 +308,7 @@ fn bars(scenario: &ScenarioResult) -> Result<String, Box<dyn std::error::Error>>
                 };
                 chart.draw_series([Rectangle::new(
                     [(left, 0.0), (left + width * 0.9, compared.ratio)],
-                    colour(row).mix(strength).filled(),
+                    colours.colour(&mode.mode).mix(strength).filled(),
                 )])?;
                 {
                     let [low, high] = compared.interval;
@@ -259,9 +317,11 @@ fn bars(scenario: &ScenarioResult) -> Result<String, Box<dyn std::error::Error>>
                 }
             }
         }
+        let first = scenario.workloads.first().and_then(|it| it.modes.first());
+        let reference = first.map_or(BLACK, |mode| colours.colour(&mode.mode));
         chart.draw_series(LineSeries::new(
             [(0.0, 1.0), (groups as f64, 1.0)],
-            colour(0),
+            reference,
         ))?;
         area.present()?;
     }
@@ -277,8 +337,13 @@ fn name_at(names: &[&str], at: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::growth::GrowthMode;
+    use super::super::measure::LaneResult;
+    use super::super::measure::tests::lane;
     use super::super::report::tests::report;
+    use super::super::{Growth, Mode};
     use super::*;
+    use crate::load::Kind;
 
     #[test]
     fn the_page_holds_charts_and_figures_and_needs_nothing_else() {
@@ -291,6 +356,45 @@ mod tests {
         assert!(page.contains("connect: refused"), "{page}");
         let outside = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!outside.contains("http"), "{page}");
+    }
+
+    #[test]
+    fn each_mode_has_a_colour_of_its_own_in_all_sections() {
+        let options = (0..8).map(|number| Mode::Netdp(vec![format!("a={number}")]));
+        let modes: Vec<Mode> = Mode::usual().into_iter().chain(options).collect();
+        let mut report = report(0);
+        report.growth = vec![GrowthResult {
+            growth: Growth::Ports,
+            title: "by ports".into(),
+            workload: Kind::Crr,
+            // The other way round, and without those of the scenario.
+            modes: modes
+                .iter()
+                .rev()
+                .map(|mode| GrowthMode {
+                    mode: mode.to_string(),
+                    title: mode.title(),
+                    points: Vec::new(),
+                })
+                .collect(),
+        }];
+        let lanes = &mut report.scenarios[0].workloads[0].modes;
+        lanes.push(LaneResult::new(&lane("nft"), Vec::new(), None));
+        let colours = Colours::of(&report);
+        let mut seen: Vec<(u8, u8, u8)> = modes
+            .iter()
+            .map(|mode| colours.colour(&mode.to_string()).rgb())
+            .collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), modes.len());
+
+        let page = page(&report).unwrap();
+        let (red, green, blue) = colours.colour("nft").rgb();
+        let square = format!("rgb({red},{green},{blue})\"></i>");
+        for title in ["nft".to_owned(), Mode::Nft.title()] {
+            assert!(page.contains(&format!("{square}{title}<")), "{page}");
+        }
     }
 
     #[test]
