@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{Growth, Mode, Scenario};
@@ -61,7 +61,7 @@ pub struct CompareArgs {
     pub workload: Vec<Kind>,
     /// How much there is of what there is more and more of; the first size is
     /// what the others are compared with [default: up to 10000 ports, 1000000
-    /// flows, 1000 endpoints]
+    /// flows, 1000 endpoints; at least 7 ports, 2 endpoints]
     #[arg(long, value_delimiter = ',', value_name = "NUMBER",
           value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub sizes: Vec<u32>,
@@ -167,13 +167,7 @@ impl CompareArgs {
                         [] => what.sizes().to_vec(),
                         chosen => chosen.iter().map(|size| *size as usize).collect(),
                     };
-                    let most = what.most();
-                    if let Some(size) = sizes.iter().find(|size| **size > most) {
-                        bail!(
-                            "{size} {} are more than can be had here: at most {most}",
-                            what.name()
-                        );
-                    }
+                    can_be_had(what, &sizes)?;
                     growth.push((what, sizes));
                 }
                 Subject::Traffic(scenario) => {
@@ -201,6 +195,23 @@ impl CompareArgs {
             },
         })
     }
+}
+
+/// # Errors
+/// When a host can't have as few or as many.
+fn can_be_had(what: Growth, sizes: &[usize]) -> anyhow::Result<()> {
+    let (least, most, name) = (what.least(), what.most(), what.name());
+    for size in sizes {
+        ensure!(
+            *size <= most,
+            "{size} {name} are more than can be had here: at most {most}"
+        );
+        ensure!(
+            *size >= least,
+            "{size} {name} are fewer than every host here has: at least {least}"
+        );
+    }
+    Ok(())
 }
 
 /// # Errors
@@ -295,12 +306,20 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_as_chosen_and_no_more_than_can_be_had() {
+    fn sizes_are_as_chosen_where_they_can_be_had() {
         let chosen = plan("--scenario flows --sizes 0,7,7").growth;
         assert_eq!(chosen, [(Growth::Flows, vec![0, 7])]);
         let refused = args("--scenario endpoints --sizes 2,5000").unwrap();
         let refusal = refused.plan().unwrap_err().to_string();
         assert!(refusal.contains("5000 endpoints"), "{refusal}");
+        for (words, said) in [
+            ("--scenario ports --sizes 7,6", "6 ports are fewer"),
+            ("--scenario endpoints --sizes 1,2", "at least 2"),
+            ("--scenario flows,ports --sizes 0,10", "at least 7"),
+        ] {
+            let refusal = args(words).unwrap().plan().unwrap_err().to_string();
+            assert!(refusal.contains(said), "{words}: {refusal}");
+        }
     }
 
     #[test]

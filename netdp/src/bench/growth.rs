@@ -52,6 +52,15 @@ impl Growth {
         }
     }
 
+    /// That every host has: the ports that are measured, and two containers.
+    pub(super) fn least(self) -> usize {
+        match self {
+            Self::Ports => Kind::ALL.len(),
+            Self::Flows => 0,
+            Self::Endpoints => 2,
+        }
+    }
+
     /// A bridge has a thousand ports, and other numbers are those of ports.
     pub(super) fn most(self) -> usize {
         match self {
@@ -369,6 +378,7 @@ mod tests {
         for growth in Growth::ALL {
             assert!(growth.sizes().is_sorted(), "{growth:?}");
             assert!(growth.sizes().last() <= Some(&growth.most()), "{growth:?}");
+            assert!(growth.sizes()[0] >= growth.least(), "{growth:?}");
         }
     }
 }
