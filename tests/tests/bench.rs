@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netdp::netns::Namespace;
 use netdp_tests::netdp_binary;
@@ -45,6 +48,27 @@ impl Bench {
     #[track_caller]
     fn run(&self, words: &str) -> Output {
         self.command(words).output().expect("start netdp")
+    }
+
+    /// One that measures by now, and what it goes on to say.
+    fn under_way(&self, words: &str) -> (Child, BufReader<ChildStderr>) {
+        let mut command = self.command(words);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("published") {
+            line.clear();
+            assert!(said.read_line(&mut line).unwrap() > 0, "it ended by itself");
+        }
+        (child, said)
+    }
+
+    /// Whether a process runs that was told of its folder, as a daemon is.
+    fn is_running(&self) -> bool {
+        let folder = self.folder.path().as_os_str().as_bytes();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut lines = processes.filter_map(|it| fs::read(it.path().join("cmdline")).ok());
+        lines.any(|line| line.windows(folder.len()).any(|part| part == folder))
     }
 
     #[track_caller]
@@ -445,19 +469,36 @@ fn servers_elsewhere_are_compared() {
 #[test]
 fn an_interrupt_ends_it_with_nothing_left() {
     let Some(bench) = Bench::new() else { return };
-    let mut command = bench.command("--mode host --workload rr --rounds 100 --milliseconds 1000");
-    let mut child: Child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.starts_with("published") {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "it ended by itself");
-    }
+    let words = "--mode host --workload rr --rounds 100 --milliseconds 1000";
+    let (mut child, mut said) = bench.under_way(words);
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(128 + 2), "{rest}");
     assert!(rest.contains("removed"), "{rest}");
+    bench.nothing_is_left();
+}
+
+#[test]
+fn what_a_killed_one_leaves_is_removed_by_the_next() {
+    let Some(bench) = Bench::new() else { return };
+    let words = "--mode netdp --workload rr --rounds 100 --milliseconds 1000";
+    let (mut child, _said) = bench.under_way(words);
+    assert!(bench.is_running());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while bench.is_running() {
+        assert!(Instant::now() < deadline, "its daemon goes on");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(fs::read_dir(bench.folder.path()).unwrap().next().is_some());
+
+    let words = "--scenario published --mode host --workload rr --rounds 1 --milliseconds 60";
+    let output = bench.run(words);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("removed what was left in"), "{text}");
     bench.nothing_is_left();
 }
 

@@ -273,6 +273,7 @@ fn start(world: &World, site: &Site, tool: Tool, cpu: usize) -> anyhow::Result<V
         let mut command = pinned(world.within(site.host(), tool.program()), cpu);
         command.args(words.split_whitespace());
         command.stdout(Stdio::null()).stderr(Stdio::null());
+        process::end_with_this_thread(&mut command);
         servers.push(Server(process::spawn(command)?));
     }
     let port = match tool {

@@ -63,34 +63,52 @@ impl Cgroup {
 
     /// Kills every process of the world, and those that they start meanwhile.
     pub(super) fn kill_all(&self) {
-        let deadline = Instant::now() + KILL_TIMEOUT;
-        loop {
-            let processes = processes_below(&self.path);
-            if processes.is_empty() {
-                return;
-            }
-            if Instant::now() > deadline {
-                eprintln!("processes {processes:?} did not end when killed");
-                return;
-            }
-            for process in processes {
-                // One that ended since is no concern.
-                let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        kill_below(&self.path);
+    }
+}
+
+fn kill_below(path: &Path) {
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    loop {
+        let processes = processes_below(path);
+        if processes.is_empty() {
+            return;
         }
+        if Instant::now() > deadline {
+            eprintln!("processes {processes:?} did not end when killed");
+            return;
+        }
+        for process in processes {
+            // One that ended since is no concern.
+            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
         remove(&self.path);
-        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
-        let name = self.path.file_name().unwrap_or_default();
-        for group in version_1(&mounts).map(|point| point.join(name)) {
-            if group.exists() {
-                remove(&group);
-            }
+        remove_version_1(self.path.file_name().unwrap_or_default());
+    }
+}
+
+/// Ends what still runs of a world whose maker is gone, and removes its groups.
+pub(super) fn sweep(name: &OsStr) -> Result<(), WorldError> {
+    let path = mount_point()?.join(name);
+    if path.exists() {
+        kill_below(&path);
+        remove(&path);
+    }
+    remove_version_1(name);
+    Ok(())
+}
+
+fn remove_version_1(name: &OsStr) {
+    let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
+    for group in version_1(&mounts).map(|point| point.join(name)) {
+        if group.exists() {
+            remove(&group);
         }
     }
 }

@@ -56,6 +56,7 @@ impl LoadServer {
     /// As that.
     pub(crate) fn wait_for(mut netdp: Command) -> anyhow::Result<Self> {
         netdp.stdout(Stdio::piped());
+        process::end_with_this_thread(&mut netdp);
         let mut server = Self(process::spawn(netdp)?);
         let mut line = String::new();
         if let Some(stdout) = server.0.stdout.take() {

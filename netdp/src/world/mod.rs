@@ -21,6 +21,7 @@ mod folder;
 pub(crate) mod interrupt;
 pub(crate) mod load;
 pub(crate) mod process;
+mod sweep;
 mod wire;
 
 use std::ffi::OsStr;
@@ -105,7 +106,8 @@ pub struct Host {
 }
 
 impl World {
-    /// A world whose netdp is the running program itself.
+    /// A world whose netdp is the running program itself. What measurements and
+    /// demos left that were killed is removed first.
     ///
     /// # Errors
     /// When not run as root, or a namespace, link, mount or cgroup can't be
@@ -116,6 +118,7 @@ impl World {
             path: "/proc/self/exe".into(),
             source,
         })?;
+        sweep::sweep();
         Self::with_netdp(prefix, netdp)
     }
 
@@ -291,7 +294,7 @@ impl World {
 
     /// Starts the daemon on the host, with `eth0` as its uplink, and waits
     /// until it answers. After [`World::kill_daemon`] it starts again on the
-    /// same state.
+    /// same state. It ends with the thread that starts it at the latest.
     ///
     /// # Errors
     /// When it ends or does not answer in time; the error holds its log's end.
@@ -318,6 +321,7 @@ impl World {
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr);
+        process::end_with_this_thread(&mut command);
         self.daemon = Some(process::spawn(command)?);
         self.wait_for_daemon()
     }

@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill as send_signal};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
 
 use super::interrupt;
 
@@ -54,6 +56,23 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, ProcessError> {
             source,
         }
     })
+}
+
+/// Has the kernel kill the command when the thread that starts it ends, however
+/// that comes: also by SIGKILL.
+pub(crate) fn end_with_this_thread(command: &mut Command) {
+    let parent = getpid();
+    // SAFETY: two system calls; nothing allocates or locks between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            set_pdeathsig(Signal::SIGKILL)?;
+            // It may have ended before.
+            match getppid() == parent {
+                true => Ok(()),
+                false => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        });
+    }
 }
 
 /// Runs `command` to its end and returns what it wrote.
@@ -146,6 +165,8 @@ fn line(command: &Command) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -174,6 +195,19 @@ mod tests {
         let output = output(shell("sleep 2 & echo started"), Duration::from_secs(5)).unwrap();
         assert_eq!(output.stdout, b"started\n");
         assert!(began.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_program_ends_with_the_thread_that_started_it() {
+        let start = || {
+            let mut command = shell("exec sleep 60");
+            end_with_this_thread(&mut command);
+            spawn(command).unwrap()
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        let status = wait(&mut child, Duration::from_secs(10));
+        let status = status.unwrap_or_else(|_| panic!("it goes on"));
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl Docker {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        process::end_with_this_thread(&mut command);
         let mut docker = Self {
             daemon: process::spawn(command)?,
             folder,
