@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::BenchFormat;
 use super::args::{Effort, chosen_cpu};
+use super::claim::{Claim, busy_text};
 use super::mode::Mode;
 use super::report::{BRACKETS, Machine, compared_text, interval, rate, short, table};
 use super::scenario::Scenario;
@@ -143,6 +144,7 @@ struct Report {
     machine: Machine,
     checks: Vec<Check>,
     left_out: Vec<String>,
+    busy_before: Option<f64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -196,7 +198,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     println!("{}", report.machine.text());
     println!("{}", table(&header, 2, rows.collect()));
     println!("Ratios are of netdp bench to the other, {BRACKETS}");
-    for line in &report.left_out {
+    let busy = report.busy_before;
+    let busy = busy.and_then(|share| busy_text(effort.cpu, share));
+    for line in report.left_out.iter().chain(&busy) {
         println!("{line}");
     }
     Ok(ExitCode::SUCCESS)
@@ -218,6 +222,7 @@ fn measure(effort: &Effort) -> anyhow::Result<Report> {
         "nothing to compare with: install iperf3, sockperf or wrk"
     );
     let progress = Progress::new();
+    let claim = Claim::of(effort.cpu, &progress)?;
     progress.step("making a client and a host");
     let mut world = World::new("bench")?;
     let site = Site::build(&mut world, &Mode::Host, &Size::default(), effort.cpu)?;
@@ -229,6 +234,7 @@ fn measure(effort: &Effort) -> anyhow::Result<Report> {
         machine: Machine::here(effort.text("client and server")),
         checks: Vec::new(),
         left_out: Vec::new(),
+        busy_before: claim.busy,
     };
     for tool in missing {
         let program = tool.program();

@@ -10,6 +10,7 @@
 mod args;
 mod attach;
 mod check;
+mod claim;
 mod control;
 mod frame;
 mod growth;

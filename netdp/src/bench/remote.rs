@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::args::{Effort, chosen_cpu, without_repetition};
+use super::claim::Claim;
 use super::measure::{Lane, Workload, measure};
 use super::page::PageFile;
 use super::report::{Machine, Report, ScenarioResult};
@@ -174,6 +175,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
     let netdp = std::env::current_exe().context("cannot find this program")?;
     let progress = Progress::new();
     progress.expect((servers.len() * workloads.len() * effort.rounds) as u64);
+    let claim = Claim::of(effort.cpu, &progress)?;
     let mut results: Vec<Workload> = Vec::new();
     for kind in workloads {
         progress.step(&format!("measuring {kind}"));
@@ -198,6 +200,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
     Ok(Report {
         machine: Machine::here(effort.text("client")),
         effort: effort.into(),
+        busy_before: claim.busy,
         left_out: Vec::new(),
         failed: Vec::new(),
         scenarios: vec![ScenarioResult {

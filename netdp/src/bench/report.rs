@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Mode;
 use super::args::Effort;
+use super::claim::busy_text;
 use super::growth::GrowthResult;
 use super::measure::{LaneResult, Workload};
 use super::programs::ProgramsResult;
@@ -17,6 +18,8 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     #[serde(flatten)]
     pub(super) effort: EffortResult,
+    /// What part of its time the CPU worked for others before, where it is told.
+    pub(super) busy_before: Option<f64>,
     pub(super) left_out: Vec<LeftOut>,
     /// Parts that ended early; what they had measured before is there.
     pub(super) failed: Vec<Failed>,
@@ -178,6 +181,8 @@ impl Report {
             .map(|LeftOut { mode, why }| format!("Left out: {}: {why}", mode.title()))
             .collect();
         let failed = self.failed.iter();
+        let busy = self.busy_before;
+        lines.extend(busy.and_then(|share| busy_text(self.effort.cpu, share)));
         lines.extend(failed.map(|Failed { part, why }| format!("Left out: {part}: {why}")));
         for scenario in &self.scenarios {
             for workload in &scenario.workloads {
@@ -422,6 +427,7 @@ pub(super) mod tests {
         Report {
             machine: Machine::here(effort.text("client and server")),
             effort: effort.into(),
+            busy_before: Some(0.25),
             growth: Vec::new(),
             programs: vec![super::super::programs::tests::programs()],
             left_out: vec![LeftOut {
@@ -448,6 +454,7 @@ pub(super) mod tests {
         assert!(table.contains("(0.99)"), "{table}");
         assert!(table.contains("nft is not installed"), "{table}");
         assert!(table.contains("58123"), "{table}");
+        assert!(table.contains("25 % busy"), "{table}");
     }
 
     #[test]

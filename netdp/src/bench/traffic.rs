@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use super::args::Plan;
+use super::claim::Claim;
 use super::growth;
 use super::measure::{Lane, measure};
 use super::programs;
@@ -15,9 +16,11 @@ use crate::world::{World, interrupt};
 /// Everything it makes is gone when it returns, whichever way it does.
 pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let progress = Progress::new();
+    let claim = Claim::of(plan.effort.cpu, &progress)?;
     let mut report = Report {
         machine: Machine::here(plan.effort.text("client and server")),
         effort: plan.effort.into(),
+        busy_before: claim.busy,
         left_out: Vec::new(),
         failed: Vec::new(),
         scenarios: Vec::new(),

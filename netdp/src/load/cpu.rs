@@ -1,7 +1,7 @@
 //! CPU affinity, and the CPU time that a measurement cost.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -85,6 +85,20 @@ impl CpuTime {
     }
 }
 
+/// What part of the `time` from now on `cpu` works, for whomever; none where
+/// /proc/stat can't be read.
+pub fn busy_share(cpu: usize, time: Duration) -> Option<f64> {
+    let busy = || {
+        let stat = std::fs::read_to_string("/proc/stat").ok()?;
+        busy_ticks(&stat, &format!("cpu{cpu}")).and_then(ticks_to_duration)
+    };
+    let (began, before) = (Instant::now(), busy()?);
+    std::thread::sleep(time);
+    let worked = busy()?.saturating_sub(before);
+    let share = worked.as_secs_f64() / began.elapsed().as_secs_f64();
+    Some(share.min(1.0))
+}
+
 /// Sum of user, nice, system, irq and softirq of the line that begins with
 /// `name`: proc_stat(5). Idle, iowait and stolen time did no work here; guest
 /// time is within user.
@@ -107,8 +121,9 @@ fn ticks_to_duration(ticks: u64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
-    use std::time::Instant;
 
     #[test]
     fn idle_and_stolen_time_is_not_busy() {
@@ -132,6 +147,25 @@ mod tests {
         let used = CpuTime::now(Some(cpu)).unwrap().since(&before);
         assert!(used.process > 0.01, "{}", used.process);
         assert!(used.pinned.is_none_or(|pinned| pinned > 0.0));
+    }
+
+    #[test]
+    fn a_cpu_is_busy_while_something_spins_there() {
+        let cpu = last_allowed_cpu().unwrap();
+        let end = AtomicBool::new(false);
+        let share = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                pin(cpu).unwrap();
+                while !end.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+            let share = busy_share(cpu, Duration::from_millis(300));
+            end.store(true, Ordering::Relaxed);
+            share
+        });
+        assert!(share.is_none_or(|share| share > 0.3), "{share:?}");
+        assert_eq!(busy_share(CpuSet::count(), Duration::ZERO), None);
     }
 
     #[test]

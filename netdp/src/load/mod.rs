@@ -24,7 +24,7 @@ pub use args::{
 };
 pub use client::{ClientConfig, Kind, Measurement, Unit, WARM_UP, run};
 pub use compare::{Comparison, LEAST_ROUNDS, Mode, Series, Verdict, compare, order};
-pub use cpu::{allowed_cpus, last_allowed_cpu, pin};
+pub use cpu::{allowed_cpus, busy_share, last_allowed_cpu, pin};
 pub use fill::fill;
 pub use http::{Response, WhoAmI, fetch};
 pub use latency::{Histogram, Latency};
