@@ -180,6 +180,14 @@ impl CompareArgs {
                 }
             }
         }
+        ensure!(
+            self.workload.is_empty() || !scenarios.is_empty(),
+            "--workload is for published, egress, containers and local, none of which is measured"
+        );
+        ensure!(
+            self.sizes.is_empty() || !growth.is_empty(),
+            "--sizes is for ports, flows and endpoints, none of which is measured"
+        );
         let usual = if self.quick { 100 } else { 300 };
         let duration = Duration::from_millis(self.milliseconds.unwrap_or(usual));
         Ok(Plan {
@@ -320,6 +328,23 @@ mod tests {
             let refusal = args(words).unwrap().plan().unwrap_err().to_string();
             assert!(refusal.contains(said), "{words}: {refusal}");
         }
+    }
+
+    #[test]
+    fn choices_that_change_nothing_are_refused() {
+        for (words, said) in [
+            (
+                "--scenario ports,programs --workload bulk",
+                "--workload is for",
+            ),
+            ("--scenario published --sizes 10", "--sizes is for"),
+            ("--quick --sizes 10", "--sizes is for"),
+        ] {
+            let refusal = args(words).unwrap().plan().unwrap_err().to_string();
+            assert!(refusal.starts_with(said), "{words}: {refusal}");
+        }
+        let both = plan("--scenario local,flows --workload rr --sizes 5");
+        assert_eq!((both.scenarios.len(), both.growth.len()), (1, 1));
     }
 
     #[test]
