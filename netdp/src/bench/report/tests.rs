@@ -1,0 +1,108 @@
+use super::*;
+use crate::load::Series;
+
+fn lane(mode: &str, values: &[f64], errors: u64) -> LaneResult {
+    let series = Series::new(mode, values.repeat(2));
+    let host = Series::new("host", [100.0, 101.0, 99.0].repeat(2));
+    LaneResult {
+        mode: mode.into(),
+        title: mode.into(),
+        against_reference: (mode != "host").then(|| series.against(&host)),
+        series: Some(series),
+        latency: None,
+        cpu_per_operation: Some(9e-6),
+        errors,
+        lost: 7,
+        first_error: (errors > 0).then(|| "connect: refused".into()),
+        rounds: Vec::new(),
+    }
+}
+
+pub(in crate::bench) fn report(errors: u64) -> Report {
+    let modes = vec![
+        lane("host", &[100.0, 101.0, 99.0], 0),
+        lane("docker", &[67.0, 66.0, 68.0], errors),
+        lane("netdp", &[99.0, 97.0, 101.0], 0),
+    ];
+    let effort = Effort {
+        rounds: 3,
+        duration: std::time::Duration::from_millis(400),
+        warm_up: std::time::Duration::from_millis(100),
+        cpu: 1,
+    };
+    Report {
+        machine: Machine::here(effort.text("client and server")),
+        effort: effort.into(),
+        busy_before: Some(0.25),
+        growth: Vec::new(),
+        programs: vec![super::super::programs::tests::programs()],
+        left_out: vec![LeftOut {
+            mode: Mode::Nft,
+            why: "nft is not installed".into(),
+        }],
+        failed: Vec::new(),
+        scenarios: vec![ScenarioResult {
+            scenario: "published".into(),
+            title: "published port".into(),
+            workloads: vec![Workload {
+                workload: Kind::Rr,
+                unit: Unit::PerSecond,
+                modes,
+            }],
+        }],
+    }
+}
+
+#[test]
+fn a_difference_below_the_spread_is_in_brackets() {
+    let table = report(0).table();
+    assert!(table.contains(" 0.67 "), "{table}");
+    assert!(table.contains("(0.99)"), "{table}");
+    assert!(table.contains("nft is not installed"), "{table}");
+    assert!(table.contains("58123"), "{table}");
+    assert!(table.contains("25 % busy"), "{table}");
+}
+
+#[test]
+fn what_went_wrong_is_told_and_fails() {
+    assert!(report(0).is_complete());
+    let failed = report(3);
+    assert!(!failed.is_complete());
+    assert!(
+        failed.table().contains("connect: refused"),
+        "{}",
+        failed.table()
+    );
+    let mut unmeasured = report(0);
+    unmeasured.scenarios[0].workloads[0].modes[2].series = None;
+    assert!(!unmeasured.is_complete());
+    assert!(unmeasured.table().contains("none"));
+}
+
+#[test]
+fn a_part_that_failed_is_named_beside_what_was_measured() {
+    let mut report = report(0);
+    report.failed.push(Failed {
+        part: "programs".into(),
+        why: "cannot have the kernel count".into(),
+    });
+    assert!(!report.is_complete() && !report.is_empty());
+    let table = report.table();
+    assert!(table.contains(" 0.67 "), "{table}");
+    assert!(table.contains("Left out: programs: cannot have"), "{table}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["failed"][0]["part"], "programs");
+}
+
+#[test]
+fn fields_of_json_are_there() {
+    let json = serde_json::to_value(report(0)).unwrap();
+    let mode = &json["scenarios"][0]["workloads"][0]["modes"][1];
+    assert_eq!(mode["mode"], "docker");
+    assert_eq!(mode["series"]["median"], 67.0);
+    assert_eq!(mode["against_reference"]["verdict"], "slower");
+    assert_eq!(json["scenarios"][0]["workloads"][0]["workload"], "rr");
+    assert_eq!(json["left_out"][0]["mode"], "nft");
+    let packet = &json["programs"][0]["conversations"][0]["packets"][0];
+    assert_eq!(packet["asked"]["lookups"], 3);
+}
