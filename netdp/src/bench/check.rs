@@ -336,7 +336,7 @@ fn compare(
                     warm_up: effort.warm_up,
                     cpu: effort.cpu,
                 };
-                own.push(load.run(route.client(world))?.rate);
+                own.push(load.run(route.client())?.rate);
             } else {
                 let mut command = pinned(world.on_client(tool.program()), effort.cpu);
                 command.args(tool.client(kind, target).split_whitespace());

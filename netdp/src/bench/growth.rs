@@ -190,7 +190,7 @@ fn lanes<'a>(stands: &'a [Stand], worlds: &'a [World]) -> Vec<Lane<'a>> {
                 name: stand.mode.to_string(),
                 title: stand.mode.title(),
                 target: route.target(Kind::Crr).into(),
-                client: Box::new(move || route.client(world)),
+                client: Box::new(move || route.client()),
             }
         })
         .collect()
@@ -298,7 +298,7 @@ fn fill(world: &World, site: &Site, flows: usize) -> anyhow::Result<()> {
         server.args(["--listen", &format!("udp-echo={address}:{port}")]);
     }
     let server = crate::world::load::LoadServer::wait_for(server)?;
-    let mut client = route.client(world);
+    let mut client = route.client();
     client.args(["__load-fill", "--flows", &flows.to_string()]);
     for port in &ports {
         client.args(["--target", &format!("{address}:{port}")]);

@@ -8,7 +8,7 @@ use super::growth;
 use super::measure::{Lane, measure};
 use super::programs;
 use super::report::{Failed, LeftOut, Machine, Report, ScenarioResult};
-use super::site::{Outside, Site, Size};
+use super::site::{Outside, Site};
 use crate::progress::Progress;
 use crate::world::process::ProcessError;
 use crate::world::{World, interrupt};
@@ -111,12 +111,12 @@ fn scenarios(plan: &Plan, report: &mut Report, progress: &Progress) -> anyhow::R
             let sites = sites.iter().filter(|site| scenario.has(&site.mode));
             let lanes: Vec<Lane<'_>> = sites
                 .map(|site| {
-                    let (route, world) = (site.route(&world, *scenario), &world);
+                    let route = site.route(&world, *scenario);
                     Lane {
                         name: site.mode.to_string(),
                         title: site.title(*scenario),
                         target: route.target(kind).into(),
-                        client: Box::new(move || route.client(world)),
+                        client: Box::new(move || route.client()),
                     }
                 })
                 .collect();
@@ -143,7 +143,7 @@ fn sites(
     let mut sites = Vec::new();
     for mode in &plan.modes {
         progress.step(&format!("making a host: {}", mode.title()));
-        match Site::build(world, mode, &Size::default(), plan.effort.cpu) {
+        match Site::apart(world, mode, plan.effort.cpu) {
             Ok(site) => sites.push(site),
             Err(_) if interrupt::received().is_some() => {
                 return Err(ProcessError::Interrupted.into());

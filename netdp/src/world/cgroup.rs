@@ -20,10 +20,14 @@ use crate::mountinfo::mounts;
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// Two groups below one: processes of the host, and all others.
+/// Groups below one: processes of the host, those of other machines, and all
+/// others. Switching between programs of one group costs less (`psi_task_switch`,
+/// kernel/sched/psi.c, 6.12): who asks has another one than who answers, wherever
+/// that is.
 pub(super) struct Cgroup {
     path: PathBuf,
     host_procs: Arc<File>,
+    outside_procs: Arc<File>,
     elsewhere_procs: Arc<File>,
 }
 
@@ -33,11 +37,13 @@ impl Cgroup {
         let made = Remove(Some(path.clone()));
         super::make_folder(&path)?;
         let host_procs = group(&path.join("host"))?;
+        let outside_procs = group(&path.join("outside"))?;
         let elsewhere_procs = group(&path.join("elsewhere"))?;
         made.keep();
         Ok(Self {
             path,
             host_procs,
+            outside_procs,
             elsewhere_procs,
         })
     }
@@ -55,6 +61,10 @@ impl Cgroup {
 
     pub(super) fn admit_to_host(&self, command: &mut Command) {
         admit(&self.host_procs, command);
+    }
+
+    pub(super) fn admit_outside(&self, command: &mut Command) {
+        admit(&self.outside_procs, command);
     }
 
     pub(super) fn admit_elsewhere(&self, command: &mut Command) {

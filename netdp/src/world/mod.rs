@@ -241,11 +241,18 @@ impl World {
     }
 
     pub fn on_client(&self, program: impl AsRef<OsStr>) -> Command {
-        self.within(&self.client, program)
+        self.on_another(&self.client, program)
     }
 
     pub fn on_outside(&self, program: impl AsRef<OsStr>) -> Command {
-        self.within(&self.outside, program)
+        self.on_another(&self.outside, program)
+    }
+
+    /// On another machine than the host.
+    fn on_another(&self, namespace: &Namespace, program: impl AsRef<OsStr>) -> Command {
+        let mut command = namespace.command(program);
+        self.cgroup.admit_outside(&mut command);
+        command
     }
 
     /// A command in any namespace, ended with the world, outside the daemon's

@@ -84,7 +84,7 @@ fn commands_run_where_they_belong() {
         host.ends_with(&format!("{}\n", world.run_dir().display())),
         "{host}"
     );
-    assert!(group_of(world.on_client("sh")).contains("/elsewhere\n"));
+    assert!(group_of(world.on_client("sh")).contains("/outside\n"));
 }
 
 #[test]

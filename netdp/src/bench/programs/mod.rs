@@ -235,7 +235,7 @@ fn traffic(
                 cpu: effort.cpu,
             };
             let before = known()?;
-            let done = load.run(route.client(world))?.operations;
+            let done = load.run(route.client())?.operations;
             let after = known()?;
             if done == 0 {
                 bail!("{}, {}: nothing got through", scenario.title(), short(kind));

@@ -10,7 +10,7 @@ use super::{AskedResult, Conversation, PacketCost, median, timed};
 use crate::api::types::Sandbox;
 use crate::bench::Scenario;
 use crate::bench::frame::{self, Body, frame};
-use crate::bench::site::Site;
+use crate::bench::site::{Site, sandbox};
 use crate::bpf::TestPacket;
 use crate::bpf::cost::{Asked, AskedMaps, Loaded, Pinned};
 use crate::load::Kind;
@@ -114,7 +114,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn of(world: &World, site: &Site) -> anyhow::Result<Self> {
         let end = |which: &str| -> anyhow::Result<End> {
-            let name = site.sandbox(which);
+            let name = sandbox(which);
             let text = world.netdp_ok(&["inspect", &name])?;
             let sandboxes: Vec<Sandbox> = serde_json::from_str(&text)?;
             let mut endpoints = sandboxes.iter().flat_map(|sandbox| &sandbox.endpoints);

@@ -21,7 +21,7 @@ use futures_util::stream;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-use super::{FIRST_PORT, Inside, Outside, Site, Size};
+use super::{FIRST_PORT, Inside, Outside, Own, Site, Size};
 use crate::api::acceleration::Acceleration;
 use crate::bench::Mode;
 use crate::world::World;
@@ -54,19 +54,11 @@ pub(super) fn build(size: &Size, cpu: usize) -> anyhow::Result<Site> {
     Ok(Site {
         own: Some(Own {
             _outside: outside,
-            _docker: played,
+            _docker: Some(played),
             world,
         }),
         ..site
     })
-}
-
-/// A world that is one site's alone.
-pub(super) struct Own {
-    _outside: Outside,
-    /// Ends before the world does.
-    _docker: Played,
-    pub(super) world: World,
 }
 
 /// Has netdp carry the network, and makes sure that it does.
@@ -150,7 +142,7 @@ fn network() -> Network {
 
 /// Answers at Docker's socket for one network with one container, where nothing
 /// ever happens.
-struct Played {
+pub(super) struct Played {
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }

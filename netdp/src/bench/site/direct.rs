@@ -1,6 +1,8 @@
 //! The servers started by `netdp run`, with direct ports.
 
-use super::{Inside, Site, Size, address_of, netdp_network, published, services};
+use super::{
+    FIRST_PORT, Inside, NETWORK, Site, Size, address_of, published, sandbox, services, start,
+};
 use crate::bench::Mode;
 use crate::bench::attach::{Requests, Wanted};
 use crate::netns::Namespace;
@@ -12,21 +14,21 @@ use crate::world::load::{LoadServer, server_args};
 /// # Errors
 /// Also when a port isn't direct: the datapath would be measured in its place.
 pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
-    let (network, first_port) = netdp_network(world, &[], &Size::default())?;
-    let name = format!("{network}-second");
+    start(world, &[], &Size::default())?;
+    let name = sandbox("second");
     let second = world.add_namespace(&name)?;
-    Requests::new(world)?.attach(&Wanted::new(&name, &second, Some(&network), &[])?)?;
+    Requests::new(world)?.attach(&Wanted::new(&name, &second, Some(NETWORK), &[])?)?;
 
-    let first = format!("{network}-first");
+    let first = sandbox("first");
     let mut netdp = world.on_host(world.netdp_path());
-    netdp.args(["run", "--name", &first, "--network", &network]);
-    let ports = published(first_port);
+    netdp.args(["run", "--name", &first, "--network", NETWORK]);
+    let ports = published(FIRST_PORT);
     for PublishedPort { protocol, port } in &ports {
         netdp.arg("-p");
         netdp.arg(format!("{port}:{port}/{protocol},direct"));
     }
     netdp.arg("--").arg(world.netdp_path());
-    netdp.args(server_args(&services(first_port), cpu));
+    netdp.args(server_args(&services(FIRST_PORT), cpu));
     let server = LoadServer::wait_for(netdp)?;
     expect_direct(&world.host, &ports)?;
     let inside = Inside {
@@ -37,7 +39,7 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     inside.settle();
     Ok(Site {
         inside: Some(inside),
-        ..Site::new(Mode::Direct, world.first_host(), first_port, server)
+        ..Site::new(Mode::Direct, world.first_host(), server)
     })
 }
 

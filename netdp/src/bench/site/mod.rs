@@ -10,7 +10,7 @@ mod netfilter;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-use accelerated::Own;
+use accelerated::Played;
 
 use super::attach::{Requests, Wanted};
 use super::{Mode, Scenario};
@@ -25,8 +25,8 @@ use crate::world::{Host, World, ip, set_sysctls};
 pub(super) const FIRST_PORT: u16 = 7001;
 /// Where containers publish that have nothing to do with what is measured.
 const OTHER_PORTS: u16 = 17001;
-/// Between the ports of two netdp networks on the one host.
-const PORTS_OF_A_MODE: u16 = 100;
+/// Of netdp's containers.
+const NETWORK: &str = "bench";
 /// Requests to the daemon under way at a time.
 const AT_ONCE: usize = 50;
 
@@ -75,11 +75,18 @@ pub(super) struct Site {
     /// Of the client, as the host sees it.
     client: Ipv4Addr,
     inside: Option<Inside>,
-    first_port: u16,
     _crowd: Vec<Namespace>,
     _programs: Vec<Attached>,
     /// Where it is not the one of all others.
     own: Option<Own>,
+}
+
+/// A world that is one site's alone.
+struct Own {
+    _outside: Outside,
+    /// Ends before the world does.
+    _docker: Option<Played>,
+    world: World,
 }
 
 /// Two containers, of which the first has published ports and the servers.
@@ -91,12 +98,13 @@ struct Inside {
 
 /// How a scenario goes on a site.
 pub(super) struct Route<'a> {
+    world: &'a World,
     from: From<'a>,
     address: Ipv4Addr,
-    first_port: u16,
 }
 
 enum From<'a> {
+    Client,
     Namespace(&'a Namespace),
     /// A program of the host, where netdp sees its sockets.
     HostOfNetdp,
@@ -107,8 +115,10 @@ enum From<'a> {
 
 impl Route<'_> {
     /// `netdp` where the client runs.
-    pub(super) fn client(&self, world: &World) -> Command {
+    pub(super) fn client(&self) -> Command {
+        let world = self.world;
         match self.from {
+            From::Client => world.on_client(world.netdp_path()),
             From::Namespace(namespace) => world.within(namespace, world.netdp_path()),
             From::ContainerOfNetdp(namespace) => world.within_reach(namespace, world.netdp_path()),
             From::HostOfNetdp => world.on_host(world.netdp_path()),
@@ -117,7 +127,7 @@ impl Route<'_> {
 
     /// Where the server of this workload is reached.
     pub(super) fn target(&self, kind: Kind) -> (Ipv4Addr, u16) {
-        (self.address, port(self.first_port, kind))
+        (self.address, port(FIRST_PORT, kind))
     }
 }
 
@@ -185,7 +195,30 @@ impl Site {
         }
     }
 
-    fn new(mode: Mode, host: Host, first_port: u16, server: LoadServer) -> Self {
+    /// As [`Site::build`], netdp's in a world of its own: a daemon carries all of
+    /// its networks by the same programs, at the same uplink.
+    ///
+    /// # Errors
+    /// As [`Site::build`]; when the world can't be made.
+    pub(super) fn apart(world: &mut World, mode: &Mode, cpu: usize) -> anyhow::Result<Self> {
+        let size = Size::default();
+        if !matches!(mode, Mode::Netdp(_) | Mode::Direct) {
+            return Self::build(world, mode, &size, cpu);
+        }
+        let mut world = World::new("bench-netdp")?;
+        let site = Self::build(&mut world, mode, &size, cpu)?;
+        let own = Own {
+            _outside: Outside::start(&world, cpu)?,
+            _docker: None,
+            world,
+        };
+        Ok(Self {
+            own: Some(own),
+            ..site
+        })
+    }
+
+    fn new(mode: Mode, host: Host, server: LoadServer) -> Self {
         Self {
             mode,
             version: None,
@@ -194,7 +227,6 @@ impl Site {
             client: host.client_address,
             host: host.namespace,
             inside: None,
-            first_port,
             _crowd: Vec::new(),
             _programs: Vec::new(),
             own: None,
@@ -211,7 +243,7 @@ impl Site {
         settle(&host.namespace);
         let netdp = world.within(&host.namespace, world.netdp_path());
         let server = LoadServer::start(netdp, &services(FIRST_PORT), cpu)?;
-        Ok(Self::new(mode, host, FIRST_PORT, server))
+        Ok(Self::new(mode, host, server))
     }
 
     fn with_containers(
@@ -227,7 +259,7 @@ impl Site {
         let server = LoadServer::start(netdp, &services(FIRST_PORT), cpu)?;
         Ok(Self {
             inside: Some(inside),
-            ..Self::new(mode, host, FIRST_PORT, server)
+            ..Self::new(mode, host, server)
         })
     }
 
@@ -263,23 +295,22 @@ impl Site {
         })
     }
 
-    /// All networks of netdp are on the one host that its daemon runs on.
     fn netdp(
         world: &mut World,
         options: &[String],
         size: &Size,
         cpu: usize,
     ) -> anyhow::Result<Self> {
-        let (network, first_port) = netdp_network(world, options, size)?;
+        start(world, options, size)?;
         let requests = Requests::new(world)?;
         let attach = |name: &str, ports: &[String]| -> anyhow::Result<(Namespace, Wanted)> {
-            let name = format!("{network}-{name}");
+            let name = sandbox(name);
             let namespace = world.add_namespace(&name)?;
-            let wanted = Wanted::new(&name, &namespace, Some(&network), ports)?;
+            let wanted = Wanted::new(&name, &namespace, Some(NETWORK), ports)?;
             Ok((namespace, wanted))
         };
         let specs: Vec<String> = size
-            .published(first_port)
+            .published(FIRST_PORT)
             .iter()
             .map(|PublishedPort { protocol, port }| format!("{port}:{port}/{protocol}"))
             .collect();
@@ -298,12 +329,12 @@ impl Site {
         };
         inside.settle();
         let program = world.within_reach(&inside.first, world.netdp_path());
-        let server = LoadServer::start(program, &services(first_port), cpu)?;
+        let server = LoadServer::start(program, &services(FIRST_PORT), cpu)?;
         let mode = Mode::Netdp(options.to_vec());
         Ok(Self {
             inside: Some(inside),
             _crowd: crowd,
-            ..Self::new(mode, world.first_host(), first_port, server)
+            ..Self::new(mode, world.first_host(), server)
         })
     }
 
@@ -320,12 +351,6 @@ impl Site {
         &self.host
     }
 
-    /// The name of a container of netdp's.
-    pub(super) fn sandbox(&self, which: &str) -> String {
-        let number = (self.first_port - FIRST_PORT) / PORTS_OF_A_MODE;
-        format!("{}-{which}", network(number.into()))
-    }
-
     /// How the scenario goes here.
     pub(super) fn route<'a>(&'a self, world: &'a World, scenario: Scenario) -> Route<'a> {
         let world = self.own.as_ref().map_or(world, |own| &own.world);
@@ -338,61 +363,43 @@ impl Site {
             true => From::ContainerOfNetdp,
             false => From::Namespace,
         };
-        let (from, address, first_port) = match (scenario, &self.inside) {
-            (Scenario::Published, _) => (
-                From::Namespace(&world.client),
-                self.address,
-                self.first_port,
-            ),
-            (Scenario::Egress, Some(inside)) => (container(&inside.first), self.client, FIRST_PORT),
-            (Scenario::Egress, None) => (from_host, self.client, FIRST_PORT),
-            (Scenario::Containers, Some(inside)) => {
-                (container(&inside.second), inside.address, self.first_port)
-            }
+        let (from, address) = match (scenario, &self.inside) {
+            (Scenario::Published, _) => (From::Client, self.address),
+            (Scenario::Egress, Some(inside)) => (container(&inside.first), self.client),
+            (Scenario::Egress, None) => (from_host, self.client),
+            (Scenario::Containers, Some(inside)) => (container(&inside.second), inside.address),
             (Scenario::Containers, None) | (Scenario::Local, _) => {
-                (from_host, Ipv4Addr::LOCALHOST, self.first_port)
+                (from_host, Ipv4Addr::LOCALHOST)
             }
         };
         Route {
+            world,
             from,
             address,
-            first_port,
         }
     }
 }
 
-/// Makes a further network of netdp's, on the one host that its daemon runs on;
-/// gives its name, and the first of its ports.
-fn netdp_network(
-    world: &mut World,
-    options: &[String],
-    size: &Size,
-) -> anyhow::Result<(String, u16)> {
-    if world.daemon_pid().is_none() {
-        settle(&world.host);
-        let mut words = Vec::new();
-        if size.flows > 0 {
-            words.push("--config".into());
-            words.push(super::growth::settings(world, size.flows)?.into_os_string());
-        }
-        world.start_daemon(&words)?;
+/// Starts netdp's daemon, and makes its network.
+fn start(world: &mut World, options: &[String], size: &Size) -> anyhow::Result<()> {
+    settle(&world.host);
+    let mut words = Vec::new();
+    if size.flows > 0 {
+        words.push("--config".into());
+        words.push(super::growth::settings(world, size.flows)?.into_os_string());
     }
-    let networks: Vec<serde_json::Value> =
-        serde_json::from_str(&world.netdp_ok(&["network", "ls", "--format", "json"])?)?;
-    let number = networks.len();
-    let first_port = FIRST_PORT + PORTS_OF_A_MODE * number as u16;
-    let network = network(number);
-    let mut words = vec!["network", "create", &network];
+    world.start_daemon(&words)?;
+    let mut words = vec!["network", "create", NETWORK];
     for option in options {
         words.extend(["--opt", option]);
     }
     world.netdp_ok(&words)?;
-    Ok((network, first_port))
+    Ok(())
 }
 
-/// The network of a mode of netdp's.
-fn network(number: usize) -> String {
-    format!("bench{number}")
+/// The name of a container of netdp's.
+pub(super) fn sandbox(which: &str) -> String {
+    format!("{NETWORK}-{which}")
 }
 
 /// Further containers of a host, all in one namespace: they only have to be
