@@ -117,6 +117,23 @@ fn the_uplink_is_set_back_when_nobody_needs_it_or_sees_to_it() {
 }
 
 #[test]
+fn what_somebody_sets_of_an_uplink_meanwhile_stays_and_the_rest_is_set_back() {
+    let Some(topology) = Topology::start_with_ipv6("big-tcp-mixed") else {
+        return;
+    };
+    let host = &topology.world.host;
+    topology.netdp(&format!("network create big {SIX}"));
+    let _web = topology.container("web", "--network big");
+    topology.ip(host, "link set eth0 gso_max_size 100000\n");
+    assert!(matches!(limit(host, "eth0"), PacketLimit::Mixed(_)));
+    topology.netdp("rm web");
+    // Nothing of netdp's is left; the limits are no longer all the kernel's own.
+    assert_eq!(limit(host, "eth0"), PacketLimit::Other);
+    topology.ip(host, "link set eth0 gso_max_size 65536\n");
+    assert_eq!(limit(host, "eth0"), PacketLimit::Legacy);
+}
+
+#[test]
 fn it_is_as_ever_where_an_uplink_takes_no_such_packets_or_is_not_netdps_to_set() {
     let Some(topology) = Topology::start_with_ipv6("big-tcp-not") else {
         return;

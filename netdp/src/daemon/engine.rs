@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::{
     bpf::{BpfError, DriverProgram, Xdp, clock},
     model::State,
-    netlink::{FollowedLinks, NetlinkError, PacketLimit},
+    netlink::{FollowedLinks, NetlinkError},
     plan::{self, ALIAS, Clock, Conflict, Desired, Facts, Observed, Plan},
 };
 
@@ -138,7 +138,7 @@ impl Engine {
     /// doesn't announce.
     fn sized(&self) -> BTreeSet<u32> {
         let links = self.observed.links.values();
-        let big = links.filter(|link| link.packet_limit == PacketLimit::BigUplink);
+        let big = links.filter(|link| link.packet_limit.without_ours().is_some());
         let uplinks = self.facts.uplinks.iter().map(|uplink| uplink.ifindex);
         big.map(|link| link.ifindex).chain(uplinks).collect()
     }

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
@@ -347,10 +348,14 @@ fn udp_echo(socket: &UdpSocket, stopping: &Stopping) {
 
 pub(super) fn set_congestion(socket: &impl AsFd, name: &str) -> io::Result<()> {
     setsockopt(socket, sockopt::TcpCongestion, &name.into()).map_err(|errno| {
-        io::Error::other(format!(
-            "congestion control {name}: {errno}; \
-             see net.ipv4.tcp_available_congestion_control"
-        ))
+        let list = match errno {
+            Errno::EPERM => "allowed",
+            _ => "available",
+        };
+        let message = format!(
+            "congestion control {name}: {errno}: it has to be in net.ipv4.tcp_{list}_congestion_control"
+        );
+        io::Error::other(message)
     })
 }
 

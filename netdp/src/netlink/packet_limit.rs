@@ -36,45 +36,68 @@ pub enum PacketLimit {
     /// Somebody's, which don't.
     #[default]
     Other,
+    /// Somebody's in part, and in part those that netdp gives uplinks.
+    Mixed(Sizes),
 }
+
+/// Bytes, in the order of [`PacketLimit`]; none where the kernel has no such limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes([Option<u32>; 4]);
 
 impl PacketLimit {
     /// Bytes, network header included.
-    const fn size(self) -> u32 {
+    const fn sizes(self) -> Sizes {
         match self {
-            Self::Legacy | Self::OtherBig | Self::Other => LEGACY,
-            Self::Big => BIG,
-            Self::BigUplink => BIG_UPLINK,
+            Self::Legacy | Self::OtherBig | Self::Other => Sizes([Some(LEGACY); 4]),
+            Self::Big => Sizes([Some(BIG); 4]),
+            Self::BigUplink => Sizes([Some(BIG_UPLINK); 4]),
+            Self::Mixed(sizes) => sizes,
         }
+    }
+
+    /// The kernel's own in place of those that netdp gives uplinks; nothing where
+    /// there are none.
+    pub fn without_ours(self) -> Option<Self> {
+        let Self::Mixed(Sizes(mut sizes)) = self else {
+            return (self == Self::BigUplink).then_some(Self::Legacy);
+        };
+        for size in sizes.iter_mut().filter(|size| **size == Some(BIG_UPLINK)) {
+            *size = Some(LEGACY);
+        }
+        Some(Self::Mixed(Sizes(sizes)))
     }
 
     /// Adds the limits to a message that makes or changes an interface. Those
     /// of IPv4 come last: setting the others sets them too.
     pub(super) fn write<T>(self, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
-        let size = self.size();
-        message
-            .append_extra_attribute(LinkAttribute::GsoMaxSize(size))
-            .append_extra_attribute(LinkAttribute::GroMaxSize(size))
-            .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(size))
-            .append_extra_attribute(LinkAttribute::GroIpv4MaxSize(size))
+        let Sizes([gso, gro, gso4, gro4]) = self.sizes();
+        let attributes = [
+            gso.map(LinkAttribute::GsoMaxSize),
+            gro.map(LinkAttribute::GroMaxSize),
+            gso4.map(LinkAttribute::GsoIpv4MaxSize),
+            gro4.map(LinkAttribute::GroIpv4MaxSize),
+        ];
+        let attributes = attributes.into_iter().flatten();
+        attributes.fold(message, LinkMessageBuilder::append_extra_attribute)
     }
 
     /// What the kernel says of an interface, and whether its driver takes what
     /// [`BigUplink`](Self::BigUplink) lets pass.
     pub(super) fn read(message: &LinkMessage) -> (Self, bool) {
-        let mut limits = Vec::new();
+        let mut sizes = [None; 4];
         let mut takes_big = false;
         for attribute in &message.attributes {
             match attribute {
-                LinkAttribute::GsoMaxSize(size)
-                | LinkAttribute::GroMaxSize(size)
+                LinkAttribute::GsoMaxSize(size) => sizes[0] = Some(*size),
+                LinkAttribute::GroMaxSize(size) => sizes[1] = Some(*size),
                 // Before Linux 6.3 there is none of IPv4.
-                | LinkAttribute::GsoIpv4MaxSize(size)
-                | LinkAttribute::GroIpv4MaxSize(size) => limits.push(*size),
+                LinkAttribute::GsoIpv4MaxSize(size) => sizes[2] = Some(*size),
+                LinkAttribute::GroIpv4MaxSize(size) => sizes[3] = Some(*size),
                 LinkAttribute::TsoMaxSize(size) => takes_big = *size >= BIG_UPLINK,
                 _ => {}
             }
         }
+        let limits: Vec<u32> = sizes.into_iter().flatten().collect();
         let all = |is: fn(u32) -> bool| !limits.is_empty() && limits.iter().all(|size| is(*size));
         let limit = if all(|size| size == LEGACY) {
             Self::Legacy
@@ -82,6 +105,8 @@ impl PacketLimit {
             Self::Big
         } else if all(|size| size == BIG_UPLINK) {
             Self::BigUplink
+        } else if limits.contains(&BIG_UPLINK) {
+            Self::Mixed(Sizes(sizes))
         } else if all(|size| size > BIG) {
             Self::OtherBig
         } else {
@@ -93,7 +118,11 @@ impl PacketLimit {
 
 impl fmt::Display for PacketLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.size())
+        let Sizes(sizes) = self.sizes();
+        let mut sizes: Vec<u32> = sizes.into_iter().flatten().collect();
+        sizes.dedup();
+        let sizes: Vec<String> = sizes.iter().map(u32::to_string).collect();
+        write!(f, "{} bytes", sizes.join(", "))
     }
 }
 
@@ -140,7 +169,7 @@ mod tests {
             PacketLimit::Big,
             PacketLimit::BigUplink,
         ] {
-            let size = limit.size();
+            let size = limit.sizes().0[0].unwrap();
             assert_eq!(of([size; 4], 524_280), (limit, true));
             let message = limit.write(LinkUnspec::new_with_name("eth0")).build();
             assert_eq!(PacketLimit::read(&message).0, limit);
@@ -152,6 +181,14 @@ mod tests {
             of([196_608, 196_608, 65_536, 65_536], 262_144).0,
             PacketLimit::Other
         );
+        assert_eq!(of([BIG_UPLINK, 30_000, 0, 0], 65_536).0.without_ours(), {
+            Some(PacketLimit::Mixed(Sizes([
+                Some(LEGACY),
+                Some(30_000),
+                None,
+                None,
+            ])))
+        });
         assert_eq!(of([62_780; 4], 62_780), (PacketLimit::Other, false));
         assert_eq!(
             PacketLimit::read(&LinkMessage::default()).0,

@@ -33,7 +33,7 @@ impl Uplink {
     pub(super) fn may_be_big(&self) -> bool {
         match self.packet_limit {
             PacketLimit::OtherBig => true,
-            PacketLimit::Other => false,
+            PacketLimit::Other | PacketLimit::Mixed(_) => false,
             PacketLimit::Legacy | PacketLimit::Big | PacketLimit::BigUplink => self.takes_big,
         }
     }

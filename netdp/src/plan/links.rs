@@ -126,14 +126,15 @@ fn plan_pair(
 }
 
 /// Lets packets of BIG TCP pass the uplinks in `big`, and takes that back from
-/// others: they get what the kernel gives every link.
+/// others: they get what the kernel gives every link, but where somebody has set
+/// another limit since.
 pub fn packet_limits(big: &BTreeSet<String>, observed: &Observed) -> Vec<Op> {
     let links = observed.links.iter();
     let change = |(ifname, link): (&String, &ObservedLink)| {
         let limit = match (big.contains(ifname), link.packet_limit) {
             (true, PacketLimit::Legacy) => PacketLimit::BigUplink,
-            (false, PacketLimit::BigUplink) => PacketLimit::Legacy,
-            _ => return None,
+            (true, _) => return None,
+            (false, limit) => limit.without_ours()?,
         };
         let ifname = ifname.clone();
         Some(Op::SetPacketLimit { ifname, limit })

@@ -368,9 +368,7 @@ impl Site {
             (Scenario::Egress, Some(inside)) => (container(&inside.first), self.client),
             (Scenario::Egress, None) => (from_host, self.client),
             (Scenario::Containers, Some(inside)) => (container(&inside.second), inside.address),
-            (Scenario::Containers, None) | (Scenario::Local, _) => {
-                (from_host, Ipv4Addr::LOCALHOST)
-            }
+            (Scenario::Containers, None) | (Scenario::Local, _) => (from_host, Ipv4Addr::LOCALHOST),
         };
         Route {
             world,
