@@ -37,7 +37,7 @@ pub enum ClientError {
     NotAllowed { path: PathBuf },
     #[error("cannot connect to {}: {source}", path.display())]
     Connect { path: PathBuf, source: io::Error },
-    #[error("the daemon at {} broke off: {source}", path.display())]
+    #[error("the daemon at {} broke off: {source}; a change that was asked for may have been made: see `netdp ps`, and start the daemon again if it has ended", path.display())]
     Exchange { path: PathBuf, source: hyper::Error },
     #[error("the daemon at {} is stopped (process {pid}): let it go on with `kill -CONT {pid}`, or end it and start another; a change that was asked for may be made when it goes on", path.display())]
     Stopped { path: PathBuf, pid: i32 },
@@ -414,6 +414,8 @@ fn segment(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{io::AsyncReadExt as _, net::UnixListener};
+
     use super::*;
 
     #[test]
@@ -461,6 +463,23 @@ mod tests {
                 "no daemon answers at {}: start one with `netdp daemon`",
                 path.display()
             )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_ends_meanwhile_may_have_made_the_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+        let ends = async {
+            let (mut stream, _) = daemon.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        };
+        let client = Client::new(dir.path());
+        let (asked, ()) = tokio::join!(client.remove_network("web"), ends);
+        let error = asked.unwrap_err().to_string();
+        assert!(
+            error.contains("may have been made: see `netdp ps`"),
+            "{error}"
         );
     }
 }
