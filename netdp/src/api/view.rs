@@ -255,6 +255,14 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         })
         .collect();
     problems.extend(owner.damage().map(damaged));
+    problems.extend(core.store_trouble().map(|what| {
+        Problem {
+            what,
+            advice: "see that this disk has room and can be written: until then changes may be \
+                 refused; it is tried again every few seconds"
+                .to_owned(),
+        }
+    }));
     let unheard = owner.resolver().problems();
     problems.extend(unheard.into_iter().map(|(sandbox, why)| Problem {
         what: format!("cannot answer names in sandbox {}: {why}", sandbox.short()),

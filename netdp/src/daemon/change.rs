@@ -90,7 +90,27 @@ impl Core {
 
     /// Whether something is left that a later repair may be able to do.
     pub fn is_unsettled(&self) -> bool {
-        self.unfinished || !self.engine.problems().is_empty()
+        self.unfinished || self.store.is_behind() || !self.engine.problems().is_empty()
+    }
+
+    /// Stores what could not be stored before.
+    pub(super) fn catch_up(&mut self) {
+        self.store.catch_up(&self.state);
+    }
+
+    /// What keeps the state from being stored, if anything does.
+    pub fn store_trouble(&self) -> Option<String> {
+        self.store.trouble()
+    }
+
+    /// Takes over what has come about on the host. It is so whether it can be
+    /// stored now or not: else one full disk would keep the host from being
+    /// looked after. A daemon that starts meanwhile sees it anew.
+    fn note(&mut self, next: State) {
+        if self.store.commit(&self.state, &next).is_err() {
+            tracing::debug!("stored later: what has come about on the host");
+        }
+        self.state = next;
     }
 
     /// What supervisors of direct ports are told.
@@ -109,7 +129,7 @@ impl Core {
         self.unfinished = true;
         if self.state.has_handed_over() {
             let host = self.engine.look(&self.state).await?;
-            self.follow_ends(&host)?;
+            self.follow_ends(&host);
         }
         self.direct.narrow(&self.state);
         self.resolver.publish(&self.state);
@@ -127,11 +147,11 @@ impl Core {
         request: impl FnOnce(&mut State, &HostView<'_>) -> Result<T, Refusal>,
     ) -> Result<T, OwnerError> {
         // What has just ended must not make somebody else's request fail.
-        if !self.collect()?.is_empty() {
+        if !self.collect().is_empty() {
             self.repair().await?;
         }
         let mut host = self.engine.look(&self.state).await?;
-        if self.follow_ends(&host)? {
+        if self.follow_ends(&host) {
             self.repair().await?;
             host = self.engine.look(&self.state).await?;
         }
@@ -164,7 +184,7 @@ impl Core {
     }
 
     /// Forgets sandboxes whose program or namespace is gone.
-    pub(super) fn collect(&mut self) -> Result<Vec<SandboxId>, StoreError> {
+    pub(super) fn collect(&mut self) -> Vec<SandboxId> {
         let engines = self.state.all_handed_over();
         let gone: Vec<&Sandbox> = self
             .state
@@ -173,7 +193,7 @@ impl Core {
             .filter(|sandbox| !engines.contains(&sandbox.id) && !is_there(sandbox))
             .collect();
         if gone.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let mut next = self.state.clone();
         let mut ids = Vec::new();
@@ -184,16 +204,15 @@ impl Core {
                 ids.push(sandbox.id);
             }
         }
-        self.store.commit(&self.state, &next)?;
-        self.state = next;
-        Ok(ids)
+        self.note(next);
+        ids
     }
 
     /// Follows what engines have done with the ends that they were offered.
     /// True if endpoints are gone.
-    fn follow_ends(&mut self, host: &Host) -> Result<bool, StoreError> {
+    fn follow_ends(&mut self, host: &Host) -> bool {
         if !self.state.has_handed_over() {
-            return Ok(false);
+            return false;
         }
         let mut next = self.state.clone();
         let mut seen = BTreeSet::new();
@@ -221,9 +240,8 @@ impl Core {
         for id in &gone {
             tracing::debug!("endpoint {} is gone", id.short());
         }
-        self.store.commit(&self.state, &next)?;
-        self.state = next;
-        Ok(!gone.is_empty())
+        self.note(next);
+        !gone.is_empty()
     }
 }
 

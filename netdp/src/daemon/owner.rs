@@ -73,6 +73,8 @@ impl OwnerError {
             Self::Engine(EngineError::Apply(ApplyError::Bpf(error @ BpfError::Driver { .. }))) => {
                 Ok(Refusal::conflict(format!("cannot {error}")))
             }
+            // The store has logged it, once.
+            error @ Self::Store(StoreError::Unwritten { .. }) => Err(error),
             error => {
                 tracing::error!("{error}");
                 Err(error)
@@ -223,7 +225,8 @@ impl Owner {
     pub async fn repair(&self) -> Result<(), OwnerError> {
         let mut core = self.core.lock().await;
         core.unfinished = true;
-        let gone = core.collect()?;
+        core.catch_up();
+        let gone = core.collect();
         let repaired = core.repair().await;
         drop(core);
         for id in gone {

@@ -29,10 +29,28 @@ pub enum StoreError {
     Newer { found: u64, known: u64 },
     #[error("the state can't be read: {0}; restart the daemon, it restores what it can")]
     Damaged(String),
-    #[error("the state can't be stored: {0}; see that the disk has room and can be written")]
-    Database(#[source] Box<redb::Error>),
-    #[error("the state can't be stored: {0}")]
+    #[error(
+        "the state can't be stored in {}: {source}; see that this disk has room and can be written",
+        folder.display()
+    )]
+    Unwritten { folder: PathBuf, source: Unwritten },
+}
+
+/// Why a state could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Unwritten {
+    #[error(transparent)]
+    Database(Box<redb::Error>),
+    #[error(transparent)]
     Encode(#[from] serde_json::Error),
+    #[error("its file can't be opened anew after an error in writing: {0}")]
+    Closed(#[source] Box<StoreError>),
+}
+
+impl Unwritten {
+    pub(super) fn database(error: impl Into<redb::Error>) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
 }
 
 impl StoreError {
@@ -41,8 +59,9 @@ impl StoreError {
         move |source| Self::Io { what, path, source }
     }
 
-    pub(super) fn database(error: impl Into<redb::Error>) -> Self {
-        Self::Database(Box::new(error.into()))
+    pub(super) fn unwritten(folder: &Path) -> impl FnOnce(Unwritten) -> Self {
+        let folder = folder.into();
+        move |source| Self::Unwritten { folder, source }
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use redb::{Database, DatabaseError, StorageError};
 
-pub use error::StoreError;
+pub use error::{StoreError, Unwritten};
 
 use crate::{model::State, taken};
 use copy::Copier;
@@ -44,7 +44,13 @@ pub struct Damage {
 
 /// The store of one daemon. Blocks while it writes.
 pub struct Store {
-    database: Database,
+    folder: PathBuf,
+    /// None after an error in writing: redb then refuses every transaction
+    /// until the file is opened anew.
+    database: Option<Database>,
+    /// Why the last state could not be written; with it, the database may be
+    /// behind the state that it is given next.
+    unstored: Option<String>,
     /// Writes what it still has to when it is dropped: before the lock goes.
     copier: Copier,
     #[expect(dead_code, reason = "held, not read")]
@@ -88,7 +94,9 @@ impl Store {
         };
         let state = records::read(&database)?;
         let store = Self {
-            database,
+            folder: folder.into(),
+            database: Some(database),
+            unstored: None,
             copier: Copier::start(copy).map_err(StoreError::io("start a writer for", folder))?,
             lock,
         };
@@ -101,21 +109,98 @@ impl Store {
     /// # Errors
     /// The file can't be read.
     pub fn load(&self) -> Result<State, StoreError> {
-        records::read(&self.database).map_err(StoreError::from)
+        let state = match &self.database {
+            Some(database) => records::read(database),
+            None => records::read(&open_anew(&self.folder)?),
+        };
+        Ok(state?)
     }
 
     /// Makes `new` the state on disk, in one step: whoever reads it after a
     /// crash finds `old` or `new`. Only what differs is written.
     ///
     /// # Errors
-    /// The file can't be written; it holds `old` then.
-    pub fn commit(&self, old: &State, new: &State) -> Result<(), StoreError> {
+    /// The file can't be written. It holds `old` then, or `new` where the disk
+    /// failed at the very end; the next commit writes what differs from either.
+    pub fn commit(&mut self, old: &State, new: &State) -> Result<(), StoreError> {
         if old == new {
             return Ok(());
         }
-        records::write(&self.database, Some(old), new)?;
-        self.copier.write_soon(new);
+        self.write(old, new)
+            .map_err(StoreError::unwritten(&self.folder))
+    }
+
+    /// Whether the database may hold another state than it was given last.
+    pub fn is_behind(&self) -> bool {
+        self.unstored.is_some()
+    }
+
+    /// Tries again to make `state` the one on disk, where that failed before.
+    pub fn catch_up(&mut self, state: &State) {
+        if self.is_behind() {
+            // It is told of by `trouble`.
+            let _ = self.write(state, state);
+        }
+    }
+
+    /// What keeps the state or its copy from being written, if anything does.
+    pub fn trouble(&self) -> Option<String> {
+        let folder = self.folder.display();
+        match &self.unstored {
+            Some(why) => Some(format!("the state can't be stored in {folder}: {why}")),
+            None => self.copier.trouble(),
+        }
+    }
+
+    /// Writes, and notes whether that went well.
+    fn write(&mut self, old: &State, new: &State) -> Result<(), Unwritten> {
+        let written = self.put(old, new);
+        let folder = self.folder.display();
+        match &written {
+            Ok(()) => {
+                if let Some(why) = self.unstored.take() {
+                    tracing::info!("the state is stored in {folder} again");
+                    self.copier.missed(&why);
+                }
+                self.copier.write_soon(new);
+            }
+            Err(why) => {
+                let why = why.to_string();
+                // Once, however often it is tried.
+                if self.unstored.is_none() {
+                    tracing::error!("the state can't be stored in {folder}: {why}");
+                }
+                self.unstored = Some(why);
+            }
+        }
+        written
+    }
+
+    fn put(&mut self, old: &State, new: &State) -> Result<(), Unwritten> {
+        if let Some(database) = self.database.take() {
+            match records::write(&database, Some(old), new) {
+                Ok(()) => {
+                    self.database = Some(database);
+                    return Ok(());
+                }
+                Err(error) => tracing::debug!("opening {DATABASE} anew: {error}"),
+            }
+        }
+        let closed = |error| Unwritten::Closed(Box::new(error));
+        let database = open_anew(&self.folder).map_err(closed)?;
+        let found = records::read(&database).map_err(|error| closed(error.into()))?;
+        records::write(&database, Some(&found), new)?;
+        self.database = Some(database);
         Ok(())
+    }
+}
+
+/// Opens what this daemon had open before.
+fn open_anew(folder: &Path) -> Result<Database, StoreError> {
+    match read(&folder.join(DATABASE))? {
+        Found::Whole(database) => Ok(database),
+        Found::Damaged(why) => Err(StoreError::Damaged(why)),
+        Found::Nothing => Err(StoreError::Damaged(format!("{DATABASE} is missing"))),
     }
 }
 
@@ -168,6 +253,10 @@ fn open(path: &Path) -> Result<Found, StoreError> {
         }
         Err(DatabaseError::Storage(StorageError::Io(error))) if is_systems(&error) => {
             return Err(StoreError::io("read", path)(error));
+        }
+        // What went wrong before was the machine's, too.
+        Err(DatabaseError::Storage(error @ StorageError::PreviousIo)) => {
+            return Err(StoreError::io("read", path)(io::Error::other(error)));
         }
         Err(error) => return Ok(Found::Damaged(error.to_string())),
     };
@@ -235,8 +324,9 @@ fn make(folder: &Path, state: &State) -> Result<Database, StoreError> {
         .map_err(StoreError::io("create", &unfinished))?;
     let database = Database::builder()
         .create_file(file)
-        .map_err(StoreError::database)?;
-    records::write(&database, None, state)?;
+        .map_err(Unwritten::database)
+        .map_err(StoreError::unwritten(folder))?;
+    records::write(&database, None, state).map_err(StoreError::unwritten(folder))?;
     fs::rename(&unfinished, &path).map_err(StoreError::io("rename", &unfinished))?;
     sync_folder(folder)?;
     Ok(database)

@@ -9,7 +9,7 @@ use redb::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::StoreError;
+use super::error::Unwritten;
 use crate::{
     model::{Counters, State},
     plan::diff::{Change, diff},
@@ -116,8 +116,8 @@ pub(super) fn write(
     database: &Database,
     old: Option<&State>,
     new: &State,
-) -> Result<(), StoreError> {
-    let transaction = database.begin_write().map_err(StoreError::database)?;
+) -> Result<(), Unwritten> {
+    let transaction = database.begin_write().map_err(Unwritten::database)?;
     if old.is_none() {
         put(&transaction, META, META_FORMAT, &FORMAT)?;
         put(&transaction, META, META_INSTANCE, &new.instance)?;
@@ -151,7 +151,7 @@ pub(super) fn write(
         &new.accelerations,
     )?;
     write_changed(&transaction, BLOCKED, old.map(|s| &s.blocked), &new.blocked)?;
-    transaction.commit().map_err(StoreError::database)
+    transaction.commit().map_err(Unwritten::database)
 }
 
 fn put<T: Serialize>(
@@ -159,14 +159,12 @@ fn put<T: Serialize>(
     table: Table,
     key: &str,
     value: &T,
-) -> Result<(), StoreError> {
+) -> Result<(), Unwritten> {
     let value = serde_json::to_vec(value)?;
-    let mut table = transaction
-        .open_table(table)
-        .map_err(StoreError::database)?;
+    let mut table = transaction.open_table(table).map_err(Unwritten::database)?;
     table
         .insert(key, value.as_slice())
-        .map_err(StoreError::database)?;
+        .map_err(Unwritten::database)?;
     Ok(())
 }
 
@@ -175,7 +173,7 @@ fn write_changed<Id, T>(
     definition: Table,
     old: Option<&BTreeMap<Id, T>>,
     new: &BTreeMap<Id, T>,
-) -> Result<(), StoreError>
+) -> Result<(), Unwritten>
 where
     Id: ToString + Ord,
     T: Serialize + PartialEq,
@@ -183,19 +181,19 @@ where
     // Opening makes the table, also when nothing is in it yet.
     let mut table = transaction
         .open_table(definition)
-        .map_err(StoreError::database)?;
+        .map_err(Unwritten::database)?;
     for change in diff(old.into_iter().flatten(), new) {
         match change {
             Change::Insert { key, want } | Change::Update { key, want, .. } => {
                 let value = serde_json::to_vec(want)?;
                 table
                     .insert(key.to_string().as_str(), value.as_slice())
-                    .map_err(StoreError::database)?;
+                    .map_err(Unwritten::database)?;
             }
             Change::Remove { key, .. } => {
                 table
                     .remove(key.to_string().as_str())
-                    .map_err(StoreError::database)?;
+                    .map_err(Unwritten::database)?;
             }
         }
     }

@@ -9,6 +9,8 @@ use crate::model::{
     tests::{Sockets, host, network, state, web},
 };
 
+mod full_disk;
+
 fn open(folder: &Path) -> Store {
     let (store, damage) = Store::open(folder).unwrap();
     assert_eq!(damage, None);
@@ -18,7 +20,7 @@ fn open(folder: &Path) -> Store {
 /// A folder whose store holds the first network and `web1`.
 fn filled() -> (TempDir, State) {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
+    let mut store = open(folder.path());
     let old = store.load().unwrap();
     let mut new = state();
     new.instance = old.instance.clone();
@@ -36,7 +38,7 @@ fn what_is_committed_is_loaded() {
     assert_eq!(open(folder.path()).load().unwrap(), state);
     let mut next = state.clone();
     next.remove_sandbox("web1").unwrap();
-    let store = open(folder.path());
+    let mut store = open(folder.path());
     store.commit(&state, &next).unwrap();
     assert_eq!(store.load().unwrap(), next);
     drop(store);
@@ -46,7 +48,7 @@ fn what_is_committed_is_loaded() {
 #[test]
 fn what_engines_have_is_kept() {
     let (folder, state) = filled();
-    let store = open(folder.path());
+    let mut store = open(folder.path());
     let mut next = state.clone();
     let sockets = Sockets::default();
     let host = host(&sockets);
@@ -68,7 +70,7 @@ fn what_engines_have_is_kept() {
 #[test]
 fn what_is_accelerated_is_kept() {
     let (folder, state) = filled();
-    let store = open(folder.path());
+    let mut store = open(folder.path());
     let mut next = state.clone();
     let told = Acceleration {
         socket: "/run/docker.sock".into(),
@@ -85,7 +87,7 @@ fn what_is_accelerated_is_kept() {
     store.commit(&state, &next).unwrap();
     assert_eq!(store.load().unwrap(), next);
     drop(store);
-    let store = open(folder.path());
+    let mut store = open(folder.path());
     assert_eq!(store.load().unwrap(), next);
     store.commit(&next, &state).unwrap();
     assert_eq!(store.load().unwrap(), state);
@@ -104,7 +106,7 @@ fn an_acceleration_that_makes_no_sense_is_kept_aside() {
     ] {
         let (folder, state) = filled();
         let store = open(folder.path());
-        let transaction = store.database.begin_write().unwrap();
+        let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
         let table = redb::TableDefinition::<&str, &[u8]>::new("accelerations");
         let mut opened = transaction.open_table(table).unwrap();
         opened.insert("docker", record).unwrap();
@@ -124,7 +126,7 @@ fn an_acceleration_that_makes_no_sense_is_kept_aside() {
 fn a_store_of_a_netdp_without_engines_is_read() {
     let (folder, state) = filled();
     let store = open(folder.path());
-    let transaction = store.database.begin_write().unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
     for table in ["lent", "accelerations"] {
         let table = redb::TableDefinition::<&str, &[u8]>::new(table);
         assert!(transaction.delete_table(table).unwrap());
@@ -184,7 +186,7 @@ fn killed(folder: &Path) -> TempDir {
 #[test]
 fn a_killed_daemon_leaves_the_old_or_the_new() {
     let (folder, old) = filled();
-    let store = open(folder.path());
+    let mut store = open(folder.path());
     let left = killed(folder.path());
     assert_eq!(open(left.path()).load().unwrap(), old);
     let mut new = old.clone();
@@ -198,7 +200,7 @@ fn a_killed_daemon_leaves_the_old_or_the_new() {
 fn a_commit_that_was_cut_short_leaves_the_old() {
     let (folder, old) = filled();
     let store = open(folder.path());
-    let transaction = store.database.begin_write().unwrap();
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
     let table = redb::TableDefinition::<&str, &[u8]>::new("sandboxes");
     let mut sandboxes = transaction.open_table(table).unwrap();
     sandboxes
@@ -297,7 +299,7 @@ fn records_that_do_not_fit_together_are_damage() {
 #[test]
 fn the_copy_follows_while_commits_keep_coming() {
     let (folder, state) = filled();
-    let store = open(folder.path());
+    let mut store = open(folder.path());
     let mut old = state;
     let copied = |counter: u16| {
         let copy = copy::read(&folder.path().join(COPY));
