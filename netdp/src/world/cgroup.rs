@@ -21,9 +21,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Groups below one: processes of the host, those of other machines, and all
-/// others. Switching between programs of one group costs less (`psi_task_switch`,
-/// kernel/sched/psi.c, 6.12): who asks has another one than who answers, wherever
-/// that is.
+/// others. Switching between programs of one group costs less (measured;
+/// docs/performance.md): those of other machines have one of their own.
 pub(super) struct Cgroup {
     path: PathBuf,
     host_procs: Arc<File>,
