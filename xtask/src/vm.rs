@@ -58,6 +58,19 @@ const TOOLS: [(&str, &str); 7] = [
 /// runs, ten where much does.
 const LIMIT: Duration = Duration::from_secs(1200);
 
+/// The same with `netdp bench`, the whole of which takes some hours there.
+const BENCH_LIMIT: Duration = Duration::from_secs(4 * 3600);
+
+/// What a machine is for.
+enum Purpose<'a> {
+    /// netdp's own checks.
+    Checks,
+    /// Those and tests.
+    Tests(&'a Tests),
+    /// `netdp bench` with these arguments, and nothing else.
+    Bench(&'a str),
+}
+
 /// Runs `netdp`, or one built for it, on each kernel of `series`, and tests on
 /// those that have what their networks ask for. Skips, and says why, where there is no such
 /// kernel or no machine to run it in.
@@ -70,6 +83,48 @@ pub fn run(
     series: Series,
     netdp: Option<PathBuf>,
     wanted: &Wanted,
+) -> Result<()> {
+    on_each(workspace, series, netdp, |kernel, netdp, folder| {
+        let has_all = !wanted.needs_netkit() || kernel.has("CONFIG_NETKIT")?;
+        let tests = has_all.then(|| wanted.build(workspace));
+        try_on(kernel, netdp, tests.transpose()?, folder)
+    })
+}
+
+/// Runs `netdp bench` with these arguments on each kernel of `series`, and prints what
+/// it prints. Skips as [`run`].
+///
+/// # Errors
+/// When it failed, or a machine could not be made or did not get to its end.
+pub fn bench(
+    workspace: &Workspace,
+    series: Series,
+    netdp: Option<PathBuf>,
+    args: &str,
+) -> Result<()> {
+    on_each(workspace, series, netdp, |kernel, netdp, folder| {
+        let initramfs = initramfs::build(netdp, kernel, &Purpose::Bench(args), folder)?;
+        eprintln!("xtask: booting {}", kernel.release);
+        let outcome = machine::run(kernel, &initramfs, folder, BENCH_LIMIT)?;
+        let (output, passed) = report::bench(&outcome.report);
+        println!("{output}");
+        if let Some(why) = &outcome.cut_short {
+            println!("the machine did not end by itself: {why:#}");
+        }
+        if !passed {
+            println!("see {}", outcome.console.display());
+        }
+        Ok(passed && outcome.cut_short.is_none())
+    })
+}
+
+/// Does something with netdp, or one built for it, on each kernel of `series`, of
+/// which it says whether all went well.
+fn on_each(
+    workspace: &Workspace,
+    series: Series,
+    netdp: Option<PathBuf>,
+    work: impl Fn(&Kernel, &Path, &Path) -> Result<bool>,
 ) -> Result<()> {
     if let Err(why) = provide() {
         println!("skipped: {why:#}");
@@ -84,13 +139,8 @@ pub fn run(
         let folder = workspace.target.join("vm").join(name);
         fs::create_dir_all(&folder)?;
         match Kernel::newest(name, &folder) {
-            Ok(kernel) => {
-                let has_all = !wanted.needs_netkit() || kernel.has("CONFIG_NETKIT")?;
-                let tests = has_all.then(|| wanted.build(workspace));
-                if !try_on(&kernel, &netdp, tests.transpose()?, &folder)? {
-                    failed.push(*name);
-                }
-            }
+            Ok(kernel) if work(&kernel, &netdp, &folder)? => {}
+            Ok(_) => failed.push(*name),
             Err(why) => println!("skipped Linux {name}: {why:#}"),
         }
     }
@@ -102,7 +152,8 @@ pub fn run(
 
 /// Whether all went well.
 fn try_on(kernel: &Kernel, netdp: &Path, tests: Option<Tests>, folder: &Path) -> Result<bool> {
-    let initramfs = initramfs::build(netdp, kernel, tests.as_ref(), folder)?;
+    let purpose = tests.as_ref().map_or(Purpose::Checks, Purpose::Tests);
+    let initramfs = initramfs::build(netdp, kernel, &purpose, folder)?;
     eprintln!("xtask: booting {}", kernel.release);
     let began = Instant::now();
     let limit = LIMIT + tests.as_ref().map_or(Duration::ZERO, |it| it.limit);

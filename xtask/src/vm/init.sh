@@ -81,6 +81,12 @@ tests() {
     return $failed
 }
 
+if [ -e /bench ]; then
+    # shellcheck disable=SC2046 # several arguments
+    report bench netdp bench $(cat /bench)
+    poweroff -f
+fi
+
 # By a pipe: on a terminal, the demo would draw.
 {
     report load load

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use xtask::path;
 
-use super::{kernel::Kernel, suite::Tests};
+use super::{Purpose, kernel::Kernel};
 use crate::process;
 
 const INIT: &str = include_str!("init.sh");
@@ -23,12 +23,12 @@ const FOLDERS: [&str; 12] = [
     "var/lib",
 ];
 
-/// Makes `folder/initramfs.cpio`, and gives its path. The machine runs the tests
-/// that it finds in it.
+/// Makes `folder/initramfs.cpio`, and gives its path. What the machine runs it finds
+/// in it.
 pub fn build(
     netdp: &Path,
     kernel: &Kernel,
-    tests: Option<&Tests>,
+    purpose: &Purpose<'_>,
     folder: &Path,
 ) -> Result<PathBuf> {
     let root = folder.join("root");
@@ -49,11 +49,16 @@ pub fn build(
         ["busybox", "ip", "tc"].map(|name| path::first(name).with_context(|| format!("no {name}")));
     let (busybox, ip, tc) = (busybox?, ip?, tc?);
     copy(&busybox, &root.join("bin/busybox"))?;
+    // Tests name it by its path, as scripts do.
+    symlink("/bin/busybox", root.join("usr/bin/env"))?;
     copy(&ip, &root.join("usr/sbin/ip"))?;
     copy(&tc, &root.join("usr/sbin/tc"))?;
     copy_stripped(netdp, &root.join("usr/bin/netdp"))?;
     let mut programs = vec![netdp, &ip, &tc];
-    if let Some(tests) = tests {
+    if let Purpose::Bench(args) = purpose {
+        fs::write(root.join("bench"), args)?;
+    }
+    if let Purpose::Tests(tests) = purpose {
         for test in &tests.programs {
             copy_stripped(test.executable(), &root.join("tests").join(test.stem()))?;
             programs.push(test.executable());

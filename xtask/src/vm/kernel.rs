@@ -15,8 +15,9 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(300);
 const UNPACK_LIMIT: Duration = Duration::from_secs(120);
 
 /// What netdp and the demo make devices and filters of, and what tells of sockets,
-/// for direct ports. The modules that these need come with them.
-const MODULES: [&str; 7] = [
+/// for direct ports; and uplinks of other kinds, which tests make. The modules that
+/// these need come with them.
+const MODULES: [&str; 12] = [
     "veth",
     "bridge",
     "sch_ingress",
@@ -24,6 +25,11 @@ const MODULES: [&str; 7] = [
     "act_bpf",
     "tcp_diag",
     "udp_diag",
+    "vxlan",
+    "8021q",
+    "bonding",
+    "macvlan",
+    "ipvlan",
 ];
 
 /// A kernel, unpacked.
@@ -81,6 +87,8 @@ impl Kernel {
                 Command::new("/sbin/modprobe")
                     .arg("--dirname")
                     .arg(&self.root)
+                    // Options of this machine's would stand behind the path.
+                    .args(["--config", "/dev/null"])
                     .args(["--set-version", &self.release, "--show-depends", module]),
             )?;
             // `insmod PATH` or, built into the kernel, `builtin NAME`.

@@ -103,6 +103,12 @@ fn checks(demo: &Section) -> Result<Vec<Check>> {
     Ok(demo.checks)
 }
 
+/// What `netdp bench` printed, and whether it went well.
+pub fn bench(text: &str) -> (String, bool) {
+    let section = section(text, "bench");
+    (section.output, section.status == Some(0))
+}
+
 fn section(text: &str, name: &'static str) -> Section {
     let begin = format!("begin {name}");
     let mut status = None;
@@ -220,6 +226,15 @@ mod tests {
         begin tests-with-options\r\n\
         test result: ok. 2 passed; 0 failed; 0 ignored\r\n\
         end 0 tests-with-options\r\n";
+
+    #[test]
+    fn of_a_bench_all_is_shown_and_its_end_counts() {
+        let table = "begin bench\r\nhost mode 1\r\nend 0 bench\r\n";
+        assert_eq!(bench(table), ("host mode 1\n".to_owned(), true));
+        assert!(!bench(&table.replace("end 0", "end 1")).1);
+        let cut = bench("begin bench\r\nhost mode 1\r\n");
+        assert_eq!(cut, ("host mode 1\n".to_owned(), false));
+    }
 
     #[test]
     fn where_there_are_tests_they_count() {
