@@ -8,34 +8,15 @@ use netdp::demo::world::{
     CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6, OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6,
 };
 use netdp_tests::engine::{Docker, Engine, fetch, fetch_within, get};
+use netdp_tests::with_each_docker;
 use netdp_tests::{
     PATIENCE, SILENCE, connect, connect_from, connect_within, hears, listen, talk, udp,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-/// Debian's folders of packages.
-const RELEASED: &str = "debian-12";
+/// Debian's folder of packages.
 const NEWEST: &str = "newest";
-
-macro_rules! with_each_docker {
-    ($($test:ident),*) => {
-        mod docker_20_10 {
-            $(#[test]
-            #[ignore = "needs a real Docker: cargo xtask test engines"]
-            fn $test() {
-                super::$test(super::RELEASED);
-            })*
-        }
-        mod docker_newest {
-            $(#[test]
-            #[ignore = "needs a real Docker: cargo xtask test engines"]
-            fn $test() {
-                super::$test(super::NEWEST);
-            })*
-        }
-    };
-}
 
 with_each_docker!(
     bridge_networks_are_carried_and_set_back,

@@ -6,26 +6,8 @@ use netdp::api::types::Sandbox;
 use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS, OUTSIDE_ADDRESS};
 use netdp_tests::engine::scene::sandboxes;
 use netdp_tests::engine::{Containerd, Left, fetch};
+use netdp_tests::with_each_containerd;
 use netdp_tests::{connect, listen, talk};
-
-macro_rules! with_each_containerd {
-    ($($test:ident),* $(,)?) => {
-        mod containerd_1_6 {
-            $(#[test]
-            #[ignore = "needs a real containerd: cargo xtask test engines"]
-            fn $test() {
-                super::$test("debian-12");
-            })*
-        }
-        mod containerd_newest {
-            $(#[test]
-            #[ignore = "needs a real containerd: cargo xtask test engines"]
-            fn $test() {
-                super::$test("newest");
-            })*
-        }
-    };
-}
 
 with_each_containerd! {
     published_ports_are_reached_from_everywhere,

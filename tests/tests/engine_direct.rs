@@ -5,25 +5,7 @@ use std::process::Command;
 
 use netdp_tests::engine::direct::{direct, docker, is_direct, run, run_words, serves};
 use netdp_tests::engine::{Containerd, Docker, Engine, Left, Podman, fetch, twice};
-
-macro_rules! with_each_docker {
-    ($($test:ident),* $(,)?) => {
-        mod docker_20_10 {
-            $(#[test]
-            #[ignore = "needs a real Docker: cargo xtask test engines"]
-            fn $test() {
-                super::$test("debian-12");
-            })*
-        }
-        mod docker_newest {
-            $(#[test]
-            #[ignore = "needs a real Docker: cargo xtask test engines"]
-            fn $test() {
-                super::$test("newest");
-            })*
-        }
-    };
-}
+use netdp_tests::{with_each_containerd, with_each_docker, with_each_podman};
 
 with_each_docker! {
     containers_have_direct_ports_by_a_runtime_of_netdps,
@@ -33,25 +15,6 @@ with_each_docker! {
     a_dead_supervisor_is_made_up_for_by_a_restart,
     what_a_profile_says_holds,
     nobody_sets_options_by_calls_of_32_bits,
-}
-
-macro_rules! with_each_podman {
-    ($($test:ident),* $(,)?) => {
-        mod podman_4_3 {
-            $(#[test]
-            #[ignore = "needs a real Podman: cargo xtask test engines"]
-            fn $test() {
-                super::$test("debian-12");
-            })*
-        }
-        mod podman_5 {
-            $(#[test]
-            #[ignore = "needs a real Podman: cargo xtask test engines"]
-            fn $test() {
-                super::$test("debian-13");
-            })*
-        }
-    };
 }
 
 with_each_podman! {
@@ -103,25 +66,6 @@ fn podmans_containers_have_direct_ports_where_there_is_crun_alone() {
     }
     host.wait_until("all is closed", || direct(host).is_empty());
     before.comes_back(host);
-}
-
-macro_rules! with_each_containerd {
-    ($($test:ident),* $(,)?) => {
-        mod containerd_1_6 {
-            $(#[test]
-            #[ignore = "needs a real containerd: cargo xtask test engines"]
-            fn $test() {
-                super::$test("debian-12");
-            })*
-        }
-        mod containerd_newest {
-            $(#[test]
-            #[ignore = "needs a real containerd: cargo xtask test engines"]
-            fn $test() {
-                super::$test("newest");
-            })*
-        }
-    };
 }
 
 with_each_containerd! {

@@ -3,35 +3,7 @@
 use netdp::demo::world::HOST_ADDRESS;
 use netdp_tests::engine::scene::sandboxes;
 use netdp_tests::engine::{Engine, Left, Podman, fetch, scene};
-
-macro_rules! with_each_podman {
-    ($($test:ident),* $(,)?) => {
-        /// With CNI.
-        mod podman_4_3 {
-            $(#[test]
-            #[ignore = "needs a real Podman: cargo xtask test engines"]
-            fn $test() {
-                super::$test("debian-12");
-            })*
-        }
-        /// With netavark 1.
-        mod podman_5 {
-            $(#[test]
-            #[ignore = "needs a real Podman: cargo xtask test engines"]
-            fn $test() {
-                super::$test("debian-13");
-            })*
-        }
-        /// With netavark 2.
-        mod podman_6 {
-            $(#[test]
-            #[ignore = "needs a real Podman: cargo xtask test engines"]
-            fn $test() {
-                super::$test("newest-podman");
-            })*
-        }
-    };
-}
+use netdp_tests::with_each_podman;
 
 with_each_podman! {
     published_ports_are_reached_from_everywhere,

@@ -49,12 +49,15 @@ pub fn of_the_gone(state: &State, now: u64) -> (Vec<EndpointId>, Vec<(EndpointId
     (offered.map(|endpoint| endpoint.id).collect(), taken)
 }
 
-/// Those of these in whose sandbox no process is. A container that outlived its
-/// dockerd has one.
+/// Whether this process sees every other one of the machine.
+pub fn sees_all() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|it| it.ino() == FIRST_PID_NAMESPACE)
+}
+
+/// Those of these in whose sandbox no process is that can be seen. A container
+/// that outlived its dockerd has one.
 pub fn abandoned(endpoints: Vec<(EndpointId, PathBuf)>) -> Vec<EndpointId> {
-    let sees_all =
-        fs::metadata("/proc/self/ns/pid").is_ok_and(|it| it.ino() == FIRST_PID_NAMESPACE);
-    if endpoints.is_empty() || !sees_all {
+    if endpoints.is_empty() {
         return Vec::new();
     }
     let used = used();

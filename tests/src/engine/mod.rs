@@ -7,6 +7,7 @@ mod host;
 mod podman;
 pub mod scene;
 mod state;
+mod versions;
 mod web;
 
 pub use containerd::Containerd;
