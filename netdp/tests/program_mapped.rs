@@ -3,7 +3,9 @@
 
 mod program_world;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netdp_common::{
     addr::proto,
@@ -234,6 +236,19 @@ fn a_filtering_mapping_filters_from_inside_too() {
     });
 }
 
+/// A socket at the port of one that was closed: for a moment, a process that another
+/// test starts has that, too.
+fn bind_again(addr: SocketAddrV4) -> UdpSocket {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match UdpSocket::bind((ip(*addr.ip()), addr.port())) {
+            Ok(socket) => return socket,
+            Err(error) => assert!(Instant::now() < end, "{addr}: {error}"),
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_socket_of_the_host_takes_its_port_back() {
     worlds(|world| {
@@ -246,7 +261,7 @@ fn a_socket_of_the_host_takes_its_port_back() {
         world.passes(&from_outside((CLIENT, 53), 40_000).bytes());
         world.enters(&from_outside((STRANGER, 53), 40_000), &db);
         drop(connected);
-        let bound = UdpSocket::bind((ip(HOST), 40_000)).unwrap();
+        let bound = bind_again(at(HOST, 40_000));
         world.passes(&from_outside((STRANGER, 53), 40_000).bytes());
         let moved = world.leaves(&db, &datagram(&db, 40_000, (REMOTE, 53)));
         assert_ne!(moved.from.port(), 40_000);

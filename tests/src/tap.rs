@@ -26,13 +26,19 @@ impl Tap {
     /// Bytes of the largest frame since the last call.
     #[track_caller]
     pub fn largest(&self) -> usize {
+        self.lengths().into_iter().max().unwrap_or_default()
+    }
+
+    /// Bytes of each frame since the last call.
+    #[track_caller]
+    pub fn lengths(&self) -> Vec<usize> {
         let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
-        let mut largest = 0;
+        let mut lengths = Vec::new();
         loop {
             // The length is that of the frame, however little is taken of it.
             match recv(self.0.as_raw_fd(), &mut [0; 1], flags) {
-                Ok(length) => largest = largest.max(length),
-                Err(Errno::EAGAIN) => return largest,
+                Ok(length) => lengths.push(length),
+                Err(Errno::EAGAIN) => return lengths,
                 Err(error) => panic!("cannot look at packets: {error}"),
             }
         }

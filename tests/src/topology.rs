@@ -169,6 +169,14 @@ impl Topology {
         stderr
     }
 
+    /// The checks of `netdp doctor`, whatever they find.
+    #[track_caller]
+    pub fn doctor(&self) -> Vec<serde_json::Value> {
+        let output = self.world.netdp(&["doctor", "--format", "json"]);
+        let output = output.unwrap_or_else(|error| panic!("{error}"));
+        serde_json::from_slice(&output.stdout).expect("checks in JSON")
+    }
+
     #[track_caller]
     pub fn inspect(&self, name: &str) -> Sandbox {
         let text = self.netdp(&format!("inspect {name}"));

@@ -19,13 +19,7 @@ fn blocked(topology: &Topology) -> Vec<Blocked> {
 
 /// What the daemon says of its first uplink.
 fn drops_by(topology: &Topology) -> (Option<String>, Option<String>) {
-    // Whatever else it finds.
-    let doctor = topology
-        .world
-        .netdp(&["doctor", "--format", "json"])
-        .unwrap();
-    let checks: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("checks in JSON");
-    let checks = checks.as_array().expect("an array");
+    let checks = topology.doctor();
     let found = checks.iter().find(|it| it["name"] == "blocked sources");
     let text = |name: &str| Some(found?[name].as_str()?.to_owned());
     (text("found"), text("state"))

@@ -49,13 +49,7 @@ impl Disk {
 
 /// What doctor says of the disk, if anything.
 fn complaint(topology: &Topology) -> Option<String> {
-    // Whatever else it finds.
-    let doctor = topology
-        .world
-        .netdp(&["doctor", "--format", "json"])
-        .unwrap();
-    let checks: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("checks in JSON");
-    let checks = checks.as_array().expect("an array");
+    let checks = topology.doctor();
     let found = checks.iter().filter_map(|it| it["found"].as_str());
     let mut about = found.filter(|found| found.contains("No space left on device"));
     about.next().map(ToOwned::to_owned)
