@@ -31,5 +31,6 @@ pub mod resolver;
 pub mod sandbox;
 pub mod store;
 mod taken;
+pub mod version;
 mod whole;
 pub mod world;

@@ -23,6 +23,7 @@ use crate::{
     model::{self, Driver, Mode, State},
     plan::Hold,
     store::Damage,
+    version,
 };
 
 pub fn networks(state: &State) -> Vec<Network> {
@@ -272,7 +273,7 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         ),
     }));
     Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: version::text().to_owned(),
         pid: process::id(),
         log_dir: owner.settings().log_dir.clone(),
         bpffs: Some(owner.settings().bpffs.clone()),

@@ -30,7 +30,7 @@ pub use sandbox::{
 
 /// Networks of their own for programs and containers, carried by eBPF.
 #[derive(Debug, Parser)]
-#[command(name = "netdp", version, disable_help_subcommand = true)]
+#[command(name = "netdp", version = crate::version::text(), disable_help_subcommand = true)]
 pub struct Options {
     /// Folder of the daemon's socket.
     #[arg(
