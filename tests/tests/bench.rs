@@ -203,25 +203,55 @@ fn growth_is_measured() {
 }
 
 #[test]
+fn pairs_on_several_cpus_are_measured_at_once() {
+    let Some(bench) = Bench::new() else { return };
+    let cpus = thread::available_parallelism().unwrap().get();
+    for option in ["", "--rps"] {
+        let output = bench.run(&format!(
+            "--scenario cores --sizes 1,{cpus} --mode host,netdp,netdp-direct --workload rr,crr \
+             --rounds 1 --milliseconds 60 --format json {option}"
+        ));
+        let report = json(&output);
+        assert_eq!(output.status.code(), Some(0), "{report:#}");
+        let growth = report["growth"].as_array().unwrap();
+        let workloads: Vec<&str> = growth
+            .iter()
+            .filter_map(|it| it["workload"].as_str())
+            .collect();
+        assert_eq!(workloads, ["rr", "crr"]);
+        let modes = growth.iter().flat_map(|it| it["modes"].as_array().unwrap());
+        for point in modes.flat_map(|it| it["points"].as_array().unwrap()) {
+            let size = point["size"].as_f64().unwrap();
+            let round = &point["result"]["rounds"][0];
+            let figure = |name: &str| round[name].as_f64().unwrap();
+            // The rate is that of one pair.
+            let pairs = figure("operations") / figure("rate") / figure("seconds");
+            assert!((pairs / size - 1.0).abs() < 0.1, "{point:#}");
+        }
+        bench.nothing_is_left();
+    }
+}
+
+#[test]
 fn what_no_way_can_do_without_is_measured() {
     let Some(bench) = Bench::new() else { return };
     let output = bench.run(
-        "--scenario published,egress,containers --mode floor,floor-uplink --workload rr,udp-rr \
+        "--scenario published,egress,containers --mode floor,floor-uplink,floor-direct --workload rr,udp-rr \
          --rounds 1 --milliseconds 60 --format json",
     );
     let report = json(&output);
     let left_out = report["left_out"].as_array();
-    if let Some([first, second]) = left_out.map(Vec::as_slice) {
-        for why in [first, second].map(|it| it["why"].to_string()) {
+    if let Some(left_out) = left_out.filter(|left_out| left_out.len() == 3) {
+        for why in left_out.iter().map(|it| it["why"].to_string()) {
             assert!(why.contains("tcx"), "{why}");
         }
         return;
     }
     assert_eq!(output.status.code(), Some(0), "{report:#}");
-    let both = &["floor", "floor-uplink"][..];
+    let all = &["floor", "floor-uplink", "floor-direct"][..];
     let scenarios = report["scenarios"].as_array().unwrap();
     // What a direct port has no part in says nothing of its floor.
-    for (scenario, wanted) in scenarios.iter().zip([both, &both[..1], &both[..1]]) {
+    for (scenario, wanted) in scenarios.iter().zip([all, &all[..1], &all[..1]]) {
         for workload in scenario["workloads"].as_array().unwrap() {
             let modes = workload["modes"].as_array().unwrap();
             let names: Vec<&Value> = modes.iter().map(|mode| &mode["mode"]).collect();
@@ -353,9 +383,15 @@ fn what_is_not_installed_is_left_out() {
 #[test]
 fn programs_are_counted() {
     let Some(bench) = Bench::new() else { return };
-    let output = bench.run("--scenario programs --milliseconds 60 --format json");
+    // Each with a daemon of its own.
+    let modes = "--mode netdp,netdp:big-tcp=auto";
+    let words = format!("--scenario programs {modes} --milliseconds 60 --format json");
+    let output = bench.run(&words);
     let report = json(&output);
     assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let other = &report["programs"][1];
+    assert_eq!(other["mode"], "netdp:big-tcp=auto");
+    assert!(other["traffic"][0]["operations"].as_u64() > Some(0));
     let programs = &report["programs"][0];
     let find = |list: &Value, key: &str, name: &str| -> Value {
         let mut found = list.as_array().unwrap().iter();
@@ -397,6 +433,28 @@ fn programs_are_counted() {
             "{published:#}"
         );
         assert_eq!(packet("data back")["asked"]["inserts"], 0, "{published:#}");
+    }
+    bench.nothing_is_left();
+}
+
+/// Where counters say that they were.
+#[test]
+fn packets_are_dropped() {
+    let Some(bench) = Bench::new() else { return };
+    let output = bench.run("--scenario drops --rounds 1 --milliseconds 60 --format json");
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let workload = &report["scenarios"][0]["workloads"][0];
+    assert_eq!(workload["workload"], "udp-dropped");
+    let modes = workload["modes"].as_array().unwrap();
+    let left_out = report["left_out"].as_array().unwrap();
+    let named = modes.iter().chain(left_out).map(|mode| &mode["mode"]);
+    let mut named: Vec<&str> = named.map(|mode| mode.as_str().unwrap()).collect();
+    named.sort_unstable();
+    assert_eq!(named, ["netdp", "netdp-xdp", "nft", "nft-ingress"]);
+    for mode in modes {
+        assert!(mode["rounds"][0]["operations"].as_u64() > Some(100));
+        assert_eq!(mode["errors"], 0, "{mode:#}");
     }
     bench.nothing_is_left();
 }
@@ -464,6 +522,22 @@ fn servers_elsewhere_are_compared() {
     drop(namespace);
     fs::remove_dir(bench.folder.path().join("netns")).unwrap();
     bench.nothing_is_left();
+}
+
+#[test]
+fn a_client_says_at_once_that_nobody_answers() {
+    // Nobody listens at the ports of IANA's tcpmux and what follows.
+    for workload in ["", "--workload udp-rr,rr"] {
+        let mut command = Command::new(netdp_binary());
+        command.args(["bench", "client", "127.0.0.1:1", "--milliseconds", "40"]);
+        command.args(workload.split_whitespace());
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("nobody answers: "), "{text}");
+        assert!(text.contains("refused"), "{text}");
+        assert_eq!(text.matches("measuring ").count(), 1, "{text}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{Growth, Mode, Scenario};
-use crate::load::{Kind, WARM_UP, last_allowed_cpu};
+use crate::load::{Kind, WARM_UP, allowed_cpus, last_allowed_cpu};
 
 /// `netdp bench`
 #[derive(Clone, Debug, clap::Args)]
@@ -41,6 +41,7 @@ pub enum BenchCommand {
                   netdp bench --mode host,netdp             only these; the first is compared with\n  \
                   netdp bench --scenario ports              what ten thousand published ports cost\n  \
                   netdp bench --scenario programs           what netdp's programs take of a packet\n  \
+                  netdp bench --scenario drops              what a packet that is dropped costs\n  \
                   netdp bench control                       the daemon")]
 pub struct CompareArgs {
     /// About a minute: fewer modes, scenarios with the
@@ -51,17 +52,18 @@ pub struct CompareArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
     pub scenario: Vec<Subject>,
     /// What carries it: host, host-rules, docker-nft, docker-legacy, dockerd,
-    /// docker-accelerated, nft, netavark, floor, floor-uplink, netdp, netdp-direct, or netdp with
+    /// docker-accelerated, nft, netavark, floor, floor-uplink, floor-direct, netdp, netdp-direct, or netdp with
     /// options of its network, such as netdp:KEY=VALUE; the first is what the others are compared
     /// with [default: all]
     #[arg(long, value_delimiter = ',', value_name = "MODE")]
     pub mode: Vec<Mode>,
-    /// What is measured [default: all]
+    /// What is measured; of what there is more and more of, cores alone can be
+    /// measured by another than crr [default: all, by cores crr]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD")]
     pub workload: Vec<Kind>,
     /// How much there is of what there is more and more of; the first size is
     /// what the others are compared with [default: up to 10000 ports, 1000000
-    /// flows, 1000 endpoints; at least 7 ports, 2 endpoints]
+    /// flows, 1000 endpoints, all CPUs; at least 7 ports, 2 endpoints]
     #[arg(long, value_delimiter = ',', value_name = "NUMBER",
           value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub sizes: Vec<u32>,
@@ -71,6 +73,9 @@ pub struct CompareArgs {
     /// How long each measurement takes [default: 100, with --quick 40]
     #[arg(long, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub milliseconds: Option<u64>,
+    /// By cores: the host spreads what it receives over the CPUs (RPS)
+    #[arg(long)]
+    pub rps: bool,
     /// The CPU that client and server share [default: the last that may be used]
     #[arg(long, value_name = "NUMBER")]
     pub cpu: Option<usize>,
@@ -95,6 +100,8 @@ pub enum Subject {
     Growth(Growth),
     /// What netdp's programs cost.
     Programs,
+    /// What dropping packets costs.
+    Drops,
 }
 
 impl ValueEnum for Subject {
@@ -107,7 +114,9 @@ impl ValueEnum for Subject {
             Self::Growth(Growth::Ports),
             Self::Growth(Growth::Flows),
             Self::Growth(Growth::Endpoints),
+            Self::Growth(Growth::Cores),
             Self::Programs,
+            Self::Drops,
         ]
     }
 
@@ -118,6 +127,10 @@ impl ValueEnum for Subject {
             Self::Programs => Some(
                 PossibleValue::new("programs")
                     .help("What netdp's programs take of a packet and a connection"),
+            ),
+            Self::Drops => Some(
+                PossibleValue::new("drops")
+                    .help("What it takes to drop a packet: nftables, netdp, and its XDP program"),
             ),
         }
     }
@@ -137,10 +150,32 @@ pub(super) struct Effort {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) scenarios: Vec<(Scenario, Vec<Kind>)>,
-    pub(super) growth: Vec<(Growth, Vec<usize>)>,
+    pub(super) growth: Vec<Grown>,
     pub(super) programs: bool,
+    pub(super) drops: bool,
     pub(super) modes: Vec<Mode>,
     pub(super) effort: Effort,
+    /// All that may be used, the effort's first.
+    pub(super) cpus: Vec<usize>,
+    /// Whether hosts spread what they receive, by cores.
+    pub(super) rps: bool,
+}
+
+/// What there is more and more of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Grown {
+    pub(super) what: Growth,
+    pub(super) sizes: Vec<usize>,
+    pub(super) workloads: Vec<Kind>,
+}
+
+impl Plan {
+    /// The CPUs that anything is measured on.
+    pub(super) fn claimed(&self) -> &[usize] {
+        let cores = self.growth.iter().filter(|it| it.what == Growth::Cores);
+        let most = cores.flat_map(|it| &it.sizes).max();
+        &self.cpus[..most.copied().unwrap_or(1)]
+    }
 }
 
 impl CompareArgs {
@@ -157,10 +192,12 @@ impl CompareArgs {
             ([], true) => Scenario::ALL.map(Subject::Traffic).to_vec(),
             (chosen, _) => without_repetition(chosen),
         };
-        let (mut scenarios, mut growth, mut programs) = (Vec::new(), Vec::new(), false);
+        let (mut scenarios, mut growth) = (Vec::new(), Vec::new());
+        let (mut programs, mut drops) = (false, false);
         for subject in subjects {
             match subject {
                 Subject::Programs => programs = true,
+                Subject::Drops => drops = true,
                 Subject::Growth(what) => {
                     let sizes = without_repetition(&self.sizes);
                     let sizes: Vec<usize> = match &sizes[..] {
@@ -168,7 +205,15 @@ impl CompareArgs {
                         chosen => chosen.iter().map(|size| *size as usize).collect(),
                     };
                     can_be_had(what, &sizes)?;
-                    growth.push((what, sizes));
+                    let workloads = match (what, &self.workload[..]) {
+                        (Growth::Cores, [_, ..]) => without_repetition(&self.workload),
+                        _ => vec![Kind::Crr],
+                    };
+                    growth.push(Grown {
+                        what,
+                        sizes,
+                        workloads,
+                    });
                 }
                 Subject::Traffic(scenario) => {
                     let workloads = match (&self.workload[..], self.quick) {
@@ -180,30 +225,54 @@ impl CompareArgs {
                 }
             }
         }
+        answered(&self.workload)?;
+        let by_cores = growth.iter().any(|it| it.what == Growth::Cores);
         ensure!(
-            self.workload.is_empty() || !scenarios.is_empty(),
-            "--workload is for published, egress, containers and local, none of which is measured"
+            self.workload.is_empty() || !scenarios.is_empty() || by_cores,
+            "--workload is for published, egress, containers, local and cores, none of which is \
+             measured"
         );
         ensure!(
             self.sizes.is_empty() || !growth.is_empty(),
-            "--sizes is for ports, flows and endpoints, none of which is measured"
+            "--sizes is for ports, flows, endpoints and cores, none of which is measured"
+        );
+        ensure!(
+            !self.rps || by_cores,
+            "--rps is for cores, which are not measured"
         );
         // Many short rounds tell more than few long ones that take as long.
         let (rounds, milliseconds) = if self.quick { (15, 40) } else { (11, 100) };
         let duration = Duration::from_millis(self.milliseconds.unwrap_or(milliseconds));
+        let cpu = chosen_cpu(self.cpu)?;
+        let others = allowed_cpus().context("cannot choose CPUs")?;
+        let others = others.into_iter().rev().filter(|other| *other != cpu);
         Ok(Plan {
             scenarios,
             growth,
             programs,
+            drops,
             modes,
             effort: Effort {
                 rounds: self.rounds.unwrap_or(rounds).into(),
                 duration,
                 warm_up: WARM_UP.min(duration / 3),
-                cpu: chosen_cpu(self.cpu)?,
+                cpu,
             },
+            cpus: [cpu].into_iter().chain(others).collect(),
+            rps: self.rps,
         })
     }
+}
+
+/// # Errors
+/// When one isn't there to be chosen.
+pub(super) fn answered(workloads: &[Kind]) -> anyhow::Result<()> {
+    ensure!(
+        !workloads.contains(&Kind::UdpDropped),
+        "{} is what --scenario drops measures, and no workload of another",
+        Kind::UdpDropped
+    );
+    Ok(())
 }
 
 /// # Errors
@@ -276,7 +345,7 @@ mod tests {
     fn all_is_measured_unless_told_otherwise() {
         let all = plan("");
         assert_eq!(all.scenarios.len(), Scenario::ALL.len());
-        let growth: Vec<Growth> = all.growth.iter().map(|(what, _)| *what).collect();
+        let growth: Vec<Growth> = all.growth.iter().map(|it| it.what).collect();
         assert_eq!(growth, Growth::ALL);
         assert!(all.programs);
         assert_eq!(all.modes, Mode::usual());
@@ -305,10 +374,12 @@ mod tests {
     #[test]
     fn what_is_said_twice_is_measured_once() {
         let plan = plan("--scenario local,published,ports,local --mode netdp --mode netdp");
-        assert_eq!(
-            plan.growth,
-            [(Growth::Ports, Growth::Ports.sizes().to_vec())]
-        );
+        let ports = Grown {
+            what: Growth::Ports,
+            sizes: Growth::Ports.sizes(),
+            workloads: vec![Kind::Crr],
+        };
+        assert_eq!(plan.growth, [ports]);
         let scenarios: Vec<Scenario> = plan.scenarios.iter().map(|(name, _)| *name).collect();
         assert_eq!(scenarios, [Scenario::Local, Scenario::Published]);
         assert_eq!(plan.modes.len(), 1);
@@ -317,7 +388,7 @@ mod tests {
     #[test]
     fn sizes_are_as_chosen_where_they_can_be_had() {
         let chosen = plan("--scenario flows --sizes 0,7,7").growth;
-        assert_eq!(chosen, [(Growth::Flows, vec![0, 7])]);
+        assert_eq!(chosen[0].sizes, [0, 7]);
         let refused = args("--scenario endpoints --sizes 2,5000").unwrap();
         let refusal = refused.plan().unwrap_err().to_string();
         assert!(refusal.contains("5000 endpoints"), "{refusal}");
@@ -340,12 +411,34 @@ mod tests {
             ),
             ("--scenario published --sizes 10", "--sizes is for"),
             ("--quick --sizes 10", "--sizes is for"),
+            ("--scenario published --rps", "--rps is for"),
+            ("--workload udp-dropped", "udp-dropped is what"),
         ] {
             let refusal = args(words).unwrap().plan().unwrap_err().to_string();
             assert!(refusal.starts_with(said), "{words}: {refusal}");
         }
         let both = plan("--scenario local,flows --workload rr --sizes 5");
         assert_eq!((both.scenarios.len(), both.growth.len()), (1, 1));
+    }
+
+    #[test]
+    fn cores_are_measured_by_the_workloads_that_were_chosen() {
+        let cores = plan("--scenario cores,ports --workload rr,crr");
+        let kinds = cores.growth.iter().map(|it| it.workloads.as_slice());
+        let kinds: Vec<&[Kind]> = kinds.collect();
+        assert_eq!(kinds, [&[Kind::Rr, Kind::Crr][..], &[Kind::Crr]]);
+    }
+
+    #[test]
+    fn all_cpus_that_are_measured_on_are_claimed() {
+        let all = allowed_cpus().unwrap();
+        let first = all[0];
+        let cores = plan(&format!("--scenario cores --cpu {first}"));
+        assert_eq!(cores.claimed().len(), all.len());
+        assert_eq!(cores.cpus[0], first);
+        let one = plan(&format!("--scenario cores --sizes 1 --cpu {first}"));
+        assert_eq!(one.claimed(), [first]);
+        assert_eq!(plan("--scenario ports").claimed().len(), 1);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::BenchFormat;
 use super::args::{Effort, chosen_cpu};
-use super::claim::{Claim, busy_text};
+use super::claim::{Busy, Claim};
 use super::mode::Mode;
 use super::report::{BRACKETS, Machine, compared_text, interval, rate, short, table};
 use super::scenario::Scenario;
@@ -144,7 +144,8 @@ struct Report {
     machine: Machine,
     checks: Vec<Check>,
     left_out: Vec<String>,
-    busy_before: Option<f64>,
+    #[serde(flatten)]
+    busy: Option<Busy>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -198,8 +199,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     println!("{}", report.machine.text());
     println!("{}", table(&header, 2, rows.collect()));
     println!("Ratios are of netdp bench to the other, {BRACKETS}");
-    let busy = report.busy_before;
-    let busy = busy.and_then(|share| busy_text(effort.cpu, share));
+    let busy = report.busy.and_then(|busy| busy.text());
     for line in report.left_out.iter().chain(&busy) {
         println!("{line}");
     }
@@ -222,10 +222,10 @@ fn measure(effort: &Effort) -> anyhow::Result<Report> {
         "nothing to compare with: install iperf3, sockperf or wrk"
     );
     let progress = Progress::new();
-    let claim = Claim::of(effort.cpu, &progress)?;
+    let claim = Claim::of(&[effort.cpu], &progress)?;
     progress.step("making a client and a host");
     let mut world = World::new("bench")?;
-    let site = Site::build(&mut world, &Mode::Host, &Size::default(), effort.cpu)?;
+    let site = Site::build(&mut world, &Mode::Host, &Size::on(&[effort.cpu]))?;
     let mut servers = Vec::new();
     for tool in &installed {
         servers.extend(start(&world, &site, *tool, effort.cpu)?);
@@ -234,7 +234,7 @@ fn measure(effort: &Effort) -> anyhow::Result<Report> {
         machine: Machine::here(effort.text("client and server")),
         checks: Vec::new(),
         left_out: Vec::new(),
-        busy_before: claim.busy,
+        busy: claim.busy,
     };
     for tool in missing {
         let program = tool.program();

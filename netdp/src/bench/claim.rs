@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::sys::stat::{major, minor};
+use serde::Serialize;
 
 use super::report::percent;
-use crate::load::busy_share;
+use crate::load::busy_shares;
 use crate::progress::Progress;
 use crate::world::interrupt;
 use crate::world::process::ProcessError;
@@ -18,13 +19,22 @@ const LOOK: Duration = Duration::from_millis(300);
 /// More than this is told.
 const BUSY: f64 = 0.1;
 
-/// Keeps others from measuring on a CPU until it is dropped.
+/// Keeps others from measuring on CPUs until it is dropped.
 pub(super) struct Claim {
-    // The kernel's folder of the CPU, which is there for everybody and stays as it
-    // is. None where there is no such folder: then nobody waits.
-    _lock: Option<File>,
-    /// What part of its time the CPU worked for others before, where it is told.
-    pub(super) busy: Option<f64>,
+    // The kernel's folders of the CPUs, which are there for everybody and stay as
+    // they are. Where there is no such folder nobody waits.
+    _locks: Vec<File>,
+    /// Of the busiest CPU, where it is told.
+    pub(super) busy: Option<Busy>,
+}
+
+/// What part of its time a CPU worked for others before anything was measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Busy {
+    #[serde(rename = "busy_cpu")]
+    pub(super) cpu: usize,
+    #[serde(rename = "busy_before")]
+    pub(super) share: f64,
 }
 
 impl Claim {
@@ -32,28 +42,44 @@ impl Claim {
     ///
     /// # Errors
     /// On an interrupt.
-    pub(super) fn of(cpu: usize, progress: &Progress) -> Result<Self, ProcessError> {
-        let lock = File::open(format!("/sys/devices/system/cpu/cpu{cpu}")).ok();
-        if let Some(lock) = &lock {
-            wait(lock, cpu, progress)?;
+    pub(super) fn of(cpus: &[usize], progress: &Progress) -> Result<Self, ProcessError> {
+        // In the same order as everybody, so that no two wait for each other.
+        let mut cpus = cpus.to_vec();
+        cpus.sort_unstable();
+        let mut locks = Vec::new();
+        for &cpu in &cpus {
+            let lock = File::open(format!("/sys/devices/system/cpu/cpu{cpu}")).ok();
+            if let Some(lock) = lock {
+                wait(&lock, cpu, progress)?;
+                locks.push(lock);
+            }
         }
-        let busy = busy_share(cpu, LOOK);
-        if let Some(text) = busy.and_then(|share| busy_text(cpu, share)) {
+        let shares = busy_shares(&cpus, LOOK).unwrap_or_default();
+        let busy = cpus.iter().zip(shares);
+        let busy = busy.map(|(&cpu, share)| Busy { cpu, share });
+        let busy = busy.max_by(|one, other| one.share.total_cmp(&other.share));
+        if let Some(text) = busy.and_then(|busy| busy.text()) {
             progress.note(&text);
         }
-        Ok(Self { _lock: lock, busy })
+        Ok(Self {
+            _locks: locks,
+            busy,
+        })
     }
 }
 
-/// Where it is worth telling.
-pub(super) fn busy_text(cpu: usize, share: f64) -> Option<String> {
-    (share > BUSY).then(|| {
-        format!(
-            "CPU {cpu} was {} busy with other work before anything was measured: rates are lower \
-             for it, and differences harder to tell",
-            percent(share)
-        )
-    })
+impl Busy {
+    /// Where it is worth telling.
+    pub(super) fn text(&self) -> Option<String> {
+        let Self { cpu, share } = *self;
+        (share > BUSY).then(|| {
+            format!(
+                "CPU {cpu} was {} busy with other work before anything was measured: rates are \
+                 lower for it, and differences harder to tell",
+                percent(share)
+            )
+        })
+    }
 }
 
 fn wait(lock: &File, cpu: usize, progress: &Progress) -> Result<(), ProcessError> {
@@ -107,8 +133,8 @@ mod tests {
     #[test]
     fn one_cpu_is_measured_on_by_one_at_a_time() {
         let cpu = last_allowed_cpu().unwrap();
-        let first = Claim::of(cpu, &Progress::new()).unwrap();
-        let Some(lock) = &first._lock else {
+        let first = Claim::of(&[cpu], &Progress::new()).unwrap();
+        let [lock] = &first._locks[..] else {
             return eprintln!("skipped: no folder of CPU {cpu}");
         };
         let text = waiting(lock, cpu);
@@ -118,7 +144,7 @@ mod tests {
         let (done, is_done) = channel();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let second = Claim::of(cpu, &Progress::new());
+                let second = Claim::of(&[cpu], &Progress::new());
                 done.send(second.is_ok()).unwrap();
             });
             let early = is_done.recv_timeout(4 * LOOK);
@@ -143,8 +169,9 @@ mod tests {
 
     #[test]
     fn a_busy_cpu_is_told() {
-        let text = busy_text(3, 0.48).unwrap();
+        let busy = |share| Busy { cpu: 3, share };
+        let text = busy(0.48).text().unwrap();
         assert!(text.contains("CPU 3") && text.contains("48 %"), "{text}");
-        assert_eq!(busy_text(3, 0.03), None);
+        assert_eq!(busy(0.03).text(), None);
     }
 }

@@ -5,10 +5,10 @@ use std::fmt::{Display, Write as _};
 use anyhow::anyhow;
 use plotters::prelude::*;
 
-use super::growth::GrowthResult;
 use super::report::{
     DETAILS, Report, ScenarioResult, detail_rows, growth_header, growth_rows, ratio_rows, short,
 };
+use super::sizes::GrowthResult;
 use crate::load::Verdict;
 
 const WIDTH: u32 = 960;
@@ -337,10 +337,10 @@ fn name_at(names: &[&str], at: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::growth::GrowthMode;
     use super::super::measure::LaneResult;
     use super::super::measure::tests::lane;
     use super::super::report::tests::report;
+    use super::super::sizes::GrowthMode;
     use super::super::{Growth, Mode};
     use super::*;
     use crate::load::Kind;

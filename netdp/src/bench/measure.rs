@@ -1,7 +1,9 @@
 //! One workload on several ways, in turn, and what came out of it.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::args::Effort;
@@ -11,7 +13,14 @@ use crate::world::interrupt;
 use crate::world::load::Load;
 use crate::world::process::ProcessError;
 
-/// A way to a server.
+/// A server, and the CPU that it shares with its client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
+    pub(super) target: SocketAddr,
+    pub(super) cpu: usize,
+}
+
+/// A way to a server, or to several that are asked at once.
 pub(super) struct Lane<'a> {
     /// As the command line and JSON call it.
     pub(super) name: String,
@@ -19,7 +28,34 @@ pub(super) struct Lane<'a> {
     pub(super) title: String,
     /// `netdp` where the client runs.
     pub(super) client: Box<dyn Fn() -> Command + 'a>,
-    pub(super) target: std::net::SocketAddr,
+    pub(super) pairs: Vec<Pair>,
+    /// Adds to each round's result what its clients can't know.
+    pub(super) judge: Option<Judge<'a>>,
+}
+
+pub(super) type Judge<'a> = Box<dyn Fn(&mut Measurement) -> anyhow::Result<()> + 'a>;
+
+impl Lane<'_> {
+    /// Of several pairs the average one's rate, and what all of them did.
+    fn measure(&self, kind: Kind, effort: &Effort) -> anyhow::Result<Measurement> {
+        let loads = self.pairs.iter().map(|pair| {
+            let load = Load {
+                kind,
+                target: pair.target,
+                duration: effort.duration,
+                warm_up: effort.warm_up,
+                cpu: pair.cpu,
+            };
+            (load, (self.client)())
+        });
+        let measured = Load::run_at_once(loads.collect())?;
+        let measured = Measurement::of_average(&measured);
+        let mut measured = measured.context("nothing was to be measured")?;
+        if let Some(judge) = &self.judge {
+            judge(&mut measured)?;
+        }
+        Ok(measured)
+    }
 }
 
 /// What one lane gave.
@@ -72,15 +108,7 @@ pub(super) fn measure(
             }
             // Once is enough: each further round would wait in vain again.
             if failures[index].is_none() {
-                let lane = &lanes[index];
-                let load = Load {
-                    kind,
-                    target: lane.target,
-                    duration: effort.duration,
-                    warm_up: effort.warm_up,
-                    cpu: effort.cpu,
-                };
-                match load.run((lane.client)()) {
+                match lanes[index].measure(kind, effort) {
                     Ok(measurement) => rounds[index].push(measurement),
                     Err(_) if interrupt::received().is_some() => {
                         return Err(ProcessError::Interrupted);
@@ -108,7 +136,7 @@ pub(super) fn measure(
     })
 }
 
-fn unit(kind: Kind) -> Unit {
+pub(super) fn unit(kind: Kind) -> Unit {
     match kind {
         Kind::Bulk | Kind::BulkBack => Unit::BitsPerSecond,
         _ => Unit::PerSecond,
@@ -198,7 +226,11 @@ pub(super) mod tests {
             name: name.into(),
             title: name.into(),
             client: Box::new(|| Command::new("false")),
-            target: "198.18.0.2:7001".parse().unwrap(),
+            pairs: vec![Pair {
+                target: "198.18.0.2:7001".parse().unwrap(),
+                cpu: 0,
+            }],
+            judge: None,
         }
     }
 

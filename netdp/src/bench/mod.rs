@@ -1,8 +1,8 @@
 //! `netdp bench`: the same traffic through host mode, through what Docker makes
 //! and through netdp, in namespaces that are gone afterwards.
 //!
-//! [`site`] builds a host for each mode, [`traffic`] and [`growth`] measure all
-//! of them in turn, [`programs`] what netdp's programs take of it, [`report`] shows
+//! [`site`] builds a host for each mode, [`traffic`] and [`sizes`] measure all
+//! of them in turn, [`programs`] what netdp's programs take of it, [`drops`] what dropping takes, [`report`] shows
 //! what came out. [`remote`] measures between
 //! two machines, [`control`] the daemon; [`check`] compares the load generator with
 //! others.
@@ -12,6 +12,7 @@ mod attach;
 mod check;
 mod claim;
 mod control;
+mod drops;
 mod frame;
 mod growth;
 mod html;
@@ -21,8 +22,10 @@ mod page;
 mod programs;
 mod remote;
 mod report;
+mod rps;
 mod scenario;
 mod site;
+mod sizes;
 mod traffic;
 
 use std::process::ExitCode;

@@ -33,6 +33,8 @@ pub enum Mode {
     /// Host mode with a program at each hook of the uplink that leaves all packets
     /// alone: what netdp's cost there, whatever they do.
     FloorUplink,
+    /// The same with servers under a seccomp filter that allows what they do.
+    FloorDirect,
     /// netdp, on a network with these options (KEY=VALUE).
     Netdp(Vec<String>),
     /// The same, by direct ports.
@@ -81,6 +83,7 @@ impl Mode {
             Self::Netavark => "Podman's bridge, netavark".into(),
             Self::Floor => "a second stack, nothing else".into(),
             Self::FloorUplink => "host mode, empty programs on its uplink".into(),
+            Self::FloorDirect => "host mode, empty programs on its uplink, seccomp".into(),
             Self::Netdp(options) if options.is_empty() => "netdp".into(),
             Self::Netdp(options) => format!("netdp, {}", options.join(", ")),
             Self::Direct => "netdp, direct ports".into(),
@@ -102,6 +105,7 @@ impl fmt::Display for Mode {
             Self::Netavark => formatter.write_str("netavark"),
             Self::Floor => formatter.write_str("floor"),
             Self::FloorUplink => formatter.write_str("floor-uplink"),
+            Self::FloorDirect => formatter.write_str("floor-direct"),
             Self::Netdp(options) if options.is_empty() => formatter.write_str("netdp"),
             Self::Netdp(options) => write!(formatter, "netdp:{}", options.join("+")),
             Self::Direct => formatter.write_str("netdp-direct"),
@@ -124,12 +128,13 @@ impl FromStr for Mode {
             "netavark" => Self::Netavark,
             "floor" => Self::Floor,
             "floor-uplink" => Self::FloorUplink,
+            "floor-direct" => Self::FloorDirect,
             "netdp" => Self::Netdp(Vec::new()),
             "netdp-direct" => Self::Direct,
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
                     "expected host, host-rules, docker-nft, docker-legacy, dockerd, docker-accelerated, nft, \
-                     netavark, floor, floor-uplink, netdp, netdp-direct, or netdp with options of its network, such as \
+                     netavark, floor, floor-uplink, floor-direct, netdp, netdp-direct, or netdp with options of its network, such as \
                      netdp:KEY=VALUE+KEY=VALUE",
                 )?;
                 let options: Vec<String> = options.split('+').map(str::to_owned).collect();

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::args::{Effort, chosen_cpu, without_repetition};
+use super::args::{Effort, answered, chosen_cpu, without_repetition};
 use super::claim::Claim;
-use super::measure::{Lane, Workload, measure};
+use super::measure::{Lane, Pair, Workload, measure};
 use super::page::PageFile;
 use super::report::{Machine, Report, ScenarioResult};
 use super::site::{FIRST_PORT, port, services};
@@ -163,6 +163,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
         warm_up: WARM_UP.min(duration / 3),
         cpu: chosen_cpu(args.cpu)?,
     };
+    answered(&args.workload)?;
     let servers: Vec<(&Server, SocketAddr)> = args
         .servers
         .iter()
@@ -175,7 +176,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
     let netdp = std::env::current_exe().context("cannot find this program")?;
     let progress = Progress::new();
     progress.expect((servers.len() * workloads.len() * effort.rounds) as u64);
-    let claim = Claim::of(effort.cpu, &progress)?;
+    let claim = Claim::of(&[effort.cpu], &progress)?;
     let mut results: Vec<Workload> = Vec::new();
     for kind in workloads {
         progress.step(&format!("measuring {kind}"));
@@ -185,10 +186,19 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
                 name: server.name.clone(),
                 title: server.name.clone(),
                 client: Box::new(|| Command::new(&netdp)),
-                target: SocketAddr::new(address.ip(), port(address.port(), kind)),
+                pairs: vec![Pair {
+                    target: SocketAddr::new(address.ip(), port(address.port(), kind)),
+                    cpu: effort.cpu,
+                }],
+                judge: None,
             })
             .collect();
-        results.push(measure(&lanes, kind, &effort, &progress)?);
+        let measured = measure(&lanes, kind, &effort, &progress)?;
+        // Other workloads would wait for nobody as well.
+        if results.is_empty() {
+            somebody_answered(&measured)?;
+        }
+        results.push(measured);
     }
     let answered = results.iter().flat_map(|workload| &workload.modes);
     let first_error = answered.clone().find_map(|mode| mode.first_error.clone());
@@ -200,7 +210,7 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
     Ok(Report {
         machine: Machine::here(effort.text("client")),
         effort: effort.into(),
-        busy_before: claim.busy,
+        busy: claim.busy,
         left_out: Vec::new(),
         failed: Vec::new(),
         scenarios: vec![ScenarioResult {
@@ -211,6 +221,21 @@ fn compare(args: &ClientArgs) -> anyhow::Result<Report> {
         growth: Vec::new(),
         programs: Vec::new(),
     })
+}
+
+/// # Errors
+/// Where no server did anything.
+fn somebody_answered(measured: &Workload) -> anyhow::Result<()> {
+    let rounds = measured.modes.iter().flat_map(|mode| &mode.rounds);
+    let operations: u64 = rounds.map(|round| round.operations).sum();
+    let mut said = measured.modes.iter();
+    let why = said.find_map(|mode| mode.first_error.as_deref());
+    ensure!(
+        operations > 0,
+        "nobody answers: {}",
+        why.unwrap_or("nothing came back")
+    );
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::Mode;
 use super::args::Effort;
-use super::claim::busy_text;
-use super::growth::GrowthResult;
-use super::measure::{LaneResult, Workload};
+use super::claim::Busy;
+use super::measure::{LaneResult, Workload, unit};
 use super::programs::ProgramsResult;
+use super::sizes::GrowthResult;
 use crate::load::{Comparison, Kind, Latency, Unit, Verdict};
+use crate::version;
 
 /// All that was measured. Its JSON fields are stable.
 #[derive(Clone, Debug, Serialize)]
@@ -18,8 +18,8 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     #[serde(flatten)]
     pub(super) effort: EffortResult,
-    /// What part of its time the CPU worked for others before, where it is told.
-    pub(super) busy_before: Option<f64>,
+    #[serde(flatten)]
+    pub(super) busy: Option<Busy>,
     pub(super) left_out: Vec<LeftOut>,
     /// Parts that ended early; what they had measured before is there.
     pub(super) failed: Vec<Failed>,
@@ -31,9 +31,14 @@ pub(super) struct Report {
 /// What it was measured on, and how.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
+    /// Its version.
     pub(super) netdp: String,
+    /// What it was built of, where that is known.
+    pub(super) commit: Option<String>,
     pub(super) kernel: String,
     pub(super) cpus: usize,
+    /// As the kernel calls them; not all do.
+    pub(super) cpu_model: Option<String>,
     /// The words that measured it.
     pub(super) command: String,
     pub(super) method: String,
@@ -60,9 +65,9 @@ impl Effort {
     /// In words; `who` runs on the CPU.
     pub(super) fn text(&self, who: &str) -> String {
         format!(
-            "{who} on CPU {}, median of {} rounds of {} ms, modes in turn",
+            "{who} on CPU {}, median of {} of {} ms, modes in turn",
             self.cpu,
-            self.rounds,
+            counted(self.rounds as u64, "round"),
             self.duration.as_millis()
         )
     }
@@ -70,7 +75,9 @@ impl Effort {
 
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct LeftOut {
-    pub(super) mode: Mode,
+    pub(super) mode: String,
+    #[serde(skip)]
+    pub(super) title: String,
     pub(super) why: String,
 }
 
@@ -94,26 +101,45 @@ impl Machine {
             *program = "netdp".into();
         }
         Self {
-            netdp: env!("CARGO_PKG_VERSION").into(),
+            netdp: version::VERSION.into(),
+            commit: version::commit().map(str::to_owned),
             kernel: nix::sys::utsname::uname()
                 .map(|names| names.release().to_string_lossy().into_owned())
                 .unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpu_model: cpu_model(),
             command: words.join(" "),
             method,
         }
     }
 
     pub(super) fn conditions(&self) -> String {
-        format!(
-            "netdp {}, Linux {}, {} CPUs; {}",
-            self.netdp, self.kernel, self.cpus, self.method
-        )
+        let Self {
+            netdp,
+            kernel,
+            cpus,
+            method,
+            ..
+        } = self;
+        let brackets = |text: &Option<String>| match text {
+            Some(text) => format!(" ({text})"),
+            None => String::new(),
+        };
+        let (commit, model) = (brackets(&self.commit), brackets(&self.cpu_model));
+        format!("netdp {netdp}{commit}, Linux {kernel}, {cpus} CPUs{model}; {method}")
     }
 
     pub(super) fn text(&self) -> String {
         format!("{}: {}", self.command, self.conditions())
     }
+}
+
+/// Of the first CPU.
+fn cpu_model() -> Option<String> {
+    let known = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let mut lines = known.lines().filter_map(|line| line.split_once(':'));
+    let (_, model) = lines.find(|(name, _)| name.trim() == "model name")?;
+    Some(model.trim().to_owned())
 }
 
 impl Report {
@@ -178,18 +204,17 @@ impl Report {
     pub(super) fn remarks(&self) -> Vec<String> {
         let left_out = self.left_out.iter();
         let mut lines: Vec<String> = left_out
-            .map(|LeftOut { mode, why }| format!("Left out: {}: {why}", mode.title()))
+            .map(|LeftOut { title, why, .. }| format!("Left out: {title}: {why}"))
             .collect();
         let failed = self.failed.iter();
-        let busy = self.busy_before;
-        lines.extend(busy.and_then(|share| busy_text(self.effort.cpu, share)));
+        lines.extend(self.busy.and_then(|busy| busy.text()));
         lines.extend(failed.map(|Failed { part, why }| format!("Left out: {part}: {why}")));
         for scenario in &self.scenarios {
             for workload in &scenario.workloads {
                 for mode in workload.modes.iter().filter(|mode| mode.errors > 0) {
                     lines.push(format!(
-                        "{} errors: {}, {}, {}: {}",
-                        mode.errors,
+                        "{}: {}, {}, {}: {}",
+                        counted(mode.errors, "error"),
                         scenario.title,
                         short(workload.workload),
                         mode.title,
@@ -208,7 +233,8 @@ impl Report {
                     let failed = point.result.as_ref().filter(|result| result.errors > 0);
                     if let Some(result) = failed {
                         let first = result.first_error.as_deref().unwrap_or_default();
-                        lines.push(format!("{} errors: {place}: {first}", result.errors));
+                        let errors = counted(result.errors, "error");
+                        lines.push(format!("{errors}: {place}: {first}"));
                     }
                 }
             }
@@ -242,7 +268,7 @@ pub(super) fn growth_rows(growth: &GrowthResult) -> Vec<Vec<String>> {
             };
             match (&result.against_reference, &result.series) {
                 (Some(compared), _) => compared_text(compared),
-                (None, Some(series)) => rate(series.median, Unit::PerSecond),
+                (None, Some(series)) => rate(series.median, unit(growth.workload)),
                 (None, None) => "none".into(),
             }
         });
@@ -333,6 +359,7 @@ pub(super) fn short(kind: Kind) -> &'static str {
         Kind::BulkBack => "bulk back",
         Kind::UdpRr => "UDP RR",
         Kind::UdpPps => "UDP pps",
+        Kind::UdpDropped => "UDP dropped",
         Kind::Http => "HTTP",
     }
 }
@@ -380,6 +407,14 @@ fn cpu(seconds: f64, unit: Unit) -> String {
     match unit {
         Unit::BitsPerSecond => format!("{:.1} ms/Gbit", seconds * 1e3),
         Unit::PerSecond => microseconds(seconds),
+    }
+}
+
+/// With an s where there isn't one alone.
+fn counted(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
     }
 }
 

@@ -4,11 +4,12 @@ use anyhow::bail;
 
 use super::args::Plan;
 use super::claim::Claim;
-use super::growth;
+use super::drops;
 use super::measure::{Lane, measure};
 use super::programs;
 use super::report::{Failed, LeftOut, Machine, Report, ScenarioResult};
-use super::site::{Outside, Site};
+use super::site::{Outside, Site, Size};
+use super::sizes;
 use crate::progress::Progress;
 use crate::world::process::ProcessError;
 use crate::world::{World, interrupt};
@@ -16,11 +17,11 @@ use crate::world::{World, interrupt};
 /// Everything it makes is gone when it returns, whichever way it does.
 pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let progress = Progress::new();
-    let claim = Claim::of(plan.effort.cpu, &progress)?;
+    let claim = Claim::of(plan.claimed(), &progress)?;
     let mut report = Report {
         machine: Machine::here(plan.effort.text("client and server")),
         effort: plan.effort.into(),
-        busy_before: claim.busy,
+        busy: claim.busy,
         left_out: Vec::new(),
         failed: Vec::new(),
         scenarios: Vec::new(),
@@ -33,21 +34,24 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
         failures.extend(failure("scenarios", done, &progress)?);
     }
     if !plan.growth.is_empty() {
-        let pieces = plan
-            .growth
-            .iter()
-            .map(|(what, sizes)| growth::pieces(plan, *what, sizes));
+        let pieces = plan.growth.iter().map(|grown| sizes::pieces(plan, grown));
         progress.expect(pieces.sum::<usize>() as u64);
-        for (what, sizes) in &plan.growth {
-            let done = growth::run(plan, *what, sizes, &progress);
-            let done = done.map(|result| report.growth.push(result));
-            failures.extend(failure(what.name(), done, &progress)?);
+        for grown in &plan.growth {
+            let done = sizes::run(plan, grown, &progress);
+            let done = done.map(|results| report.growth.extend(results));
+            failures.extend(failure(grown.what.name(), done, &progress)?);
         }
     }
     if plan.programs {
         let done = programs::run(plan, &progress);
         let done = done.map(|results| report.programs = results);
         failures.extend(failure("programs", done, &progress)?);
+    }
+    if plan.drops {
+        progress.expect((drops::WAYS * plan.effort.rounds) as u64);
+        let done = drops::run(plan, &mut report.left_out, &progress);
+        let done = done.map(|result| report.scenarios.push(result));
+        failures.extend(failure("drops", done, &progress)?);
     }
     progress.step("removing everything");
     finish(report, failures)
@@ -98,7 +102,7 @@ fn scenarios(plan: &Plan, report: &mut Report, progress: &Progress) -> anyhow::R
     progress.step("making a client and hosts");
     let mut world = World::new("bench")?;
     let sites = sites(&mut world, plan, &mut report.left_out, progress)?;
-    let _outside = Outside::start(&world, plan.effort.cpu)?;
+    let _outside = Outside::start(&world, &Size::on(&[plan.effort.cpu]))?;
     let pieces = plan.scenarios.iter().map(|(scenario, workloads)| {
         let modes = sites.iter().filter(|site| scenario.has(&site.mode));
         modes.count() * workloads.len() * plan.effort.rounds
@@ -115,8 +119,9 @@ fn scenarios(plan: &Plan, report: &mut Report, progress: &Progress) -> anyhow::R
                     Lane {
                         name: site.mode.to_string(),
                         title: site.title(*scenario),
-                        target: route.target(kind).into(),
+                        pairs: route.pairs(kind),
                         client: Box::new(move || route.client()),
+                        judge: None,
                     }
                 })
                 .collect();
@@ -143,7 +148,7 @@ fn sites(
     let mut sites = Vec::new();
     for mode in &plan.modes {
         progress.step(&format!("making a host: {}", mode.title()));
-        match Site::apart(world, mode, plan.effort.cpu) {
+        match Site::apart(world, mode, &Size::on(&[plan.effort.cpu])) {
             Ok(site) => sites.push(site),
             Err(_) if interrupt::received().is_some() => {
                 return Err(ProcessError::Interrupted.into());
@@ -152,7 +157,8 @@ fn sites(
                 let why = format!("{why:#}");
                 progress.note(&format!("left out: {}: {why}", mode.title()));
                 left_out.push(LeftOut {
-                    mode: mode.clone(),
+                    mode: mode.to_string(),
+                    title: mode.title(),
                     why,
                 });
             }

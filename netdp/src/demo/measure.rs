@@ -9,12 +9,12 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::load::{
-    Comparison, Kind, Measurement, Mode, Series, Service, WARM_UP, compare, last_allowed_cpu,
+    Comparison, Kind, Measurement, Mode, Series, WARM_UP, compare, last_allowed_cpu,
 };
 use crate::progress::Progress;
 use crate::world::direct::{NotDirect, expect_direct};
 use crate::world::docker_bridge::{DockerBridge, Iptables, PublishedPort};
-use crate::world::load::{Load, LoadServer, server_args};
+use crate::world::load::{Load, LoadServer, Served, server_args};
 use crate::world::process::ProcessError;
 use crate::world::{HOST_ADDRESS, Host, World, WorldError};
 
@@ -92,15 +92,13 @@ impl Stage {
         let netdp = world.netdp_path().to_owned();
         let mut servers = vec![LoadServer::start(
             world.within(&plain.namespace, &netdp),
-            &services(),
-            cpu,
+            &served(cpu),
         )?];
         let docker = match DockerBridge::create(world, Iptables::Default, &published(0)) {
             Ok(docker) => {
                 servers.push(LoadServer::start(
                     world.within(&docker.container, &netdp),
-                    &services(),
-                    cpu,
+                    &served(cpu),
                 )?);
                 modes.push(Place::new("bridge, Docker's rules", docker.host.address));
                 Some(docker)
@@ -237,7 +235,7 @@ fn start_server(
     for spec in &specs {
         args.extend(["-p", spec]);
     }
-    let server = server_args(&services(), cpu);
+    let server = server_args(&served(cpu));
     args.extend(["--", &exe]);
     args.extend(server.iter().map(String::as_str));
     world
@@ -256,8 +254,12 @@ fn published(offset: u16) -> [PublishedPort; METRICS.len()] {
 }
 
 /// Services and the ports they listen on.
-fn services() -> [(Service, u16); METRICS.len()] {
-    METRICS.map(|(kind, _, port)| (kind.service(), port))
+fn served(cpu: usize) -> [Served; 1] {
+    let listen = METRICS.map(|(kind, _, port)| (kind.service(), port));
+    [Served {
+        cpu,
+        listen: listen.into(),
+    }]
 }
 
 /// Waits without sending anything through a mode that others are measured

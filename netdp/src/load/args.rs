@@ -1,6 +1,6 @@
 //! The hidden subcommands that run either side as a process of its own.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,17 +8,19 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    ClientConfig, Kind, Listen, LoadError, ServerConfig, Service, client, fetch, fill, serve,
+    ClientConfig, Kind, Listen, LoadError, ServerConfig, Service, client, each_cpu, fetch, fill,
+    serve,
 };
 
 /// `netdp __load-server`: serves until it is killed. Once every listener is
 /// bound it prints one line of JSON with their addresses.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerArgs {
-    /// What to serve and where, as KIND=ADDR:PORT; may be given again
-    #[arg(long = "listen", value_name = "KIND=ADDR:PORT", value_parser = parse_listen,
+    /// What to serve and where, as KIND=ADDR:PORT; may be given again. With @CPU
+    /// behind it, by a process of that CPU's
+    #[arg(long = "listen", value_name = "KIND=ADDR:PORT[@CPU]", value_parser = parse_served,
           required_unless_present = "bind")]
-    pub listen: Vec<Listen>,
+    pub listen: Vec<Served>,
     /// Where to serve what --kind names
     #[arg(long, value_name = "ADDR:PORT", requires = "kind")]
     pub bind: Option<SocketAddr>,
@@ -57,6 +59,9 @@ pub struct ClientArgs {
     /// Use this TCP congestion control
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<String>,
+    /// Print an empty line when ready, and begin when standard input ends
+    #[arg(long)]
+    pub wait: bool,
     /// Connections kept busy (http)
     #[arg(long, default_value_t = 32)]
     pub connections: usize,
@@ -87,6 +92,25 @@ pub struct FillArgs {
     pub targets: Vec<SocketAddr>,
 }
 
+/// What is served, and the CPU whose process does it.
+#[derive(Clone, Copy, Debug)]
+pub struct Served {
+    pub listen: Listen,
+    pub cpu: Option<usize>,
+}
+
+fn parse_served(text: &str) -> Result<Served, String> {
+    let (text, cpu) = match text.split_once('@') {
+        Some((text, cpu)) => (text, Some(cpu)),
+        None => (text, None),
+    };
+    let cpu = cpu.map(str::parse).transpose();
+    Ok(Served {
+        listen: parse_listen(text)?,
+        cpu: cpu.map_err(|error| format!("no CPU: {error}"))?,
+    })
+}
+
 fn parse_listen(text: &str) -> Result<Listen, String> {
     let (kind, bind) = text
         .split_once('=')
@@ -110,7 +134,13 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// When an address can't be bound or the CPU does not exist.
 pub fn server_main(args: ServerArgs) -> Result<ExitCode, LoadError> {
-    let mut listen = args.listen;
+    let own = args.listen.first().and_then(|served| served.cpu);
+    if args.listen.iter().any(|served| served.cpu != own) {
+        let congestion = args.congestion.as_deref();
+        return each_cpu::serve(&args.listen, &args.name, congestion);
+    }
+    let listen = args.listen.iter().map(|served| served.listen);
+    let mut listen: Vec<Listen> = listen.collect();
     if let Some((service, bind)) = args.kind.zip(args.bind) {
         listen.push(Listen { service, bind });
     }
@@ -118,7 +148,7 @@ pub fn server_main(args: ServerArgs) -> Result<ExitCode, LoadError> {
     let server = serve(ServerConfig {
         name: name.clone(),
         listen,
-        cpu: args.cpu,
+        cpu: own.or(args.cpu),
         congestion: args.congestion,
         stoppable: false,
     })?;
@@ -131,6 +161,11 @@ pub fn server_main(args: ServerArgs) -> Result<ExitCode, LoadError> {
 /// # Errors
 /// When the server can't be reached at all or the CPU does not exist.
 pub fn client_main(args: ClientArgs) -> Result<ExitCode, LoadError> {
+    if args.wait {
+        print_line("");
+        // An error is as good as an end.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+    }
     let usual = ClientConfig::new(args.kind, args.target, args.seconds);
     let measurement = client::run(ClientConfig {
         warm_up: args.warm_up.unwrap_or(usual.warm_up),
@@ -172,7 +207,7 @@ pub fn fill_main(args: &FillArgs) -> Result<ExitCode, LoadError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_line(line: &str) {
+pub(super) fn print_line(line: &str) {
     let mut stdout = io::stdout().lock();
     drop(writeln!(stdout, "{line}").and_then(|()| stdout.flush()));
 }
@@ -187,14 +222,19 @@ mod tests {
         assert_eq!(listen.service, Service::UdpEcho);
         assert_eq!(listen.bind.port(), 7);
         assert!(parse_listen("http=[::1]:80").unwrap().bind.is_ipv6());
+        let served = parse_served("http=[::1]:80@3").unwrap();
+        assert_eq!((served.listen.bind.port(), served.cpu), (80, Some(3)));
+        assert_eq!(parse_served("http=[::1]:80").unwrap().cpu, None);
         for wrong in [
             "",
             "http",
             "http=80",
             "smtp=0.0.0.0:25",
             "http=0.0.0.0:70000",
+            "http=0.0.0.0:80@",
+            "http=0.0.0.0:80@all",
         ] {
-            assert!(parse_listen(wrong).is_err(), "{wrong}");
+            assert!(parse_served(wrong).is_err(), "{wrong}");
         }
     }
 

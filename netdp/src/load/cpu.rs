@@ -85,18 +85,25 @@ impl CpuTime {
     }
 }
 
-/// What part of the `time` from now on `cpu` works, for whomever; none where
-/// /proc/stat can't be read.
-pub fn busy_share(cpu: usize, time: Duration) -> Option<f64> {
-    let busy = || {
+/// What part of the `time` from now on each of `cpus` works, for whomever; none
+/// where /proc/stat can't be read.
+pub fn busy_shares(cpus: &[usize], time: Duration) -> Option<Vec<f64>> {
+    let busy = || -> Option<Vec<Duration>> {
         let stat = std::fs::read_to_string("/proc/stat").ok()?;
-        busy_ticks(&stat, &format!("cpu{cpu}")).and_then(ticks_to_duration)
+        let ticks = |cpu| busy_ticks(&stat, &format!("cpu{cpu}"));
+        let all = cpus
+            .iter()
+            .map(|cpu| ticks(cpu).and_then(ticks_to_duration));
+        all.collect()
     };
     let (began, before) = (Instant::now(), busy()?);
     std::thread::sleep(time);
-    let worked = busy()?.saturating_sub(before);
-    let share = worked.as_secs_f64() / began.elapsed().as_secs_f64();
-    Some(share.min(1.0))
+    let (after, passed) = (busy()?, began.elapsed());
+    let shares = before.iter().zip(after).map(|(before, after)| {
+        let worked = after.saturating_sub(*before);
+        (worked.as_secs_f64() / passed.as_secs_f64()).min(1.0)
+    });
+    Some(shares.collect())
 }
 
 /// Sum of user, nice, system, irq and softirq of the line that begins with
@@ -160,12 +167,15 @@ mod tests {
                     std::hint::spin_loop();
                 }
             });
-            let share = busy_share(cpu, Duration::from_millis(300));
+            let share = busy_shares(&[cpu], Duration::from_millis(300));
             end.store(true, Ordering::Relaxed);
             share
         });
-        assert!(share.is_none_or(|share| share > 0.3), "{share:?}");
-        assert_eq!(busy_share(CpuSet::count(), Duration::ZERO), None);
+        assert!(
+            share.as_ref().is_none_or(|share| share[0] > 0.3),
+            "{share:?}"
+        );
+        assert_eq!(busy_shares(&[cpu, CpuSet::count()], Duration::ZERO), None);
     }
 
     #[test]

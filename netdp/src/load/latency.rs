@@ -24,6 +24,23 @@ pub struct Latency {
     pub max: u64,
 }
 
+impl Latency {
+    /// Of each quantile the average. None of none.
+    pub(super) fn of_average<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Option<Self> {
+        let count = all.clone().count() as u64;
+        let average = |of: fn(&Self) -> u64| {
+            let sum: u64 = all.clone().map(of).sum();
+            sum.checked_div(count)
+        };
+        Some(Self {
+            p50: average(|it| it.p50)?,
+            p99: average(|it| it.p99)?,
+            p999: average(|it| it.p999)?,
+            max: all.clone().map(|it| it.max).max()?,
+        })
+    }
+}
+
 impl Default for Histogram {
     fn default() -> Self {
         let longest = LONGEST.as_nanos() as u64;

@@ -14,17 +14,19 @@ mod client;
 mod compare;
 mod cpu;
 mod datagram;
+mod each_cpu;
 mod fill;
 mod http;
 mod latency;
 mod server;
 
 pub use args::{
-    ClientArgs, FetchArgs, FillArgs, ServerArgs, client_main, fetch_main, fill_main, server_main,
+    ClientArgs, FetchArgs, FillArgs, Served, ServerArgs, client_main, fetch_main, fill_main,
+    server_main,
 };
 pub use client::{ClientConfig, Kind, Measurement, Unit, WARM_UP, run};
 pub use compare::{Comparison, LEAST_ROUNDS, Mode, Series, Verdict, compare, order};
-pub use cpu::{allowed_cpus, busy_share, last_allowed_cpu, pin};
+pub use cpu::{allowed_cpus, busy_shares, last_allowed_cpu, pin};
 pub use fill::fill;
 pub use http::{Response, WhoAmI, fetch};
 pub use latency::{Histogram, Latency};
@@ -52,6 +54,8 @@ pub enum LoadError {
     },
     #[error("cannot run on CPU {cpu}: {source}; choose one that taskset -p shows as allowed")]
     Cpu { cpu: usize, source: io::Error },
+    #[error("cannot start the server of {cpu}: {source}")]
+    Process { cpu: String, source: io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
     #[error("{address} did not answer in HTTP: {reason}")]

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl::set_pdeathsig;
@@ -76,58 +76,104 @@ pub(crate) fn end_with_this_thread(command: &mut Command) {
 }
 
 /// Runs `command` to its end and returns what it wrote.
-pub(crate) fn output(mut command: Command, timeout: Duration) -> Result<Output, ProcessError> {
-    let text = line(&command);
-    let start_error = |source| ProcessError::Start {
-        command: text.clone(),
-        source,
-    };
-    let stdout = tempfile::tempfile().map_err(start_error)?;
-    let stderr = tempfile::tempfile().map_err(start_error)?;
-    command
-        .stdout(stdout.try_clone().map_err(start_error)?)
-        .stderr(stderr.try_clone().map_err(start_error)?);
-    let mut child = spawn(command)?;
-    let status = wait(&mut child, timeout).map_err(|why| {
-        kill(&mut child);
-        match why {
-            NotEnded::TimedOut => ProcessError::TimedOut {
-                command: text.clone(),
-                after: timeout,
-            },
-            NotEnded::Interrupted => ProcessError::Interrupted,
-            NotEnded::Failed(source) => start_error(source),
-        }
-    })?;
-    Ok(Output {
-        status,
-        stdout: contents(stdout).map_err(start_error)?,
-        stderr: contents(stderr).map_err(start_error)?,
-    })
+pub(crate) fn output(command: Command, timeout: Duration) -> Result<Output, ProcessError> {
+    Running::start(command)?.end(timeout)
 }
 
-enum NotEnded {
-    TimedOut,
-    Interrupted,
-    Failed(io::Error),
+/// A child under way, killed with this value.
+pub(crate) struct Running {
+    command: String,
+    child: Child,
+    stdout: File,
+    stderr: File,
 }
 
-fn wait(child: &mut Child, timeout: Duration) -> Result<ExitStatus, NotEnded> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        if interrupt::received().is_some() {
-            return Err(NotEnded::Interrupted);
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Result<Self, ProcessError> {
+        let text = line(&command);
+        let files = || {
+            let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+            command
+                .stdout(stdout.try_clone()?)
+                .stderr(stderr.try_clone()?);
+            io::Result::Ok((stdout, stderr))
+        };
+        let (stdout, stderr) = { files }().map_err(|source| ProcessError::Start {
+            command: text.clone(),
+            source,
+        })?;
+        Ok(Self {
+            command: text,
+            child: spawn(command)?,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// Returns once it has written something to standard output, or ended.
+    pub(crate) fn wait_for_word(&mut self, timeout: Duration) -> Result<(), ProcessError> {
+        self.poll(timeout, |this| {
+            let has_spoken = this.stdout.metadata()?.len() > 0;
+            let is_over = has_spoken || this.child.try_wait()?.is_some();
+            Ok(is_over.then_some(()))
+        })
+    }
+
+    /// Where its standard input is a pipe, it ends there.
+    pub(crate) fn end_input(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Waits for its end; what it wrote.
+    pub(crate) fn end(mut self, timeout: Duration) -> Result<Output, ProcessError> {
+        let status = self.poll(timeout, |this| this.child.try_wait())?;
+        let contents = |file| contents(file).map_err(|source| self.failed(source));
+        Ok(Output {
+            status,
+            stdout: contents(&self.stdout)?,
+            stderr: contents(&self.stderr)?,
+        })
+    }
+
+    fn poll<T>(
+        &mut self,
+        timeout: Duration,
+        mut look: impl FnMut(&mut Self) -> io::Result<Option<T>>,
+    ) -> Result<T, ProcessError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if interrupt::received().is_some() {
+                return Err(ProcessError::Interrupted);
+            }
+            match look(self) {
+                Ok(Some(seen)) => return Ok(seen),
+                Ok(None) if Instant::now() > deadline => {
+                    return Err(ProcessError::TimedOut {
+                        command: self.command.clone(),
+                        after: timeout,
+                    });
+                }
+                Ok(None) => std::thread::sleep(POLL),
+                Err(source) => return Err(self.failed(source)),
+            }
         }
-        match child.try_wait() {
-            Ok(Some(status)) => return Ok(status),
-            Ok(None) if Instant::now() > deadline => return Err(NotEnded::TimedOut),
-            Ok(None) => std::thread::sleep(POLL),
-            Err(source) => return Err(NotEnded::Failed(source)),
+    }
+
+    fn failed(&self, source: io::Error) -> ProcessError {
+        ProcessError::Start {
+            command: self.command.clone(),
+            source,
         }
     }
 }
 
-fn contents(mut file: File) -> io::Result<Vec<u8>> {
+impl Drop for Running {
+    fn drop(&mut self) {
+        kill(&mut self.child);
+    }
+}
+
+fn contents(mut file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
@@ -166,6 +212,7 @@ fn line(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
+    use std::process::Stdio;
 
     use super::*;
 
@@ -202,12 +249,27 @@ mod tests {
         let start = || {
             let mut command = shell("exec sleep 60");
             end_with_this_thread(&mut command);
-            spawn(command).unwrap()
+            Running::start(command).unwrap()
         };
-        let mut child = std::thread::spawn(start).join().unwrap();
-        let status = wait(&mut child, Duration::from_secs(10));
-        let status = status.unwrap_or_else(|_| panic!("it goes on"));
-        assert_eq!(status.signal(), Some(libc::SIGKILL));
+        let running = std::thread::spawn(start).join().unwrap();
+        let output = running.end(Duration::from_secs(10)).unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn one_that_waits_goes_on_when_its_input_ends() {
+        let mut command = shell("echo ready; cat >&2; echo done");
+        command.stdin(Stdio::piped());
+        let mut running = Running::start(command).unwrap();
+        running.wait_for_word(Duration::from_secs(5)).unwrap();
+        let early = running.poll(Duration::from_millis(20), |it| it.child.try_wait());
+        assert!(
+            matches!(early, Err(ProcessError::TimedOut { .. })),
+            "it didn't wait"
+        );
+        running.end_input();
+        let output = running.end(Duration::from_secs(5)).unwrap();
+        assert_eq!(output.stdout, b"ready\ndone\n");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::median;
 use super::packets::{NEXT_CLIENT_PORT, SCRIPTS, Script, Stand};
+use crate::bench::growth::doubled;
 use crate::bpf::cost::Known;
 use crate::load::pin;
 
@@ -37,7 +38,7 @@ pub(in crate::bench) struct AtOnce {
 /// # Errors
 /// A CPU can't be had, or a program let a packet go.
 pub(super) fn measure(stand: &Stand<'_>, cpus: &[usize]) -> anyhow::Result<Vec<Shared>> {
-    let numbers = numbers(cpus.len());
+    let numbers = doubled(cpus.len());
     let each = conversations(&numbers);
     let measured = SCRIPTS.iter().map(|script| {
         let mut times = vec![Vec::new(); numbers.len()];
@@ -63,16 +64,6 @@ pub(super) fn measure(stand: &Stand<'_>, cpus: &[usize]) -> anyhow::Result<Vec<S
         })
     });
     measured.collect()
-}
-
-/// One, two, twice as many, and all.
-fn numbers(cpus: usize) -> Vec<usize> {
-    let mut numbers: Vec<usize> = (0..usize::BITS)
-        .map(|shift| 1 << shift)
-        .take_while(|number| *number < cpus)
-        .collect();
-    numbers.push(cpus);
-    numbers
 }
 
 /// How many conversations each CPU can have in a round: no port of a client is
@@ -130,17 +121,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_cpus_double() {
-        assert_eq!(numbers(1), [1]);
-        assert_eq!(numbers(2), [1, 2]);
-        assert_eq!(numbers(6), [1, 2, 4, 6]);
-        assert_eq!(numbers(16), [1, 2, 4, 8, 16]);
-    }
-
-    #[test]
     fn ports_suffice_for_any_number_of_cpus() {
         for cpus in [1, 2, 16, 64, 512] {
-            let numbers = numbers(cpus);
+            let numbers = doubled(cpus);
             let each = usize::from(conversations(&numbers));
             assert!(each > 0, "{cpus}");
             let all = usize::from(ROUNDS) * numbers.iter().sum::<usize>() * each;

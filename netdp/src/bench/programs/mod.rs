@@ -108,8 +108,9 @@ const TRAFFIC: [(Scenario, &[Kind]); 4] = [
     (Scenario::Local, &[Kind::Crr]),
 ];
 
-/// Measures each of the plan's modes that is netdp's, or netdp itself. Everything
-/// it makes is gone when it returns.
+/// Measures each of the plan's modes that is netdp's, or netdp itself, one after
+/// the other: each has a world and a daemon of its own, gone when it has been
+/// measured.
 ///
 /// # Errors
 /// On an interrupt, when netdp can't be had here, or where the kernel doesn't
@@ -120,18 +121,20 @@ pub(super) fn run(plan: &Plan, progress: &Progress) -> anyhow::Result<Vec<Progra
     if modes.is_empty() {
         modes.push(Mode::Netdp(Vec::new()));
     }
-    progress.step("making a host: netdp");
-    let mut world = World::new("bench")?;
-    let sites = modes
+    modes
         .iter()
-        .map(|mode| Site::build(&mut world, mode, &Size::default(), plan.effort.cpu))
-        .collect::<anyhow::Result<Vec<Site>>>()?;
-    let _outside = Outside::start(&world, plan.effort.cpu)?;
-    let _counting = Counting::begin().context("cannot have the kernel count runs of programs")?;
-    sites
-        .iter()
-        .map(|site| of_site(&world, site, &plan.effort, progress))
+        .map(|mode| of_mode(mode, &plan.effort, progress))
         .collect()
+}
+
+fn of_mode(mode: &Mode, effort: &Effort, progress: &Progress) -> anyhow::Result<ProgramsResult> {
+    progress.step(&format!("making a host: {}", mode.title()));
+    let mut world = World::new("bench")?;
+    let size = Size::on(&[effort.cpu]);
+    let site = Site::build(&mut world, mode, &size)?;
+    let _outside = Outside::start(&world, &size)?;
+    let _counting = Counting::begin().context("cannot have the kernel count runs of programs")?;
+    of_site(&world, &site, effort, progress)
 }
 
 fn of_site(

@@ -1,3 +1,4 @@
+use super::super::Mode;
 use super::*;
 use crate::load::Series;
 
@@ -33,11 +34,15 @@ pub(in crate::bench) fn report(errors: u64) -> Report {
     Report {
         machine: Machine::here(effort.text("client and server")),
         effort: effort.into(),
-        busy_before: Some(0.25),
+        busy: Some(Busy {
+            cpu: 1,
+            share: 0.25,
+        }),
         growth: Vec::new(),
         programs: vec![super::super::programs::tests::programs()],
         left_out: vec![LeftOut {
-            mode: Mode::Nft,
+            mode: Mode::Nft.to_string(),
+            title: Mode::Nft.title(),
             why: "nft is not installed".into(),
         }],
         failed: Vec::new(),
@@ -95,6 +100,53 @@ fn a_part_that_failed_is_named_beside_what_was_measured() {
 }
 
 #[test]
+fn what_was_measured_with_and_on_is_told() {
+    let machine = Machine {
+        netdp: "0.1.0".into(),
+        commit: Some("12ab34c-dirty".into()),
+        kernel: "6.18.0".into(),
+        cpus: 2,
+        cpu_model: Some("Cool Processor".into()),
+        command: "netdp bench".into(),
+        method: "in turn".into(),
+    };
+    let unknown = Machine {
+        commit: None,
+        cpu_model: None,
+        ..machine.clone()
+    };
+    let mut report = report(0);
+    let told = "netdp 0.1.0 (12ab34c-dirty), Linux 6.18.0, 2 CPUs (Cool Processor); in turn";
+    report.machine = machine;
+    assert!(report.table().contains(told), "{}", report.table());
+    let page = super::super::html::page(&report).unwrap();
+    assert!(page.contains(told), "{page}");
+    let told = "netdp 0.1.0, Linux 6.18.0, 2 CPUs; in turn";
+    assert_eq!(unknown.conditions(), told);
+}
+
+#[test]
+fn one_of_a_kind_is_told_as_one() {
+    let mut one = report(1);
+    assert!(
+        one.table().contains("\n1 error: published"),
+        "{}",
+        one.table()
+    );
+    assert!(report(3).table().contains("\n3 errors: published"));
+    one.machine = Machine::here(
+        Effort {
+            rounds: 1,
+            duration: std::time::Duration::from_millis(60),
+            warm_up: std::time::Duration::ZERO,
+            cpu: 1,
+        }
+        .text("client"),
+    );
+    assert!(one.table().contains("median of 1 round of 60 ms"));
+}
+
+#[test]
 fn fields_of_json_are_there() {
     let json = serde_json::to_value(report(0)).unwrap();
     let mode = &json["scenarios"][0]["workloads"][0]["modes"][1];
@@ -103,6 +155,7 @@ fn fields_of_json_are_there() {
     assert_eq!(mode["against_reference"]["verdict"], "slower");
     assert_eq!(json["scenarios"][0]["workloads"][0]["workload"], "rr");
     assert_eq!(json["left_out"][0]["mode"], "nft");
+    assert_eq!(json["busy_before"], 0.25);
     let packet = &json["programs"][0]["conversations"][0]["packets"][0];
     assert_eq!(packet["asked"]["lookups"], 3);
 }

@@ -21,7 +21,7 @@ use futures_util::stream;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-use super::{FIRST_PORT, Inside, Outside, Own, Site, Size};
+use super::{Inside, Outside, Own, Site, Size};
 use crate::api::acceleration::Acceleration;
 use crate::bench::Mode;
 use crate::world::World;
@@ -35,17 +35,17 @@ const ENDPOINT: &str = "e0000000000000000000000000000000000000000000000000000000
 const NAME: &str = "bridge";
 const BRIDGE: &str = "docker0";
 
-pub(super) fn build(size: &Size, cpu: usize) -> anyhow::Result<Site> {
+pub(super) fn build(size: &Size) -> anyhow::Result<Site> {
     let mut world = World::new("bench-docker")?;
-    let ports = size.published(FIRST_PORT);
+    let ports = size.published();
     let docker = DockerBridge::on(&world, world.first_host(), Iptables::Nft, &ports)?;
     let inside = Inside {
         first: docker.container,
         address: docker_bridge::CONTAINER,
         second: docker.neighbour,
     };
-    let site = Site::with_containers(&world, Mode::Accelerated, docker.host, inside, cpu)?;
-    let outside = Outside::start(&world, cpu)?;
+    let site = Site::with_containers(&world, Mode::Accelerated, docker.host, inside, size)?;
+    let outside = Outside::start(&world, size)?;
 
     let socket = world.dir().join("docker.sock");
     let played = Played::start(&socket, &container(&ports, site.server.pid()))?;

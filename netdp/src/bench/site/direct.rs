@@ -1,8 +1,6 @@
 //! The servers started by `netdp run`, with direct ports.
 
-use super::{
-    FIRST_PORT, Inside, NETWORK, Site, Size, address_of, published, sandbox, services, start,
-};
+use super::{Inside, NETWORK, Site, Size, address_of, sandbox, start};
 use crate::bench::Mode;
 use crate::bench::attach::{Requests, Wanted};
 use crate::netns::Namespace;
@@ -13,8 +11,8 @@ use crate::world::load::{LoadServer, server_args};
 
 /// # Errors
 /// Also when a port isn't direct: the datapath would be measured in its place.
-pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
-    start(world, &[], &Size::default())?;
+pub(super) fn build(world: &mut World, size: &Size) -> anyhow::Result<Site> {
+    start(world, &[], size)?;
     let name = sandbox("second");
     let second = world.add_namespace(&name)?;
     Requests::new(world)?.attach(&Wanted::new(&name, &second, Some(NETWORK), &[])?)?;
@@ -22,13 +20,13 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     let first = sandbox("first");
     let mut netdp = world.on_host(world.netdp_path());
     netdp.args(["run", "--name", &first, "--network", NETWORK]);
-    let ports = published(FIRST_PORT);
+    let ports = size.published();
     for PublishedPort { protocol, port } in &ports {
         netdp.arg("-p");
         netdp.arg(format!("{port}:{port}/{protocol},direct"));
     }
     netdp.arg("--").arg(world.netdp_path());
-    netdp.args(server_args(&services(FIRST_PORT), cpu));
+    netdp.args(server_args(&size.served()));
     let server = LoadServer::wait_for(netdp)?;
     expect_direct(&world.host, &ports)?;
     let inside = Inside {
@@ -39,7 +37,7 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     inside.settle();
     Ok(Site {
         inside: Some(inside),
-        ..Site::new(Mode::Direct, world.first_host(), server)
+        ..Site::new(Mode::Direct, world.first_host(), server, size)
     })
 }
 

@@ -14,7 +14,7 @@ use std::{env, thread};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::{FIRST_PORT, Inside, Site, Size, crowd};
+use super::{Inside, Site, Size, crowd};
 use crate::bench::Mode;
 use crate::netns::Namespace;
 use crate::world::docker_bridge::PublishedPort;
@@ -45,7 +45,7 @@ exec dockerd --config-file "$2"
 /// mounted: no image has to be fetched.
 const FILES: [&str; 6] = ["/bin", "/lib", "/lib64", "/usr", "/nix", "/gnu"];
 
-pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Result<Site> {
+pub(super) fn build(world: &mut World, size: &Size) -> anyhow::Result<Site> {
     for program in ["dockerd", "docker"] {
         ensure!(is_installed(program), "{program} is not installed");
     }
@@ -59,7 +59,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
     let crowd = crowd(world, &host.namespace, size, |interface, _| {
         format!("link set {interface} master {BRIDGE} up\n")
     })?;
-    let (first, address) = docker.container("first", &size.published(FIRST_PORT))?;
+    let (first, address) = docker.container("first", &size.published())?;
     let inside = Inside {
         first,
         address,
@@ -68,7 +68,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
     Ok(Site {
         version: Some(docker.version()?),
         _crowd: crowd,
-        ..Site::with_containers(world, Mode::Dockerd, host, inside, cpu)?
+        ..Site::with_containers(world, Mode::Dockerd, host, inside, size)?
     })
 }
 

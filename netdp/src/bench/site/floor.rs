@@ -5,18 +5,21 @@
 //! written: the container has the host's own addresses. To its neighbour a veth
 //! pair leads directly.
 //!
-//! [`at_uplink`]: two programs where all packets of the host pass.
+//! [`at_uplink`]: two programs where all packets of the host pass. [`of_direct`]: and
+//! a filter that sees each system call of the servers.
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt as _;
 
 use anyhow::Context;
 use nix::net::if_::if_nametoindex;
 
-use super::{Inside, Site};
+use super::{Inside, Site, Size, settle};
 use crate::bench::Mode;
 use crate::bpf::instruction::{Attached, Hook, Instruction, ProgramType, attach, load};
-use crate::world::{Host, World, ip};
+use crate::sandbox::refuse_foreign_options;
+use crate::world::{Host, World, ip, load::LoadServer};
 
 /// Between the two containers.
 const FIRST: Ipv4Addr = Ipv4Addr::new(172, 22, 0, 2);
@@ -29,7 +32,7 @@ const REDIRECT_PEER: i32 = 155;
 /// `TCX_NEXT`: as if there were no program.
 const NEXT: i32 = -1;
 
-pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
+pub(super) fn build(world: &mut World, size: &Size) -> anyhow::Result<Site> {
     let host = world.add_host()?;
     let first = world.add_namespace("floor-first")?;
     let second = world.add_namespace("floor-second")?;
@@ -83,14 +86,31 @@ pub(super) fn build(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
     };
     Ok(Site {
         _programs: programs,
-        ..Site::with_containers(world, Mode::Floor, host, inside, cpu)?
+        ..Site::with_containers(world, Mode::Floor, host, inside, size)?
     })
 }
 
 /// Host mode behind a program at each hook of the uplink, which leaves each
 /// packet as it came: what direct ports can't be faster than.
-pub(super) fn at_uplink(world: &mut World, cpu: usize) -> anyhow::Result<Site> {
-    let site = Site::plain(world, Mode::FloorUplink, cpu)?;
+pub(super) fn at_uplink(world: &mut World, size: &Size) -> anyhow::Result<Site> {
+    let site = Site::plain(world, Mode::FloorUplink, size)?;
+    passing(site)
+}
+
+/// The same with servers under the filter that programs with direct ports have, which
+/// hands `bind` to nobody here: as containers of the host's network are mostly run.
+pub(super) fn of_direct(world: &mut World, size: &Size) -> anyhow::Result<Site> {
+    let host = world.add_host()?;
+    settle(&host.namespace);
+    let mut netdp = world.within(&host.namespace, world.netdp_path());
+    // SAFETY: two system calls, with what lies on the stack.
+    unsafe { netdp.pre_exec(refuse_foreign_options) };
+    let server = LoadServer::start(netdp, &size.served())?;
+    passing(Site::new(Mode::FloorDirect, host, server, size))
+}
+
+/// Leaves all packets of the host alone.
+fn passing(site: Site) -> anyhow::Result<Site> {
     let pass = [Instruction::mov(0, NEXT), Instruction::EXIT];
     let programs = site.host.run(|| {
         Ok::<_, anyhow::Error>(vec![

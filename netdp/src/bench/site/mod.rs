@@ -6,6 +6,7 @@ mod dockerd;
 mod floor;
 mod netavark;
 mod netfilter;
+mod size;
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -13,54 +14,24 @@ use std::process::Command;
 use accelerated::Played;
 
 use super::attach::{Requests, Wanted};
+use super::measure::Pair;
 use super::{Mode, Scenario};
 use crate::bpf::instruction::Attached;
-use crate::load::{Kind, Service};
+use crate::load::Kind;
 use crate::netns::Namespace;
 use crate::world::docker_bridge::{self, DockerBridge, Iptables, PublishedPort};
 use crate::world::load::{CONGESTION, LoadServer};
 use crate::world::{Host, World, ip, set_sysctls};
+use size::{port_of, published};
 
-/// Servers listen from here on, one port for each workload.
-pub(super) const FIRST_PORT: u16 = 7001;
+pub(super) use size::{FIRST_PORT, Size, port, services};
+
 /// Where containers publish that have nothing to do with what is measured.
 const OTHER_PORTS: u16 = 17001;
 /// Of netdp's containers.
 const NETWORK: &str = "bench";
 /// Requests to the daemon under way at a time.
 const AT_ONCE: usize = 50;
-
-/// Ports that are published for their number alone.
-const FILLER_PORTS: u16 = 20001;
-
-/// How much there is on a host besides what is measured.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Size {
-    /// Published ports in all.
-    pub(super) ports: usize,
-    /// Containers in all.
-    pub(super) endpoints: usize,
-    /// Flows that the tables must have room for.
-    pub(super) flows: usize,
-}
-
-impl Size {
-    /// Ports of the first container: those that are measured are published last.
-    fn published(&self, first: u16) -> Vec<PublishedPort> {
-        let measured = published(first);
-        let fillers = self.ports.saturating_sub(measured.len()) as u16;
-        let fillers = (0..fillers).map(|offset| PublishedPort {
-            protocol: "tcp",
-            port: FILLER_PORTS + offset,
-        });
-        fillers.chain(measured).collect()
-    }
-
-    /// Containers besides the two that every host has.
-    fn crowd(&self) -> usize {
-        self.endpoints.saturating_sub(2)
-    }
-}
 
 /// A host that carries traffic in one way.
 pub(super) struct Site {
@@ -72,6 +43,8 @@ pub(super) struct Site {
     host: Namespace,
     /// Of the host, as the client sees it.
     address: Ipv4Addr,
+    /// Of the pairs of client and server.
+    cpus: Vec<usize>,
     /// Of the client, as the host sees it.
     client: Ipv4Addr,
     inside: Option<Inside>,
@@ -101,6 +74,7 @@ pub(super) struct Route<'a> {
     world: &'a World,
     from: From<'a>,
     address: Ipv4Addr,
+    cpus: &'a [usize],
 }
 
 enum From<'a> {
@@ -125,41 +99,30 @@ impl Route<'_> {
         }
     }
 
-    /// Where the server of this workload is reached.
+    /// Where the first server of this workload is reached.
     pub(super) fn target(&self, kind: Kind) -> (Ipv4Addr, u16) {
-        (self.address, port(FIRST_PORT, kind))
+        (self.address, port_of(0, kind))
     }
-}
 
-pub(super) fn port(first: u16, kind: Kind) -> u16 {
-    let offset = Kind::ALL.iter().position(|other| *other == kind);
-    first + offset.unwrap_or_default() as u16
-}
-
-pub(super) fn services(first: u16) -> Vec<(Service, u16)> {
-    let services = Kind::ALL.map(|kind| (kind.service(), port(first, kind)));
-    services.into()
-}
-
-fn published(first: u16) -> Vec<PublishedPort> {
-    let ports = Kind::ALL.map(|kind| PublishedPort {
-        protocol: match kind {
-            Kind::UdpRr | Kind::UdpPps => "udp",
-            _ => "tcp",
-        },
-        port: port(first, kind),
-    });
-    ports.into()
+    /// Where each of them is, and with which CPU.
+    pub(super) fn pairs(&self, kind: Kind) -> Vec<Pair> {
+        let cpus = self.cpus.iter().enumerate();
+        let pairs = cpus.map(|(number, &cpu)| Pair {
+            target: (self.address, port_of(number, kind)).into(),
+            cpu,
+        });
+        pairs.collect()
+    }
 }
 
 /// What stands outside: the server for traffic that leaves.
 pub(super) struct Outside(#[expect(dead_code, reason = "ends the server")] LoadServer);
 
 impl Outside {
-    pub(super) fn start(world: &World, cpu: usize) -> anyhow::Result<Self> {
+    pub(super) fn start(world: &World, size: &Size) -> anyhow::Result<Self> {
         settle(&world.client);
         let netdp = world.on_client(world.netdp_path());
-        Ok(Self(LoadServer::start(netdp, &services(FIRST_PORT), cpu)?))
+        Ok(Self(LoadServer::start(netdp, &size.served())?))
     }
 }
 
@@ -173,25 +136,21 @@ fn settle(namespace: &Namespace) {
 impl Site {
     /// # Errors
     /// When the mode can't be had here.
-    pub(super) fn build(
-        world: &mut World,
-        mode: &Mode,
-        size: &Size,
-        cpu: usize,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn build(world: &mut World, mode: &Mode, size: &Size) -> anyhow::Result<Self> {
         match mode {
-            Mode::Host => Self::plain(world, Mode::Host, cpu),
-            Mode::HostRules => Self::host_rules(world, cpu),
-            Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, size, cpu),
-            Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size, cpu),
-            Mode::Dockerd => dockerd::build(world, size, cpu),
-            Mode::Accelerated => accelerated::build(size, cpu),
-            Mode::Nft => netfilter::build(world, size, cpu),
-            Mode::Netavark => netavark::build(world, size, cpu),
-            Mode::Floor => floor::build(world, cpu),
-            Mode::FloorUplink => floor::at_uplink(world, cpu),
-            Mode::Netdp(options) => Self::netdp(world, options, size, cpu),
-            Mode::Direct => direct::build(world, cpu),
+            Mode::Host => Self::plain(world, Mode::Host, size),
+            Mode::HostRules => Self::host_rules(world, size),
+            Mode::DockerNft => Self::docker(world, mode, Iptables::Nft, size),
+            Mode::DockerLegacy => Self::docker(world, mode, Iptables::Legacy, size),
+            Mode::Dockerd => dockerd::build(world, size),
+            Mode::Accelerated => accelerated::build(size),
+            Mode::Nft => netfilter::build(world, size),
+            Mode::Netavark => netavark::build(world, size),
+            Mode::Floor => floor::build(world, size),
+            Mode::FloorUplink => floor::at_uplink(world, size),
+            Mode::FloorDirect => floor::of_direct(world, size),
+            Mode::Netdp(options) => Self::netdp(world, options, size),
+            Mode::Direct => direct::build(world, size),
         }
     }
 
@@ -200,15 +159,14 @@ impl Site {
     ///
     /// # Errors
     /// As [`Site::build`]; when the world can't be made.
-    pub(super) fn apart(world: &mut World, mode: &Mode, cpu: usize) -> anyhow::Result<Self> {
-        let size = Size::default();
+    pub(super) fn apart(world: &mut World, mode: &Mode, size: &Size) -> anyhow::Result<Self> {
         if !matches!(mode, Mode::Netdp(_) | Mode::Direct) {
-            return Self::build(world, mode, &size, cpu);
+            return Self::build(world, mode, size);
         }
         let mut world = World::new("bench-netdp")?;
-        let site = Self::build(&mut world, mode, &size, cpu)?;
+        let site = Self::build(&mut world, mode, size)?;
         let own = Own {
-            _outside: Outside::start(&world, cpu)?,
+            _outside: Outside::start(&world, size)?,
             _docker: None,
             world,
         };
@@ -218,8 +176,9 @@ impl Site {
         })
     }
 
-    fn new(mode: Mode, host: Host, server: LoadServer) -> Self {
+    fn new(mode: Mode, host: Host, server: LoadServer, size: &Size) -> Self {
         Self {
+            cpus: size.cpus.clone(),
             mode,
             version: None,
             server,
@@ -238,12 +197,12 @@ impl Site {
         world: &World,
         mode: Mode,
         host: Host,
-        cpu: usize,
+        size: &Size,
     ) -> anyhow::Result<Self> {
         settle(&host.namespace);
         let netdp = world.within(&host.namespace, world.netdp_path());
-        let server = LoadServer::start(netdp, &services(FIRST_PORT), cpu)?;
-        Ok(Self::new(mode, host, server))
+        let server = LoadServer::start(netdp, &size.served())?;
+        Ok(Self::new(mode, host, server, size))
     }
 
     fn with_containers(
@@ -251,26 +210,26 @@ impl Site {
         mode: Mode,
         host: Host,
         inside: Inside,
-        cpu: usize,
+        size: &Size,
     ) -> anyhow::Result<Self> {
         settle(&host.namespace);
         inside.settle();
         let netdp = world.within(&inside.first, world.netdp_path());
-        let server = LoadServer::start(netdp, &services(FIRST_PORT), cpu)?;
+        let server = LoadServer::start(netdp, &size.served())?;
         Ok(Self {
             inside: Some(inside),
-            ..Self::new(mode, host, server)
+            ..Self::new(mode, host, server, size)
         })
     }
 
-    fn plain(world: &mut World, mode: Mode, cpu: usize) -> anyhow::Result<Self> {
+    fn plain(world: &mut World, mode: Mode, size: &Size) -> anyhow::Result<Self> {
         let host = world.add_host()?;
-        Self::without_containers(world, mode, host, cpu)
+        Self::without_containers(world, mode, host, size)
     }
 
-    fn host_rules(world: &mut World, cpu: usize) -> anyhow::Result<Self> {
+    fn host_rules(world: &mut World, size: &Size) -> anyhow::Result<Self> {
         let docker = DockerBridge::create(world, Iptables::Nft, &published(OTHER_PORTS))?;
-        Self::without_containers(world, Mode::HostRules, docker.host, cpu)
+        Self::without_containers(world, Mode::HostRules, docker.host, size)
     }
 
     fn docker(
@@ -278,9 +237,8 @@ impl Site {
         mode: &Mode,
         iptables: Iptables,
         size: &Size,
-        cpu: usize,
     ) -> anyhow::Result<Self> {
-        let docker = DockerBridge::create(world, iptables, &size.published(FIRST_PORT))?;
+        let docker = DockerBridge::create(world, iptables, &size.published())?;
         let crowd = crowd(world, &docker.host.namespace, size, |interface, _| {
             format!("link set {interface} master docker0 up\n")
         })?;
@@ -291,16 +249,11 @@ impl Site {
         };
         Ok(Self {
             _crowd: crowd,
-            ..Self::with_containers(world, mode.clone(), docker.host, inside, cpu)?
+            ..Self::with_containers(world, mode.clone(), docker.host, inside, size)?
         })
     }
 
-    fn netdp(
-        world: &mut World,
-        options: &[String],
-        size: &Size,
-        cpu: usize,
-    ) -> anyhow::Result<Self> {
+    fn netdp(world: &mut World, options: &[String], size: &Size) -> anyhow::Result<Self> {
         start(world, options, size)?;
         let requests = Requests::new(world)?;
         let attach = |name: &str, ports: &[String]| -> anyhow::Result<(Namespace, Wanted)> {
@@ -310,7 +263,7 @@ impl Site {
             Ok((namespace, wanted))
         };
         let specs: Vec<String> = size
-            .published(FIRST_PORT)
+            .published()
             .iter()
             .map(|PublishedPort { protocol, port }| format!("{port}:{port}/{protocol}"))
             .collect();
@@ -329,12 +282,12 @@ impl Site {
         };
         inside.settle();
         let program = world.within_reach(&inside.first, world.netdp_path());
-        let server = LoadServer::start(program, &services(FIRST_PORT), cpu)?;
+        let server = LoadServer::start(program, &size.served())?;
         let mode = Mode::Netdp(options.to_vec());
         Ok(Self {
             inside: Some(inside),
             _crowd: crowd,
-            ..Self::new(mode, world.first_host(), server)
+            ..Self::new(mode, world.first_host(), server, size)
         })
     }
 
@@ -351,9 +304,14 @@ impl Site {
         &self.host
     }
 
+    /// Its own, or the one that it shares.
+    pub(super) fn world<'a>(&'a self, shared: &'a World) -> &'a World {
+        self.own.as_ref().map_or(shared, |own| &own.world)
+    }
+
     /// How the scenario goes here.
     pub(super) fn route<'a>(&'a self, world: &'a World, scenario: Scenario) -> Route<'a> {
-        let world = self.own.as_ref().map_or(world, |own| &own.world);
+        let world = self.world(world);
         let is_netdp = matches!(self.mode, Mode::Netdp(_) | Mode::Direct);
         let from_host = match is_netdp {
             true => From::HostOfNetdp,
@@ -374,6 +332,7 @@ impl Site {
             world,
             from,
             address,
+            cpus: &self.cpus,
         }
     }
 }
@@ -384,7 +343,7 @@ fn start(world: &mut World, options: &[String], size: &Size) -> anyhow::Result<(
     let mut words = Vec::new();
     if size.flows > 0 {
         words.push("--config".into());
-        words.push(super::growth::settings(world, size.flows)?.into_os_string());
+        words.push(super::sizes::settings(world, size.flows)?.into_os_string());
     }
     world.start_daemon(&words)?;
     let mut words = vec!["network", "create", NETWORK];

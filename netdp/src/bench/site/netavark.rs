@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::{FIRST_PORT, Inside, Site, Size, crowd};
+use super::{Inside, Site, Size, crowd};
 use crate::bench::Mode;
 use crate::netns::Namespace;
 use crate::world::docker_bridge::PublishedPort;
@@ -22,7 +22,7 @@ const FOLDERS: [&str; 2] = ["/usr/libexec/podman", "/usr/lib/podman"];
 const MOST_PORTS: usize = 1_000;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(300);
 
-pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Result<Site> {
+pub(super) fn build(world: &mut World, size: &Size) -> anyhow::Result<Site> {
     let netavark = find().context("netavark is not installed")?;
     ensure!(
         size.ports <= MOST_PORTS,
@@ -44,7 +44,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
     let crowded = |interface: &str, _| format!("link set {interface} master {BRIDGE} up\n");
     let second = setup("second", SECOND, &[])?;
     let crowd = crowd(world, namespace, size, crowded)?;
-    let first = setup("first", FIRST, &size.published(FIRST_PORT))?;
+    let first = setup("first", FIRST, &size.published())?;
     let inside = Inside {
         first,
         address: FIRST,
@@ -52,7 +52,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
     };
     Ok(Site {
         _crowd: crowd,
-        ..Site::with_containers(world, Mode::Netavark, host, inside, cpu)?
+        ..Site::with_containers(world, Mode::Netavark, host, inside, size)?
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{FIRST_PORT, Inside, Site, Size, crowd};
+use super::{Inside, Site, Size, crowd};
 use crate::bench::Mode;
 use crate::netns::Namespace;
 use crate::world::docker_bridge::PublishedPort;
@@ -17,7 +17,7 @@ const SECOND: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 3);
 
 const RULES_TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Result<Site> {
+pub(super) fn build(world: &mut World, size: &Size) -> anyhow::Result<Site> {
     let host = world.add_host()?;
     let namespace = &host.namespace;
     set_sysctls(
@@ -29,7 +29,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
     )?;
     let first = container(world, namespace, "first", FIRST)?;
     let second = container(world, namespace, "second", SECOND)?;
-    let rules = rules(&size.published(FIRST_PORT));
+    let rules = rules(&size.published());
     feed(namespace, "nft", &["-f", "-"], &rules, RULES_TIMEOUT)?;
     let crowd = crowd(world, namespace, size, |interface, number| {
         let [high, low] = (number as u16).to_be_bytes();
@@ -42,7 +42,7 @@ pub(super) fn build(world: &mut World, size: &Size, cpu: usize) -> anyhow::Resul
     };
     Ok(Site {
         _crowd: crowd,
-        ..Site::with_containers(world, Mode::Nft, host, inside, cpu)?
+        ..Site::with_containers(world, Mode::Nft, host, inside, size)?
     })
 }
 

@@ -33,6 +33,9 @@ pub enum Kind {
     UdpRr,
     /// 64-byte datagrams one way, as fast as they can be sent (udp-sink).
     UdpPps,
+    /// The same where nobody gets any, counted as they are sent.
+    #[value(hide = true)]
+    UdpDropped,
     /// HTTP requests on keep-alive connections (http).
     Http,
 }
@@ -41,6 +44,7 @@ pub enum Kind {
 pub const WARM_UP: Duration = Duration::from_millis(100);
 
 impl Kind {
+    /// Those that a server takes part in.
     pub const ALL: [Self; 7] = [
         Self::Rr,
         Self::UdpRr,
@@ -59,7 +63,7 @@ impl Kind {
             Self::Bulk => Service::Sink,
             Self::BulkBack => Service::Source,
             Self::UdpRr => Service::UdpEcho,
-            Self::UdpPps => Service::UdpSink,
+            Self::UdpPps | Self::UdpDropped => Service::UdpSink,
             Self::Http => Service::Http,
         }
     }
@@ -74,6 +78,7 @@ impl fmt::Display for Kind {
             Self::BulkBack => "bulk-back",
             Self::UdpRr => "udp-rr",
             Self::UdpPps => "udp-pps",
+            Self::UdpDropped => "udp-dropped",
             Self::Http => "http",
         })
     }
@@ -150,6 +155,30 @@ pub struct Measurement {
     pub pinned_cpu_seconds: Option<f64>,
 }
 
+impl Measurement {
+    /// Of clients that measured at once: the rate, time and quantiles of the average
+    /// one, and what all of them did, got and took.
+    pub fn of_average(all: &[Self]) -> Option<Self> {
+        let count = all.len() as f64;
+        let sum = |of: fn(&Self) -> u64| all.iter().map(of).sum();
+        let seconds = |of: fn(&Self) -> f64| all.iter().map(of).sum::<f64>();
+        let first = all.first()?.clone();
+        Some(Self {
+            operations: sum(|it| it.operations),
+            seconds: seconds(|it| it.seconds) / count,
+            rate: seconds(|it| it.rate) / count,
+            latency: Latency::of_average(all.iter().filter_map(|it| it.latency.as_ref())),
+            bytes: sum(|it| it.bytes),
+            lost: sum(|it| it.lost),
+            errors: sum(|it| it.errors),
+            first_error: all.iter().find_map(|it| it.first_error.clone()),
+            cpu_seconds: seconds(|it| it.cpu_seconds),
+            pinned_cpu_seconds: all.iter().map(|it| it.pinned_cpu_seconds).sum(),
+            ..first
+        })
+    }
+}
+
 /// Measures once, in a thread of its own: the caller's CPU affinity stays.
 ///
 /// # Errors
@@ -166,6 +195,7 @@ pub fn run(config: ClientConfig) -> Result<Measurement, LoadError> {
             Kind::BulkBack => tcp::bulk_back(&config, recorder),
             Kind::UdpRr => udp::request_response(&config, recorder),
             Kind::UdpPps => udp::one_way(&config, recorder),
+            Kind::UdpDropped => udp::dropped(&config, recorder),
             Kind::Http => keep_alive::requests(&config, recorder),
         }
     };

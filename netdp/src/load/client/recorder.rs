@@ -30,7 +30,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(config: &ClientConfig) -> Self {
         let warm_up = match config.kind {
-            Kind::Bulk | Kind::BulkBack | Kind::UdpPps => Duration::ZERO,
+            Kind::Bulk | Kind::BulkBack | Kind::UdpPps | Kind::UdpDropped => Duration::ZERO,
             _ => config.warm_up,
         };
         let measured_from = Instant::now() + warm_up;
@@ -63,7 +63,7 @@ impl Recorder {
     /// all the time there was, that is what is to be told.
     pub(super) fn over(&self, now: Instant) -> bool {
         let is_known = match self.kind {
-            Kind::Bulk | Kind::BulkBack | Kind::UdpPps => true,
+            Kind::Bulk | Kind::BulkBack | Kind::UdpPps | Kind::UdpDropped => true,
             _ => self.operations + self.errors + self.lost > 0,
         };
         is_known && now >= self.until

@@ -228,6 +228,26 @@ fn whoami_tells_both_addresses() {
 }
 
 #[test]
+fn of_clients_at_once_one_has_the_average_rate_and_all_what_they_did() {
+    let (_server, address) = server(Service::Echo);
+    let config = ClientConfig::new(Kind::Rr, address, Duration::from_millis(20));
+    let one = run(config).unwrap();
+    let other = Measurement {
+        rate: 3.0 * one.rate,
+        errors: 2,
+        first_error: Some("refused".into()),
+        ..one.clone()
+    };
+    let both = Measurement::of_average(&[one.clone(), other]).unwrap();
+    assert!((both.rate / one.rate - 2.0).abs() < 1e-9, "{both:?}");
+    assert_eq!(both.operations, 2 * one.operations);
+    assert_eq!(both.errors, 2);
+    assert_eq!(both.first_error.as_deref(), Some("refused"));
+    assert_eq!(both.latency, one.latency);
+    assert_eq!(Measurement::of_average(&[]), None);
+}
+
+#[test]
 fn an_address_in_use_is_refused_by_name() {
     let (_server, address) = server(Service::Echo);
     let refusal = serve(ServerConfig {

@@ -77,15 +77,7 @@ pub(super) fn one_way(
     }
     // Asking took time that is not the sender's.
     recorder.restart(config);
-    let mut sent = 0;
-    let mut now = Instant::now();
-    while !recorder.over(now) {
-        match socket.send(&datagram::counted(session, sent)) {
-            Ok(_) => sent += 1,
-            Err(error) => recorder.error("send", error),
-        }
-        now = Instant::now();
-    }
+    let (sent, now) = send(&socket, session, &mut recorder);
     match datagram::received(&socket, session) {
         Ok(Some(received)) => {
             recorder.arrived(received, received * datagram::LENGTH as u64);
@@ -95,4 +87,29 @@ pub(super) fn one_way(
         Err(error) => recorder.error("report of the sink", error),
     }
     Ok(recorder.finish(now))
+}
+
+/// Nobody is asked what arrived.
+pub(super) fn dropped(
+    config: &ClientConfig,
+    mut recorder: Recorder,
+) -> Result<Measurement, LoadError> {
+    let socket = connect(config.target)?;
+    let (sent, now) = send(&socket, rand::random(), &mut recorder);
+    recorder.arrived(sent, sent * datagram::LENGTH as u64);
+    Ok(recorder.finish(now))
+}
+
+/// As fast as they can be sent: how many, and until when.
+fn send(socket: &UdpSocket, session: u32, recorder: &mut Recorder) -> (u64, Instant) {
+    let mut sent = 0;
+    let mut now = Instant::now();
+    while !recorder.over(now) {
+        match socket.send(&datagram::counted(session, sent)) {
+            Ok(_) => sent += 1,
+            Err(error) => recorder.error("send", error),
+        }
+        now = Instant::now();
+    }
+    (sent, now)
 }
