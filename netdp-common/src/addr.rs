@@ -180,6 +180,10 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + 'static {
     /// IPv4, 48 of IPv6.
     fn block(self) -> Self;
 
+    /// What one source outside is told by: the address, or of IPv6 its /64, within
+    /// which a host chooses addresses as it likes (RFC 7934), and others may be, too.
+    fn source(self) -> Self;
+
     /// The address's words of 32 bits for checksum arithmetic, in the order of
     /// the packet.
     fn words(&self) -> &[u32];
@@ -218,6 +222,11 @@ impl Address for V4Addr {
     #[inline(always)]
     fn block(self) -> Self {
         Self(self.0 & 0xffff_0000u32.to_be())
+    }
+
+    #[inline(always)]
+    fn source(self) -> Self {
+        self
     }
 
     #[inline(always)]
@@ -282,6 +291,12 @@ impl Address for V6Addr {
     fn block(self) -> Self {
         let [a, b, ..] = self.0;
         Self([a, b & 0xffff_0000u32.to_be(), 0, 0])
+    }
+
+    #[inline(always)]
+    fn source(self) -> Self {
+        let [a, b, ..] = self.0;
+        Self([a, b, 0, 0])
     }
 
     #[inline(always)]
@@ -386,6 +401,14 @@ mod tests {
         let v6 = |text: &str| V6Addr::from(text.parse::<Ipv6Addr>().unwrap());
         assert_eq!(v4("172.20.3.4").block(), v4("172.20.0.0"));
         assert_eq!(v6("2001:db8:12:34::5").block(), v6("2001:db8:12::"));
+    }
+
+    #[test]
+    fn a_source_is_an_address_or_a_subnet_of_a_host() {
+        let v4 = V4Addr::new([203, 0, 113, 7]);
+        assert_eq!(v4.source(), v4);
+        let v6 = |text: &str| V6Addr::from(text.parse::<Ipv6Addr>().unwrap());
+        assert_eq!(v6("2001:db8:12:34::5:6").source(), v6("2001:db8:12:34::"));
     }
 
     #[test]

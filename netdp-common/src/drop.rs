@@ -89,6 +89,9 @@ reasons! {
     /// A neighbour solicitation for an address that isn't to be had on this
     /// network.
     NeighbourUnknown = 31, "neighbour-unknown";
+    /// From outside, of a source that begins more conversations with published
+    /// ports than it may.
+    SourceLimit = 32, "source-limit";
 }
 
 #[cfg(test)]

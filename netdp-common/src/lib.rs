@@ -17,6 +17,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod joined;
 pub mod left;
+pub mod limit;
 pub mod maps;
 pub mod nat;
 pub mod nd;

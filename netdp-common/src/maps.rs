@@ -41,6 +41,8 @@ pub mod name {
     pub const BACK_RANGES4: &str = "back_ranges4";
     pub const ALLOW4: &str = "allow4";
     pub const BLOCKED4: &str = "blocked4";
+    pub const BUCKETS4: &str = "buckets4";
+    pub const HEARD4: &str = "heard4";
     pub const ADDRS6: &str = "addrs6";
     pub const PORTS6: &str = "ports6";
     pub const BACK6: &str = "back6";
@@ -58,6 +60,8 @@ pub mod name {
     pub const BACK_RANGES6: &str = "back_ranges6";
     pub const ALLOW6: &str = "allow6";
     pub const BLOCKED6: &str = "blocked6";
+    pub const BUCKETS6: &str = "buckets6";
+    pub const HEARD6: &str = "heard6";
     pub const DROPS: &str = "drops";
     pub const LEFT: &str = "left";
     pub const STATS: &str = "stats";
@@ -84,6 +88,7 @@ pub mod name {
     pub const MEMBERS4: &str = "members4";
     pub const MEMBERS6: &str = "members6";
     pub const BLOCKING: &str = "blocking";
+    pub const LIMIT: &str = "limit";
 }
 
 /// How many endpoints can have counters of their own: entries of `stats`.
@@ -97,6 +102,10 @@ pub const MAX_RANGES: u32 = 16_384;
 pub const MAX_ALLOWED: u32 = 65_536;
 /// Entries of `blocked4`.
 pub const MAX_BLOCKED: u32 = 65_536;
+/// Entries of `buckets4`: sources that have begun conversations lately.
+pub const MAX_BUCKETS: u32 = 32_768;
+/// Entries of `heard4`: conversations of UDP that have been let through.
+pub const MAX_HEARD: u32 = 32_768;
 /// Entries of `flows4` unless the daemon is told otherwise.
 pub const DEFAULT_FLOWS: u32 = 262_144;
 /// `order4` has so many places for each entry of `flows4`: what has left the

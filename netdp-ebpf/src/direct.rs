@@ -12,7 +12,7 @@ mod options;
 use core::ptr;
 
 use aya_ebpf::{
-    EbpfContext,
+    EbpfContext, Global,
     bindings::bpf_sock,
     helpers::{bpf_get_netns_cookie, generated::bpf_sk_storage_get},
     programs::{SockAddrContext, SockoptContext},
@@ -25,7 +25,7 @@ use netdp_common::{
     packet::{Packet, Tuple, V4, V6},
 };
 
-pub use known::{is_from_known, is_to_known};
+pub use known::{is_sent, is_to_known};
 
 use crate::{
     calls,
@@ -36,10 +36,15 @@ use crate::{
     },
     maps::{INWARD, OWN_WAYS, UNSEALED},
     published::{back_of, mapping_of},
-    ranges,
+    ranges, shared,
     skb::Skb,
     work::{self, Decision, Exit, Work, copy},
 };
+
+/// Number of the control group of direct sockets (`cgroup_id`), set by the loader; 0
+/// where there is none.
+#[unsafe(no_mangle)]
+pub static DIRECT_GROUP: Global<u64> = Global::new(0);
 
 /// Whether a packet for a published port is one of the host's own: its program
 /// has a socket there, or a connection of one. `usual` is the address that
@@ -143,7 +148,7 @@ pub fn is_instead<F: Family>(
     decision.exit = Exit::Host;
     if let Some(seen) = INWARD.get_ptr_mut(0) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { seen.write_volatile(1) };
+        unsafe { shared::set(seen, 1) };
     }
     true
 }

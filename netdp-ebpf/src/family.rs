@@ -22,8 +22,9 @@ use netdp_common::{
 use crate::{
     alone::Alone,
     maps::{
-        Addrs, Allowed, BackRanges, Backs, Blocked, Calls, Clients, Flows, Frags, KnownPlaces,
-        Links, Locals, Members, Order, Others, Paths, Pending, Ports, Ranges, Scratch, Socks,
+        Addrs, Allowed, BackRanges, Backs, Blocked, Buckets, Calls, Clients, Flows, Frags, Heard,
+        KnownPlaces, Links, Locals, Members, Order, Others, Paths, Pending, Ports, Ranges, Scratch,
+        Socks,
     },
     skb::Skb,
 };
@@ -43,6 +44,8 @@ pub trait Family: Quoting + Alone {
     const NEXT: usize;
     /// Where the network header has the source address, in bytes.
     const SADDR: usize;
+    /// Length of the network header without options or extension headers, bytes.
+    const LENGTH: usize;
 
     fn addrs() -> &'static Addrs<Self::Addr>;
     fn ports() -> &'static Ports<Self::Addr>;
@@ -55,6 +58,8 @@ pub trait Family: Quoting + Alone {
     fn back_ranges() -> &'static BackRanges<Self::Addr>;
     fn allowed() -> &'static Allowed<Self::Addr>;
     fn blocked() -> &'static Blocked<Self::Addr>;
+    fn buckets() -> &'static Buckets<Self::Addr>;
+    fn heard() -> &'static Heard<Self::Addr>;
     fn flows() -> &'static Flows<Self::Addr>;
     fn pending() -> &'static Pending<Self::Addr>;
     fn order() -> &'static Order<Self::Addr>;

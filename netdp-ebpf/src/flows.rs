@@ -21,7 +21,7 @@ use netdp_common::{
 use crate::{
     family::Family,
     maps::{CONFIG, FULL},
-    share, sweep,
+    share, shared, sweep,
 };
 
 /// Second of `CLOCK_MONOTONIC`, as exact as the kernel's tick.
@@ -158,7 +158,7 @@ pub fn establish<F: Family>(
     if F::flows().insert(key, &*value, u64::from(BPF_ANY)).is_err() {
         if let Some(full) = FULL.get_ptr_mut(F::FULL) {
             // SAFETY: a whole second, written by any CPU.
-            unsafe { full.write_volatile(now()) };
+            unsafe { shared::set(full, now()) };
         }
         return Err(DropReason::TableFull);
     }

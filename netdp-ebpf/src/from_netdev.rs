@@ -12,19 +12,19 @@ use netdp_common::{
 use crate::{
     blocked, calls, direct, early,
     family::{Family, translate},
-    flows, icmp, mapped, masquerade, published, ranges, routed,
+    flows, icmp, limit, mapped, masquerade, published, ranges, routed,
     skb::Skb,
     source,
     verdict::{self, Verdict},
     work::{self, Exit, Work},
 };
 
-/// Nothing from a blocked source. Published ports, answers to masqueraded flows; nothing else gets to a
-/// container.
+/// Nothing from a blocked source. Published ports, answers to masqueraded flows;
+/// nothing else gets to a container.
 #[inline(always)]
 pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
-    if is_to_known(skb) {
-        return Ok(Verdict::Pass);
+    if let Some(action) = at_once(skb) {
+        return Ok(Verdict::Part(action));
     }
     match skb.ethertype() {
         ethertype::IPV4 if skb.is_for_interface() => Ok(Verdict::Part(ipv4(skb))),
@@ -35,17 +35,16 @@ pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
     }
 }
 
-/// Whether a packet is for a direct port, and nothing else is to be asked about
-/// it.
+/// What is decided without asking much: packets for direct ports.
 #[inline(always)]
-fn is_to_known(skb: &Skb) -> bool {
-    if blocked::are_there() || !skb.is_for_interface() {
-        return false;
+fn at_once(skb: &Skb) -> Option<i32> {
+    if blocked::are_there() || limit::is_set() || !skb.is_for_interface() {
+        return None;
     }
     match skb.ethertype() {
-        ethertype::IPV4 => direct::is_to_known::<V4>(skb),
-        ethertype::IPV6 => direct::is_to_known::<V6>(skb),
-        _ => false,
+        ethertype::IPV4 if direct::is_to_known::<V4>(skb) => Some(verdict::NEXT),
+        ethertype::IPV6 if direct::is_to_known::<V6>(skb) => Some(verdict::NEXT),
+        _ => None,
     }
 }
 
@@ -139,6 +138,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
                 if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
                     return Err(DropReason::NotAllowed);
                 }
+                limit::check::<F>(packet)?;
                 if direct::is_hosts::<F>(skb, mapping, packet, &mapping.back_addr) {
                     return Ok(Verdict::Pass);
                 }

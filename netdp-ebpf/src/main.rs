@@ -17,6 +17,7 @@ mod blocked;
 mod calls;
 mod count;
 mod direct;
+mod driver;
 mod early;
 mod family;
 mod fib;
@@ -29,6 +30,7 @@ mod hairpin;
 mod host_socket;
 mod icmp;
 mod joined;
+mod limit;
 mod linked;
 mod mapped;
 mod maps;
@@ -41,6 +43,7 @@ mod ranges;
 mod refuse;
 mod routed;
 mod share;
+mod shared;
 mod skb;
 mod source;
 mod sweep;
@@ -70,7 +73,7 @@ pub fn from_netdev(ctx: TcContext) -> i32 {
 /// arrives from outside.
 #[xdp(frags)]
 pub fn block_netdev(ctx: XdpContext) -> u32 {
-    blocked::at_driver(&ctx)
+    driver::block(&ctx)
 }
 
 /// tcx egress of an uplink: a frame that leaves, sent by the host's stack or

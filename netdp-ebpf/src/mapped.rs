@@ -21,7 +21,7 @@ use crate::{
     flows::{self, find_either},
     found::Found,
     maps::MAPPINGS,
-    masquerade, share,
+    masquerade, share, shared,
     skb::Skb,
     work::{Exit, Work, copy},
 };
@@ -58,7 +58,7 @@ pub fn is_mapping(kind: u8) -> bool {
 pub fn begin() {
     if let Some(seen) = MAPPINGS.get_ptr_mut(0) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { seen.write_volatile(1) };
+        unsafe { shared::set(seen, 1) };
     }
 }
 

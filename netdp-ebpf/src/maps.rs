@@ -9,14 +9,15 @@ use netdp_common::{
     addr::{V4Addr, V6Addr},
     block::BlockPlace,
     left::MAX_LEFT,
+    limit::Limit,
     maps::{
         Asked, Back, BackRange, Client, ClientKey, Config, DEFAULT_FLOWS, Datagrams, EARLY_GROUPS,
         EARLY_IN_GROUP, Early, EarlyGroup, Endpoint, Flow, FlowKey, Frag, FragKey, Joined, Known,
-        LinkKey, Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_CLIENTS, MAX_CLOSED,
-        MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING, MAX_PORTS,
-        MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, MadeFor, Member, ORDER_PER_FLOW, OwnPort, OwnWay,
-        Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals, Short, SockKey, SocketKey,
-        Stats, Sweep, Times, Uplink, Usage, seen,
+        LinkKey, Local, MAX_ALLOWED, MAX_BLOCKED, MAX_BUCKETS, MAX_CALLS, MAX_CLIENTS, MAX_CLOSED,
+        MAX_ENDPOINTS, MAX_HEARD, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING,
+        MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, MadeFor, Member, ORDER_PER_FLOW, OwnPort,
+        OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Refusals, Short, SockKey,
+        SocketKey, Stats, Sweep, Times, Uplink, Usage, seen,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -51,6 +52,10 @@ pub type Ranges<A> = LpmTrie<RangePlace<A>, PublishedRange<A>, { MAX_RANGES as u
 pub type BackRanges<A> = LpmTrie<RangePlace<A>, BackRange<A>, { MAX_RANGES as usize }>;
 pub type Allowed<A> = LpmTrie<AllowPlace<A>, u32, { MAX_ALLOWED as usize }>;
 pub type Blocked<A> = LpmTrie<BlockPlace<A>, u64, { MAX_BLOCKED as usize }>;
+/// When the bucket of a source will be full, nanoseconds of `CLOCK_MONOTONIC`.
+pub type Buckets<A> = LruHashMap<A, u64, { MAX_BUCKETS as usize }>;
+/// Second of the last datagram.
+pub type Heard<A> = LruHashMap<FlowKey<A>, u32, { MAX_HEARD as usize }>;
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, { DEFAULT_FLOWS as usize }>;
 pub type Pending<A> = LruHashMap<FlowKey<A>, Flow<A>, { MAX_PENDING as usize }>;
 /// Places of flows in the order in which the sweep looks at them, see
@@ -112,6 +117,9 @@ pub static TIMES: HashMap<u32, Times, { MAX_ENDPOINTS as usize }> = HashMap::new
 /// 1 while a source is blocked, so that hosts without any don't look for one.
 #[btf_map(name = "blocking")]
 pub static BLOCKING: Array<u32, 1> = Array::new();
+/// Zeros while sources may begin as many conversations as they like.
+#[btf_map(name = "limit")]
+pub static LIMIT: Array<Limit, 1> = Array::new();
 #[btf_map(name = "sweeper")]
 pub static SWEEPER: Array<Sweeper, 1> = Array::new();
 
@@ -211,6 +219,10 @@ pub static BACK_RANGES4: BackRanges<V4Addr> = LpmTrie::new();
 pub static ALLOW4: Allowed<V4Addr> = LpmTrie::new();
 #[btf_map(name = "blocked4")]
 pub static BLOCKED4: Blocked<V4Addr> = LpmTrie::new();
+#[btf_map(name = "buckets4")]
+pub static BUCKETS4: Buckets<V4Addr> = LruHashMap::new();
+#[btf_map(name = "heard4")]
+pub static HEARD4: Heard<V4Addr> = LruHashMap::new();
 
 #[btf_map(name = "addrs6")]
 pub static ADDRS6: Addrs<V6Addr> = HashMap::new();
@@ -254,6 +266,10 @@ pub static BACK_RANGES6: BackRanges<V6Addr> = LpmTrie::new();
 pub static ALLOW6: Allowed<V6Addr> = LpmTrie::new();
 #[btf_map(name = "blocked6")]
 pub static BLOCKED6: Blocked<V6Addr> = LpmTrie::new();
+#[btf_map(name = "buckets6")]
+pub static BUCKETS6: Buckets<V6Addr> = LruHashMap::new();
+#[btf_map(name = "heard6")]
+pub static HEARD6: Heard<V6Addr> = LruHashMap::new();
 
 /// The timer that expires flows, a
 /// [`TimedSweep`](netdp_common::maps::TimedSweep) as the kernel has to see it.

@@ -18,7 +18,7 @@ use crate::{
     flows,
     found::Found,
     maps::EXPECTING,
-    path, ranges, share,
+    path, ranges, share, shared,
     skb::Skb,
     work::{Decision, Exit, copy},
 };
@@ -184,7 +184,7 @@ pub fn is_expecting() -> bool {
 fn begin_expecting() {
     if let Some(seen) = EXPECTING.get_ptr_mut(0) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { seen.write_volatile(1) };
+        unsafe { shared::set(seen, 1) };
     }
 }
 

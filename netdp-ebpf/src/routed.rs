@@ -16,7 +16,7 @@ use netdp_common::{
 
 use crate::{
     family::Family,
-    flows, icmp, published, ranges, share,
+    flows, icmp, limit, published, ranges, share,
     skb::Skb,
     source,
     work::{Exit, Work},
@@ -128,6 +128,7 @@ pub fn inbound<F: Family>(
         if !ranges::is_allowed::<F>(mapping.allow, &packet.tuple.saddr) {
             return Err(DropReason::NotAllowed);
         }
+        limit::check::<F>(packet)?;
         return published::inbound::<F>(skb, packet, mapping, decision);
     }
     answer::<F>(work)

@@ -31,7 +31,7 @@ use crate::{
     family::Family,
     flows,
     maps::{EARLY, PENDING4, PENDING6, SWEEPER, Sweeper, TIMES, USAGE},
-    share,
+    share, shared,
 };
 
 /// `CLOCK_MONOTONIC` of `include/uapi/linux/time.h`.
@@ -90,7 +90,7 @@ pub fn remember<F: Family>(key: &FlowKey<F::Addr>, number: u32) {
     {
         // SAFETY: a map value stays valid while the program runs; the field is
         // written whole.
-        unsafe { (&raw mut (*sweeper).sweep.complete).write_volatile(0) };
+        unsafe { shared::set(&raw mut (*sweeper).sweep.complete, 0) };
     }
 }
 

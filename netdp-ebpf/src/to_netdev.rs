@@ -27,9 +27,10 @@ pub fn to_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
         skb.set_mark(0);
         return Ok(Verdict::Pass);
     }
+    if direct::is_sent(skb) {
+        return Ok(Verdict::Pass);
+    }
     match skb.ethertype() {
-        ethertype::IPV4 if direct::is_from_known::<V4>(skb) => Ok(Verdict::Pass),
-        ethertype::IPV6 if direct::is_from_known::<V6>(skb) => Ok(Verdict::Pass),
         ethertype::IPV4 => Ok(Verdict::Part(ipv4(skb))),
         ethertype::IPV6 => Ok(Verdict::Part(ipv6(skb))),
         _ => Ok(Verdict::Pass),

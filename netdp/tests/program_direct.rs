@@ -3,7 +3,11 @@
 
 mod program_world;
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, UdpSocket},
+    thread,
+};
 
 use ipnet::IpNet;
 use netdp::bpf::{Entry, blocked_key};
@@ -12,7 +16,6 @@ use netdp_common::{
     drop::DropReason,
     maps::{endpoint_flags, name, seen},
 };
-use nix::time::{ClockId, clock_gettime};
 use program_world::{
     CLIENT, DB, HOST, HOST_2, NEXT, REDIRECT, REMOTE, WEB, World, arriving,
     family::{Family, ip},
@@ -49,6 +52,21 @@ fn listen((proto, port): (u8, u16)) -> Socket {
     }
 }
 
+/// Closes the only socket at a port. A program that another test is just starting has
+/// it until it runs.
+fn close(socket: Socket, port: u16) {
+    drop(socket);
+    let tables = ["tcp", "tcp6", "udp", "udp6"];
+    let local = format!(":{port:04X} ");
+    let is_there = |table| {
+        let sockets = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+        sockets.contains(&local)
+    };
+    while tables.into_iter().any(is_there) {
+        thread::yield_now();
+    }
+}
+
 /// What the programs remember of a port.
 #[derive(Clone)]
 struct Remembered {
@@ -68,11 +86,14 @@ fn map() -> (&'static str, usize) {
     }
 }
 
-/// Each as long as programs go on believing it.
+/// Each as long as programs go on believing it: 16 of the kernel's ticks.
 fn tick() -> u32 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
-    let nanos = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
-    (nanos >> 27) as u32
+    let timers = fs::read_to_string("/proc/timer_list").unwrap();
+    let ticks = timers
+        .lines()
+        .find_map(|line| line.strip_prefix("jiffies: "));
+    let ticks: u64 = ticks.expect("the kernel's ticks").parse().unwrap();
+    (ticks >> 4) as u32
 }
 
 impl Remembered {
@@ -129,7 +150,7 @@ fn remembered(world: &mut World, port: (u8, u16)) -> Remembered {
     world.make_direct(port.1, port.0);
     let socket = listen(port);
     world.passes(&arriving(from(CLIENT, port)).bytes());
-    drop(socket);
+    close(socket, port.1);
     Remembered::of(world, port.1).expect("it is remembered")
 }
 
@@ -141,7 +162,7 @@ fn packets_are_the_hosts_while_it_has_a_socket() {
             // One that isn't direct is the container's, whoever listens.
             let socket = listen(port);
             world.enters(&packet, &web);
-            drop(socket);
+            close(socket, port.1);
             world.make_direct(port.1, port.0);
             world.enters(&packet, &web);
             assert!(Remembered::of(world, port.1).is_none());

@@ -83,6 +83,7 @@ fn told_by(tables: &Tables, world: &World, question: &Question, near: bool) -> E
             now: clock::now(),
             want_of_room,
             subnets: &[],
+            is_over_limit: false,
             has_socket: &has_socket,
         },
         question,

@@ -229,6 +229,13 @@ impl Drop for Other {
     }
 }
 
+/// That of the limit in force.
+fn rate(topology: &Topology) -> Option<u32> {
+    let text = topology.netdp("limit --format json");
+    let limit: Option<netdp::api::types::Limit> = serde_json::from_str(&text).unwrap();
+    limit.map(|limit| limit.rate)
+}
+
 #[test]
 fn a_program_of_somebody_else_is_left_alone() {
     let Some(mut topology) = start("xdp-other", &NATIVE) else {
@@ -256,6 +263,7 @@ fn a_program_of_somebody_else_is_left_alone() {
     topology.world.stop_daemon().unwrap();
     topology.start_daemon();
     topology.netdp(&format!("block {}", outside()));
+    topology.netdp("limit 200");
     drop(listener);
     assert_eq!(program(&topology), theirs);
     for side in SIDES {
@@ -267,6 +275,19 @@ fn a_program_of_somebody_else_is_left_alone() {
     let said = doctor(&topology);
     assert!(said.contains("another XDP program"), "{said}");
     check(&topology, SIDES[0], &web);
+    // That is known doesn't make it done; what has nothing to do with it is.
+    let refused = topology.refused("block 203.0.113.0/24");
+    assert!(refused.contains("another XDP program"), "{refused}");
+    assert!(!topology.netdp("block").contains("203.0.113.0/24"));
+    // A limit that is in force becomes another one.
+    topology.netdp("limit 300");
+    assert_eq!(rate(&topology), Some(300));
+    topology.netdp("limit --off");
+    let refused = topology.refused("limit 200");
+    assert!(refused.contains("another XDP program"), "{refused}");
+    assert_eq!(rate(&topology), None);
+    topology.netdp("network create other");
+    topology.netdp("network rm other");
     other.detach();
     topology.wait_until("in the driver", || program(&topology).is_some());
     check(&topology, SIDES[0], &web);

@@ -52,6 +52,8 @@ pub mod config_flags {
     pub const OTHERS: u32 = 4;
     /// A port is direct, or has been.
     pub const DIRECT: u32 = 8;
+    /// Of a direct port, [`Published::shared`](super::Published::shared) isn't 0.
+    pub const DIRECT_SHARED: u32 = 16;
 }
 
 impl Default for Config {

@@ -71,7 +71,7 @@ pub struct Known<A: Address> {
     pub proto: u16,
     /// [`Config::ports`](super::Config::ports) when that was found.
     pub ports: u32,
-    /// The time then, in 2^27 ns; 0 for an empty entry.
+    /// The time then, in 16 ticks of the kernel (`jiffies`); 0 for an empty entry.
     pub tick: u32,
     pub fill: A::Fill,
 }

@@ -3,6 +3,7 @@
 use crate::{
     addr::{V4Addr, V6Addr},
     block::BlockPlace,
+    limit::Limit,
     range::{AllowPlace, RangePlace},
 };
 
@@ -62,6 +63,7 @@ assert_layout! {
     AllowPlace<V6Addr>: 32 = 4, 4, 16, 4, 4;
     BlockPlace<V4Addr>: 8 = 4, 4;
     BlockPlace<V6Addr>: 24 = 16, 4, 4;
+    Limit: 16 = 8, 8;
     LinkKey<V4Addr>: 16 = 8, 4, 4;
     LinkKey<V6Addr>: 40 = 32, 4, 4;
     Local: 8 = 4, 4;
@@ -111,7 +113,7 @@ mod pod {
 
     pod!(
         Config, Datagrams, MadeFor, Member, OwnPort, OwnWay, Pair, Short, SocketKey, Endpoint,
-        Owner, Local, Uplink, Frag, Stats, Usage, TimedSweep, Times, V4Addr, V6Addr,
+        Owner, Limit, Local, Uplink, Frag, Stats, Usage, TimedSweep, Times, V4Addr, V6Addr,
     );
     family_pod!(
         PortKey,

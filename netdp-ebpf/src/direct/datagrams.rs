@@ -26,6 +26,7 @@ use crate::{
         set_source4, set_source6, source4, source6,
     },
     maps::{CLOSED, DATAGRAMS, DIRECT_SEEN},
+    shared,
 };
 
 /// `PACKET_HOST` of `include/uapi/linux/if_packet.h`: to this host alone.
@@ -45,7 +46,7 @@ pub fn was_seen(what: u32) -> bool {
 pub fn see(what: u32) {
     if let Some(seen) = DIRECT_SEEN.get_ptr_mut(what) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { seen.write_volatile(1) };
+        unsafe { shared::set(seen, 1) };
     }
 }
 
@@ -128,7 +129,7 @@ fn note<F: Family>(ctx: &SockAddrContext, client: F::Addr, bound: F::Addr) -> bo
     if let Some(known) = F::clients().get_ptr_mut(&key) {
         // SAFETY: a map value stays readable while the program runs; a field is
         // written whole.
-        unsafe { (&raw mut (*known).heard).write_volatile(1) };
+        unsafe { shared::set(&raw mut (*known).heard, 1) };
         return true;
     }
     let new = Client {

@@ -2,60 +2,68 @@
 //! about each: where a program listens for everybody, all of a port's are. That is
 //! asked anew a few times a second.
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skb_cgroup_id};
 use netdp_common::{
     addr::{Address, Be16, proto},
     maps::{Known, Published, config_flags, seen},
     packet::{Packet, Tuple},
 };
 
-use super::datagrams;
+use super::{DIRECT_GROUP, datagrams};
 use crate::{family::Family, flows, maps::MAX_KNOWN, skb::Skb, source};
 
-/// Nanoseconds as a power of two: 0.13 s. As long may connections to a program
-/// that listens no more be refused before they get to the container.
-const TICK: u32 = 27;
+/// Of the kernel's ticks, of which there are 100 to 1,000 a second, as a power of
+/// two: 16 to 160 ms. As long may connections to a program that listens no more be
+/// refused before they get to the container. They are read as a number; a clock
+/// would have to be computed.
+const TICK: u32 = 4;
 
 /// Whether a packet from outside is for a listener that was there a moment ago.
 #[inline(always)]
 pub fn is_to_known<F: Family>(skb: &Skb) -> bool {
-    are_there() && is_to::<F>(skb)
+    let Some(config) = flows::config() else {
+        return false;
+    };
+    // SAFETY: a map value stays readable while the program runs; the daemon changes
+    // it at any time.
+    let ports = unsafe { (&raw const config.ports).read_volatile() };
+    config.flags & config_flags::DIRECT != 0 && is_to::<F>(skb, ports)
 }
 
 /// A function of its own: the caller's stack is that of all that is called there.
 #[inline(never)]
-fn is_to<F: Family>(skb: &Skb) -> bool {
+fn is_to<F: Family>(skb: &Skb, ports: u32) -> bool {
     F::glance(skb).is_some_and(|(proto, tuple)| {
         // Once one client asks another address than answers leave from, who asks
         // which is to be noted of each datagram.
         (proto == proto::TCP || !datagrams::was_seen(seen::ASKED))
-            && has::<F>(proto, tuple.daddr, tuple.dport)
+            && has::<F>(proto, tuple.daddr, tuple.dport, ports)
             && source::check::<F>(&tuple.saddr).is_ok()
     })
 }
 
-/// Whether a packet that leaves is from such a one's address and port, which no
-/// flow of a container has.
+/// Whether a direct socket sends a packet whose tuple no container's flow has: it
+/// may have it only where the flow is older than the port's publication. What the
+/// kernel answers for a socket that is gone has none, and isn't known by this.
 #[inline(always)]
-pub fn is_from_known<F: Family>(skb: &Skb) -> bool {
-    are_there() && is_from::<F>(skb)
+pub fn is_sent(skb: &Skb) -> bool {
+    let group = DIRECT_GROUP.load();
+    // SAFETY: the context is valid while the program runs.
+    group != 0 && unsafe { bpf_skb_cgroup_id(skb.raw()) } == group && !is_shared()
 }
 
-/// As [`is_to`].
-#[inline(never)]
-fn is_from<F: Family>(skb: &Skb) -> bool {
-    F::glance(skb).is_some_and(|(proto, tuple)| has::<F>(proto, tuple.saddr, tuple.sport))
-}
-
-/// Whether a port of this host is direct. No lookup for the kernel: it turns one
-/// in an array into a load.
+/// Whether an older flow may have a direct port.
 #[inline(always)]
-fn are_there() -> bool {
-    flows::config().is_some_and(|config| config.flags & config_flags::DIRECT != 0)
+fn is_shared() -> bool {
+    flows::config().is_none_or(|config| {
+        // SAFETY: as in `is_to_known`.
+        let flags = unsafe { (&raw const config.flags).read_volatile() };
+        flags & config_flags::DIRECT_SHARED != 0
+    })
 }
 
 #[inline(always)]
-fn has<F: Family>(proto: u8, addr: F::Addr, port: Be16) -> bool {
+fn has<F: Family>(proto: u8, addr: F::Addr, port: Be16, ports: u32) -> bool {
     let Some(place) = place::<F>(proto, port) else {
         return false;
     };
@@ -64,7 +72,7 @@ fn has<F: Family>(proto: u8, addr: F::Addr, port: Be16) -> bool {
     known.dport == port
         && known.proto == u16::from(proto)
         && known.daddr == addr
-        && known.ports == ports()
+        && known.ports == ports
         && known.tick == tick()
 }
 
@@ -134,6 +142,6 @@ fn ports() -> u32 {
 /// Never 0 but in the first moments of a host, in which nothing is known either.
 #[inline(always)]
 fn tick() -> u32 {
-    // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK) as u32
+    // SAFETY: no arguments. The verifier makes it a load (Linux 5.6).
+    (unsafe { bpf_jiffies64() } >> TICK) as u32
 }

@@ -18,10 +18,11 @@ use netdp_common::{
 use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
-        ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BLOCKED4, BackRanges, Backs, Blocked,
-        CALLS4, CLIENTS4, Calls, Clients, FLOWS4, FRAGS4, Flows, Frags, KNOWN4, KnownPlaces,
-        LINKS4, LOCAL4, Links, Locals, MEMBERS4, Members, ORDER4, OTHERS4, Order, Others, PATHS4,
-        PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges, SCRATCH4, SOCKS4, Scratch, Socks,
+        ADDRS4, ALLOW4, Addrs, Allowed, BACK_RANGES4, BACK4, BLOCKED4, BUCKETS4, BackRanges, Backs,
+        Blocked, Buckets, CALLS4, CLIENTS4, Calls, Clients, FLOWS4, FRAGS4, Flows, Frags, HEARD4,
+        Heard, KNOWN4, KnownPlaces, LINKS4, LOCAL4, Links, Locals, MEMBERS4, Members, ORDER4,
+        OTHERS4, Order, Others, PATHS4, PENDING4, PORTS4, Paths, Pending, Ports, RANGES4, Ranges,
+        SCRATCH4, SOCKS4, Scratch, Socks,
     },
     skb::{Copied, Skb},
 };
@@ -35,6 +36,7 @@ impl Family for V4 {
     const FULL: u32 = 0;
     const NEXT: usize = 9;
     const SADDR: usize = 12;
+    const LENGTH: usize = 20;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V4Addr> {
@@ -79,6 +81,14 @@ impl Family for V4 {
     #[inline(always)]
     fn blocked() -> &'static Blocked<V4Addr> {
         &BLOCKED4
+    }
+    #[inline(always)]
+    fn buckets() -> &'static Buckets<V4Addr> {
+        &BUCKETS4
+    }
+    #[inline(always)]
+    fn heard() -> &'static Heard<V4Addr> {
+        &HEARD4
     }
     #[inline(always)]
     fn flows() -> &'static Flows<V4Addr> {

@@ -12,16 +12,17 @@ use netdp_common::{
     icmp::{self, Answer, Quote},
     maps::{Endpoint, FragKey, Uplink, endpoint_flags, uplink_flags},
     nat,
-    packet::{Bytes, ETH_LEN, Packet, Tuple, V6},
+    packet::{Bytes, ETH_LEN, Packet, Tuple, V6, V6_LEN},
 };
 
 use super::{Aligned, Family, has_socket};
 use crate::{
     maps::{
-        ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BLOCKED6, BackRanges, Backs, Blocked,
-        CALLS6, CLIENTS6, Calls, Clients, FLOWS6, FRAGS6, Flows, Frags, KNOWN6, KnownPlaces,
-        LINKS6, LOCAL6, Links, Locals, MEMBERS6, Members, ORDER6, OTHERS6, Order, Others, PATHS6,
-        PENDING6, PORTS6, Paths, Pending, Ports, RANGES6, Ranges, SCRATCH6, SOCKS6, Scratch, Socks,
+        ADDRS6, ALLOW6, Addrs, Allowed, BACK_RANGES6, BACK6, BLOCKED6, BUCKETS6, BackRanges, Backs,
+        Blocked, Buckets, CALLS6, CLIENTS6, Calls, Clients, FLOWS6, FRAGS6, Flows, Frags, HEARD6,
+        Heard, KNOWN6, KnownPlaces, LINKS6, LOCAL6, Links, Locals, MEMBERS6, Members, ORDER6,
+        OTHERS6, Order, Others, PATHS6, PENDING6, PORTS6, Paths, Pending, Ports, RANGES6, Ranges,
+        SCRATCH6, SOCKS6, Scratch, Socks,
     },
     skb::Skb,
     work::copy,
@@ -36,6 +37,7 @@ impl Family for V6 {
     const FULL: u32 = 1;
     const NEXT: usize = 6;
     const SADDR: usize = 8;
+    const LENGTH: usize = V6_LEN;
 
     #[inline(always)]
     fn addrs() -> &'static Addrs<V6Addr> {
@@ -72,6 +74,14 @@ impl Family for V6 {
     #[inline(always)]
     fn blocked() -> &'static Blocked<V6Addr> {
         &BLOCKED6
+    }
+    #[inline(always)]
+    fn buckets() -> &'static Buckets<V6Addr> {
+        &BUCKETS6
+    }
+    #[inline(always)]
+    fn heard() -> &'static Heard<V6Addr> {
+        &HEARD6
     }
     #[inline(always)]
     fn flows() -> &'static Flows<V6Addr> {

@@ -1,6 +1,8 @@
-//! Blocked sources as answers show them.
+//! What keeps sources out, as answers show it.
 
-use super::types::{Blocked, UplinkStatus, WithoutXdp};
+use netdp_common::drop::DropReason;
+
+use super::types::{Blocked, Limit, UplinkStatus, WithoutXdp};
 use crate::{
     bpf::{BpfError, DriverProgram, Xdp},
     daemon::change::Core,
@@ -22,6 +24,22 @@ pub fn blocked(core: &Core) -> Result<Vec<Blocked>, BpfError> {
         .collect()
 }
 
+/// What every source may begin, if that is limited.
+pub fn limit(core: &Core) -> Result<Option<Limit>, BpfError> {
+    let Some(limit) = core.state().limit else {
+        return Ok(None);
+    };
+    let drops = core.engine().target().datapath.drops()?;
+    let mut limited = drops.iter();
+    let limited = limited.find(|(reason, _)| *reason == DropReason::SourceLimit);
+    Ok(Some(Limit {
+        rate: limit.rate,
+        burst: limit.burst,
+        since: limit.since,
+        packets: limited.map_or(0, |(_, packets)| *packets),
+    }))
+}
+
 /// An uplink that is there.
 pub fn uplink(core: &Core, uplink: &Uplink) -> UplinkStatus {
     let mut status = UplinkStatus {
@@ -31,7 +49,7 @@ pub fn uplink(core: &Core, uplink: &Uplink) -> UplinkStatus {
         drops_by: None,
         without_xdp: None,
     };
-    if core.state().blocked.is_empty() {
+    if core.state().blocked.is_empty() && core.state().limit.is_none() {
         return status;
     }
     let datapath = &core.engine().target().datapath;

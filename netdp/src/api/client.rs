@@ -22,8 +22,8 @@ use super::{
     listen::SOCKET,
     patience::{CHANGE, Patience, QUESTION},
     types::{
-        Attached, Attachment, Blocked, Connect, Explained, Failure, FlowCount, FlowQuery, Network,
-        Ports, Removal, Sandbox, Sources, Statistics, Status,
+        Attached, Attachment, Blocked, Connect, Explained, Failure, FlowCount, FlowQuery, Limit,
+        LimitRequest, Network, Ports, Removal, Sandbox, Sources, Statistics, Status,
     },
 };
 use crate::explain::Question;
@@ -138,6 +138,20 @@ impl Client {
     /// All or none.
     pub async fn unblock(&self, sources: &Sources) -> Result<(), ClientError> {
         self.send(Method::POST, "/v1/unblock", sources).await
+    }
+
+    /// None where there is none.
+    pub async fn limit(&self) -> Result<Option<Limit>, ClientError> {
+        self.get("/v1/limit").await
+    }
+
+    /// In the place of another limit.
+    pub async fn set_limit(&self, limit: &LimitRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, "/v1/limit", limit).await
+    }
+
+    pub async fn end_limit(&self) -> Result<(), ClientError> {
+        self.send(Method::DELETE, "/v1/limit", &()).await
     }
 
     pub async fn sandboxes(&self) -> Result<Vec<Sandbox>, ClientError> {

@@ -47,6 +47,11 @@ pub async fn explain(
         now: clock::now(),
         want_of_room: None,
         subnets: &subnets,
+        is_over_limit: target.datapath.is_over_limit(
+            question.proto(),
+            question.source,
+            question.destination,
+        )?,
         has_socket: &has_socket,
     };
     // The host's own packets, and those from outside, take no way that the

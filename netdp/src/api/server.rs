@@ -23,8 +23,8 @@ use super::{
     listing::{self, Filter},
     refused::Refused,
     types::{
-        Attached, Attachment, Blocked, Connect, Explained, FlowCount, FlowQuery, Network, Ports,
-        Removal, Sandbox, Sources, Statistics, Status,
+        Attached, Attachment, Blocked, Connect, Explained, FlowCount, FlowQuery, Limit,
+        LimitRequest, Network, Ports, Removal, Sandbox, Sources, Statistics, Status,
     },
     view,
 };
@@ -90,6 +90,7 @@ fn router(owner: Arc<Owner>) -> Router {
             "/v1/unblock",
             post(unblock).layer(DefaultBodyLimit::max(LARGEST_LIST)),
         )
+        .route("/v1/limit", get(limit).post(set_limit).delete(end_limit))
         .route("/v1/explain", post(explain_packet))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
@@ -440,6 +441,19 @@ async fn block(State(owner): Shared, Json(request): Json<Sources>) -> Answer<()>
 
 async fn unblock(State(owner): Shared, Json(request): Json<Sources>) -> Answer<()> {
     whole(async move { owner.unblock(&request.sources).await }).await
+}
+
+async fn limit(State(owner): Shared) -> Answer<Option<Limit>> {
+    let core = owner.lock().await;
+    Ok(Json(listed::limit(&core).map_err(OwnerError::from)?))
+}
+
+async fn set_limit(State(owner): Shared, Json(request): Json<LimitRequest>) -> Answer<()> {
+    whole(async move { owner.set_limit(request.rate, request.burst).await }).await
+}
+
+async fn end_limit(State(owner): Shared) -> Answer<()> {
+    whole(async move { owner.end_limit().await }).await
 }
 
 async fn explain_packet(State(owner): Shared, Json(question): Json<Question>) -> Answer<Explained> {

@@ -306,6 +306,31 @@ pub struct Blocked {
     pub packets: u64,
 }
 
+/// `POST /v1/limit`: what a source outside may begin with published ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitRequest {
+    /// Conversations a second.
+    pub rate: u64,
+    /// Conversations at once; those of two seconds where none are named.
+    #[serde(default)]
+    pub burst: Option<u64>,
+}
+
+/// `GET /v1/limit`, which answers with null where there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Limit {
+    /// Conversations a second.
+    pub rate: u32,
+    /// Conversations at once, of a source that has begun none for a while.
+    pub burst: u32,
+    /// Unix time in seconds.
+    pub since: u64,
+    /// That were dropped since the datapath was made, by this limit and others
+    /// before it.
+    pub packets: u64,
+}
+
 /// `GET /v1/stats`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Statistics {
@@ -380,6 +405,9 @@ pub struct Status {
     /// How many sources are blocked.
     #[serde(default)]
     pub blocked: usize,
+    /// How many conversations a source may begin in a second.
+    #[serde(default)]
+    pub limit: Option<u32>,
     /// Things that are not as they should be.
     pub problems: Vec<Problem>,
 }
@@ -397,8 +425,8 @@ pub struct UplinkStatus {
     /// False while no interface of that name exists.
     pub present: bool,
     pub addresses: Vec<IpAddr>,
-    /// What drops blocked sources there: `xdp`, or as `mechanism`; none while no
-    /// source is blocked.
+    /// What drops packets there: `xdp` before `mechanism`, or that alone; none while
+    /// no source is blocked or limited.
     #[serde(default)]
     pub drops_by: Option<String>,
     /// Why that isn't `xdp`.
@@ -406,7 +434,7 @@ pub struct UplinkStatus {
     pub without_xdp: Option<WithoutXdp>,
 }
 
-/// Why blocked sources are not dropped by XDP.
+/// Why packets are not dropped by XDP.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WithoutXdp {
     pub why: String,

@@ -280,6 +280,7 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         mechanism: engine.target().datapath.mechanism().to_string(),
         uplinks,
         blocked: core.state().blocked.len(),
+        limit: core.state().limit.map(|limit| limit.rate),
         problems,
     }
 }

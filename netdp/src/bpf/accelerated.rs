@@ -26,7 +26,7 @@ use super::{
 const PREFIX: &str = "acc_";
 
 /// Tables that these programs don't use, each with one entry.
-const UNUSED: [&str; 21] = [
+const UNUSED: [&str; 25] = [
     name::LINKS4,
     name::LINKS6,
     name::RANGES4,
@@ -43,6 +43,10 @@ const UNUSED: [&str; 21] = [
     name::SOCKETS,
     name::PAIRS,
     name::SHORT,
+    name::BUCKETS4,
+    name::BUCKETS6,
+    name::HEARD4,
+    name::HEARD6,
     name::MEMBERS4,
     name::MEMBERS6,
     "early",

@@ -385,13 +385,25 @@ pub(super) fn classifier<'a>(
 }
 
 /// Loads every program but the [`accelerated`] ones, with the maps that are
-/// pinned in `layout`, or new ones pinned there.
+/// pinned in `layout`, or new ones pinned there. Makes the control group of direct
+/// sockets, whose number they are told.
 fn load(layout: &Layout, options: &Options) -> Result<Loaded, BpfError> {
+    let group = options.cgroup.as_deref().map(direct::Group::make);
+    let group = group.transpose()?;
+    let loaded = load_for(layout, options, group.as_ref().map_or(0, |group| group.id));
+    if let (Err(_), Some(group)) = (&loaded, group) {
+        group.undo();
+    }
+    loaded
+}
+
+fn load_for(layout: &Layout, options: &Options, direct_group: u64) -> Result<Loaded, BpfError> {
     let offsets = joined::Offsets::of_this_kernel();
     let mut loader = EbpfLoader::new();
     offsets.tell(&mut loader);
     loader
         .override_global("HOST_NETNS", &options.netns_cookie, true)
+        .override_global("DIRECT_GROUP", &direct_group, true)
         .map_max_entries(name::FLOWS4, options.max_flows)
         .map_max_entries(name::FLOWS6, options.max_flows)
         .map_max_entries(name::ORDER4, options.max_flows * ORDER_PER_FLOW)

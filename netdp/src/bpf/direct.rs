@@ -4,7 +4,10 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -50,10 +53,46 @@ pub fn direct_cgroup(cgroup: &Path) -> PathBuf {
     cgroup.join(direct::CGROUP)
 }
 
-/// Makes the group, and attaches the programs to it or puts them in the place
-/// of those pinned.
+/// The control group of direct sockets before there are programs on it.
+pub(super) struct Group {
+    folder: PathBuf,
+    /// Its number, by which programs know its sockets.
+    pub id: u64,
+    is_new: bool,
+}
+
+impl Group {
+    /// Makes it below the daemon's, or finds it there.
+    pub fn make(cgroup: &Path) -> Result<Self, BpfError> {
+        let folder = direct_cgroup(cgroup);
+        let is_new = match fs::create_dir(&folder) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(BpfError::io("make the control group", &folder)(error)),
+        };
+        let found = fs::metadata(&folder);
+        let found = found.map_err(BpfError::io("look at the control group", &folder))?;
+        Ok(Self {
+            folder,
+            id: found.ino(),
+            is_new,
+        })
+    }
+
+    /// Takes it away where it has been made for nothing.
+    pub fn undo(self) {
+        if self.is_new {
+            // What stays is an empty group.
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// Attaches the programs to the group, or puts them in the place of those pinned.
 pub(super) fn attach(ebpf: &mut Ebpf, layout: &Layout, cgroup: &Path) -> Result<(), BpfError> {
     let cgroup = direct_cgroup(cgroup);
+    // Another daemon of the same control group that ends takes it away at any moment:
+    // then it has another number, and packets of its sockets are looked at.
     fs::create_dir_all(&cgroup).map_err(BpfError::io("make the control group", &cgroup))?;
     let folder = File::open(&cgroup).map_err(BpfError::io("open the control group", &cgroup))?;
     for name in ADDRESSES {
@@ -309,4 +348,22 @@ fn open(maps: &Path, name: &'static str) -> Result<Map, BpfError> {
     let data = MapData::from_pin(maps.join(name));
     data.and_then(Map::from_map_data)
         .map_err(BpfError::map(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_was_made_for_nothing_goes() {
+        let daemons = tempfile::tempdir().unwrap();
+        let made = Group::make(daemons.path()).unwrap();
+        let found = Group::make(daemons.path()).unwrap();
+        assert_eq!(made.id, found.id);
+        found.undo();
+        assert!(direct_cgroup(daemons.path()).exists());
+        made.undo();
+        assert!(!direct_cgroup(daemons.path()).exists());
+        assert!(Group::make(&daemons.path().join("elsewhere")).is_err());
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     block::BlockKey,
+    limit::Limit,
     maps::{
         Back, BackRange, Endpoint, LinkKey, Local, Owner, PortKey, Published, PublishedRange,
         Times, Uplink,
@@ -58,6 +59,8 @@ pub enum Key {
     Blocked4(BlockKey<V4Addr>),
     /// `blocked6`, as [`Key::Blocked4`].
     Blocked6(BlockKey<V6Addr>),
+    /// `limit`.
+    Limit,
 }
 
 impl Key {
@@ -99,6 +102,8 @@ pub enum Entry {
     Allow(u32),
     /// Whatever it has counted.
     Blocked,
+    /// One that is set.
+    Limit(Limit),
 }
 
 impl Entry {

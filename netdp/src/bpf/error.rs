@@ -40,7 +40,7 @@ pub enum BpfError {
         source: Box<ProgramError>,
     },
     #[error(
-        "drop blocked sources in the driver of {target}: {why}; free it, or start the daemon with \
+        "drop packets in the driver of {target}: {why}; free it, or start the daemon with \
          --xdp auto or off"
     )]
     Driver { target: String, why: String },

@@ -8,8 +8,9 @@ use aya::{
 };
 use netdp_common::{
     addr::{Address, V4Addr, V6Addr},
+    limit::Limit,
     maps::{
-        Back, BackRange, Config, Endpoint, LinkKey, Local, Owner, PortKey, Published,
+        Back, BackRange, Config, Endpoint, FlowKey, LinkKey, Local, Owner, PortKey, Published,
         PublishedRange, Stats, TimedSweep, Times, Uplink, Usage, config_flags, name,
     },
     range::{AllowPlace, RangePlace},
@@ -33,6 +34,7 @@ pub struct Maps {
     pub(super) usage: Array<MapData, Usage>,
     pub(super) full: Array<MapData, u32>,
     pub(super) sweeper: Array<MapData, TimedSweep>,
+    pub(super) limit: Array<MapData, Limit>,
     pub(super) own: Filter,
     pub(super) shared: Shared,
     pub(super) members: Members,
@@ -52,6 +54,8 @@ pub struct FamilyMaps<A: Address> {
     pub(super) back_ranges: LpmTrie<MapData, RangePlace<A>, BackRange<A>>,
     pub(super) allowed: LpmTrie<MapData, AllowPlace<A>, u32>,
     pub(super) flows: FlowTables<A>,
+    pub(super) buckets: HashMap<MapData, A, u64>,
+    pub(super) heard: HashMap<MapData, FlowKey<A>, u32>,
 }
 
 /// The names of [`FamilyMaps`].
@@ -66,6 +70,8 @@ struct Names {
     allowed: &'static str,
     flows: &'static str,
     pending: &'static str,
+    buckets: &'static str,
+    heard: &'static str,
 }
 
 const NAMES4: Names = Names {
@@ -79,6 +85,8 @@ const NAMES4: Names = Names {
     allowed: name::ALLOW4,
     flows: name::FLOWS4,
     pending: name::PENDING4,
+    buckets: name::BUCKETS4,
+    heard: name::HEARD4,
 };
 
 const NAMES6: Names = Names {
@@ -92,6 +100,8 @@ const NAMES6: Names = Names {
     allowed: name::ALLOW6,
     flows: name::FLOWS6,
     pending: name::PENDING6,
+    buckets: name::BUCKETS6,
+    heard: name::HEARD6,
 };
 
 mod private {
@@ -140,6 +150,8 @@ impl Maps {
                     back_ranges: open!($names.back_ranges),
                     allowed: open!($names.allowed),
                     flows: FlowTables::take(ebpf, $names.flows, $names.pending)?,
+                    buckets: open!($names.buckets),
+                    heard: open!($names.heard),
                 }
             };
         }
@@ -156,6 +168,7 @@ impl Maps {
             usage: open!(name::USAGE),
             full: open!(name::FULL),
             sweeper: open!(name::SWEEPER),
+            limit: open!(name::LIMIT),
             own: Filter::new(open!(name::OWN)),
             shared: Shared::default(),
             members: Members::take(ebpf)?,

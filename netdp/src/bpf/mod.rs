@@ -25,6 +25,7 @@ mod joined;
 mod kernel;
 mod kernel_types;
 mod layout;
+mod limit;
 mod link;
 mod linkage;
 mod loopback;

@@ -6,13 +6,14 @@ use aya::{Ebpf, maps::lpm_trie::Key as Prefix, programs::Program};
 use netdp_common::{
     addr::{V4Addr, V6Addr},
     block::BlockPlace,
+    limit::Limit,
     maps::{
         Asked, Back, BackRange, Client, ClientKey, Config, Datagrams, Endpoint, Flow, FlowKey,
-        Frag, FragKey, Joined, LinkKey, Local, MAX_ALLOWED, MAX_BLOCKED, MAX_CALLS, MAX_CLIENTS,
-        MAX_CLOSED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS, MAX_PAIRS, MAX_PENDING,
-        MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, MadeFor, Member, OwnPort, OwnWay, Owner,
-        Pair, Path, PortKey, Published, PublishedRange, Short, SockKey, SocketKey, Stats,
-        TimedSweep, Times, Uplink, Usage, name, seen,
+        Frag, FragKey, Joined, LinkKey, Local, MAX_ALLOWED, MAX_BLOCKED, MAX_BUCKETS, MAX_CALLS,
+        MAX_CLIENTS, MAX_CLOSED, MAX_ENDPOINTS, MAX_HEARD, MAX_LINKS, MAX_LOCAL, MAX_OWN_WAYS,
+        MAX_PAIRS, MAX_PENDING, MAX_PORTS, MAX_RANGES, MAX_SOCKETS, MAX_UPLINKS, MadeFor, Member,
+        OwnPort, OwnWay, Owner, Pair, Path, PortKey, Published, PublishedRange, Short, SockKey,
+        SocketKey, Stats, TimedSweep, Times, Uplink, Usage, name, seen,
     },
     own,
     range::{AllowPlace, RangePlace},
@@ -22,7 +23,7 @@ use super::{BpfError, accelerated, datapath::unpin, joined, layout::Layout, netk
 
 /// Maps that outlive the daemon. `work`, `scratch4` and `scratch6` hold nothing
 /// between two packets.
-pub(super) const MAPS: [&str; 61] = [
+pub(super) const MAPS: [&str; 66] = [
     name::CONFIG,
     name::ENDPOINTS,
     name::UPLINKS,
@@ -52,6 +53,7 @@ pub(super) const MAPS: [&str; 61] = [
     name::MEMBERS4,
     name::MEMBERS6,
     name::BLOCKING,
+    name::LIMIT,
     name::ADDRS4,
     name::PORTS4,
     name::BACK4,
@@ -68,6 +70,8 @@ pub(super) const MAPS: [&str; 61] = [
     name::BACK_RANGES4,
     name::ALLOW4,
     name::BLOCKED4,
+    name::BUCKETS4,
+    name::HEARD4,
     name::ADDRS6,
     name::PORTS6,
     name::BACK6,
@@ -84,6 +88,8 @@ pub(super) const MAPS: [&str; 61] = [
     name::BACK_RANGES6,
     name::ALLOW6,
     name::BLOCKED6,
+    name::BUCKETS6,
+    name::HEARD6,
 ];
 
 /// Sizes in bytes, and the number of entries.
@@ -112,6 +118,7 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::HOST_FLOWS | name::MAPPINGS | name::EXPECTING | name::BLOCKING | name::INWARD => {
             of::<u32, u32>(1)
         }
+        name::LIMIT => of::<u32, Limit>(1),
         name::FULL => of::<u32, u32>(2),
         name::USAGE => of::<u32, Usage>(MAX_ENDPOINTS),
         name::OWN => of::<u32, u64>(own::WORDS),
@@ -146,6 +153,8 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::BACK_RANGES4 => of::<Prefix<RangePlace<V4Addr>>, BackRange<V4Addr>>(MAX_RANGES),
         name::ALLOW4 => of::<Prefix<AllowPlace<V4Addr>>, u32>(MAX_ALLOWED),
         name::BLOCKED4 => of::<Prefix<BlockPlace<V4Addr>>, u64>(MAX_BLOCKED),
+        name::BUCKETS4 => of::<V4Addr, u64>(MAX_BUCKETS),
+        name::HEARD4 => of::<FlowKey<V4Addr>, u32>(MAX_HEARD),
         name::ADDRS6 => of::<V6Addr, Owner>(MAX_ENDPOINTS),
         name::PORTS6 => of::<PortKey<V6Addr>, Published<V6Addr>>(MAX_PORTS),
         name::BACK6 => of::<PortKey<V6Addr>, Back<V6Addr>>(MAX_PORTS),
@@ -162,6 +171,8 @@ pub(super) fn shape(map: &str) -> Option<Shape> {
         name::BACK_RANGES6 => of::<Prefix<RangePlace<V6Addr>>, BackRange<V6Addr>>(MAX_RANGES),
         name::ALLOW6 => of::<Prefix<AllowPlace<V6Addr>>, u32>(MAX_ALLOWED),
         name::BLOCKED6 => of::<Prefix<BlockPlace<V6Addr>>, u64>(MAX_BLOCKED),
+        name::BUCKETS6 => of::<V6Addr, u64>(MAX_BUCKETS),
+        name::HEARD6 => of::<FlowKey<V6Addr>, u32>(MAX_HEARD),
         _ => None,
     }
 }

@@ -9,11 +9,11 @@
 //!
 //! [`Published::shared`]: netdp_common::maps::Published
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netdp_common::{
     addr::Be16,
-    maps::{PortKey, PublishedRange, flow_kind},
+    maps::{PortKey, PublishedRange, config_flags, flow_kind},
     range::{RangeKey, contains},
 };
 
@@ -21,29 +21,46 @@ use super::{BpfError, Datapath, Entry, FlowSeen, Key, TableAddress, Tables};
 
 /// The entries that say that flows may have their ports.
 #[derive(Default)]
-pub struct Shared(BTreeMap<Key, Entry>);
+pub struct Shared {
+    entries: BTreeMap<Key, Entry>,
+    /// Of them, those of direct ports.
+    direct: BTreeSet<Key>,
+}
 
 impl Shared {
     /// Takes over what the tables hold.
     pub fn fill(&mut self, tables: &Tables) {
-        let is_marked = |entry: &Entry| unmarked(*entry) != *entry;
-        self.0 = tables
-            .iter()
-            .filter(|(_, entry)| is_marked(entry))
-            .map(|(key, entry)| (*key, *entry))
-            .collect();
+        *self = Self::default();
+        for (key, entry) in tables {
+            self.add(key, entry);
+        }
     }
 
     /// After an entry was written.
     pub fn add(&mut self, key: &Key, entry: &Entry) {
+        self.remove(key);
         if unmarked(*entry) != *entry {
-            self.0.insert(*key, *entry);
+            self.entries.insert(*key, *entry);
+            if entry.is_direct() {
+                self.direct.insert(*key);
+            }
         }
     }
 
     /// After it was removed.
     pub fn remove(&mut self, key: &Key) {
-        self.0.remove(key);
+        self.entries.remove(key);
+        self.direct.remove(key);
+    }
+
+    /// [`config_flags`] with the one that is about these entries.
+    pub fn told_by(&self, flags: u32) -> u32 {
+        let others = flags & !config_flags::DIRECT_SHARED;
+        if self.direct.is_empty() {
+            others
+        } else {
+            others | config_flags::DIRECT_SHARED
+        }
     }
 }
 
@@ -116,7 +133,7 @@ impl<A: TableAddress> Sought<A> {
 impl Datapath {
     /// How many published ports, a range being one, flows may have.
     pub fn shared_ports(&self) -> usize {
-        self.maps.shared.0.len()
+        self.maps.shared.entries.len()
     }
 
     /// Looks which published ports flows have, of those that may be shared. To
@@ -126,7 +143,7 @@ impl Datapath {
     /// nothing else is different.
     pub fn settle_ports(&mut self) -> Result<(), BpfError> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (key, entry) in &self.maps.shared.0 {
+        for (key, entry) in &self.maps.shared.entries {
             let both = (*key, *entry);
             match (key, entry) {
                 (Key::Port4(port), _) => v4.push(Sought::port(both, port)),
@@ -141,7 +158,19 @@ impl Datapath {
             }
         }
         self.settle(v4)?;
-        self.settle(v6)
+        self.settle(v6)?;
+        self.tell_of_shared()
+    }
+
+    /// Tells the programs whether flows may have direct ports.
+    pub(super) fn tell_of_shared(&mut self) -> Result<(), BpfError> {
+        let mut config = self.maps.config()?;
+        let flags = self.maps.shared.told_by(config.flags);
+        if flags == config.flags {
+            return Ok(());
+        }
+        config.flags = flags;
+        self.maps.set_config(&config)
     }
 
     fn settle<A: TableAddress>(&mut self, mut ports: Vec<Sought<A>>) -> Result<(), BpfError> {

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use netdp_common::maps::{
-    Config, Endpoint, MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS, MAX_RANGES,
-    MAX_UPLINKS, config_flags, name,
+use netdp_common::{
+    limit::Limit,
+    maps::{
+        Config, Endpoint, MAX_ALLOWED, MAX_ENDPOINTS, MAX_LINKS, MAX_LOCAL, MAX_PORTS, MAX_RANGES,
+        MAX_UPLINKS, config_flags, name,
+    },
 };
 
 use super::{
@@ -92,6 +95,9 @@ impl Datapath {
         dump_trie(&maps.v6.allowed, name::ALLOW6, |key, value| {
             add(Key::Allow6(key), Entry::Allow(value));
         })?;
+        if let Some(limit) = self.limit()? {
+            add(Key::Limit, Entry::Limit(limit));
+        }
         if let Some(blocked) = &self.blocked {
             blocked.dump(|key| add(key, Entry::Blocked))?;
         }
@@ -195,6 +201,7 @@ impl Datapath {
             (Key::Allow6(key), Entry::Allow(value)) => {
                 put_prefix(&mut maps.v6.allowed, key, value, name::ALLOW6, MAX_ALLOWED)
             }
+            (Key::Limit, Entry::Limit(limit)) => self.set_limit(limit),
             (key, entry) => unreachable!("{entry:?} is no value for {key:?}"),
         }
     }
@@ -206,8 +213,8 @@ impl Datapath {
             return self.blocked()?.remove(key);
         }
         self.delete(key)?;
-        self.tell_of_ports(key, false)?;
         self.maps.shared.remove(key);
+        self.tell_of_ports(key, false)?;
         if let Key::Uplink(ifindex) = key {
             self.uplinks.remove(ifindex);
             self.count_uplinks()?;
@@ -227,6 +234,7 @@ impl Datapath {
         } else if config.flags & config_flags::DIRECT == 0 {
             return Ok(());
         }
+        config.flags = self.maps.shared.told_by(config.flags);
         config.ports = config.ports.wrapping_add(1);
         self.config.ports = config.ports;
         self.maps.set_config(&config)
@@ -261,6 +269,7 @@ impl Datapath {
             .copied()
             .collect();
         self.maps.tell_of_rare()?;
+        self.tell_of_shared()?;
         if let Some(blocked) = &mut self.blocked {
             blocked.fill(tables.keys())?;
         }
@@ -299,6 +308,7 @@ impl Datapath {
                 delete_prefix(&mut maps.v6.back_ranges, key, name::BACK_RANGES6)
             }
             Key::Allow6(key) => delete_prefix(&mut maps.v6.allowed, key, name::ALLOW6),
+            Key::Limit => self.set_limit(&Limit::default()),
             Key::Blocked4(_) | Key::Blocked6(_) => unreachable!("{key:?} has a table of its own"),
         }
     }

@@ -1,10 +1,13 @@
 //! A program run on one packet, without traffic: `BPF_PROG_TEST_RUN`.
 
-use std::path::Path;
+use std::{path::Path, sync::Barrier, thread};
 
-use aya::programs::{TestRun as _, TestRunOptions};
-
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use netdp_common::maps::{Config, EARLY_FRAME};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 use super::{BpfError, Datapath, datapath::classifier};
 
@@ -144,6 +147,50 @@ impl Datapath {
             action: result.return_value.cast_signed(),
             packet: left,
             mark: u32::from_ne_bytes(mark),
+        })
+    }
+
+    /// Runs a classifier so often on a packet that it leaves as it is, at the same
+    /// time on each of these CPUs, for tests.
+    ///
+    /// # Errors
+    /// As [`test_run`](Self::test_run), and what the kernel refuses of a CPU.
+    #[doc(hidden)]
+    pub fn test_at_once(
+        &mut self,
+        program: &str,
+        packet: &TestPacket<'_>,
+        cpus: &[usize],
+        times: u32,
+    ) -> Result<(), BpfError> {
+        let context_in = context(packet);
+        let failed = |source: ProgramError| BpfError::TestRun {
+            name: program.to_owned(),
+            length: packet.bytes.len(),
+            source: Box::new(source),
+        };
+        let program: &SchedClassifier = classifier(&mut self.ebpf, program)?;
+        let together = Barrier::new(cpus.len());
+        let run = |cpu: usize| {
+            let mut alone = CpuSet::new();
+            let set = alone.set(cpu);
+            let set = set.and_then(|()| sched_setaffinity(Pid::from_raw(0), &alone));
+            together.wait();
+            set.map_err(|errno| ProgramError::IOError(errno.into()))?;
+            program.test_run(TestRunOptions {
+                data_in: Some(packet.bytes),
+                ctx_in: Some(&context_in),
+                repeat: times,
+                ..TestRunOptions::default()
+            })
+        };
+        thread::scope(|scope| {
+            let runs = cpus.iter().map(|cpu| scope.spawn(|| run(*cpu)));
+            let runs: Vec<_> = runs.collect();
+            runs.into_iter().try_for_each(|run| match run.join() {
+                Ok(run) => run.map(drop).map_err(failed),
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
         })
     }
 }

@@ -27,11 +27,11 @@ pub enum Xdp {
     Auto,
     /// Nowhere.
     Off,
-    /// On every uplink, or nothing is blocked.
+    /// On every uplink, or nothing is blocked or limited.
     Native,
 }
 
-/// Whether an uplink's driver drops blocked sources.
+/// Whether an uplink's driver drops packets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DriverProgram {
     Attached,
@@ -40,9 +40,8 @@ pub enum DriverProgram {
 }
 
 impl Datapath {
-    /// Attaches the program that drops blocked sources to the driver of an
-    /// uplink, or puts it in the place of the one that is pinned there, which no
-    /// packet notices.
+    /// Attaches the program that drops packets to the driver of an uplink, or puts
+    /// it in the place of the one that is pinned there, which no packet notices.
     ///
     /// # Errors
     /// Why it can't be: nothing has changed then. It stays known as

@@ -9,6 +9,7 @@ mod etc;
 mod explain;
 mod flows;
 mod install;
+mod limit;
 mod logs;
 mod network;
 mod output;
@@ -75,6 +76,7 @@ fn dispatch(options: Options) -> anyhow::Result<ExitCode> {
         Command::Stats(args) => stats::counters(&run_dir, args),
         Command::Block(args) => block::block(&run_dir, args),
         Command::Unblock(args) => block::unblock(&run_dir, args),
+        Command::Limit(args) => limit::limit(&run_dir, args),
         Command::Accelerate(args) => accelerate::run(&run_dir, args),
         Command::Explain(args) => explain::run(&run_dir, &args),
         Command::Install { command } => install::run(&run_dir, command),

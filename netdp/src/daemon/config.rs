@@ -49,7 +49,7 @@ pub struct Options {
     /// Who is asked for names that no sandbox has.
     pub upstreams: Upstreams,
     pub datapath: DatapathConfig,
-    /// Whether blocked sources are dropped in the drivers of uplinks.
+    /// Whether packets are dropped in the drivers of uplinks.
     pub xdp: Xdp,
 }
 

@@ -58,7 +58,7 @@ pub struct Engine {
     links: FollowedLinks,
     /// Uplinks that were asked for; empty for those of the default route.
     uplinks: Vec<String>,
-    /// Whether blocked sources are dropped in the drivers of uplinks.
+    /// Whether packets are dropped in the drivers of uplinks.
     xdp: Xdp,
     observed: Observed,
     facts: Facts,
@@ -234,6 +234,8 @@ impl Engine {
             planned.insert(what.clone());
             self.failed(what, conflict.into(), failure)?;
         }
+        let mut ops = plan.ops.iter();
+        let keeps_out = ops.any(|op| op.keeps_out_more(&self.observed));
         for op in plan.ops {
             let what = op.to_string();
             planned.insert(what.clone());
@@ -242,6 +244,11 @@ impl Engine {
                 Ok(created) => {
                     self.problems.remove(&what);
                     self.observed.applied(&op, created);
+                }
+                // Who has more sources kept out asks for this, too, however often
+                // it has failed.
+                Err(error) if keeps_out && failure == Failure::Stops && op.is_at_driver() => {
+                    return Err(error.into());
                 }
                 Err(error) => self.failed(what, error.into(), failure)?,
             }

@@ -292,7 +292,7 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
-        sync::Mutex,
+        sync::{LazyLock, Mutex},
     };
 
     use super::*;
@@ -310,11 +310,15 @@ mod tests {
 
     /// The first of `many` free ports in a row, in both protocols. They are
     /// below those that Linux chooses by itself, which the sockets of other
-    /// tests get at any moment, and no two tests get the same.
+    /// tests get at any moment, and no two tests get the same; nor, mostly, do those
+    /// of two runs at once.
     fn free_ports(many: u16) -> u16 {
-        static NEXT: Mutex<u16> = Mutex::new(10_000);
+        static NEXT: LazyLock<Mutex<u16>> = LazyLock::new(|| {
+            let of_this_run = std::process::id() % 200 * 100;
+            Mutex::new(10_000 + of_this_run as u16)
+        });
         let mut next = NEXT.lock().unwrap();
-        let first = (*next..30_000)
+        let first = (*next..32_000)
             .step_by(usize::from(many))
             .find(|first| {
                 (*first..first + many).all(|n| {

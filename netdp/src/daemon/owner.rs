@@ -338,6 +338,21 @@ impl Owner {
         core.change(|state, _| state.unblock(sources)).await
     }
 
+    pub async fn set_limit(&self, rate: u64, burst: Option<u64>) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, host| state.set_limit(rate, burst, host.now))
+            .await
+    }
+
+    pub async fn end_limit(&self) -> Result<(), OwnerError> {
+        let mut core = self.core.lock().await;
+        core.change(|state, _| {
+            state.limit = None;
+            Ok(())
+        })
+        .await
+    }
+
     /// Nothing of other engines' networks is asked for any more.
     pub async fn forget_accelerations(&self) -> Result<(), StoreError> {
         let mut core = self.core.lock().await;

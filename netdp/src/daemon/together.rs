@@ -89,8 +89,9 @@ impl Waiting {
 impl Core {
     /// Makes one change of all requests, and answers them. One that is refused
     /// beside others is made by itself once they are done, since what was in its
-    /// way may have gone with them; refused by itself it changes nothing. Where the change fails, it is undone and made in halves,
-    /// so that only those fail that can't be done by themselves.
+    /// way may have gone with them; refused by itself it changes nothing. Where the
+    /// change fails, it is undone and made in halves, so that only those fail that
+    /// can't be done by themselves.
     pub(super) async fn change_together(&mut self, requests: Vec<Box<dyn Request>>) {
         let mut parts = vec![requests];
         while let Some(mut part) = parts.pop() {

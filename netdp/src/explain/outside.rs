@@ -96,6 +96,14 @@ fn published(
         told.drop("policy", DropReason::NotAllowed, NOT_ALLOWED);
         return;
     }
+    if snapshot.is_over_limit {
+        told.drop(
+            "limit",
+            DropReason::SourceLimit,
+            "its source has begun as many conversations as it may for now: see `netdp limit`",
+        );
+        return;
+    }
     if snapshot.is_hosts(mapping, question) {
         told.take(question.destination, mapping.container().ip());
         return;

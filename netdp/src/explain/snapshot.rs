@@ -91,6 +91,9 @@ pub struct Snapshot<'a> {
     pub want_of_room: Option<DropReason>,
     /// Subnets that containers have addresses of.
     pub subnets: &'a [Subnet],
+    /// Whether the packet's source has begun all the conversations that it may, and
+    /// this would be another one.
+    pub is_over_limit: bool,
     /// Whether the host's stack has a socket for a packet from the second to the
     /// first, which is asked where a port is direct.
     pub has_socket: &'a (dyn Fn(Protocol, SocketAddr, SocketAddr) -> bool + Sync),

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Acceleration, Blocked, Driver, Endpoint, EndpointId, LentPool, Mode, Network, NetworkId,
+    Acceleration, Blocked, Driver, Endpoint, EndpointId, LentPool, Limit, Mode, Network, NetworkId,
     Refusal, Sandbox, SandboxId,
 };
 
@@ -39,6 +39,9 @@ pub struct State {
     /// Sources of which nothing gets in.
     #[serde(default)]
     pub blocked: BTreeMap<IpNet, Blocked>,
+    /// What a source outside may begin; none where that is up to it.
+    #[serde(default)]
+    pub limit: Option<Limit>,
     pub counters: Counters,
 }
 
@@ -56,6 +59,7 @@ impl State {
             lent: BTreeMap::new(),
             accelerations: BTreeMap::new(),
             blocked: BTreeMap::new(),
+            limit: None,
             counters: Counters {
                 network: 2,
                 ..Counters::default()
@@ -151,6 +155,7 @@ impl State {
         for (engine, told) in &self.accelerations {
             told.check(engine)?;
         }
+        self.check_limit()?;
         for sandbox in self.sandboxes.values() {
             if let Mode::Container(other) = sandbox.mode
                 && !self.sandboxes.contains_key(&other)

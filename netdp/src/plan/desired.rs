@@ -8,6 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use netdp_common::limit::Limit;
 
 use super::{Facts, HostAddress, Uplink, driver};
 use crate::{
@@ -198,9 +199,11 @@ pub struct Desired {
     pub big_uplinks: BTreeSet<String>,
     /// Sources of which nothing gets in.
     pub blocked: BTreeSet<IpNet>,
-    /// Uplinks whose drivers drop it, by ifindex, with their names.
+    /// What a source may begin with published ports.
+    pub limit: Option<Limit>,
+    /// Uplinks whose drivers drop packets, by ifindex, with their names.
     pub xdp: BTreeMap<u32, String>,
-    /// Where they can't, nothing is to be blocked.
+    /// Where they can't, nothing is to be dropped.
     pub xdp_is_asked: bool,
     no_ipv6: bool,
     has_netkit: bool,
@@ -238,6 +241,7 @@ impl Desired {
             openings: state.openings(),
             big_uplinks: big_uplinks(state, &facts.uplinks),
             blocked: state.blocked.keys().copied().collect(),
+            limit: state.limit.map(Limit::from),
             xdp: driver::uplinks(state, facts),
             xdp_is_asked: facts.xdp == Xdp::Native,
             no_ipv6: facts.no_ipv6,
@@ -275,6 +279,7 @@ impl Desired {
             openings: BTreeSet::new(),
             big_uplinks: BTreeSet::new(),
             blocked: BTreeSet::new(),
+            limit: None,
             xdp: BTreeMap::new(),
             xdp_is_asked: false,
             no_ipv6: facts.no_ipv6,

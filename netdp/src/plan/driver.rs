@@ -1,4 +1,4 @@
-//! Which uplinks drop blocked sources in their driver.
+//! Which uplinks drop packets in their driver.
 
 use std::collections::BTreeMap;
 
@@ -46,14 +46,15 @@ impl Driver {
     }
 }
 
-/// Only while something is blocked: by ifindex, with their names.
+/// Only while a source is blocked or what it may begin is limited: by ifindex, with
+/// their names.
 pub(super) fn uplinks(state: &State, facts: &Facts) -> BTreeMap<u32, String> {
     let wanted = |uplink: &&Uplink| match facts.xdp {
         Xdp::Off => false,
         Xdp::Native => true,
         Xdp::Auto => uplink.driver.reluctance().is_none(),
     };
-    if state.blocked.is_empty() {
+    if state.blocked.is_empty() && state.limit.is_none() {
         return BTreeMap::new();
     }
     let uplinks = facts.uplinks.iter().filter(wanted);

@@ -68,6 +68,9 @@ pub(super) fn entries(desired: &Desired, live: &BTreeMap<&str, u32>) -> Tables {
     for source in &desired.blocked {
         tables.insert(blocked_key(*source), Entry::Blocked);
     }
+    if let Some(limit) = desired.limit {
+        tables.insert(Key::Limit, Entry::Limit(limit));
+    }
     for opening in &desired.openings {
         link(&mut tables, opening);
     }

@@ -72,6 +72,6 @@ pub struct Facts {
     pub no_ipv6: bool,
     /// The kernel makes netkit devices.
     pub has_netkit: bool,
-    /// Whether blocked sources are dropped in the drivers of uplinks.
+    /// Whether packets are dropped in the drivers of uplinks.
     pub xdp: Xdp,
 }

@@ -42,7 +42,7 @@ pub struct Observed {
     pub neighbours: BTreeSet<Neighbour>,
     /// Interfaces that have programs, by ifindex.
     pub attached: BTreeMap<u32, Role>,
-    /// Those whose driver drops blocked sources.
+    /// Those whose driver drops packets.
     pub xdp: BTreeSet<u32>,
     pub holds: BTreeSet<Hold>,
     pub tables: Tables,

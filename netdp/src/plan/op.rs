@@ -4,7 +4,9 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{DesiredBridge, DesiredPair, Hold, Neighbour, Role, Route};
+use super::{
+    DesiredBridge, DesiredPair, Hold, Neighbour, Observed, Role, Route, retract::keeps_out,
+};
 use crate::{
     bpf::{Entry, Key},
     netlink::{Family, PacketLimit},
@@ -73,7 +75,7 @@ pub enum Op {
         ifindex: u32,
         role: Role,
     },
-    /// Has the driver of an uplink drop blocked sources. Where that can't be
+    /// Has the driver of an uplink drop packets. Where that can't be
     /// and wasn't asked for, tcx alone does it.
     AttachXdp {
         ifname: String,
@@ -92,6 +94,19 @@ pub enum Op {
     /// Removes the entries of endpoints, by ifindex, and forgets their flows and
     /// what they were counted: for all of them the flow tables are read once.
     RemoveEndpoints(Vec<u32>),
+}
+
+impl Op {
+    /// Whether it has more sources kept out: blocked, or limited. Those of a limit
+    /// that becomes another one are kept out already.
+    pub fn keeps_out_more(&self, observed: &Observed) -> bool {
+        matches!(self, Self::Put(key, _) if keeps_out(key) && !observed.tables.contains_key(key))
+    }
+
+    /// Whether drivers were asked to keep them out, and this is how.
+    pub fn is_at_driver(&self) -> bool {
+        matches!(self, Self::AttachXdp { is_asked: true, .. })
+    }
 }
 
 impl fmt::Display for Op {

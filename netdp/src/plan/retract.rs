@@ -50,7 +50,7 @@ pub(super) fn retract(
     let drivers = observed.xdp.iter();
     let drivers = drivers.filter(|ifindex| !desired.xdp.contains_key(ifindex));
     ops.extend(drivers.map(|&ifindex| Op::DetachXdp { ifindex }));
-    ops.extend(of(is_blocked));
+    ops.extend(of(keeps_out));
     ops.extend(of(|key| matches!(key, Key::Link4(_) | Key::Link6(_))));
     let kept = ended::kept(desired, observed);
     let goes = |op: &Op| !matches!(op, Op::Remove(key) if kept.contains(key));
@@ -87,9 +87,9 @@ pub(super) fn retract_sets(desired: &Desired, observed: &Observed) -> Vec<Op> {
         .collect()
 }
 
-/// A blocked source.
-pub(super) fn is_blocked(key: &Key) -> bool {
-    matches!(key, Key::Blocked4(_) | Key::Blocked6(_))
+/// What keeps sources out: one that is blocked, and the limit on all others.
+pub(super) fn keeps_out(key: &Key) -> bool {
+    matches!(key, Key::Blocked4(_) | Key::Blocked6(_) | Key::Limit)
 }
 
 /// The way in: a published port, or a range of them.

@@ -7,7 +7,7 @@ use super::{
     Desired, Observed, Op, Role,
     diff::{Change, diff},
     entries::{entries, live},
-    retract::{is_back, is_blocked, is_port, retract, retract_sets},
+    retract::{is_back, is_port, keeps_out, retract, retract_sets},
 };
 use crate::{
     bpf::{Entry, Key},
@@ -25,7 +25,7 @@ pub fn tables(desired: &Desired, observed: &Observed) -> Vec<Op> {
             .filter(move |(key, _)| wanted(key))
             .map(|(key, entry)| Op::Put(*key, *entry))
     };
-    ops.extend(of(is_blocked));
+    ops.extend(of(keeps_out));
     // A program without its entry would drop what it should leave alone.
     ops.extend(of(|key| {
         matches!(key, Key::Uplink(_) | Key::Endpoint(_) | Key::Times(_))

@@ -32,6 +32,7 @@ const BLOCKED: Table = Table::new("blocked");
 const META_FORMAT: &str = "format";
 const META_INSTANCE: &str = "instance";
 const META_COUNTERS: &str = "counters";
+const META_LIMIT: &str = "limit";
 
 /// Why a state can't be read.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ pub(super) fn read(database: &Database) -> Result<State, Unreadable> {
         lent: read_all(&transaction, LENT)?,
         accelerations: read_all(&transaction, ACCELERATIONS)?,
         blocked: read_all(&transaction, BLOCKED)?,
+        limit: newer_meta(&transaction, META_LIMIT)?.flatten(),
         counters,
     };
     state.check().map_err(Unreadable::Damaged)?;
@@ -76,11 +78,18 @@ pub(super) fn check_format(found: u64) -> Result<(), Unreadable> {
 }
 
 fn meta<T: DeserializeOwned>(transaction: &ReadTransaction, key: &str) -> Result<T, Unreadable> {
+    newer_meta(transaction, key)?
+        .ok_or_else(|| Unreadable::Damaged(format!("it has no record '{key}'")))
+}
+
+/// The same of a record that an earlier netdp didn't write.
+fn newer_meta<T: DeserializeOwned>(
+    transaction: &ReadTransaction,
+    key: &str,
+) -> Result<Option<T>, Unreadable> {
     let table = transaction.open_table(META)?;
-    let record = table
-        .get(key)?
-        .ok_or_else(|| Unreadable::Damaged(format!("it has no record '{key}'")))?;
-    decode(key, record.value())
+    let record = table.get(key)?;
+    record.map(|record| decode(key, record.value())).transpose()
 }
 
 fn read_all<Id, T>(
@@ -124,6 +133,9 @@ pub(super) fn write(
     }
     if old.is_none_or(|old| old.counters != new.counters) {
         put(&transaction, META, META_COUNTERS, &new.counters)?;
+    }
+    if old.is_none_or(|old| old.limit != new.limit) {
+        put(&transaction, META, META_LIMIT, &new.limit)?;
     }
     write_changed(
         &transaction,

@@ -137,6 +137,35 @@ fn a_store_of_a_netdp_without_engines_is_read() {
 }
 
 #[test]
+fn a_limit_is_kept_and_ended() {
+    let (folder, state) = filled();
+    let mut store = open(folder.path());
+    let mut next = state.clone();
+    next.set_limit(200, Some(300), 7).unwrap();
+    store.commit(&state, &next).unwrap();
+    drop(store);
+    let mut store = open(folder.path());
+    assert_eq!(store.load().unwrap(), next);
+    store.commit(&next, &state).unwrap();
+    drop(store);
+    assert_eq!(open(folder.path()).load().unwrap(), state);
+}
+
+#[test]
+fn a_store_of_a_netdp_without_limits_is_read() {
+    let (folder, state) = filled();
+    let store = open(folder.path());
+    let transaction = store.database.as_ref().unwrap().begin_write().unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new("meta");
+    let mut opened = transaction.open_table(table).unwrap();
+    assert!(opened.remove("limit").unwrap().is_some());
+    drop(opened);
+    transaction.commit().unwrap();
+    drop(store);
+    assert_eq!(open(folder.path()).load().unwrap(), state);
+}
+
+#[test]
 fn a_new_store_has_the_networks_that_are_always_there() {
     let folder = tempfile::tempdir().unwrap();
     let nested = folder.path().join("var/lib/netdp");

@@ -11,6 +11,7 @@ pub mod family;
 pub mod frame;
 mod ground;
 pub mod kernel_maps;
+pub mod limited;
 pub mod netkit;
 mod outcome;
 pub mod pool;
@@ -18,6 +19,7 @@ mod ranges;
 mod tables;
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use netdp::bpf::{Datapath, Entry, Key, Mechanism};
 use netdp_common::{
@@ -170,6 +172,15 @@ pub fn worlds_with(config: Config, max_flows: u32, test: impl Fn(&mut World) + S
     for family in [Family::V4, Family::V6] {
         eprintln!("in a world of {family:?}");
         world_of(family, config, max_flows, &test);
+    }
+}
+
+/// Runs a test in two worlds, one of each family, whose programs are on this control
+/// group, too.
+pub fn worlds_in(cgroup: &Path, test: impl Fn(&mut World) + Sync) {
+    for family in [Family::V4, Family::V6] {
+        eprintln!("in a world of {family:?}");
+        world_loaded(family, &|| Loaded::load_in(cgroup), &test);
     }
 }
 

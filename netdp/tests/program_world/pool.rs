@@ -47,6 +47,8 @@ pub struct Loaded {
 pub struct Place {
     /// Entries of the flow tables, which can't be changed.
     max_flows: u32,
+    /// Where what is attached to a control group is pinned meanwhile.
+    bpffs: Option<Bpffs>,
 }
 
 impl Place {
@@ -66,7 +68,10 @@ impl Place {
 
     fn add(pool: &mut Pool, max_flows: u32) -> Self {
         *pool.taken.entry(max_flows).or_default() += 1;
-        Self { max_flows }
+        Self {
+            max_flows,
+            bpffs: None,
+        }
     }
 }
 
@@ -155,11 +160,22 @@ impl Loaded {
         Self::load_at(place, config)
     }
 
+    /// A new one whose programs are on this control group, too.
+    pub fn load_in(cgroup: &Path) -> Self {
+        const MAX_FLOWS: u32 = 1024;
+        let place = Place::add(&mut pool(), MAX_FLOWS);
+        Self::load_with(place, Config::default(), Some(cgroup))
+    }
+
     fn load_at(place: Place, config: Config) -> Self {
+        Self::load_with(place, config, None)
+    }
+
+    fn load_with(mut place: Place, config: Config, cgroup: Option<&Path>) -> Self {
         let bpffs = Bpffs::mount();
         let options = Options {
             bpffs: bpffs.0.path().to_owned(),
-            cgroup: None,
+            cgroup: cgroup.map(Path::to_owned),
             // Programs of a cgroup alone ask for it.
             netns_cookie: 0,
             max_flows: place.max_flows,
@@ -167,9 +183,12 @@ impl Loaded {
             mechanism: None,
             netkit: netkit::is_tried(),
         };
+        let datapath = Datapath::open(&options).unwrap();
+        let maps = KernelMaps::of(&options.bpffs.join("netdp/progs"));
+        place.bpffs = cgroup.is_some().then_some(bpffs);
         Self {
-            datapath: Datapath::open(&options).unwrap(),
-            maps: KernelMaps::of(&options.bpffs.join("netdp/progs")),
+            datapath,
+            maps,
             place,
         }
     }

@@ -2,6 +2,7 @@
 
 mod block;
 mod install;
+mod limit;
 mod network;
 mod sandbox;
 
@@ -22,6 +23,7 @@ use crate::{
 
 pub use block::{BlockArgs, UnblockArgs};
 pub use install::{DockerArgs, InstallArgs, InstallCommand};
+pub use limit::LimitArgs;
 pub use network::{NetworkCommand, NetworkCreateArgs};
 pub use sandbox::{
     AttachArgs, ConnectArgs, DisconnectArgs, PublishArgs, RunArgs, SandboxArgs, UnpublishArgs,
@@ -85,6 +87,9 @@ pub enum Command {
     Block(BlockArgs),
     /// Let sources in again.
     Unblock(UnblockArgs),
+    /// Limit how many conversations each source may begin with published ports;
+    /// without a number, show the limit.
+    Limit(LimitArgs),
     /// Carry another engine's own networks as netdp's; without an engine, show
     /// which are.
     Accelerate(AccelerateArgs),
@@ -250,7 +255,7 @@ pub struct DaemonArgs {
     /// Settings in TOML; flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Whether blocked sources are dropped in the drivers of uplinks: where it
+    /// Whether packets are dropped in the drivers of uplinks: where it
     /// helps, nowhere, or everywhere [default: auto].
     #[arg(long, value_enum)]
     pub xdp: Option<Xdp>,

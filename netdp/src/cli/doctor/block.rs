@@ -1,35 +1,40 @@
-//! By which means blocked sources are dropped.
+//! By which means sources are kept out.
 
 use super::Check;
 use crate::api::types::{Status, UplinkStatus};
 
-const NAME: &str = "blocked sources";
+/// What is blocked and what is limited, as far as there is any.
+pub(super) fn checks(status: &Status) -> impl Iterator<Item = Check> {
+    let blocked = (status.blocked != 0).then(|| status.blocked.to_string());
+    let blocked = blocked.map(|it| check(status, "blocked sources", &it));
+    let limit = status.limit.map(|rate| {
+        let told = format!("{rate} a second from each source");
+        check(status, "new conversations", &told)
+    });
+    blocked.into_iter().chain(limit)
+}
 
-/// None where nothing is blocked.
-pub(super) fn blocked(status: &Status) -> Option<Check> {
-    if status.blocked == 0 {
-        return None;
-    }
+fn check(status: &Status, name: &'static str, what: &str) -> Check {
     let present: Vec<&UplinkStatus> = status.uplinks.iter().filter(|it| it.present).collect();
     let means: Vec<String> = present.iter().filter_map(|it| means(it)).collect();
     let found = match &means[..] {
-        [] => format!("{}, and no uplink", status.blocked),
-        means => format!("{}, dropped {}", status.blocked, means.join("; ")),
+        [] => format!("{what}, and no uplink"),
+        means => format!("{what}, dropped {}", means.join("; ")),
     };
     let refused = present.iter().any(|uplink| {
         let without = uplink.without_xdp.as_ref();
         without.is_some_and(|without| without.refused)
     });
-    Some(if refused {
+    if refused {
         Check::warning(
-            NAME,
+            name,
             found,
             "nothing, or free the driver to drop them at less cost; --xdp off of the daemon \
              leaves it alone",
         )
     } else {
-        Check::ok(NAME, found)
-    })
+        Check::ok(name, found)
+    }
 }
 
 fn means(uplink: &UplinkStatus) -> Option<String> {
@@ -65,8 +70,28 @@ mod tests {
             mechanism: "tcx".to_owned(),
             uplinks: vec![uplink],
             blocked,
+            limit: None,
             problems: Vec::new(),
         }
+    }
+
+    fn blocked(status: &Status) -> Option<Check> {
+        checks(status).next()
+    }
+
+    #[test]
+    fn a_limit_is_told_by_itself() {
+        let mut status = status(2, uplink(Some("tcx"), None));
+        status.limit = Some(200);
+        let both: Vec<Check> = checks(&status).collect();
+        assert_eq!(both[0].found, "2, dropped by tcx on eth0");
+        assert_eq!(both[1].name, "new conversations");
+        assert_eq!(
+            both[1].found,
+            "200 a second from each source, dropped by tcx on eth0"
+        );
+        status.blocked = 0;
+        assert_eq!(checks(&status).count(), 1);
     }
 
     #[test]

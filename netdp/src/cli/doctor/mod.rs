@@ -404,7 +404,7 @@ fn daemon(asked: Answers) -> Vec<Check> {
     } else {
         Check::ok("uplinks", present.join(", "))
     });
-    checks.extend(block::blocked(&status));
+    checks.extend(block::checks(&status));
     checks.push(host_ends(&sandboxes));
     checks.extend(ipv6::uplinks(&sandboxes, &status.uplinks));
     checks.extend(

@@ -3,6 +3,7 @@
 mod block;
 mod ipv6;
 mod ipv6_ports;
+mod limit;
 mod networks;
 mod ports;
 mod sandboxes;

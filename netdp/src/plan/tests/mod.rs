@@ -5,6 +5,7 @@ mod block;
 mod ended;
 mod entries;
 mod histories;
+mod limit;
 mod order;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
