@@ -3,7 +3,7 @@
 use crate::{
     addr::{Address, Be16, proto},
     maps::{Config, FlowKey, Times},
-    packet::{Packet, Transport, Tuple},
+    packet::{Transport, Tuple},
     tcp::{self, Direction},
 };
 
@@ -106,10 +106,10 @@ impl<A: Address> Tuple<A> {
     }
 }
 
-/// The state after this packet of a flow in `state`.
+/// The state after such a packet of a flow in `state`.
 #[inline(always)]
-pub fn next_state<A>(state: u8, packet: &Packet<A>, direction: Direction) -> u8 {
-    match (packet.transport, direction) {
+pub const fn next_state(state: u8, transport: Transport, direction: Direction) -> u8 {
+    match (transport, direction) {
         (Transport::Tcp(flags), _) => tcp::next(state, flags, direction),
         (_, Direction::Reply) => ANSWERED,
         (_, Direction::Original) => state,

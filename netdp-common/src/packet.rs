@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub(crate) mod extension;
+pub mod plain;
 
 /// Length of an Ethernet header without VLAN tag; the IP header follows.
 pub const ETH_LEN: usize = 14;

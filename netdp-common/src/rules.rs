@@ -47,6 +47,12 @@ pub fn has_no_place_outside<A: Address>(addr: A) -> bool {
 /// (`ip_local_port_range`): services are below.
 const FIRST_EPHEMERAL: u16 = 32_768;
 
+/// Whether a port is rather a service's than that of a client.
+#[inline(always)]
+pub const fn is_of_a_service(port: Be16) -> bool {
+    port.get() < FIRST_EPHEMERAL
+}
+
 /// Whether a packet for a port that a container's flow has, in this state, may
 /// as well be for a service that has begun there after the container sent from
 /// its port, which then shadows it: a container that means to do so can open
@@ -55,7 +61,7 @@ const FIRST_EPHEMERAL: u16 = 32_768;
 pub const fn may_be_for_a_service(transport: Transport, dport: Be16, state: u8) -> bool {
     match transport {
         // Sockets that have another port for a moment are not served by it.
-        Transport::Udp => dport.get() < FIRST_EPHEMERAL,
+        Transport::Udp => is_of_a_service(dport),
         transport => transport.is_syn() && !tcp::is_established(state),
     }
 }

@@ -16,7 +16,7 @@ use netdp_common::{
     icmp::{Answer, Quote, Quoting},
     maps::{Endpoint, FragKey, Uplink},
     nat,
-    packet::{Packet, Tuple},
+    packet::{Packet, Tuple, plain::Framed},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// An address family in the kernel.
-pub trait Family: Quoting + Alone {
+pub trait Family: Quoting + Alone + Framed {
     /// Whether the kernel's stack answers a packet that would have to be
     /// forwarded and can't be, where the interface that it came by alone
     /// forwards. Of IPv6 no stack before Linux 6.17 does (`force_forwarding`).

@@ -91,24 +91,28 @@ pub fn touch<F: Family>(
     packet: &Packet<F::Addr>,
     direction: Direction,
 ) -> u8 {
-    let now = now();
+    let next = flow::next_state(state(entry), packet.transport, direction);
+    note::<F>(entry, packet.proto, next, now());
+    next
+}
+
+/// Notes the state after a packet of this second.
+#[inline(always)]
+pub fn note<F: Family>(entry: Entry<F::Addr>, proto: u8, next: u8, now: u32) {
     // SAFETY: the value stays valid while the program runs; its fields are
     // aligned, read and written whole, and any interleaving with another CPU
     // leaves one of the two values.
     unsafe {
-        let state = (&raw const (*entry).state).read_volatile();
-        let next = flow::next_state(state, packet, direction);
-        if next != state {
+        if (&raw const (*entry).state).read_volatile() != next {
             (&raw mut (*entry).state).write_volatile(next);
             if let Some(config) = config() {
-                let timeout = flow::timeout(config, packet.proto, next);
+                let timeout = flow::timeout(config, proto, next);
                 (&raw mut (*entry).timeout).write_volatile(timeout);
             }
         }
         if (&raw const (*entry).last_seen).read_volatile() != now {
             (&raw mut (*entry).last_seen).write_volatile(now);
         }
-        next
     }
 }
 
@@ -123,7 +127,7 @@ pub fn is_due<A>(entry: Entry<A>) -> bool {
 /// Fills in state and times of a new entry.
 #[inline(always)]
 pub fn begin<F: Family>(value: &mut Flow<F::Addr>, packet: &Packet<F::Addr>, direction: Direction) {
-    value.state = flow::next_state(0, packet, direction);
+    value.state = flow::next_state(0, packet.transport, direction);
     value.last_seen = now();
     value.timeout = config().map_or(0, |config| flow::timeout(config, packet.proto, value.state));
 }
@@ -216,7 +220,7 @@ pub fn promote_alone<F: Family>(
     if value.tag != key.tag() {
         return Err(DropReason::NoFlow);
     }
-    value.state = flow::next_state(value.state, packet, direction);
+    value.state = flow::next_state(value.state, packet.transport, direction);
     value.last_seen = now();
     if let Some(config) = config() {
         value.timeout = flow::timeout(config, packet.proto, value.state);

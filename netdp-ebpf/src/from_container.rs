@@ -13,7 +13,7 @@ use netdp_common::{
 use crate::{
     arp, calls, count, direct, early,
     family::{Family, is_any, translate},
-    flows,
+    fast, flows,
     found::Found,
     hairpin::hairpin,
     icmp, linked, mapped,
@@ -65,9 +65,13 @@ fn by_ethertype(skb: &Skb, endpoint: &Endpoint) -> i32 {
         return verdict::part(Err(DropReason::UnknownEthertype));
     }
     verdict::part(match skb.ethertype() {
-        ethertype::IPV4 if !is_any(endpoint.addr4) => return ipv4(skb, endpoint),
+        ethertype::IPV4 if !is_any(endpoint.addr4) => {
+            return fast::onward::<V4>(skb, endpoint).unwrap_or_else(|| ipv4(skb, endpoint));
+        }
         ethertype::ARP if !is_any(endpoint.addr4) => arp::answer(skb, endpoint),
-        ethertype::IPV6 if !is_any(endpoint.addr6) => return ipv6(skb, endpoint),
+        ethertype::IPV6 if !is_any(endpoint.addr6) => {
+            return fast::onward::<V6>(skb, endpoint).unwrap_or_else(|| ipv6(skb, endpoint));
+        }
         _ => Err(DropReason::UnknownEthertype),
     })
 }

@@ -12,7 +12,7 @@ use netdp_common::{
 use crate::{
     blocked, calls, direct, early,
     family::{Family, translate},
-    flows, icmp, limit, mapped, masquerade, published, ranges, routed,
+    fast, flows, icmp, limit, mapped, masquerade, published, ranges, routed,
     skb::Skb,
     source,
     verdict::{self, Verdict},
@@ -35,7 +35,7 @@ pub fn from_netdev(skb: &Skb) -> Result<Verdict, DropReason> {
     }
 }
 
-/// What is decided without asking much: packets for direct ports.
+/// What is decided without asking much: packets for direct ports, and the fast path.
 #[inline(always)]
 fn at_once(skb: &Skb) -> Option<i32> {
     if blocked::are_there() || limit::is_set() || !skb.is_for_interface() {
@@ -44,6 +44,8 @@ fn at_once(skb: &Skb) -> Option<i32> {
     match skb.ethertype() {
         ethertype::IPV4 if direct::is_to_known::<V4>(skb) => Some(verdict::NEXT),
         ethertype::IPV6 if direct::is_to_known::<V6>(skb) => Some(verdict::NEXT),
+        ethertype::IPV4 => fast::inbound::<V4>(skb),
+        ethertype::IPV6 => fast::inbound::<V6>(skb),
         _ => None,
     }
 }

@@ -16,6 +16,7 @@ use netdp_common::{
 use crate::{
     count,
     family::{Family, is_any, translate},
+    fast,
     from_container::outward,
     maps::ENDPOINTS,
     path,
@@ -77,6 +78,9 @@ fn ipv6(skb: &Skb, endpoint: &Endpoint) -> i32 {
 /// container why.
 #[inline(always)]
 fn out<F: Family>(skb: &Skb, endpoint: &Endpoint) -> i32 {
+    if let Some(action) = fast::outward::<F>(skb, endpoint) {
+        return action;
+    }
     let Ok(work) = work::begin_timed::<F>(skb) else {
         return ON;
     };

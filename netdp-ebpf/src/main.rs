@@ -20,6 +20,7 @@ mod direct;
 mod driver;
 mod early;
 mod family;
+mod fast;
 mod fib;
 mod flows;
 mod found;

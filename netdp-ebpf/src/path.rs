@@ -28,17 +28,20 @@ const INTERFACE_ONLY: u32 = 1 << 31;
 #[inline(always)]
 pub fn kept<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
     let way = &mut work.way;
-    let Some(path) = found::<F>(work.packet.tuple.daddr, work.now) else {
+    let Some(path) = fitting::<F>(skb, work.packet.tuple.daddr, work.now) else {
         return false;
     };
-    if path.second != work.now || !skb.fits(path.mtu) {
-        return false;
-    }
     way.ifindex = path.ifindex;
     way.by = By::Macs;
     way.smac = path.smac;
     way.dmac = path.dmac;
     true
+}
+
+/// The same by its parts.
+#[inline(always)]
+pub fn fitting<F: Family>(skb: &Skb, daddr: F::Addr, now: u32) -> Option<&'static Path<F::Addr>> {
+    found::<F>(daddr, now).filter(|path| path.second == now && skb.fits(path.mtu))
 }
 
 /// The way kept for an address, if it is of this second.

@@ -8,6 +8,7 @@ use netdp_common::{
     drop::DropReason,
     flow::{self, ANSWERED},
     maps::{Back, Delivery, Endpoint, Flow, FlowKey, PortKey, Published, flow_kind},
+    own,
     packet::{Packet, Transport, Tuple, tcp_flags},
     rules,
     tcp::{self, Direction},
@@ -17,7 +18,7 @@ use crate::{
     family::Family,
     flows,
     found::Found,
-    maps::EXPECTING,
+    maps::{EXPECTING, OWN},
     path, ranges, share, shared,
     skb::Skb,
     work::{Decision, Exit, copy},
@@ -42,7 +43,7 @@ pub fn mapping_of<F: Family>(
     if proto != proto::TCP && proto != proto::UDP {
         return None;
     }
-    let mut found = look_up::<F>(addr, port, proto);
+    let mut found = single::<F>(addr, port, proto);
     if found.is_null() && ranges::are_there() {
         found = ranges::published::<F>(addr, true, port, proto);
         if found.is_null() {
@@ -50,6 +51,25 @@ pub fn mapping_of<F: Family>(
         }
     }
     if found.is_null() { None } else { Some(found) }
+}
+
+/// The mapping of a single port, none of a range's.
+#[inline(always)]
+pub fn at<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> Option<*const Published<F::Addr>> {
+    let found = single::<F>(addr, port, proto);
+    if found.is_null() { None } else { Some(found) }
+}
+
+/// Null where there is none. Only of a port that is published anywhere are the tables
+/// asked: no lookup for the kernel, which makes one in an array a load.
+#[inline(always)]
+fn single<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
+    let (word, bit) = own::place_of_port(port);
+    if OWN.get(word).is_some_and(|word| word & bit != 0) {
+        look_up::<F>(addr, port, proto)
+    } else {
+        ptr::null()
+    }
 }
 
 /// Null where there is none. Its stack is for its keys alone.
@@ -143,7 +163,7 @@ pub fn inbound<F: Family>(
 
 /// Whether packets may come in by another uplink than the route names.
 #[inline(always)]
-fn has_several_uplinks() -> bool {
+pub fn has_several_uplinks() -> bool {
     flows::config().is_some_and(|config| config.uplinks > 1)
 }
 
@@ -349,6 +369,13 @@ pub fn is_current<F: Family>(
         generation.write_volatile(endpoint.generation);
     }
     true
+}
+
+/// The endpoint's generation under which a flow has last asked.
+#[inline(always)]
+pub fn generation<A>(entry: flows::Entry<A>) -> u32 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*entry).generation).read_volatile() }
 }
 
 /// An answer whose port is no longer published. Without an error the entry has

@@ -9,9 +9,9 @@ use aya_ebpf::{
     },
     cty::c_void,
     helpers::{
-        bpf_check_mtu, bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer,
-        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
-        bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_clone_redirect, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect,
+        bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -23,7 +23,7 @@ use netdp_common::{
     drop::DropReason,
     maps::Delivery,
     nat::L4Change,
-    packet::{Bytes, ETH_LEN, REACH, Wire},
+    packet::{Bytes, ETH_LEN, REACH, Wire, plain::LEAD},
 };
 
 use crate::{count, verdict::Verdict};
@@ -276,6 +276,38 @@ impl Skb {
         }
     }
 
+    /// Writes the first `length` bytes of the packet, which lie behind [`LEAD`] bytes
+    /// at `words`. As by [`Self::write`], no sum of hardware's is changed.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    ///
+    /// # Safety
+    /// There are so many bytes, all of them written.
+    #[inline(always)]
+    pub unsafe fn write_headers(&self, words: *const u32, length: usize) -> Result<(), DropReason> {
+        // SAFETY: the context is valid, and so says the caller of the bytes.
+        let ret = unsafe {
+            let bytes = words.cast::<u8>().add(LEAD);
+            bpf_skb_store_bytes(self.skb.cast(), 0, bytes.cast(), length as u32, 0)
+        };
+        if ret == 0 {
+            Ok(())
+        } else {
+            Err(DropReason::Malformed)
+        }
+    }
+
+    /// Adds to the sum of the packet that hardware may have taken
+    /// (`CHECKSUM_COMPLETE`).
+    #[inline(always)]
+    pub fn add_to_sum(&self, change: Sum) {
+        if change != Sum::default() {
+            // SAFETY: the context is valid. Where there is no such sum, it fails.
+            unsafe { bpf_csum_update(self.skb, change.wsum()) };
+        }
+    }
+
     /// Cuts the packet, or adds zeros, to this length from the Ethernet header
     /// on, in bytes.
     ///
@@ -358,8 +390,14 @@ impl Skb {
     /// Sends the frame out of `ifindex` as it is.
     #[inline(always)]
     pub fn redirect(&self, ifindex: u32) -> Verdict {
+        Verdict::Redirect(self.redirect_code(ifindex))
+    }
+
+    /// The same; gives the action.
+    #[inline(always)]
+    pub fn redirect_code(&self, ifindex: u32) -> i32 {
         // SAFETY: no pointers.
-        Verdict::Redirect(unsafe { bpf_redirect(ifindex, 0) } as i32)
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
     }
 
     /// Sends a copy of the frame in by `ifindex`, as if it arrived there. False

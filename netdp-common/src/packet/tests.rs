@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::vec::Vec;
 
-fn ipv4(proto: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+pub(super) fn ipv4(proto: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
     let mut out = std::vec![0u8; ETH_LEN];
     out.extend([0x45, 0, 0, (20 + payload.len()) as u8, 0xab, 0xcd]);
     out.extend(fragment.to_be_bytes());
@@ -70,7 +70,7 @@ fn contradicting_lengths_are_malformed() {
 
 /// An IPv6 packet with these extension headers (number, bytes) before the
 /// transport's.
-fn ipv6(extensions: &[(u8, &[u8])], proto: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn ipv6(extensions: &[(u8, &[u8])], proto: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = std::vec![0u8; ETH_LEN];
     let length: usize = extensions.iter().map(|(_, bytes)| bytes.len()).sum();
     let first = extensions.first().map_or(proto, |(number, _)| *number);

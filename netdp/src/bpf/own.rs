@@ -1,5 +1,5 @@
-//! The addresses of containers and of the host, and the subnets of containers,
-//! as the programs' filter has them ([`netdp_common::own`]).
+//! The addresses of containers and of the host, the subnets of containers, and
+//! published ports, as the programs' filter has them ([`netdp_common::own`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use aya::maps::{Array, MapData};
 use netdp_common::{
     addr::{Address, V4Addr, V6Addr},
     maps::name,
-    own::{self, INSIDE, WORDS},
+    own::{self, INSIDE, OF_ADDRESSES, WORDS},
 };
 
 use super::{BpfError, Key, Tables};
@@ -20,6 +20,8 @@ fn places(key: &Key) -> Vec<Place> {
     match key {
         Key::Owner4(addr) | Key::Local4(addr) => vec![own::place(*addr)],
         Key::Owner6(addr) | Key::Local6(addr) => vec![own::place(*addr)],
+        Key::Port4(key) => vec![own::place_of_port(key.port)],
+        Key::Port6(key) => vec![own::place_of_port(key.port)],
         Key::Allow4(key) if key.place.set == INSIDE => {
             let addr = u128::from(u32::from_be(key.place.addr.0));
             let of = |addr: u128| V4Addr((addr as u32).to_be());
@@ -54,7 +56,7 @@ fn of_subnet<A: Address>(
     }
     let missing = block.saturating_sub(bits);
     if missing >= MANY {
-        let words = 0..WORDS;
+        let words = 0..OF_ADDRESSES;
         return words
             .flat_map(|word| (0..u64::BITS).map(move |bit| (word, 1 << bit)))
             .collect();
@@ -64,7 +66,7 @@ fn of_subnet<A: Address>(
         .collect()
 }
 
-/// The filter, kept in line with the tables: a bit is set before its address
+/// The filter, kept in line with the tables: a bit is set before its address or port
 /// is in a table, and cleared after it has gone.
 pub struct Filter {
     map: Array<MapData, u64>,
@@ -133,7 +135,11 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netdp_common::range::AllowKey;
+    use netdp_common::{
+        addr::{Be16, proto},
+        maps::PortKey,
+        range::AllowKey,
+    };
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn v4(subnet: &str, bits: u32) -> BTreeSet<Place> {
@@ -162,8 +168,17 @@ mod tests {
         assert!(wide.contains(&block("172.16.0.1")) && wide.contains(&block("172.31.9.9")));
         assert_eq!(v6("fd00:1:2:3::", 64), [block("fd00:1:2:ffff::1")].into());
         assert!(v6("fd00:1::", 40).contains(&block("fd00:1:ff:1::1")));
-        assert_eq!(v6("fd00::", 8).len(), (WORDS * u64::BITS) as usize);
-        assert_eq!(v6("2000::", 3).len(), (WORDS * u64::BITS) as usize);
+        assert_eq!(v6("fd00::", 8).len(), (OF_ADDRESSES * u64::BITS) as usize);
+        assert_eq!(v6("2000::", 3).len(), (OF_ADDRESSES * u64::BITS) as usize);
+    }
+
+    #[test]
+    fn a_published_port_has_a_bit_whatever_its_protocol() {
+        let port = Be16::new(8080);
+        for number in [proto::TCP, proto::UDP] {
+            let key = Key::Port4(PortKey::new(V4Addr::ANY, port, number));
+            assert_eq!(places(&key), [own::place_of_port(port)]);
+        }
     }
 
     #[test]
