@@ -36,6 +36,16 @@ impl Sum {
         self
     }
 
+    /// Nothing, where the change of so many words is none.
+    #[inline(always)]
+    pub const fn or_nothing(self, words: usize) -> Self {
+        if self.0 == 0xffff_ffff * words as u64 {
+            Self(0)
+        } else {
+            self
+        }
+    }
+
     /// As the kernel's `__wsum`: 32 bits, carries folded in.
     #[inline(always)]
     pub const fn wsum(self) -> u32 {
@@ -93,6 +103,15 @@ mod tests {
             let expected = u16::from_be_bytes(reference(&bytes).to_ne_bytes());
             prop_assert_eq!(update(field, change), expected);
         }
+    }
+
+    #[test]
+    fn what_stays_as_it_was_is_no_change() {
+        let (old, new) = ([0x0a00_0001, 0], [0x0a00_0001, 1]);
+        let stays = Sum::default().change(&old, &old);
+        assert_eq!(stays.or_nothing(2), Sum::default());
+        let changes = Sum::default().change(&old, &new);
+        assert_eq!(changes.or_nothing(2), changes);
     }
 
     #[test]

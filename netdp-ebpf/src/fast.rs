@@ -75,11 +75,13 @@ fn to_container<F: Family>(skb: &Skb) -> i32 {
     // The last hop of a packet is the container, not the host.
     let ttl = plain.ttl - u8::from(plain.ttl > 1);
     let macs = (container.mac, container.host_mac);
+    // Before helpers run: the entry of a flow that ends meanwhile is given out again.
+    let (slot, ifindex) = (container.slot, container.ifindex);
     if let Err(reason) = write::<F>(skb, &plain, &to, macs, ttl) {
         return verdict::action(Err(reason));
     }
-    count::received(container.slot, skb.len());
-    skb.to_peer_code(container.ifindex)
+    count::received(slot, skb.len());
+    skb.to_peer_code(ifindex)
 }
 
 /// By a published port from which the tables alone lead back; there is nobody who

@@ -89,7 +89,8 @@ pub fn headers<H: Framed>(
     put(3, word(half(source, 4), H::ETHERTYPE.to_be()));
     let change = Sum::default()
         .change(from.saddr.words(), to.saddr.words())
-        .change(from.daddr.words(), to.daddr.words());
+        .change(from.daddr.words(), to.daddr.words())
+        .or_nothing(from.saddr.words().len() + from.daddr.words().len());
     let unmade = H::network(plain, to, ttl, change, |at, word| put(NETWORK + at, word));
     put(
         (LEAD + H::HEADERS) / 4 - 1,
