@@ -20,6 +20,7 @@ with_each_docker! {
     with_live_restore_connections_outlive_both_daemons,
     kills_in_the_middle_of_starts_leave_nothing,
     starts_end_after_a_dockerd_that_stays_away,
+    starts_end_after_a_dockerd_that_ended_with_netdp,
     containers_that_restart_outlive_netdps_ends,
     containers_that_restart_outlive_netdps_deaths,
     addresses_can_be_netdps_to_give,
@@ -232,6 +233,7 @@ fn kills_in_the_middle_of_starts_leave_nothing(packages: &str) {
     host.wait_until("some have started", || sandboxes(host) >= 3);
     docker.kill_dockerd();
     host.kill("netdp");
+    kill_runcs(host);
     host.start_netdp();
     docker.start_dockerd();
     host.sh("for id in $(docker ps -aq); do docker rm -f $id || exit; done");
@@ -242,11 +244,31 @@ fn kills_in_the_middle_of_starts_leave_nothing(packages: &str) {
     before.comes_back(host);
 }
 
+/// Ends runc's processes, which wait for a dockerd that is gone.
+fn kill_runcs(host: &EngineHost) {
+    host.sh(
+        "for it in /proc/[0-9]*; do read -r name 2>/dev/null <$it/comm || continue; \
+         case $name in runc*) kill -9 ${it#/proc/} 2>/dev/null || :;; esac; done",
+    );
+}
+
 /// dockerd is killed while containers start, and does not come back: what it had
 /// not finished ends without it, and what runs goes on. Some of runc's processes
 /// end with containerd, which asked for them; all do here.
 fn starts_end_after_a_dockerd_that_stays_away(packages: &str) {
-    let Some(docker) = Docker::start("dk-away", packages) else {
+    starts_end("dk-away", packages, |_| ());
+}
+
+/// A netdp that has never seen that dockerd looks after what it left.
+fn starts_end_after_a_dockerd_that_ended_with_netdp(packages: &str) {
+    starts_end("dk-both", packages, |host| {
+        host.kill("netdp");
+        host.start_netdp();
+    });
+}
+
+fn starts_end(name: &str, packages: &str, then: impl FnOnce(&EngineHost)) {
+    let Some(docker) = Docker::start(name, packages) else {
         return;
     };
     let host = &docker.host;
@@ -258,6 +280,7 @@ fn starts_end_after_a_dockerd_that_stays_away(packages: &str) {
     ));
     host.wait_until("some have started", || sandboxes(host) >= 4);
     docker.kill_dockerd();
+    then(host);
     let all = || -> Vec<Sandbox> {
         serde_json::from_str(&host.netdp("ps --format json")).expect("sandboxes in JSON")
     };
@@ -280,10 +303,7 @@ fn starts_end_after_a_dockerd_that_stays_away(packages: &str) {
         .collect();
     assert!(!running.is_empty());
     host.wait_until("only what has a process is left", || {
-        host.sh(
-            "for it in /proc/[0-9]*; do read -r name 2>/dev/null <$it/comm || continue; \
-             case $name in runc*) kill -9 ${it#/proc/} 2>/dev/null || :;; esac; done",
-        );
+        kill_runcs(host);
         all().iter().all(|it| has_process(it, "nothing"))
     });
     let left = all();

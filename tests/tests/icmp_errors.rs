@@ -7,7 +7,9 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use netdp::demo::world::set_sysctls;
-use netdp_tests::{PATIENCE, Place, SIDES, SILENCE, Side, Topology, connect, hears, listen, transfer, udp};
+use netdp_tests::{
+    PATIENCE, Place, SIDES, SILENCE, Side, Topology, connect, hears, listen, transfer, udp,
+};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };

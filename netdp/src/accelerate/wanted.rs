@@ -240,6 +240,7 @@ fn foreign(
         direct: None,
         handover: None,
         offered_to: None,
+        offered_in: None,
         list: None,
     };
     Some(ForeignEndpoint {

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::PathBuf};
 
 use super::peer;
 use crate::{
-    model::{Endpoint, EndpointId, Handover, State},
+    model::{Endpoint, EndpointId, Handover, PidNamespace, State},
     netns::Namespace,
+    sandbox::ProcessId,
 };
 
 /// Inode of the first process namespace (`PROC_PID_INIT_INO` of the kernel's
@@ -16,12 +17,17 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// How long a start is given, in seconds, whose dockerd can't be seen.
 const LONGEST_START: u64 = 60;
 
-/// Endpoints whose end an engine has taken, with the paths of their sandboxes.
+/// Endpoints whose end an engine has taken, with the paths of their sandboxes, whose
+/// processes this one sees.
 pub fn in_sandboxes(state: &State) -> Vec<(EndpointId, PathBuf)> {
+    let (sees_all, own) = (sees_all(), own_pid_namespace());
+    // A container is in its dockerd's PID namespace or below, which is that from which
+    // the dockerd was seen, or below.
+    let sees = |endpoint: &Endpoint| sees_all || own.is_some() && endpoint.offered_in == own;
     state
         .endpoints
         .values()
-        .filter(|endpoint| endpoint.handover == Some(Handover::Taken))
+        .filter(|endpoint| endpoint.handover == Some(Handover::Taken) && sees(endpoint))
         .filter_map(|endpoint| {
             let sandbox = state.sandboxes.get(&endpoint.sandbox)?;
             Some((endpoint.id, sandbox.netns.clone()))
@@ -49,8 +55,15 @@ pub fn of_the_gone(state: &State, now: u64) -> (Vec<EndpointId>, Vec<(EndpointId
     (offered.map(|endpoint| endpoint.id).collect(), taken)
 }
 
+/// The PID namespace that this process is in.
+pub fn own_pid_namespace() -> Option<PidNamespace> {
+    let inode = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+    let start_time = ProcessId::of(1).ok()?.start_time;
+    Some(PidNamespace { inode, start_time })
+}
+
 /// Whether this process sees every other one of the machine.
-pub fn sees_all() -> bool {
+fn sees_all() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|it| it.ino() == FIRST_PID_NAMESPACE)
 }
 

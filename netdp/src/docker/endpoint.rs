@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
-    Answer, ENGINE, Json, Shared, done,
+    Answer, ENGINE, Json, Shared, abandoned, done,
     peer::{self, Peer, Peers},
     ports,
     wire::{
@@ -45,11 +45,12 @@ pub async fn create(
         ..
     } = asked;
     done(async move {
+        let seen_from = abandoned::own_pid_namespace();
         let made = owner
             .change(|state, host| {
                 let made =
                     state.offer_endpoint(ENGINE, network_id, endpoint_id, &request, host.now)?;
-                state.offer_to(made.id, process);
+                state.offer_to(made.id, process, seen_from);
                 Ok(made)
             })
             .await?;

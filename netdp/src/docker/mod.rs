@@ -109,11 +109,8 @@ async fn activate(State(owner): Shared) -> Answer<Implements> {
     done(async move {
         let (offered, taken) = abandoned::of_the_gone(owner.lock().await.state(), now());
         // Reads all of /proc.
-        let left = tokio::task::spawn_blocking(|| match abandoned::sees_all() {
-            true => abandoned::abandoned(taken),
-            false => Vec::new(),
-        });
-        let left = left.await.unwrap_or_default();
+        let left = tokio::task::spawn_blocking(|| abandoned::abandoned(taken)).await;
+        let left = left.unwrap_or_default();
         owner
             .change(|state, _| {
                 for id in offered {

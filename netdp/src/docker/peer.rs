@@ -86,9 +86,6 @@ pub fn follow(owner: &Arc<Owner>, peers: &Arc<Peers>, process: Option<Process>) 
             pid: i32::try_from(process.pid).unwrap_or(-1),
             start_time: process.start_time,
         };
-        // Its containers are in its PID namespace or below, which is this
-        // process' own or below, unless that was another daemon's.
-        let sees_its_own = id.alive() || abandoned::sees_all();
         let waited = id.wait_exit().await;
         // What it asks for from now on, it can't have.
         peers.end(process);
@@ -98,22 +95,20 @@ pub fn follow(owner: &Arc<Owner>, peers: &Arc<Peers>, process: Option<Process>) 
         }
         sleep(GRACE).await;
         if let Some(owner) = owner.upgrade()
-            && let Err(error) = end(&owner, process, sees_its_own).await
+            && let Err(error) = end(&owner, process).await
         {
             tracing::warn!("what process {id} has left is not taken away: {error}");
         }
     });
 }
 
-async fn end(owner: &Owner, process: Process, sees_its_own: bool) -> Result<(), OwnerError> {
-    let taken = if sees_its_own {
+async fn end(owner: &Owner, process: Process) -> Result<(), OwnerError> {
+    let taken = {
         let core = owner.lock().await;
         let endpoints = &core.state().endpoints;
         let mut taken = abandoned::in_sandboxes(core.state());
         taken.retain(|(id, _)| endpoints[id].offered_to == Some(process));
         taken
-    } else {
-        Vec::new()
     };
     // Reads all of /proc.
     let left = tokio::task::spawn_blocking(|| abandoned::abandoned(taken)).await;

@@ -243,6 +243,7 @@ impl State {
             direct: request.direct,
             handover: None,
             offered_to: None,
+            offered_in: None,
             list: None,
         };
         self.counters.slot = slot;

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointId, Handover, Link, MacAddr, Name, NetworkId, Process, Publication, SandboxId,
-    subnets::Family,
+    EndpointId, Handover, Link, MacAddr, Name, NetworkId, PidNamespace, Process, Publication,
+    SandboxId, subnets::Family,
 };
 
 /// How names of host ends begin; digits of the endpoint's id follow.
@@ -81,6 +81,9 @@ pub struct Endpoint {
     /// The engine's process that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered_to: Option<Process>,
+    /// Where that process was seen from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_in: Option<PidNamespace>,
     /// Name of the engine's configuration by which it was attached.
     #[serde(default)]
     pub list: Option<String>,

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Endpoint, EndpointId, EndpointRequest, Exposed, HostPorts, HostView, LentPool, Mode, Name,
-    Network, NetworkId, NetworkRequest, PortRequest, PortTaken, Process, Proto, Publication,
-    Refusal, Sandbox, SandboxId, State, connect::free_index, subnets::Family,
+    Network, NetworkId, NetworkRequest, PidNamespace, PortRequest, PortTaken, Process, Proto,
+    Publication, Refusal, Sandbox, SandboxId, State, connect::free_index, subnets::Family,
 };
 
 /// How far an engine is with the container's end of an endpoint.
@@ -355,10 +355,16 @@ impl State {
         }
     }
 
-    /// Notes whose request an offer is.
-    pub fn offer_to(&mut self, id: EndpointId, process: Option<Process>) {
+    /// Notes whose request an offer is, and where that process is seen from.
+    pub fn offer_to(
+        &mut self,
+        id: EndpointId,
+        process: Option<Process>,
+        seen_from: Option<PidNamespace>,
+    ) {
         if let Ok(endpoint) = self.given(id) {
             endpoint.offered_to = process;
+            endpoint.offered_in = process.and(seen_from);
         }
     }
 

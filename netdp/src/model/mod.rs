@@ -53,7 +53,7 @@ pub use network::{Bridge, Driver, FIRST_NETWORK, Network, NetworkRequest};
 pub use options::check_defaults;
 pub use publication::{Publication, host_side};
 pub use refusal::{Kind, Refusal};
-pub use sandbox::{Mode, Process, Sandbox, SandboxRequest};
+pub use sandbox::{Mode, PidNamespace, Process, Sandbox, SandboxRequest};
 pub use spec::{Exposed, PortRange, PortRequest, PortSpec, Proto};
 pub use state::{Counters, State};
 pub use timeouts::{LONGEST_TIMEOUT, Timeouts};

@@ -19,6 +19,16 @@ pub struct Process {
     pub start_time: u64,
 }
 
+/// A PID namespace (pid_namespaces(7)), told from later ones of the same number by
+/// when its first process started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PidNamespace {
+    /// Of `/proc/PID/ns/pid`.
+    pub inode: u64,
+    /// As [`Process::start_time`], of its process 1.
+    pub start_time: u64,
+}
+
 /// Whose network a sandbox has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
