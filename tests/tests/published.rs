@@ -210,6 +210,8 @@ fn a_taken_port_is_refused_with_its_owner_and_a_published_one_is_held() {
     let refusal = topology.refused("publish other 9090:80");
     assert!(refusal.contains("address already in use"), "{refusal}");
     drop(service);
+    // A process that another test starts has it, too, until it runs.
+    topology.wait_until("free", || bind_port(&world.host, ANY, 9090).is_ok());
     topology.netdp("publish other 9090:80");
     let listener = listen(&other, ANY, 80);
     reaches(
