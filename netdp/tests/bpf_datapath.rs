@@ -8,10 +8,13 @@ use std::{
     process::Command,
 };
 
-use aya::programs::{
-    LinkOrder, SchedClassifier,
-    links::FdLink,
-    tc::{TcAttachOptions, TcAttachType},
+use aya::{
+    maps::{MapData, MapInfo},
+    programs::{
+        LinkOrder, SchedClassifier,
+        links::FdLink,
+        tc::{TcAttachOptions, TcAttachType},
+    },
 };
 use netdp::{
     bpf::{
@@ -259,6 +262,42 @@ fn maps_of_another_shape_are_replaced_and_attachments_kept() {
         let datapath = Datapath::open(&options).unwrap();
         assert_eq!(datapath.attached().get(&wire), Some(&Role::Uplink));
         assert_eq!(pins(&options.bpffs), ["netdp"]);
+    });
+}
+
+/// A version that makes `own` in another shape takes over everything else.
+#[test]
+fn a_map_that_can_be_made_anew_is_and_the_others_stay() {
+    let Some(bench) = Bench::new() else { return };
+    let options = bench.options();
+    let maps = options.bpffs.join("netdp/maps");
+    let own = || MapInfo::from_pin(maps.join("own")).unwrap();
+    let id = |name: &str| MapInfo::from_pin(maps.join(name)).unwrap().id();
+    bench.inside(|| {
+        let mut datapath = Datapath::open(&options).unwrap();
+        let wire = ifindex("wire0");
+        datapath.attach("wire0", wire, Role::Uplink).unwrap();
+        let (key, entry) = port();
+        datapath.put(&key, &entry).unwrap();
+        drop(datapath);
+        let (flows, shape) = (id("flows4"), own().max_entries());
+        std::fs::remove_file(maps.join("own")).unwrap();
+        std::fs::remove_file(maps.join("heard6")).unwrap();
+        let other = MapData::from_pin(maps.join("full")).unwrap();
+        other.pin(maps.join("own")).unwrap();
+
+        // One that fails leaves it as it was.
+        let mut failing = options.clone();
+        failing.cgroup = Some("/nonexistent".into());
+        Datapath::open(&failing).unwrap_err();
+        assert_eq!(own().id(), id("full"));
+
+        let adopted = Datapath::open(&options).unwrap();
+        assert_eq!(adopted.attached().get(&wire), Some(&Role::Uplink));
+        assert_eq!(adopted.tables().unwrap(), BTreeMap::from([(key, entry)]));
+        assert_eq!((id("flows4"), own().max_entries()), (flows, shape));
+        assert!(!pins(&maps).iter().any(|name| name.ends_with("_old")));
+        id("heard6");
     });
 }
 

@@ -25,7 +25,7 @@ use super::{
     layout::Layout,
     link, linkage,
     maps::Maps,
-    netkit, pin,
+    netkit, pin, renew,
     xdp::DriverProgram,
 };
 
@@ -162,7 +162,7 @@ impl Datapath {
     /// each without a gap.
     ///
     /// Where the pinned maps are not those of this program, new ones take their
-    /// place, and flows are lost.
+    /// place; with any but [a few](renew::MAPS) flows are lost.
     ///
     /// # Errors
     /// What the kernel refused. What was pinned before stays as it is.
@@ -171,8 +171,18 @@ impl Datapath {
         let staging = Layout::staging(&options.bpffs);
         staging.remove()?;
         let mechanism = options.mechanism.unwrap_or_else(Mechanism::of_this_kernel);
-        if layout.exists() && is_compatible(&layout, options) {
-            let mut loaded = load(&layout, options)?;
+        if layout.exists()
+            && let Some(maps) = to_renew(&layout, options)
+        {
+            let aside = renew::Aside::put(&layout, &maps)?;
+            let mut loaded = match load(&layout, options) {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    aside.put_back();
+                    return Err(error);
+                }
+            };
+            aside.forget()?;
             pin::replace_programs(&mut loaded.0, &layout)?;
             return Self::take_over(loaded, layout, mechanism, options);
         }
@@ -462,25 +472,33 @@ pub(super) fn load_programs(
     Ok(())
 }
 
-/// Whether every pinned map has the shape that this program expects. aya takes
+/// The maps that are to be made anew; none where those of flows would have to be.
+fn to_renew(layout: &Layout, options: &Options) -> Option<Vec<&'static str>> {
+    let others = pin::MAPS
+        .iter()
+        .filter(|map| !is_compatible(layout, map, options));
+    others
+        .map(|map| renew::MAPS.contains(map).then_some(*map))
+        .collect()
+}
+
+/// Whether a map is pinned and has the shape that this program expects. aya takes
 /// a pinned map as it is, whatever its key and value.
-fn is_compatible(layout: &Layout, options: &Options) -> bool {
-    pin::MAPS.iter().all(|map| {
-        let Ok(info) = MapInfo::from_pin(layout.map(map)) else {
-            return false;
-        };
-        let Some(shape) = pin::shape(map) else {
-            return false;
-        };
-        let entries = match *map {
-            name::FLOWS4 | name::FLOWS6 => options.max_flows,
-            name::ORDER4 | name::ORDER6 => options.max_flows * ORDER_PER_FLOW,
-            _ => shape.entries,
-        };
-        info.key_size() == shape.key
-            && info.value_size() == shape.value
-            && info.max_entries() == entries
-    })
+fn is_compatible(layout: &Layout, map: &str, options: &Options) -> bool {
+    let Ok(info) = MapInfo::from_pin(layout.map(map)) else {
+        return false;
+    };
+    let Some(shape) = pin::shape(map) else {
+        return false;
+    };
+    let entries = match map {
+        name::FLOWS4 | name::FLOWS6 => options.max_flows,
+        name::ORDER4 | name::ORDER6 => options.max_flows * ORDER_PER_FLOW,
+        _ => shape.entries,
+    };
+    info.key_size() == shape.key
+        && info.value_size() == shape.value
+        && info.max_entries() == entries
 }
 
 /// Takes a map out of the loaded object.

@@ -34,6 +34,7 @@ mod maps;
 mod netkit;
 mod own;
 mod pin;
+mod renew;
 mod shared;
 pub mod socket_filter;
 mod syscall;
