@@ -6,6 +6,8 @@
 
 pub mod accelerate;
 pub mod api;
+#[cfg(test)]
+mod at_last;
 pub mod bench;
 pub mod bpf;
 mod callers;

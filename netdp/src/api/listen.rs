@@ -192,6 +192,7 @@ fn clear(path: &Path, flag: &'static str) -> Result<(), ListenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::at_last;
 
     #[tokio::test]
     async fn a_live_socket_is_refused_and_a_dead_one_replaced() {
@@ -207,7 +208,7 @@ mod tests {
         let Socket { listener, name, .. } = first;
         drop(listener);
         std::mem::forget(name);
-        let third = Socket::bind(dir.path()).unwrap();
+        let third = at_last::succeeds(|| Socket::bind(dir.path()));
         let path = third.path().to_owned();
         drop(third);
         assert!(!path.exists(), "the name goes with the socket");

@@ -111,7 +111,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;
-    use crate::model::PortRange;
+    use crate::{at_last, model::PortRange};
 
     #[test]
     fn lines_of_both_families_are_read() {
@@ -133,38 +133,27 @@ mod tests {
         assert_eq!(Socket::parse("nonsense"), None);
     }
 
+    #[track_caller]
+    fn comes_to_be(port: u16, proto: Proto, owner: Option<u32>) {
+        let hold = Hold {
+            address: Ipv4Addr::LOCALHOST.into(),
+            ports: PortRange::single(port).unwrap(),
+            proto,
+            both: false,
+            direct: false,
+        };
+        at_last::holds(|| find(&hold).map(|it| it.pid) == owner);
+    }
+
     #[test]
     fn the_owner_of_a_port_is_found() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let cases = [
-            (tcp.local_addr().unwrap().port(), Proto::Tcp),
-            (udp.local_addr().unwrap().port(), Proto::Udp),
-        ];
-        for (port, proto) in cases {
-            let address = Ipv4Addr::LOCALHOST.into();
-            let owner = find(&Hold {
-                address,
-                ports: PortRange::single(port).unwrap(),
-                proto,
-                both: false,
-                direct: false,
-            })
-            .unwrap();
-            assert_eq!(owner.pid, std::process::id());
-        }
+        let port = tcp.local_addr().unwrap().port();
+        let this = Some(std::process::id());
+        comes_to_be(port, Proto::Tcp, this);
+        comes_to_be(udp.local_addr().unwrap().port(), Proto::Udp, this);
         drop(tcp);
-        let (port, proto) = cases[0];
-        let address = Ipv4Addr::LOCALHOST.into();
-        assert_eq!(
-            find(&Hold {
-                address,
-                ports: PortRange::single(port).unwrap(),
-                proto,
-                both: false,
-                direct: false,
-            }),
-            None
-        );
+        comes_to_be(port, Proto::Tcp, None);
     }
 }
