@@ -6,7 +6,6 @@ mod program_world;
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener, UdpSocket},
-    thread,
 };
 
 use ipnet::IpNet;
@@ -18,6 +17,7 @@ use netdp_common::{
 };
 use program_world::{
     CLIENT, DB, HOST, HOST_2, NEXT, REDIRECT, REMOTE, WEB, World, arriving,
+    closed::nobody_has,
     family::{Family, ip},
     frame::{Frame, SYN, at},
     worlds,
@@ -52,18 +52,11 @@ fn listen((proto, port): (u8, u16)) -> Socket {
     }
 }
 
-/// Closes the only socket at a port. A program that another test is just starting has
-/// it until it runs.
+/// Closes the only socket at a port.
 fn close(socket: Socket, port: u16) {
     drop(socket);
-    let tables = ["tcp", "tcp6", "udp", "udp6"];
-    let local = format!(":{port:04X} ");
-    let is_there = |table| {
-        let sockets = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
-        sockets.contains(&local)
-    };
-    while tables.into_iter().any(is_there) {
-        thread::yield_now();
+    for protocol in ["tcp", "udp"] {
+        nobody_has(port, protocol);
     }
 }
 

@@ -9,6 +9,7 @@ use netdp::bpf::{TestPacket, TestRun};
 use netdp_common::resolver::{ADDRESS, HELD_PORT, PORT};
 use program_world::{
     NEXT, WEB, World,
+    closed::nobody_has,
     frame::{ACK, Body, Frame, SYN, at},
     world,
 };
@@ -68,6 +69,7 @@ fn a_question_that_nobody_hears_stays() {
         }
         let (udp, tcp) = listen();
         drop(udp);
+        nobody_has(HELD_PORT, "udp");
         let by_udp = Frame::new(Body::Udp, CLIENT, resolver(PORT)).bytes();
         assert_eq!(run(world, &by_udp).packet, by_udp);
         let by_tcp = Frame::new(Body::Tcp(SYN), CLIENT, resolver(PORT)).bytes();

@@ -5,6 +5,7 @@
 
 #![expect(dead_code, reason = "each test program uses a part of this")]
 
+pub mod closed;
 pub mod dice;
 pub mod error;
 pub mod family;
