@@ -122,6 +122,15 @@ impl KernelMaps {
         self.0[name].update(key, value);
     }
 
+    /// Makes an array or a table of this name hold what it held.
+    pub fn put_back(&self, name: &str, held: &Contents) {
+        let map = &self.0[name];
+        map.empty();
+        for (key, value) in held {
+            map.update(key, value);
+        }
+    }
+
     /// What each holds. Queues are empty afterwards.
     pub fn drain(&self) -> BTreeMap<String, Contents> {
         let maps = self.0.iter();

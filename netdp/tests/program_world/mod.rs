@@ -9,6 +9,7 @@ pub mod closed;
 pub mod dice;
 pub mod error;
 pub mod family;
+pub mod fast;
 pub mod frame;
 mod ground;
 pub mod kernel_maps;
