@@ -3,16 +3,21 @@
 
 mod program_world;
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, process::Command};
 
-use netdp::bpf::{Entry, Key};
-use netdp_common::{addr::proto, drop::DropReason, maps::Uplink};
+use netdp::bpf::{Entry, Key, TestPacket};
+use netdp_common::{
+    addr::{Be16, proto},
+    drop::DropReason,
+    maps::{PortKey, Uplink, name},
+    own,
+};
 use program_world::{
-    CLIENT, Container, HOST, HOST_2, REMOTE, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
+    CLIENT, Container, HOST, HOST_2, NEXT, REMOTE, ROUTER_MAC, SECOND_MAC, WEB, World, arriving,
     family::Family,
     fast::{is_fast, open_outward, open_published},
     frame::{ACK, FIN, Frame, RST, SYN, at},
-    v4, v6, worlds,
+    v4, v6, world, worlds,
 };
 
 /// Until the way out is kept, for a second: the packet is one that the fast path
@@ -157,5 +162,84 @@ fn a_datagram_leaves_by_a_range_that_came_after_its_flow() {
         let answer = any_answer(world, CLIENT);
         keep_the_way(world, &web, &answer);
         assert_eq!(world.leaves(&web, &asks).from, at(HOST, 9001));
+    });
+}
+
+#[test]
+fn segments_longer_than_the_link_takes_are_not_the_fast_paths() {
+    const MTU: &str = "link set wire0 mtu 1300";
+    worlds(|world| {
+        let db = world.db;
+        let done = Command::new("ip").args(MTU.split(' ')).status().unwrap();
+        assert!(done.success());
+        let (mut data, _) = open_outward(world);
+        keep_the_way(world, &db, &data);
+        data.dont_fragment = true;
+        data.payload = vec![0x5a; 2896];
+        let bytes = data.bytes();
+        let packet = TestPacket {
+            gso_size: 1448,
+            ..TestPacket::received(&bytes, db.ifindex)
+        };
+        let run = |world: &mut World| world.datapath.test_run("from_container", &packet).unwrap();
+        match Family::of_world() {
+            Family::V4 => {
+                let run = run(world);
+                assert_eq!(run.action, NEXT, "{:?}", world.drops());
+                assert_eq!(run.packet, bytes);
+            }
+            Family::V6 => assert_eq!(world.reason(run), DropReason::TooBig),
+        }
+    });
+}
+
+/// A port's bit in the filter of what is the host's and containers' own.
+fn has_bit(world: &World, port: u16) -> bool {
+    let (word, bit) = own::place_of_port(Be16::new(port));
+    let words = world.maps.contents(name::OWN);
+    let word = words.get(&word.to_ne_bytes()[..]);
+    word.is_some_and(|word| u64::from_ne_bytes(word[..].try_into().unwrap()) & bit != 0)
+}
+
+/// Only the last of those that share a port's bit takes it away.
+#[test]
+fn a_port_is_known_until_its_last_mapping_is_taken_back() {
+    const PORT: u16 = 8443;
+    world(|world| {
+        let web = world.web;
+        assert!(!has_bit(world, PORT));
+        let mut left = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            family.set_for_world();
+            world.connect(&web);
+            for addr in [HOST, HOST_2] {
+                for proto in [proto::TCP, proto::UDP] {
+                    world.publish(Some(addr), PORT, &web, 80, proto, Some(addr));
+                    left.push((family, addr, proto));
+                }
+            }
+        }
+        while !left.is_empty() {
+            assert!(has_bit(world, PORT), "{left:?}");
+            for (family, addr, proto) in &left {
+                family.set_for_world();
+                let (from, to) = (at(CLIENT, 40_000), at(*addr, PORT));
+                let frame = match *proto {
+                    proto::TCP => Frame::tcp(ACK, from, to),
+                    _ => Frame::udp(from, to),
+                };
+                world.enters(&arriving(frame), &web);
+            }
+            let (family, addr, proto) = left.remove(left.len() / 2);
+            family.set_for_world();
+            let port = Be16::new(PORT);
+            let key = match family {
+                Family::V4 => Key::Port4(PortKey::new(v4(addr), port, proto)),
+                Family::V6 => Key::Port6(PortKey::new(v6(addr), port, proto)),
+            };
+            world.datapath.remove(&key).unwrap();
+        }
+        assert!(!has_bit(world, PORT));
+        Family::V4.set_for_world();
     });
 }

@@ -61,6 +61,7 @@ fn one(
         ifindex,
         ingress_ifindex: ingress,
         mark: 0,
+        gso_size: 0,
     };
     // From 6.18 on, test_run takes no packet that says IP and ends before that
     // header does (`bpf_prog_test_run_skb`).

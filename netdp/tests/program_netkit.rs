@@ -6,6 +6,7 @@ mod program_world;
 use netdp_common::{addr::proto, maps::endpoint_flags};
 use program_world::{
     CLIENT, Container, DB, GATEWAY, HOST, LONER, REDIRECT, REMOTE, WEB, World, arriving,
+    fast::{clear, is_clear, open_outward, open_published},
     frame::{ACK, FIN, Frame, PSH, SYN, at, transport_start},
     netkit, worlds,
 };
@@ -106,5 +107,29 @@ fn what_is_not_for_the_outside_goes_on_as_it_came() {
         goes_on(world, &db, &frame);
         let cut = transport_start() + 4;
         goes_on(world, &db, &db.frame(outside(DB)).bytes()[..cut]);
+    });
+}
+
+/// By `from_netkit` alone, without what the full way notes of a packet: by the second
+/// try, the way out is known.
+fn leaves_fast(world: &mut World, container: &Container, frame: &Frame) -> bool {
+    (0..4).any(|_| {
+        clear(world);
+        leaves_early(world, container, frame);
+        is_clear(world)
+    })
+}
+
+#[test]
+fn open_connections_leave_by_the_fast_path() {
+    netkit::try_it();
+    worlds(|world| {
+        let (web, db) = (world.web, world.db);
+        let (data, _) = open_outward(world);
+        assert!(leaves_fast(world, &db, &data));
+        let (_, back) = open_published(world);
+        assert!(leaves_fast(world, &web, &back));
+        let answer = web.frame(Frame::udp(at(WEB, 53), at(CLIENT, 40_000)));
+        assert!(leaves_fast(world, &web, &answer));
     });
 }

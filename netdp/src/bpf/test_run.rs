@@ -17,6 +17,7 @@ const CONTEXT: usize = 192;
 const MARK: usize = 8;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
+const GSO_SIZE: usize = 176;
 
 /// A packet as a program would meet it at its hook.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,9 @@ pub struct TestPacket<'a> {
     pub ingress_ifindex: u32,
     /// `skb->mark`.
     pub mark: u32,
+    /// Bytes of payload of each segment that it is to be cut into; 0 for one that
+    /// isn't.
+    pub gso_size: u32,
 }
 
 impl<'a> TestPacket<'a> {
@@ -40,6 +44,7 @@ impl<'a> TestPacket<'a> {
             ifindex,
             ingress_ifindex: ifindex,
             mark: 0,
+            gso_size: 0,
         }
     }
 
@@ -72,6 +77,7 @@ pub(super) fn context(packet: &TestPacket<'_>) -> [u8; CONTEXT] {
     set(MARK, packet.mark);
     set(INGRESS_IFINDEX, packet.ingress_ifindex);
     set(IFINDEX, packet.ifindex);
+    set(GSO_SIZE, packet.gso_size);
     context
 }
 
