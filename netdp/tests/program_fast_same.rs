@@ -8,7 +8,7 @@ use netdp::bpf::TestRun;
 use netdp_common::{
     addr::proto,
     drop::DropReason,
-    maps::{flow_kind, name},
+    maps::{Refusals, flow_kind, name},
 };
 use nix::time::{ClockId, clock_gettime};
 use program_world::{
@@ -114,8 +114,17 @@ struct Outcome {
     drops: Vec<(DropReason, u64)>,
 }
 
+/// Forgets what ICMP errors containers were sent in this second: there are only so many.
+fn forget_refusals(world: &World) {
+    for container in [&world.web, &world.db] {
+        let (slot, none) = (container.slot.to_ne_bytes(), [0; size_of::<Refusals>()]);
+        world.maps.write("refusals", &slot, &none);
+    }
+}
+
 fn outcome(world: &mut World, from: Option<&Container>, bytes: &[u8]) -> Outcome {
     let before = counted(world);
+    forget_refusals(world);
     clear(world);
     let run = run(world, from, bytes);
     let by_the_fast_path = is_clear(world);
