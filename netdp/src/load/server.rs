@@ -292,6 +292,7 @@ fn echo(stream: &mut TcpStream, stopping: &Stopping) -> io::Result<()> {
 }
 
 fn sink(stream: &mut TcpStream, stopping: &Stopping) -> io::Result<()> {
+    let _in_turn = cpu::InTurn::begin();
     let mut buffer = [0; BULK_BUFFER];
     let mut received = 0_u64;
     while let Some(length) = read_some(stream, &mut buffer, stopping)? {
@@ -301,6 +302,7 @@ fn sink(stream: &mut TcpStream, stopping: &Stopping) -> io::Result<()> {
 }
 
 fn source(stream: &mut TcpStream, stopping: &Stopping) -> io::Result<()> {
+    let _in_turn = cpu::InTurn::begin();
     let buffer = [0; BULK_BUFFER];
     loop {
         write_some(stream, &buffer, stopping)?;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::recorder::Recorder;
 use super::{ClientConfig, Measurement};
-use crate::load::LoadError;
 use crate::load::server::set_congestion;
+use crate::load::{LoadError, cpu};
 
 /// An answer that takes longer is counted as an error; it must exceed the
 /// first retransmission timeouts (1 s for a SYN), which are latency, not loss.
@@ -107,6 +107,7 @@ pub(super) fn bulk(
     mut recorder: Recorder,
 ) -> Result<Measurement, LoadError> {
     let mut stream = first_connection(config)?;
+    let _in_turn = cpu::InTurn::begin();
     let buffer = [0; BULK_BUFFER];
     let mut sent = 0;
     while !recorder.over(Instant::now()) {
@@ -142,6 +143,7 @@ pub(super) fn bulk_back(
     mut recorder: Recorder,
 ) -> Result<Measurement, LoadError> {
     let mut stream = first_connection(config)?;
+    let _in_turn = cpu::InTurn::begin();
     let mut buffer = vec![0; BULK_BUFFER];
     let mut received = 0;
     while !recorder.over(Instant::now()) {
