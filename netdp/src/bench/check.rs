@@ -17,7 +17,7 @@ use super::mode::Mode;
 use super::report::{BRACKETS, Machine, compared_text, interval, rate, short, table};
 use super::scenario::Scenario;
 use super::site::{Site, Size};
-use crate::load::{Comparison, Kind, Series, Unit, order, pin};
+use crate::load::{Comparison, Kind, Series, Unit, order, pin, wait_for_turns};
 use crate::netns::Namespace;
 use crate::progress::Progress;
 use crate::world::load::{CONGESTION, Load};
@@ -58,6 +58,7 @@ const CHECKS: [(Kind, Tool); 6] = [
 /// Where the others' servers listen; wrk asks ours.
 const IPERF3_PORT: u16 = 7101;
 const SOCKPERF_PORT: u16 = 7102;
+const IPERF3_BULK_PORT: u16 = 7103;
 /// wrk and sockperf know whole seconds only.
 const DURATION: Duration = Duration::from_secs(1);
 const TOOL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -77,13 +78,22 @@ impl Tool {
         std::env::split_paths(&path).any(|folder| folder.join(self.program()).is_file())
     }
 
-    /// Words for its servers at `address`.
-    fn servers(self, address: Ipv4Addr) -> Vec<String> {
+    /// Words for its servers at `address`, and what each of them serves.
+    fn servers(self, address: Ipv4Addr) -> Vec<(Kind, String)> {
         match self {
-            Self::Iperf3 => vec![format!("-s -p {IPERF3_PORT}")],
+            Self::Iperf3 => vec![
+                (Kind::UdpPps, format!("-s -p {IPERF3_PORT}")),
+                (Kind::Bulk, format!("-s -p {IPERF3_BULK_PORT}")),
+            ],
             Self::Sockperf => vec![
-                format!("server -i {address} -p {SOCKPERF_PORT}"),
-                format!("server --tcp -i {address} -p {SOCKPERF_PORT}"),
+                (
+                    Kind::UdpRr,
+                    format!("server -i {address} -p {SOCKPERF_PORT}"),
+                ),
+                (
+                    Kind::Rr,
+                    format!("server --tcp -i {address} -p {SOCKPERF_PORT}"),
+                ),
             ],
             Self::Wrk => Vec::new(),
         }
@@ -97,9 +107,11 @@ impl Tool {
                 format!("-c {address} -p {IPERF3_PORT} -t 1 -J -u -b 0 -l 64")
             }
             (Self::Iperf3, Kind::BulkBack) => {
-                format!("-c {address} -p {IPERF3_PORT} -t 1 -J -C {CONGESTION} -R")
+                format!("-c {address} -p {IPERF3_BULK_PORT} -t 1 -J -C {CONGESTION} -R")
             }
-            (Self::Iperf3, _) => format!("-c {address} -p {IPERF3_PORT} -t 1 -J -C {CONGESTION}"),
+            (Self::Iperf3, _) => {
+                format!("-c {address} -p {IPERF3_BULK_PORT} -t 1 -J -C {CONGESTION}")
+            }
             (Self::Sockperf, Kind::UdpRr) => {
                 format!("ping-pong -i {address} -p {SOCKPERF_PORT} -t 1 -m 64 --full-rtt")
             }
@@ -275,20 +287,22 @@ fn start(world: &World, site: &Site, tool: Tool, cpu: usize) -> anyhow::Result<V
     let route = site.route(world, Scenario::Published);
     let (address, _) = route.target(Kind::Rr);
     let mut servers = Vec::new();
-    for words in tool.servers(address) {
-        let mut command = pinned(world.within(site.host(), tool.program()), cpu);
+    for (kind, words) in tool.servers(address) {
+        let mut command = scheduled(world.within(site.host(), tool.program()), cpu, kind);
         command.args(words.split_whitespace());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         process::end_with_this_thread(&mut command);
         servers.push(Server(process::spawn(command)?));
     }
-    let port = match tool {
-        Tool::Iperf3 => IPERF3_PORT,
-        Tool::Sockperf => SOCKPERF_PORT,
-        Tool::Wrk => return Ok(servers),
+    let ports: &[u16] = match tool {
+        Tool::Iperf3 => &[IPERF3_PORT, IPERF3_BULK_PORT],
+        Tool::Sockperf => &[SOCKPERF_PORT],
+        Tool::Wrk => &[],
     };
-    wait_for_port(&world.client, (address, port).into())
-        .with_context(|| format!("{} does not listen", tool.program()))?;
+    for port in ports {
+        wait_for_port(&world.client, (address, *port).into())
+            .with_context(|| format!("{} does not listen", tool.program()))?;
+    }
     Ok(servers)
 }
 
@@ -305,12 +319,20 @@ fn wait_for_port(client: &Namespace, target: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// The command on one CPU.
-fn pinned(mut command: Command, cpu: usize) -> Command {
-    // SAFETY: setting the affinity is one system call; nothing allocates or locks
-    // between fork and exec where it succeeds, and the CPU was tried before.
+/// The command on one CPU, where it waits for its turn if we do.
+fn scheduled(mut command: Command, cpu: usize, kind: Kind) -> Command {
+    let in_turn = matches!(kind, Kind::Bulk | Kind::BulkBack);
+    // SAFETY: setting the affinity and the policy are a system call each; nothing
+    // allocates or locks between fork and exec where they succeed, and the CPU was
+    // tried before.
     unsafe {
-        command.pre_exec(move || pin(cpu).map_err(|_| std::io::ErrorKind::InvalidInput.into()));
+        command.pre_exec(move || {
+            pin(cpu).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+            if in_turn {
+                wait_for_turns();
+            }
+            Ok(())
+        });
     }
     command
 }
@@ -338,7 +360,7 @@ fn compare(
                 };
                 own.push(load.run(route.client())?.rate);
             } else {
-                let mut command = pinned(world.on_client(tool.program()), effort.cpu);
+                let mut command = scheduled(world.on_client(tool.program()), effort.cpu, kind);
                 command.args(tool.client(kind, target).split_whitespace());
                 theirs.push(their_rate(command, tool, kind)?);
             }

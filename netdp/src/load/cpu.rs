@@ -20,17 +20,24 @@ pub fn pin(cpu: usize) -> Result<(), LoadError> {
     sched_setaffinity(Pid::from_raw(0), &set).map_err(refused)
 }
 
-/// While this lives, the calling thread doesn't take the CPU from the thread that
-/// wakes it (`SCHED_BATCH`, sched(7)): it runs when the other one waits, or its
-/// time is over. A thread with a policy of its own keeps it.
+/// From now on the calling thread doesn't take the CPU from the thread that wakes
+/// it (`SCHED_BATCH`, sched(7)): it runs when the other one waits, or its time is
+/// over. So do the threads and programs that it starts. One with a policy of its own
+/// keeps it; false then.
+pub fn wait_for_turns() -> bool {
+    policy() == libc::SCHED_OTHER && schedule(libc::SCHED_BATCH)
+}
+
+/// The same for as long as this lives.
 pub(super) struct InTurn {
     begun: bool,
 }
 
 impl InTurn {
     pub(super) fn begin() -> Self {
-        let begun = policy() == libc::SCHED_OTHER && schedule(libc::SCHED_BATCH);
-        Self { begun }
+        Self {
+            begun: wait_for_turns(),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub use args::{
 };
 pub use client::{ClientConfig, Kind, Measurement, Unit, WARM_UP, run};
 pub use compare::{Comparison, LEAST_ROUNDS, Mode, Series, Verdict, compare, order};
-pub use cpu::{allowed_cpus, busy_shares, last_allowed_cpu, pin};
+pub use cpu::{allowed_cpus, busy_shares, last_allowed_cpu, pin, wait_for_turns};
 pub use fill::fill;
 pub use http::{Response, WhoAmI, fetch};
 pub use latency::{Histogram, Latency};
