@@ -4,6 +4,7 @@ mod accelerated;
 mod direct;
 mod dockerd;
 mod floor;
+mod large;
 mod netavark;
 mod netfilter;
 mod size;
@@ -281,6 +282,7 @@ impl Site {
             second,
         };
         inside.settle();
+        large::allow_to_client(world)?;
         let program = world.within_reach(&inside.first, world.netdp_path());
         let server = LoadServer::start(program, &size.served())?;
         let mode = Mode::Netdp(options.to_vec());
