@@ -28,6 +28,7 @@ pub mod netns;
 pub mod oci;
 pub mod plan;
 mod plugin;
+mod printed;
 mod progress;
 pub mod resolver;
 pub mod sandbox;

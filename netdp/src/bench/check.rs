@@ -19,6 +19,7 @@ use super::scenario::Scenario;
 use super::site::{Site, Size};
 use crate::load::{Comparison, Kind, Series, Unit, order, pin, wait_for_turns};
 use crate::netns::Namespace;
+use crate::printed;
 use crate::progress::Progress;
 use crate::world::load::{CONGESTION, Load};
 use crate::world::process::{self, ProcessError};
@@ -186,7 +187,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     let report = result?;
     if args.format == BenchFormat::Json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        printed::json(&report)?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows = report.checks.iter().map(|check| {
@@ -208,12 +209,14 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         "netdp bench",
         "the other",
     ];
-    println!("{}", report.machine.text());
-    println!("{}", table(&header, 2, rows.collect()));
-    println!("Ratios are of netdp bench to the other, {BRACKETS}");
+    printed::line(&report.machine.text())?;
+    printed::line(&table(&header, 2, rows.collect()).to_string())?;
+    printed::line(&format!(
+        "Ratios are of netdp bench to the other, {BRACKETS}"
+    ))?;
     let busy = report.busy.and_then(|busy| busy.text());
     for line in report.left_out.iter().chain(&busy) {
-        println!("{line}");
+        printed::line(line)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -266,7 +269,10 @@ fn measure(effort: &Effort) -> anyhow::Result<Report> {
             Err(_) if interrupt::received().is_some() => {
                 return Err(ProcessError::Interrupted.into());
             }
-            Err(why) => report.left_out.push(format!("Left out: {kind}: {why:#}")),
+            Err(why) => {
+                let why = printed::one_line(&why);
+                report.left_out.push(format!("Left out: {kind}: {why}"));
+            }
         }
     }
     drop(servers);

@@ -15,6 +15,7 @@ use super::measure::{Lane, Pair, measure};
 use super::report::{LeftOut, ScenarioResult};
 use crate::api::types::Blocked;
 use crate::load::{Kind, Measurement};
+use crate::printed::one_line;
 use crate::progress::Progress;
 use crate::world::process::{self, ProcessError};
 use crate::world::{Host, World, feed, interrupt, ip};
@@ -200,7 +201,7 @@ pub(super) fn run(
             }
             Err(why) => {
                 let (mode, title) = (way.name().into(), way.title().to_owned());
-                let why = format!("{why:#}");
+                let why = one_line(&why);
                 progress.note(&format!("left out: {title}: {why}"));
                 left_out.push(LeftOut { mode, title, why });
             }

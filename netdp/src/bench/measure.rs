@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::args::Effort;
 use crate::load::{Comparison, Kind, Latency, Measurement, Series, Unit, order};
+use crate::printed::one_line;
 use crate::progress::Progress;
 use crate::world::interrupt;
 use crate::world::load::Load;
@@ -113,7 +114,7 @@ pub(super) fn measure(
                     Err(_) if interrupt::received().is_some() => {
                         return Err(ProcessError::Interrupted);
                     }
-                    Err(why) => failures[index] = Some(format!("{why:#}")),
+                    Err(why) => failures[index] = Some(one_line(&why)),
                 }
             }
             progress.advance(1);

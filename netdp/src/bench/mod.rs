@@ -32,6 +32,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::printed;
 use crate::world::interrupt;
 use args::{BenchCommand, CompareArgs};
 use page::PageFile;
@@ -71,12 +72,13 @@ fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn print(report: &Report, format: BenchFormat, page: Option<PageFile>) -> anyhow::Result<ExitCode> {
-    match format {
-        BenchFormat::Table => println!("{}", report.table()),
-        BenchFormat::Json => println!("{}", serde_json::to_string_pretty(report)?),
-    }
+    // First, so that it is there whatever becomes of standard output.
     if let Some(page) = page {
         page.write(&html::page(report)?)?;
+    }
+    match format {
+        BenchFormat::Table => printed::line(&report.table().to_string())?,
+        BenchFormat::Json => printed::json(report)?,
     }
     Ok(if report.is_complete() {
         ExitCode::SUCCESS

@@ -17,6 +17,7 @@ use super::scenario::Scenario;
 use super::site::{Site, Size};
 use super::{Growth, Mode};
 use crate::load::Kind;
+use crate::printed::one_line;
 use crate::progress::Progress;
 use crate::world::process::{self, ProcessError};
 use crate::world::{World, interrupt};
@@ -86,7 +87,7 @@ pub(super) fn run(
             if interrupt::received().is_some() {
                 return Err(ProcessError::Interrupted.into());
             }
-            let site = site.map_err(|why| format!("{why:#}"));
+            let site = site.map_err(|why| one_line(&why));
             if let Err(why) = &site {
                 progress.note(&format!("left out: {}, {size} {name}: {why}", mode.title()));
             }

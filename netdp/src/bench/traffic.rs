@@ -10,6 +10,7 @@ use super::programs;
 use super::report::{Failed, LeftOut, Machine, Report, ScenarioResult};
 use super::site::{Outside, Site, Size};
 use super::sizes;
+use crate::printed::one_line;
 use crate::progress::Progress;
 use crate::world::process::ProcessError;
 use crate::world::{World, interrupt};
@@ -76,7 +77,7 @@ fn failure(
     if interrupt::received().is_some() {
         return Err(error);
     }
-    progress.note(&format!("left out: {part}: {error:#}"));
+    progress.note(&format!("left out: {part}: {}", one_line(&error)));
     Ok(Some(Failure { part, error }))
 }
 
@@ -92,7 +93,7 @@ fn finish(mut report: Report, failures: Vec<Failure>) -> anyhow::Result<Report> 
     report.failed = failures
         .map(|Failure { part, error }| Failed {
             part: part.into(),
-            why: format!("{error:#}"),
+            why: one_line(&error),
         })
         .collect();
     Ok(report)
@@ -154,7 +155,7 @@ fn sites(
                 return Err(ProcessError::Interrupted.into());
             }
             Err(why) => {
-                let why = format!("{why:#}");
+                let why = one_line(&why);
                 progress.note(&format!("left out: {}: {why}", mode.title()));
                 left_out.push(LeftOut {
                     mode: mode.to_string(),

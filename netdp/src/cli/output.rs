@@ -1,12 +1,11 @@
 //! How answers are printed.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::args::Format;
+pub use crate::printed::{json, line, one_line};
 
 /// Prints rows under a heading, columns aligned, or `value` as JSON.
 pub fn print<T: Serialize + ?Sized>(
@@ -19,31 +18,6 @@ pub fn print<T: Serialize + ?Sized>(
         Format::Json => json(value),
         Format::Table => line(&table(heading, rows)),
     }
-}
-
-/// Prints `value` as JSON, indented.
-pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
-    line(&serde_json::to_string_pretty(value)?)
-}
-
-/// Prints a line. A reader that has gone away, as `head` does, is no error.
-pub fn line(text: &str) -> Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
-}
-
-/// The error and its causes in one line, each said once.
-pub fn one_line(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text.replace('\n', " ")
 }
 
 /// Does something for each name, goes on after a refusal, and gives back all
@@ -114,14 +88,6 @@ mod tests {
             table(&["NAME", "ADDRESS"], rows),
             "NAME       ADDRESS\nweb        172.17.0.2\ndatabase"
         );
-    }
-
-    #[test]
-    fn causes_are_said_once() {
-        let error = anyhow::anyhow!("disk full").context("cannot write: disk full");
-        assert_eq!(one_line(&error), "cannot write: disk full");
-        let error = anyhow::anyhow!("disk\nfull").context("cannot write");
-        assert_eq!(one_line(&error), "cannot write: disk full");
     }
 
     #[test]

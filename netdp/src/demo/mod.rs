@@ -16,6 +16,7 @@ use checks::Check;
 use measure::{Effort, Stage};
 use report::Report;
 
+use crate::printed;
 use crate::progress::Progress;
 pub use crate::world;
 use crate::world::{World, interrupt};
@@ -59,8 +60,8 @@ pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     }
     let report = result?;
     match args.format {
-        DemoFormat::Table => println!("{}", report.table()),
-        DemoFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        DemoFormat::Table => printed::line(&report.table().to_string())?,
+        DemoFormat::Json => printed::json(&report)?,
     }
     Ok(if report.passed {
         ExitCode::SUCCESS

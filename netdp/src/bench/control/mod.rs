@@ -15,6 +15,7 @@ use super::BenchFormat;
 use super::attach::{Requests, Wanted};
 use super::report::{Machine, table};
 use crate::netns::Namespace;
+use crate::printed;
 use crate::progress::Progress;
 use crate::world::process::ProcessError;
 use crate::world::{World, interrupt};
@@ -79,11 +80,12 @@ pub(super) fn run(args: &ControlArgs) -> anyhow::Result<ExitCode> {
         figures: figures?,
     };
     match args.format {
-        BenchFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        BenchFormat::Json => printed::json(&report)?,
         BenchFormat::Table => {
             let rows = report.figures.iter().map(Figure::row).collect();
-            println!("{}", report.machine.text());
-            println!("{}", table(&["daemon", "measured", "at most"], 1, rows));
+            printed::line(&report.machine.text())?;
+            let figures = table(&["daemon", "measured", "at most"], 1, rows);
+            printed::line(&figures.to_string())?;
         }
     }
     Ok(ExitCode::SUCCESS)
