@@ -136,6 +136,30 @@ impl ValueEnum for Subject {
     }
 }
 
+impl Subject {
+    fn is_carried_by(&self, modes: &[Mode]) -> bool {
+        match self {
+            Self::Traffic(scenario) => modes.iter().any(|mode| scenario.has(mode)),
+            Self::Growth(growth) => modes.iter().any(|mode| growth.has(mode)),
+            Self::Programs | Self::Drops => true,
+        }
+    }
+
+    /// # Errors
+    /// When none of the modes carries it: nothing would be measured.
+    fn ensure_carried_by(&self, modes: &[Mode]) -> anyhow::Result<()> {
+        let names: Vec<String> = modes.iter().map(Mode::to_string).collect();
+        let value = self.to_possible_value();
+        ensure!(
+            self.is_carried_by(modes),
+            "{} is not to be had by --mode {}: choose another mode",
+            value.as_ref().map_or("it", PossibleValue::get_name),
+            names.join(",")
+        );
+        Ok(())
+    }
+}
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
@@ -179,6 +203,26 @@ impl Plan {
 }
 
 impl CompareArgs {
+    /// What is measured, of what the modes carry.
+    ///
+    /// # Errors
+    /// As [`Subject::ensure_carried_by`] for what was asked for by name.
+    fn subjects(&self, modes: &[Mode]) -> anyhow::Result<Vec<Subject>> {
+        let mut subjects = match (&self.scenario[..], self.quick) {
+            ([], false) => Subject::value_variants().to_vec(),
+            ([], true) => Scenario::ALL.map(Subject::Traffic).to_vec(),
+            (chosen, _) => {
+                let chosen = without_repetition(chosen);
+                for subject in &chosen {
+                    subject.ensure_carried_by(modes)?;
+                }
+                chosen
+            }
+        };
+        subjects.retain(|subject| subject.is_carried_by(modes));
+        Ok(subjects)
+    }
+
     /// # Errors
     /// When a choice makes no sense, or the CPU can't be used.
     pub(super) fn plan(&self) -> anyhow::Result<Plan> {
@@ -187,11 +231,7 @@ impl CompareArgs {
             ([], true) => Mode::few(),
             (chosen, _) => without_repetition(chosen),
         };
-        let subjects = match (&self.scenario[..], self.quick) {
-            ([], false) => Subject::value_variants().to_vec(),
-            ([], true) => Scenario::ALL.map(Subject::Traffic).to_vec(),
-            (chosen, _) => without_repetition(chosen),
-        };
+        let subjects = self.subjects(&modes)?;
         let (mut scenarios, mut growth) = (Vec::new(), Vec::new());
         let (mut programs, mut drops) = (false, false);
         for subject in subjects {
@@ -241,7 +281,7 @@ impl CompareArgs {
             "--rps is for cores, which are not measured"
         );
         // Many short rounds tell more than few long ones that take as long.
-        let (rounds, milliseconds) = if self.quick { (15, 40) } else { (11, 100) };
+        let (rounds, milliseconds) = if self.quick { (13, 40) } else { (11, 100) };
         let duration = Duration::from_millis(self.milliseconds.unwrap_or(milliseconds));
         let cpu = chosen_cpu(self.cpu)?;
         let others = allowed_cpus().context("cannot choose CPUs")?;
@@ -412,6 +452,11 @@ mod tests {
             ("--scenario published --sizes 10", "--sizes is for"),
             ("--quick --sizes 10", "--sizes is for"),
             ("--scenario published --rps", "--rps is for"),
+            ("--scenario local --mode floor", "local is not to be had"),
+            (
+                "--scenario ports --mode host,floor",
+                "ports is not to be had by --mode host,floor",
+            ),
             ("--workload udp-dropped", "udp-dropped is what"),
         ] {
             let refusal = args(words).unwrap().plan().unwrap_err().to_string();
