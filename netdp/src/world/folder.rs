@@ -17,6 +17,9 @@ use crate::mountinfo::mounts;
 /// process id.
 const OWNER: &str = "owner";
 
+/// What the names of all worlds' folders begin with.
+pub(super) const PREFIX: &str = "netdp-";
+
 pub(super) struct Folder {
     path: PathBuf,
     #[cfg_attr(not(test), expect(dead_code, reason = "its lock ends with this"))]
@@ -28,7 +31,7 @@ pub(super) struct Folder {
 impl Folder {
     pub(super) fn create(prefix: &str) -> Result<Self, WorldError> {
         let dir = tempfile::Builder::new()
-            .prefix(&format!("netdp-{prefix}-"))
+            .prefix(&format!("{PREFIX}{prefix}-"))
             .tempdir()
             .map_err(|source| WorldError::Io {
                 doing: "make a folder in",

@@ -106,8 +106,8 @@ pub struct Host {
 }
 
 impl World {
-    /// A world whose netdp is the running program itself. What measurements and
-    /// demos left that were killed is removed first.
+    /// A world whose netdp is the running program itself. What others left
+    /// that were killed is removed first.
     ///
     /// # Errors
     /// When not run as root, or a namespace, link, mount or cgroup can't be
