@@ -206,6 +206,31 @@ fn what_was_said_before_the_end_is_heard() {
     assert_eq!({ &far }.read(&mut heard).unwrap(), 0);
 }
 
+/// The end that waits is woken as its last word is acknowledged, too.
+#[test]
+fn who_has_said_its_last_word_hears_the_answer() {
+    let Some(pair) = Pair::start("sockmap-half", "--opt sockmap=auto") else {
+        return;
+    };
+    for (number, length) in (0..60).zip([5, 4_000, 60_000].into_iter().cycle()) {
+        let (near, far) = pair.connected();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                send_in_pieces(&near, number, length, |_| 8 << 10);
+                near.shutdown(Shutdown::Write).unwrap();
+                // It waits here before there is an answer.
+                receive_all(&near, number + 1, length);
+                assert_end(&near);
+            });
+            receive_all(&far, number, length);
+            assert_end(&far);
+            send_in_pieces(&far, number + 1, length, |_| 8 << 10);
+            far.shutdown(Shutdown::Write).unwrap();
+        });
+    }
+    assert!(pair.joined().messages > 0);
+}
+
 #[test]
 fn a_reset_is_felt() {
     let Some(pair) = Pair::start("sockmap-reset", "--opt sockmap=auto") else {
@@ -394,4 +419,43 @@ fn files_are_sent() {
             receive_all(&far, 3, length as u64);
         });
     }
+}
+
+#[test]
+fn what_a_pipe_holds_is_spliced_into_them() {
+    let Some(pair) = Pair::start("sockmap-splice", "--opt sockmap=auto") else {
+        return;
+    };
+    let length = 300_000;
+    let (near, far) = pair.connected();
+    let (reader, mut writer) = io::pipe().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut whole = Pattern::new(3);
+            while whole.position() < length {
+                let rest = length - whole.position();
+                writer.write_all(whole.next(rest.min(1000))).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            loop {
+                // SAFETY: both descriptors are open; there are no offsets.
+                let went = unsafe {
+                    libc::splice(
+                        reader.as_raw_fd(),
+                        std::ptr::null_mut(),
+                        near.as_raw_fd(),
+                        std::ptr::null_mut(),
+                        64 << 10,
+                        0,
+                    )
+                };
+                assert!(went >= 0, "{}", io::Error::last_os_error());
+                if went == 0 {
+                    break;
+                }
+            }
+        });
+        receive_all(&far, 3, length);
+    });
 }
