@@ -259,7 +259,8 @@ pub(super) fn growth_header(growth: &GrowthResult) -> Vec<String> {
     [growth.title.clone()].into_iter().chain(sizes).collect()
 }
 
-/// A row for each mode: a rate of the first size, ratios to it of the others.
+/// A row for each mode: a rate of the first size, ratios to it of the others, and
+/// where they are.
 pub(super) fn growth_rows(growth: &GrowthResult) -> Vec<Vec<String>> {
     let rows = growth.modes.iter().map(|mode| {
         let cells = mode.points.iter().map(|point| {
@@ -267,7 +268,9 @@ pub(super) fn growth_rows(growth: &GrowthResult) -> Vec<Vec<String>> {
                 return "none".to_owned();
             };
             match (&result.against_reference, &result.series) {
-                (Some(compared), _) => compared_text(compared),
+                (Some(compared), _) => {
+                    format!("{}, {}", compared_text(compared), interval(compared))
+                }
                 (None, Some(series)) => rate(series.median, unit(growth.workload)),
                 (None, None) => "none".into(),
             }

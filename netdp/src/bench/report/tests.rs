@@ -1,4 +1,5 @@
-use super::super::Mode;
+use super::super::sizes::{GrowthMode, Point};
+use super::super::{Growth, Mode};
 use super::*;
 use crate::load::Series;
 
@@ -144,6 +145,33 @@ fn one_of_a_kind_is_told_as_one() {
         .text("client"),
     );
     assert!(one.table().contains("median of 1 round of 60 ms"));
+}
+
+#[test]
+fn growth_is_shown_with_where_the_ratios_are() {
+    let mut report = report(0);
+    let point = |size, lane| Point {
+        size,
+        result: lane,
+        left_out: None,
+    };
+    report.growth = vec![GrowthResult {
+        growth: Growth::Ports,
+        title: "ports".into(),
+        workload: Kind::Crr,
+        modes: vec![GrowthMode {
+            mode: "netdp".into(),
+            title: "netdp".into(),
+            points: vec![
+                point(10, Some(lane("host", &[99.0, 100.0, 101.0], 0))),
+                point(100, Some(lane("netdp", &[99.0, 97.0, 101.0], 0))),
+                point(1000, None),
+            ],
+        }],
+    }];
+    let rows = growth_rows(&report.growth[0]);
+    assert_eq!(rows, [["netdp", "100 /s", "(0.99), 0.96 to 1.02", "none"]]);
+    assert!(report.table().contains("(0.99), 0.96 to 1.02"));
 }
 
 #[test]
