@@ -28,7 +28,7 @@ use netdp_common::{
 pub use known::{is_sent, is_to_known};
 
 use crate::{
-    calls,
+    atomic, calls,
     family::{Family, is_any, translate},
     host_socket::{
         ALLOW, HOST_NETNS, REFUSE, addr4, addr6, is_host, mapping, port, protocol, set_addr4,
@@ -36,7 +36,7 @@ use crate::{
     },
     maps::{INWARD, OWN_WAYS, UNSEALED},
     published::{back_of, mapping_of},
-    ranges, shared,
+    ranges,
     skb::Skb,
     work::{self, Decision, Exit, Work, copy},
 };
@@ -148,7 +148,7 @@ pub fn is_instead<F: Family>(
     decision.exit = Exit::Host;
     if let Some(seen) = INWARD.get_ptr_mut(0) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { shared::set(seen, 1) };
+        unsafe { atomic::set(seen, 1) };
     }
     true
 }

@@ -19,9 +19,10 @@ use netdp_common::{
 };
 
 use crate::{
+    atomic,
     family::Family,
     maps::{CONFIG, FULL},
-    share, shared, sweep,
+    share, sweep,
 };
 
 /// Second of `CLOCK_MONOTONIC`, as exact as the kernel's tick.
@@ -162,7 +163,7 @@ pub fn establish<F: Family>(
     if F::flows().insert(key, &*value, u64::from(BPF_ANY)).is_err() {
         if let Some(full) = FULL.get_ptr_mut(F::FULL) {
             // SAFETY: a whole second, written by any CPU.
-            unsafe { shared::set(full, now()) };
+            unsafe { atomic::set(full, now()) };
         }
         return Err(DropReason::TableFull);
     }

@@ -18,7 +18,7 @@ use netdp_common::{
     rules,
 };
 
-use crate::{driver::Untagged, family::Family, flows, maps::LIMIT, published, shared};
+use crate::{atomic, driver::Untagged, family::Family, flows, maps::LIMIT, published};
 
 /// Whether there is a limit. No lookup for the kernel: it turns one in an array
 /// into a load.
@@ -117,7 +117,7 @@ fn take_from(bucket: *mut u64, limit: &Limit, now: u64) -> bool {
             return false;
         }
         // SAFETY: as above.
-        if unsafe { shared::exchange(bucket, before, full) } == before {
+        if unsafe { atomic::exchange(bucket, before, full) } == before {
             return true;
         }
     }

@@ -16,12 +16,12 @@ use netdp_common::{
 };
 
 use crate::{
-    allocation,
+    allocation, atomic,
     family::Family,
     flows::{self, find_either},
     found::Found,
     maps::MAPPINGS,
-    masquerade, share, shared,
+    masquerade, share,
     skb::Skb,
     work::{Exit, Work, copy},
 };
@@ -58,7 +58,7 @@ pub fn is_mapping(kind: u8) -> bool {
 pub fn begin() {
     if let Some(seen) = MAPPINGS.get_ptr_mut(0) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { shared::set(seen, 1) };
+        unsafe { atomic::set(seen, 1) };
     }
 }
 

@@ -15,11 +15,12 @@ use netdp_common::{
 };
 
 use crate::{
+    atomic,
     family::Family,
     flows,
     found::Found,
     maps::{EXPECTING, OWN},
-    path, ranges, share, shared,
+    path, ranges, share,
     skb::Skb,
     work::{Decision, Exit, copy},
 };
@@ -204,7 +205,7 @@ pub fn is_expecting() -> bool {
 fn begin_expecting() {
     if let Some(seen) = EXPECTING.get_ptr_mut(0) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { shared::set(seen, 1) };
+        unsafe { atomic::set(seen, 1) };
     }
 }
 

@@ -27,11 +27,11 @@ use netdp_common::{
 };
 
 use crate::{
-    early,
+    atomic, early,
     family::Family,
     flows,
     maps::{EARLY, PENDING4, PENDING6, SWEEPER, Sweeper, TIMES, USAGE},
-    share, shared,
+    share,
 };
 
 /// `CLOCK_MONOTONIC` of `include/uapi/linux/time.h`.
@@ -90,7 +90,7 @@ pub fn remember<F: Family>(key: &FlowKey<F::Addr>, number: u32) {
     {
         // SAFETY: a map value stays valid while the program runs; the field is
         // written whole.
-        unsafe { shared::set(&raw mut (*sweeper).sweep.complete, 0) };
+        unsafe { atomic::set(&raw mut (*sweeper).sweep.complete, 0) };
     }
 }
 

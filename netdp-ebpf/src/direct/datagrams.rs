@@ -20,13 +20,13 @@ use netdp_common::{
 
 use super::may_send;
 use crate::{
+    atomic,
     family::{Family, is_any},
     host_socket::{
         ALLOW, REFUSE, addr4, addr6, bound4, bound6, is_host, mapping, on_or_everywhere, port,
         set_source4, set_source6, source4, source6,
     },
     maps::{CLOSED, DATAGRAMS, DIRECT_SEEN},
-    shared,
 };
 
 /// `PACKET_HOST` of `include/uapi/linux/if_packet.h`: to this host alone.
@@ -46,7 +46,7 @@ pub fn was_seen(what: u32) -> bool {
 pub fn see(what: u32) {
     if let Some(seen) = DIRECT_SEEN.get_ptr_mut(what) {
         // SAFETY: only ever set, by any CPU.
-        unsafe { shared::set(seen, 1) };
+        unsafe { atomic::set(seen, 1) };
     }
 }
 
@@ -129,7 +129,7 @@ fn note<F: Family>(ctx: &SockAddrContext, client: F::Addr, bound: F::Addr) -> bo
     if let Some(known) = F::clients().get_ptr_mut(&key) {
         // SAFETY: a map value stays readable while the program runs; a field is
         // written whole.
-        unsafe { shared::set(&raw mut (*known).heard, 1) };
+        unsafe { atomic::set(&raw mut (*known).heard, 1) };
         return true;
     }
     let new = Client {
