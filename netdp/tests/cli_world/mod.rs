@@ -17,12 +17,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netdp::bpf::direct_cgroup;
 use netdp::netns::Namespace;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where control groups of version 2 are, in a world's folder.
+const CGROUPS: &str = "cgroup";
+
+fn mount_cgroups(at: &Path) {
+    fs::create_dir(at).unwrap();
+    let options = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("cgroup2"), at, Some("cgroup2"), options, None::<&str>).unwrap();
+}
 
 /// The netdp that is tried: another one, such as an optimised one, by
 /// `NETDP_BIN`.
@@ -65,12 +75,14 @@ impl World {
             return None;
         }
         let folder = TempDir::with_prefix("netdp-cli-").unwrap();
+        mount_cgroups(&folder.path().join(CGROUPS));
         let host = Namespace::create(&folder.path().join("netns"), "host").unwrap();
         let world = Self {
             daemon: None,
             host,
             folder,
         };
+        fs::create_dir(world.cgroup()).unwrap();
         world.ip("link add up0 type veth peer name wire");
         world.ip("address add 192.0.2.2/24 dev up0");
         world.ip("link set wire up");
@@ -81,6 +93,13 @@ impl World {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The daemons' control group, so that their programs for local sockets see
+    /// none of the machine's.
+    fn cgroup(&self) -> PathBuf {
+        self.path(CGROUPS)
+            .join(self.folder.path().file_name().unwrap())
     }
 
     pub fn daemon_command(&self, args: &[&str]) -> Command {
@@ -104,6 +123,9 @@ impl World {
             .arg("--bpffs")
             .arg(self.path(bpffs))
             .args(args);
+        if !args.contains(&"--cgroup") {
+            command.arg("--cgroup").arg(self.cgroup());
+        }
         command
     }
 
@@ -260,6 +282,12 @@ impl Drop for World {
         }
         // Ends what still runs in the sandboxes.
         let _ = umount2(&self.path("bpf"), MntFlags::MNT_DETACH);
+        // The first is there where a daemon wasn't told to remove it.
+        let _ = fs::remove_dir(direct_cgroup(&self.cgroup()));
+        if let Err(error) = fs::remove_dir(self.cgroup()) {
+            eprintln!("{} is left behind: {error}", self.cgroup().display());
+        }
+        let _ = umount2(&self.path(CGROUPS), MntFlags::MNT_DETACH);
         if thread::panicking() {
             eprintln!("the daemon said:\n{}", self.log());
         }
