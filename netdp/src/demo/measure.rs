@@ -2,8 +2,8 @@
 //! netdp: from the one client, over the same kind of wire, in turn.
 
 use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -76,7 +76,7 @@ pub(super) struct Stage {
     modes: Vec<Place>,
     cpu: usize,
     // Before the hosts they run in.
-    _servers: Vec<LoadServer>,
+    servers: Vec<LoadServer>,
     _hosts: (Host, Option<DockerBridge>),
 }
 
@@ -116,7 +116,7 @@ impl Stage {
         Ok(Self {
             modes,
             cpu,
-            _servers: servers,
+            servers,
             _hosts: (plain, docker),
         })
     }
@@ -125,9 +125,16 @@ impl Stage {
     /// that has them as direct ports. Where the kernel has none, that is left out,
     /// with a note.
     pub(super) fn add_netdp(&mut self, world: &World, progress: &Progress) -> anyhow::Result<()> {
-        start_server(world, "load", 0, "", self.cpu)?;
+        self.servers
+            .push(start_server(world, "load", 0, "", self.cpu)?);
         self.modes.push(Place::new("netdp", HOST_ADDRESS));
-        start_server(world, "load-direct", DIRECT, ",direct", self.cpu)?;
+        self.servers.push(start_server(
+            world,
+            "load-direct",
+            DIRECT,
+            ",direct",
+            self.cpu,
+        )?);
         match expect_direct(&world.host, &published(DIRECT)) {
             Ok(()) => self.modes.push(Place {
                 offset: DIRECT,
@@ -221,28 +228,25 @@ impl Stage {
 }
 
 /// A container of netdp's whose ports are published `offset` above, with this
-/// option; returns once it listens.
+/// option; returns once it listens. Of this session, as the servers of the other
+/// modes and their client are: the kernel shares a CPU out by sessions
+/// (autogroups, sched(7)).
 fn start_server(
     world: &World,
     name: &str,
     offset: u16,
     option: &str,
     cpu: usize,
-) -> anyhow::Result<()> {
-    let exe = world.netdp_path().display().to_string();
-    let mut args = vec!["run", "-d", "--name", name];
-    let specs = METRICS.map(|(.., port)| format!("{}:{port}{option}", port + offset));
-    for spec in &specs {
-        args.extend(["-p", spec]);
+) -> anyhow::Result<LoadServer> {
+    let mut netdp = world.on_host(world.netdp_path());
+    netdp.args(["run", "--name", name]);
+    for (.., port) in METRICS {
+        netdp.arg("-p");
+        netdp.arg(format!("{}:{port}{option}", port + offset));
     }
-    let server = server_args(&served(cpu));
-    args.extend(["--", &exe]);
-    args.extend(server.iter().map(String::as_str));
-    world
-        .netdp_ok(&args)
-        .context("cannot start the server to measure")?;
-    let mut ports = published(offset).into_iter();
-    ports.try_for_each(|it| wait_for_port(world, (HOST_ADDRESS, it.port).into()))
+    netdp.arg("--").arg(world.netdp_path());
+    netdp.args(server_args(&served(cpu)));
+    LoadServer::wait_for(netdp).context("cannot start the server to measure")
 }
 
 /// Where the servers are published, `offset` above their own ports.
@@ -260,20 +264,4 @@ fn served(cpu: usize) -> [Served; 1] {
         cpu,
         listen: listen.into(),
     }]
-}
-
-/// Waits without sending anything through a mode that others are measured
-/// against: a connection to the round-trip server and no more.
-fn wait_for_port(world: &World, target: SocketAddr) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let connect = || std::net::TcpStream::connect_timeout(&target, Duration::from_secs(1));
-    loop {
-        match world.client.run(connect)? {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("no server came up at {target}"));
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
 }

@@ -28,10 +28,10 @@ pub struct DemoArgs {
     #[arg(long, value_enum, default_value = "table")]
     pub format: DemoFormat,
     /// How often each mode is measured; 0 leaves it at the checks
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub rounds: u8,
     /// How long each measurement takes, in milliseconds
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub milliseconds: u64,
 }
 
