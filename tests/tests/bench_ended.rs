@@ -99,19 +99,32 @@ fn a_report_that_can_not_be_written_is_refused_before_anything_is_measured() {
     assert!(!text.contains("making"), "{text}");
 }
 
+const SHORT: &str = "--scenario local --mode host --workload rr --rounds 1 --milliseconds 20";
+
 #[test]
 fn a_full_standard_output_is_told_and_takes_no_report_along() {
     let Some(bench) = Bench::new() else { return };
     let page = bench.folder.path().join("report.html");
-    let mut command = bench.command(
-        "--scenario local --mode host --workload rr --rounds 1 --milliseconds 20 --report",
-    );
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let output = command.arg(&page).stdout(full).output().unwrap();
+    let mut command = bench.command(SHORT);
+    let output = command.arg("--report").arg(&page).stdout(full).output();
+    let output = output.unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("cannot write to standard output"), "{text}");
     assert!(fs::read_to_string(&page).unwrap().contains("</html>"));
+}
+
+#[test]
+fn a_report_that_finds_no_room_is_told_and_takes_no_table_along() {
+    let Some(bench) = Bench::new() else { return };
+    let mut command = bench.command(SHORT);
+    let output = command.args(["--report", "/dev/full"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("/dev/full"), "{text}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("TCP RR"), "{table}");
 }
 
 #[test]

@@ -57,7 +57,7 @@ const CHECKS: [(Kind, Tool); 6] = [
     (Kind::Http, Tool::Wrk),
 ];
 /// Where the others' servers listen; wrk asks ours.
-const IPERF3_PORT: u16 = 7101;
+const IPERF3_UDP_PORT: u16 = 7101;
 const SOCKPERF_PORT: u16 = 7102;
 const IPERF3_BULK_PORT: u16 = 7103;
 /// wrk and sockperf know whole seconds only.
@@ -83,7 +83,7 @@ impl Tool {
     fn servers(self, address: Ipv4Addr) -> Vec<(Kind, String)> {
         match self {
             Self::Iperf3 => vec![
-                (Kind::UdpPps, format!("-s -p {IPERF3_PORT}")),
+                (Kind::UdpPps, format!("-s -p {IPERF3_UDP_PORT}")),
                 (Kind::Bulk, format!("-s -p {IPERF3_BULK_PORT}")),
             ],
             Self::Sockperf => vec![
@@ -105,7 +105,7 @@ impl Tool {
         let address = own.ip();
         match (self, kind) {
             (Self::Iperf3, Kind::UdpPps) => {
-                format!("-c {address} -p {IPERF3_PORT} -t 1 -J -u -b 0 -l 64")
+                format!("-c {address} -p {IPERF3_UDP_PORT} -t 1 -J -u -b 0 -l 64")
             }
             (Self::Iperf3, Kind::BulkBack) => {
                 format!("-c {address} -p {IPERF3_BULK_PORT} -t 1 -J -C {CONGESTION} -R")
@@ -301,7 +301,7 @@ fn start(world: &World, site: &Site, tool: Tool, cpu: usize) -> anyhow::Result<V
         servers.push(Server(process::spawn(command)?));
     }
     let ports: &[u16] = match tool {
-        Tool::Iperf3 => &[IPERF3_PORT, IPERF3_BULK_PORT],
+        Tool::Iperf3 => &[IPERF3_UDP_PORT, IPERF3_BULK_PORT],
         Tool::Sockperf => &[SOCKPERF_PORT],
         Tool::Wrk => &[],
     };

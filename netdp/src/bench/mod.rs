@@ -72,14 +72,13 @@ fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn print(report: &Report, format: BenchFormat, page: Option<PageFile>) -> anyhow::Result<ExitCode> {
-    // First, so that it is there whatever becomes of standard output.
-    if let Some(page) = page {
-        page.write(&html::page(report)?)?;
-    }
+    // Each is there whatever becomes of the other.
+    let written = page.map_or(Ok(()), |page| page.write(&html::page(report)?));
     match format {
-        BenchFormat::Table => printed::line(&report.table().to_string())?,
-        BenchFormat::Json => printed::json(report)?,
+        BenchFormat::Table => printed::line(&report.table()),
+        BenchFormat::Json => printed::json(report),
     }
+    .and(written)?;
     Ok(if report.is_complete() {
         ExitCode::SUCCESS
     } else {

@@ -388,10 +388,15 @@ pub(super) fn compared_text(compared: &Comparison) -> String {
     }
 }
 
-/// Where the ratio is, with a confidence of 95 %.
+/// Where the ratio is, with a confidence of 95 %. A bound that is not 1 is never
+/// rounded to it.
 pub(super) fn interval(compared: &Comparison) -> String {
-    let [low, high] = compared.interval;
-    format!("{low:.2} to {high:.2}")
+    let [low, high] = compared.interval.map(|bound| {
+        let mut texts = (2..).map(|digits| format!("{bound:.digits$}"));
+        let text = texts.find(|text| bound == 1.0 || text.parse() != Ok(1.0));
+        text.unwrap_or_default()
+    });
+    format!("{low} to {high}")
 }
 
 pub(super) fn percent(part: f64) -> String {

@@ -155,10 +155,7 @@ fn sites(
                 return Err(ProcessError::Interrupted.into());
             }
             Err(why) => {
-                let mut why = one_line(&why);
-                if sites.is_empty() {
-                    why.push_str("; ratios are to the next mode that can be had");
-                }
+                let why = one_line(&why);
                 progress.note(&format!("left out: {}: {why}", mode.title()));
                 left_out.push(LeftOut {
                     mode: mode.to_string(),

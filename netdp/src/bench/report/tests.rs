@@ -175,6 +175,23 @@ fn growth_is_shown_with_where_the_ratios_are() {
 }
 
 #[test]
+fn a_bound_is_shown_as_1_where_it_is_1_alone() {
+    let compared = |low, high| Comparison {
+        ratio: 0.98,
+        interval: [low, high],
+        verdict: Verdict::Slower,
+    };
+    for (low, high, shown) in [
+        (0.974, 0.986, "0.97 to 0.99"),
+        (0.974, 0.996, "0.97 to 0.996"),
+        (0.999_96, 1.0, "0.99996 to 1.00"),
+        (1.001, f64::INFINITY, "1.001 to inf"),
+    ] {
+        assert_eq!(interval(&compared(low, high)), shown);
+    }
+}
+
+#[test]
 fn fields_of_json_are_there() {
     let json = serde_json::to_value(report(0)).unwrap();
     let mode = &json["scenarios"][0]["workloads"][0]["modes"][1];
