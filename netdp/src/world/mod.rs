@@ -106,8 +106,7 @@ pub struct Host {
 }
 
 impl World {
-    /// A world whose netdp is the running program itself. What others left
-    /// that were killed is removed first.
+    /// A world whose netdp is the running program itself.
     ///
     /// # Errors
     /// When not run as root, or a namespace, link, mount or cgroup can't be
@@ -118,11 +117,11 @@ impl World {
             path: "/proc/self/exe".into(),
             source,
         })?;
-        sweep::sweep();
         Self::with_netdp(prefix, netdp)
     }
 
-    /// A world whose netdp is the program `netdp`.
+    /// A world whose netdp is the program `netdp`. What others left that were
+    /// killed is removed first.
     ///
     /// # Errors
     /// As [`World::new`].
@@ -130,6 +129,7 @@ impl World {
         if !nix::unistd::geteuid().is_root() {
             return Err(WorldError::NotRoot);
         }
+        sweep::sweep();
         let folder = Folder::create(prefix)?;
         let cgroup = Cgroup::create(folder.name())?;
         let namespaces = folder.path().join("netns");
