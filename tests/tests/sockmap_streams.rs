@@ -419,6 +419,7 @@ fn files_are_sent() {
             receive_all(&far, 3, length as u64);
         });
     }
+    assert!(pair.joined().messages > 0);
 }
 
 #[test]
@@ -427,35 +428,44 @@ fn what_a_pipe_holds_is_spliced_into_them() {
         return;
     };
     let length = 300_000;
-    let (near, far) = pair.connected();
-    let (reader, mut writer) = io::pipe().unwrap();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut whole = Pattern::new(3);
-            while whole.position() < length {
-                let rest = length - whole.position();
-                writer.write_all(whole.next(rest.min(1000))).unwrap();
-            }
-        });
-        scope.spawn(|| {
-            loop {
-                // SAFETY: both descriptors are open; there are no offsets.
-                let went = unsafe {
-                    libc::splice(
-                        reader.as_raw_fd(),
-                        std::ptr::null_mut(),
-                        near.as_raw_fd(),
-                        std::ptr::null_mut(),
-                        64 << 10,
-                        0,
-                    )
-                };
-                assert!(went >= 0, "{}", io::Error::last_os_error());
-                if went == 0 {
-                    break;
+    // The first by the short way while little is unread, the second as bulk.
+    for piece in [1000, 64 << 10] {
+        let (near, far) = pair.connected();
+        let (reader, mut writer) = io::pipe().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut whole = Pattern::new(3);
+                while whole.position() < length {
+                    let rest = length - whole.position();
+                    writer.write_all(whole.next(rest.min(1000))).unwrap();
                 }
-            }
+            });
+            scope.spawn(|| splice_all(&reader, &near, piece));
+            receive_all(&far, 3, length);
         });
-        receive_all(&far, 3, length);
-    });
+    }
+    assert!(pair.joined().messages > 0);
+}
+
+/// All that a pipe holds until its other end is closed, in pieces of so many
+/// bytes at most.
+fn splice_all(from: &io::PipeReader, to: &TcpStream, piece: usize) {
+    loop {
+        // SAFETY: both descriptors are open; there are no offsets.
+        let went = unsafe {
+            let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+            libc::splice(
+                from,
+                std::ptr::null_mut(),
+                to,
+                std::ptr::null_mut(),
+                piece,
+                0,
+            )
+        };
+        assert!(went >= 0, "{}", io::Error::last_os_error());
+        if went == 0 {
+            return;
+        }
+    }
 }
