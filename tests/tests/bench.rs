@@ -130,7 +130,7 @@ fn pairs_on_several_cpus_are_measured_at_once() {
 fn what_no_way_can_do_without_is_measured() {
     let Some(bench) = Bench::new() else { return };
     let output = bench.run(
-        "--scenario published,egress,containers --mode floor,floor-uplink,floor-direct --workload rr,udp-rr \
+        "--scenario published,egress,containers --mode floor,floor-uplink,floor-direct,host-seccomp --workload rr,udp-rr \
          --rounds 1 --milliseconds 60 --format json",
     );
     let report = json(&output);
@@ -142,7 +142,7 @@ fn what_no_way_can_do_without_is_measured() {
         return;
     }
     assert_eq!(output.status.code(), Some(0), "{report:#}");
-    let all = &["floor", "floor-uplink", "floor-direct"][..];
+    let all = &["floor", "floor-uplink", "floor-direct", "host-seccomp"][..];
     let scenarios = report["scenarios"].as_array().unwrap();
     // What a direct port has no part in says nothing of its floor.
     for (scenario, wanted) in scenarios.iter().zip([all, &all[..1], &all[..1]]) {

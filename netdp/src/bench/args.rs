@@ -51,10 +51,11 @@ pub struct CompareArgs {
     /// Who speaks to whom, or what there is more and more of [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO")]
     pub scenario: Vec<Subject>,
-    /// What carries it: host, host-rules, docker-nft, docker-legacy, dockerd,
-    /// docker-accelerated, nft, netavark, floor, floor-uplink, floor-direct, netdp, netdp-direct, or netdp with
-    /// options of its network, such as netdp:KEY=VALUE; the first is what the others are compared
-    /// with [default: all]
+    /// What carries it: host, host-rules, host-seccomp, docker-nft, docker-legacy, dockerd,
+    /// docker-accelerated, nft, netavark, floor, floor-uplink, floor-direct, netdp,
+    /// netdp-direct, or netdp with options of its network, such as netdp:KEY=VALUE; the
+    /// first is what the others are compared with [default: all but host-seccomp and
+    /// floor-direct]
     #[arg(long, value_delimiter = ',', value_name = "MODE")]
     pub mode: Vec<Mode>,
     /// What is measured; of what there is more and more of, cores alone can be

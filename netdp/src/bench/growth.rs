@@ -75,17 +75,28 @@ impl Growth {
 
     /// Whether `mode` has more and more of it.
     pub(super) fn has(self, mode: &Mode) -> bool {
-        use Mode::{Accelerated, Direct, Floor, FloorDirect, FloorUplink, Host, HostRules};
+        use Mode::{
+            Accelerated, Direct, Floor, FloorDirect, FloorUplink, Host, HostRules, HostSeccomp,
+        };
         match self {
             Self::Ports => !matches!(
                 mode,
-                Host | HostRules | Floor | FloorUplink | FloorDirect | Direct
+                Host | HostRules | HostSeccomp | Floor | FloorUplink | FloorDirect | Direct
             ),
             Self::Flows | Self::Endpoints => !matches!(
                 mode,
-                Host | HostRules | Floor | FloorUplink | FloorDirect | Direct | Accelerated
+                Host | HostRules
+                    | HostSeccomp
+                    | Floor
+                    | FloorUplink
+                    | FloorDirect
+                    | Direct
+                    | Accelerated
             ),
-            Self::Cores => !matches!(mode, HostRules | Floor | FloorUplink | FloorDirect),
+            Self::Cores => !matches!(
+                mode,
+                HostRules | HostSeccomp | Floor | FloorUplink | FloorDirect
+            ),
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum Mode {
     FloorUplink,
     /// The same with servers under a seccomp filter that allows what they do.
     FloorDirect,
+    /// Host mode under such a filter, as engines start containers by default.
+    HostSeccomp,
     /// netdp, on a network with these options (KEY=VALUE).
     Netdp(Vec<String>),
     /// The same, by direct ports.
@@ -84,6 +86,7 @@ impl Mode {
             Self::Floor => "a second stack, nothing else".into(),
             Self::FloorUplink => "host mode, empty programs on its uplink".into(),
             Self::FloorDirect => "host mode, empty programs on its uplink, seccomp".into(),
+            Self::HostSeccomp => "host mode under a seccomp filter".into(),
             Self::Netdp(options) if options.is_empty() => "netdp".into(),
             Self::Netdp(options) => format!("netdp, {}", options.join(", ")),
             Self::Direct => "netdp, direct ports".into(),
@@ -106,6 +109,7 @@ impl fmt::Display for Mode {
             Self::Floor => formatter.write_str("floor"),
             Self::FloorUplink => formatter.write_str("floor-uplink"),
             Self::FloorDirect => formatter.write_str("floor-direct"),
+            Self::HostSeccomp => formatter.write_str("host-seccomp"),
             Self::Netdp(options) if options.is_empty() => formatter.write_str("netdp"),
             Self::Netdp(options) => write!(formatter, "netdp:{}", options.join("+")),
             Self::Direct => formatter.write_str("netdp-direct"),
@@ -129,11 +133,12 @@ impl FromStr for Mode {
             "floor" => Self::Floor,
             "floor-uplink" => Self::FloorUplink,
             "floor-direct" => Self::FloorDirect,
+            "host-seccomp" => Self::HostSeccomp,
             "netdp" => Self::Netdp(Vec::new()),
             "netdp-direct" => Self::Direct,
             _ => {
                 let options = text.strip_prefix("netdp:").ok_or(
-                    "expected host, host-rules, docker-nft, docker-legacy, dockerd, docker-accelerated, nft, \
+                    "expected host, host-rules, host-seccomp, docker-nft, docker-legacy, dockerd, docker-accelerated, nft, \
                      netavark, floor, floor-uplink, floor-direct, netdp, netdp-direct, or netdp with options of its network, such as \
                      netdp:KEY=VALUE+KEY=VALUE",
                 )?;

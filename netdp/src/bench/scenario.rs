@@ -54,20 +54,24 @@ impl Scenario {
 
     /// Whether `mode` is another way than those measured already.
     pub fn has(self, mode: &Mode) -> bool {
-        use Mode::{Accelerated, Direct, Floor, FloorDirect, FloorUplink, HostRules};
+        use Mode::{Accelerated, Direct, Floor, FloorDirect, FloorUplink, HostRules, HostSeccomp};
         match self {
             // There is nothing of Docker's between two programs on loopback that
             // `Local` doesn't show.
             // What netdp doesn't carry of Docker's is Docker's own way.
             // Nothing of an uplink is on loopback.
-            Self::Containers => {
-                !matches!(mode, HostRules | Accelerated | FloorUplink | FloorDirect)
-            }
+            Self::Containers => !matches!(
+                mode,
+                HostRules | HostSeccomp | Accelerated | FloorUplink | FloorDirect
+            ),
             // Nothing publishes the port of `floor`.
-            Self::Local => !matches!(mode, Floor | Accelerated | FloorUplink | FloorDirect),
+            Self::Local => !matches!(
+                mode,
+                Floor | Accelerated | HostSeccomp | FloorUplink | FloorDirect
+            ),
             // A direct port has no part in what a container begins, and
-            // `floor-uplink` and `floor-direct` are there for direct ports.
-            Self::Egress => !matches!(mode, Direct | FloorUplink | FloorDirect),
+            // these three are there for direct ports.
+            Self::Egress => !matches!(mode, Direct | HostSeccomp | FloorUplink | FloorDirect),
             Self::Published => true,
         }
     }

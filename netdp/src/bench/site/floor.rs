@@ -97,16 +97,26 @@ pub(super) fn at_uplink(world: &mut World, size: &Size) -> anyhow::Result<Site> 
     passing(site)
 }
 
-/// The same with servers under the filter that programs with direct ports have, which
-/// hands `bind` to nobody here: as containers of the host's network are mostly run.
+/// The same with servers under a filter.
 pub(super) fn of_direct(world: &mut World, size: &Size) -> anyhow::Result<Site> {
+    passing(filtered(world, Mode::FloorDirect, size)?)
+}
+
+/// Host mode with servers under a filter.
+pub(super) fn under_seccomp(world: &mut World, size: &Size) -> anyhow::Result<Site> {
+    filtered(world, Mode::HostSeccomp, size)
+}
+
+/// With servers under the filter that programs with direct ports have, which hands
+/// `bind` to nobody here: as containers of the host's network are mostly run.
+fn filtered(world: &mut World, mode: Mode, size: &Size) -> anyhow::Result<Site> {
     let host = world.add_host()?;
     settle(&host.namespace);
     let mut netdp = world.within(&host.namespace, world.netdp_path());
     // SAFETY: two system calls, with what lies on the stack.
     unsafe { netdp.pre_exec(refuse_foreign_options) };
     let server = LoadServer::start(netdp, &size.served())?;
-    passing(Site::new(Mode::FloorDirect, host, server, size))
+    Ok(Site::new(mode, host, server, size))
 }
 
 /// Leaves all packets of the host alone.

@@ -150,6 +150,7 @@ impl Site {
             Mode::Floor => floor::build(world, size),
             Mode::FloorUplink => floor::at_uplink(world, size),
             Mode::FloorDirect => floor::of_direct(world, size),
+            Mode::HostSeccomp => floor::under_seccomp(world, size),
             Mode::Netdp(options) => Self::netdp(world, options, size),
             Mode::Direct => direct::build(world, size),
         }
