@@ -33,11 +33,7 @@ impl Folder {
         let dir = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{prefix}-"))
             .tempdir()
-            .map_err(|source| WorldError::Io {
-                doing: "make a folder in",
-                path: std::env::temp_dir(),
-                source,
-            })?;
+            .map_err(WorldError::Folder)?;
         let folder = Self {
             path: dir.path().into(),
             owner: own(dir.path()).map_err(|source| WorldError::Io {

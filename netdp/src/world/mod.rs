@@ -68,6 +68,8 @@ pub enum WorldError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("cannot make a folder: {0}; set TMPDIR to one that can be written to")]
+    Folder(io::Error),
     #[error("{command}: {status}: {stderr}")]
     Refused {
         command: String,
