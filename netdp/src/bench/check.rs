@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::BenchFormat;
-use super::args::{Effort, chosen_cpu};
 use super::claim::{Busy, Claim};
 use super::mode::Mode;
+use super::plan::{Effort, chosen_cpu};
 use super::report::{BRACKETS, Machine, compared_text, interval, rate, short, table};
 use super::scenario::Scenario;
 use super::site::{Site, Size};

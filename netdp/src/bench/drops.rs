@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::args::Plan;
 use super::measure::{Lane, Pair, measure};
+use super::plan::Plan;
 use super::report::{LeftOut, ScenarioResult};
 use crate::api::types::Blocked;
 use crate::load::{Kind, Measurement};

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::args::Effort;
+use super::plan::Effort;
 use crate::load::{Comparison, Kind, Latency, Measurement, Series, Unit, order};
 use crate::printed::one_line;
 use crate::progress::Progress;

@@ -19,6 +19,7 @@ mod html;
 mod measure;
 mod mode;
 mod page;
+mod plan;
 mod programs;
 mod remote;
 mod report;

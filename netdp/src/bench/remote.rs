@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::args::{Effort, answered, chosen_cpu, without_repetition};
 use super::claim::Claim;
 use super::measure::{Lane, Pair, Workload, measure};
 use super::page::PageFile;
+use super::plan::{Effort, answered, chosen_cpu, without_repetition};
 use super::report::{Machine, Report, ScenarioResult};
 use super::site::{FIRST_PORT, port, services};
 use super::{BenchFormat, print};

@@ -4,9 +4,9 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::args::Effort;
 use super::claim::Busy;
 use super::measure::{LaneResult, Workload, unit};
+use super::plan::Effort;
 use super::programs::ProgramsResult;
 use super::sizes::GrowthResult;
 use crate::load::{Comparison, Kind, Latency, Unit, Verdict};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::args::{Grown, Plan};
 use super::measure::{Lane, LaneResult, measure};
+use super::plan::{Grown, Plan};
 use super::rps;
 use super::scenario::Scenario;
 use super::site::{Site, Size};

@@ -2,10 +2,10 @@
 
 use anyhow::bail;
 
-use super::args::Plan;
 use super::claim::Claim;
 use super::drops;
 use super::measure::{Lane, measure};
+use super::plan::Plan;
 use super::programs;
 use super::report::{Failed, LeftOut, Machine, Report, ScenarioResult};
 use super::site::{Outside, Site, Size};

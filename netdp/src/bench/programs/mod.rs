@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Mode;
 use super::Scenario;
-use super::args::{Effort, Plan};
+use super::plan::{Effort, Plan};
 use super::report::short;
 use super::site::{Outside, Site, Size};
 use crate::bpf::TestPacket;
