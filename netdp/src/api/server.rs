@@ -5,35 +5,37 @@ use std::{io, ops::ControlFlow, path::Path as FsPath, sync::Arc};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State},
-    http::{StatusCode, Uri, header, request::Parts},
+    extract::{DefaultBodyLimit, Path, Request, State},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
 use nix::time::{ClockId, clock_gettime};
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::{
     acceleration::{self, Acceleration, AccelerationEnd, AccelerationRequest},
     block as listed, explain,
+    extract::{Answer, Json, Query, Shared, carried_through, whole},
     host_sockets::HostSockets,
     listen::Socket,
     listing::{self, Filter},
     refused::Refused,
+    sandboxes::{
+        connect, create_sandbox, disconnect, publish, remove_sandbox, sandbox, sandboxes, unpublish,
+    },
     types::{
-        Attached, Attachment, Blocked, Connect, Explained, FlowCount, FlowQuery, Limit,
-        LimitRequest, Network, Ports, Removal, Sandbox, Sources, Statistics, Status,
+        Attached, Attachment, Blocked, Explained, FlowCount, FlowQuery, Limit, LimitRequest,
+        Network, Sources, Statistics, Status,
     },
     view,
 };
 use crate::{
     accelerate,
-    daemon::owner::{self, Owner, OwnerError},
-    docker,
+    daemon::owner::{Owner, OwnerError},
     explain::Question,
-    model::{AttachmentRequest, NetworkRequest, Refusal, SandboxRequest},
+    model::{AttachmentRequest, NetworkRequest, Refusal},
 };
 
 /// Largest body of a request, in bytes: room for some ten thousand ports.
@@ -41,9 +43,6 @@ const LARGEST_BODY: usize = 256 * 1024;
 
 /// The same of one that names sources: as many as can be blocked.
 const LARGEST_LIST: usize = 8 * 1024 * 1024;
-
-type Shared = State<Arc<Owner>>;
-type Answer<T> = Result<Json<T>, Refused>;
 
 /// Answers requests at `socket` until `end`, and then those that are being
 /// answered.
@@ -148,154 +147,6 @@ async fn create_network(
 
 async fn remove_network(State(owner): Shared, Path(name): Path<String>) -> Answer<()> {
     whole(async move { owner.remove_network(&name).await }).await
-}
-
-async fn sandboxes(State(owner): Shared) -> Json<Vec<Sandbox>> {
-    let core = owner.lock().await;
-    let mut sandboxes = view::sandboxes(&core);
-    drop(core);
-    if sandboxes.iter().any(acceleration::is_dockers) {
-        let called = accelerate::called().await.unwrap_or_default();
-        for sandbox in &mut sandboxes {
-            acceleration::name(sandbox, &called);
-        }
-    }
-    sandboxes.extend(acceleration::sandboxes(owner.accelerator().shown()));
-    Json(sandboxes)
-}
-
-async fn sandbox(State(owner): Shared, Path(name): Path<String>) -> Answer<Sandbox> {
-    if let Some(container) = acceleration::sandbox_called(owner.accelerator().shown(), &name)
-        && !is_known(&owner, &name).await
-    {
-        return Ok(Json(container));
-    }
-    let name = own_name(&owner, name).await?;
-    let mut sandbox = shown(&owner, &name).await?;
-    if acceleration::is_dockers(&sandbox) {
-        let called = accelerate::called().await.unwrap_or_default();
-        acceleration::name(&mut sandbox, &called);
-    }
-    Ok(Json(sandbox))
-}
-
-async fn is_known(owner: &Owner, name: &str) -> bool {
-    owner.lock().await.state().sandbox(name).is_ok()
-}
-
-/// What netdp calls a sandbox that was named as Docker calls its container.
-///
-/// # Errors
-/// It is Docker's altogether, or may be, and Docker doesn't tell.
-async fn own_name(owner: &Owner, name: String) -> Result<String, OwnerError> {
-    if is_known(owner, &name).await {
-        return Ok(name);
-    }
-    if acceleration::sandbox_called(owner.accelerator().shown(), &name).is_some() {
-        return Err(Refusal::conflict(format!(
-            "{name} is a container of Docker's on a network of Docker's, which netdp only \
-             carries: use docker's own command"
-        ))
-        .into());
-    }
-    let dockers = {
-        let core = owner.lock().await;
-        let mut sandboxes = core.state().sandboxes.values();
-        sandboxes.any(|it| it.owner.as_deref() == Some(docker::ENGINE))
-    };
-    if !dockers {
-        return Ok(name);
-    }
-    match accelerate::called().await {
-        Ok(called) => Ok(accelerate::key(&called, &name).map_or(name, str::to_owned)),
-        Err(why) => Err(Refusal::not_found(format!(
-            "netdp itself calls no sandbox {name}, and what Docker calls its containers isn't \
-             known now: {why}; try again, or name it as `netdp ps` shows it"
-        ))
-        .into()),
-    }
-}
-
-async fn create_sandbox(
-    State(owner): Shared,
-    Json(request): Json<SandboxRequest>,
-) -> Answer<Sandbox> {
-    whole(async move {
-        let sandbox = owner.create_sandbox(request).await?;
-        let core = owner.lock().await;
-        Ok(view::sandbox(&core, &sandbox))
-    })
-    .await
-}
-
-async fn remove_sandbox(
-    State(owner): Shared,
-    Path(name): Path<String>,
-    Query(removal): Query<Removal>,
-) -> Answer<()> {
-    whole(async move {
-        let own = own_name(&owner, name.clone()).await?;
-        if own != name {
-            return Err(Refusal::conflict(format!(
-                "{name} is a container of Docker's: use `docker rm {name}`"
-            ))
-            .into());
-        }
-        owner.remove_sandbox(&own, removal.force).await
-    })
-    .await
-}
-
-async fn connect(
-    State(owner): Shared,
-    Path(name): Path<String>,
-    Json(request): Json<Connect>,
-) -> Answer<Sandbox> {
-    whole(async move {
-        let name = own_name(&owner, name).await?;
-        owner
-            .connect(&name, &request.network, &request.endpoint)
-            .await?;
-        shown(&owner, &name).await
-    })
-    .await
-}
-
-async fn disconnect(
-    State(owner): Shared,
-    Path((name, network)): Path<(String, String)>,
-) -> Answer<()> {
-    whole(async move {
-        let own = own_name(&owner, name).await?;
-        owner.disconnect(&own, &network).await
-    })
-    .await
-}
-
-async fn publish(
-    State(owner): Shared,
-    Path(name): Path<String>,
-    Json(request): Json<Ports>,
-) -> Answer<Sandbox> {
-    whole(async move {
-        let name = own_name(&owner, name).await?;
-        owner.publish(&name, &request.ports, &request.allow).await?;
-        shown(&owner, &name).await
-    })
-    .await
-}
-
-async fn unpublish(
-    State(owner): Shared,
-    Path(name): Path<String>,
-    Json(request): Json<Ports>,
-) -> Answer<Sandbox> {
-    whole(async move {
-        let name = own_name(&owner, name).await?;
-        owner.unpublish(&name, &request.ports).await?;
-        shown(&owner, &name).await
-    })
-    .await
 }
 
 async fn attachments(State(owner): Shared) -> Json<Vec<Attachment>> {
@@ -461,77 +312,4 @@ async fn explain_packet(State(owner): Shared, Json(question): Json<Question>) ->
     let core = owner.lock().await;
     let told = explain::explain(&core, shown.as_ref(), &question).await?;
     Ok(Json(told))
-}
-
-async fn shown(owner: &Owner, name: &str) -> Result<Sandbox, OwnerError> {
-    let core = owner.lock().await;
-    let sandbox = core.state().sandbox(name)?;
-    Ok(view::sandbox(&core, sandbox))
-}
-
-async fn whole<T: Send + 'static>(
-    change: impl Future<Output = Result<T, OwnerError>> + Send + 'static,
-) -> Answer<T> {
-    Ok(Json(owner::whole(change).await?))
-}
-
-/// The same of a change that is refused in words of its own.
-async fn carried_through<T: Send + 'static>(
-    change: impl Future<Output = Result<T, Refused>> + Send + 'static,
-) -> Answer<T> {
-    match tokio::spawn(change).await {
-        Ok(done) => done.map(Json),
-        Err(error) => Err(Refused::internal(error)),
-    }
-}
-
-/// JSON both ways, with refusals in netdp's own form.
-struct Json<T>(T);
-
-impl<T: Serialize> IntoResponse for Json<T> {
-    fn into_response(self) -> Response {
-        axum::Json(self.0).into_response()
-    }
-}
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
-    type Rejection = Refused;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                let status = rejection.status();
-                let why = match status {
-                    StatusCode::PAYLOAD_TOO_LARGE => {
-                        "the request is larger than any may be: split it".to_owned()
-                    }
-                    _ => format!("the request can't be read: {rejection}"),
-                };
-                Refused::new(status, "invalid", why)
-            })?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| {
-            Refusal::invalid(format!("the request makes no sense: {error}")).into()
-        })
-    }
-}
-
-/// The query of a path, with refusals in netdp's own form.
-struct Query<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        extract::Query::from_request_parts(parts, state)
-            .await
-            .map(|extract::Query(query)| Self(query))
-            .map_err(|rejection| {
-                Refusal::invalid(format!(
-                    "the query makes no sense: {}",
-                    rejection.body_text()
-                ))
-                .into()
-            })
-    }
 }
