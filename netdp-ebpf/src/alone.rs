@@ -17,9 +17,9 @@ use netdp_common::{
 };
 
 use crate::{
-    flows,
+    current, flows,
     found::Found,
-    mapped, masquerade, published,
+    mapped, masquerade, ports, published,
     skb::Skb,
     work::{Decision, Work},
 };
@@ -112,7 +112,7 @@ macro_rules! global_functions {
             }
             // SAFETY: as above.
             let addr = unsafe { &*addr };
-            u32::from(published::mapping_of::<$family>(addr, Be16::from_raw(port), proto).is_some())
+            u32::from(ports::mapping_of::<$family>(addr, Be16::from_raw(port), proto).is_some())
         }
 
         #[unsafe(no_mangle)]
@@ -123,7 +123,7 @@ macro_rules! global_functions {
             }
             // SAFETY: as above.
             let key = unsafe { &*key };
-            u32::from(published::leads_here_alone::<$family>(key, entry))
+            u32::from(current::leads_here_alone::<$family>(key, entry))
         }
 
         #[unsafe(no_mangle)]

@@ -35,7 +35,7 @@ use crate::{
         set_addr6, set_mapped, set_port,
     },
     maps::{INWARD, OWN_WAYS, UNSEALED},
-    published::{back_of, mapping_of},
+    ports::{back_of, mapping_of},
     ranges,
     skb::Skb,
     work::{self, Decision, Exit, Work, copy},

@@ -24,9 +24,9 @@ use netdp_common::{
 };
 
 use crate::{
-    count,
+    count, current,
     family::{Aligned, Family},
-    flows, linked, masquerade, path, published, ranges, routed,
+    flows, linked, masquerade, path, ports, published, ranges, routed,
     skb::{MARK_OURS, Skb},
     source, verdict,
 };
@@ -63,7 +63,7 @@ fn to_container<F: Family>(skb: &Skb) -> i32 {
         return SLOW;
     };
     let mut to = plain.tuple;
-    let mapping = published::at::<F>(&to.daddr, to.dport, plain.proto);
+    let mapping = ports::at::<F>(&to.daddr, to.dport, plain.proto);
     let container = match mapping {
         // SAFETY: a map value stays readable while the program runs.
         Some(mapping) => published_to::<F>(&plain, unsafe { &*mapping }, &mut to),
@@ -323,7 +323,7 @@ fn answers_as<F: Family>(
     let next = flow::next_state(flows::state(entry), plain.transport, Direction::Reply);
     if flow.kind != flow_kind::PUBLISHED
         || flow.to.ifindex != 0
-        || published::generation(entry) != endpoint.generation
+        || current::generation(entry) != endpoint.generation
         || next == tcp::state::CLOSED
         || !is_by::<F>(flow, way)
     {

@@ -11,14 +11,14 @@ use netdp_common::{
 };
 
 use crate::{
-    arp, calls, count, direct, early,
+    arp, calls, count, current, direct, early,
     family::{Family, is_any, translate},
     fast, flows,
     found::Found,
     hairpin::hairpin,
     icmp, linked, mapped,
     maps::ENDPOINTS,
-    masquerade, nd, path, published, refuse, routed,
+    masquerade, nd, path, ports, published, refuse, routed,
     skb::Skb,
     verdict::{self, Verdict},
     work::{self, By, Decision, Exit, Work},
@@ -316,7 +316,7 @@ fn host<F: Family>(
             return reply;
         }
     }
-    match published::mapping::<F>(&packet.tuple.daddr, packet) {
+    match ports::mapping::<F>(&packet.tuple.daddr, packet) {
         Some(_) if endpoint.flags & endpoint_flags::INTERNAL != 0 => {
             Found::refused(DropReason::Internal)
         }
@@ -354,11 +354,11 @@ fn hairpin_reply<F: Family>(
             _ => false,
         };
         if !over {
-            if published::is_current::<F>(&key, entry, endpoint) {
+            if current::is_current::<F>(&key, entry, endpoint) {
                 published::reply::<F>(packet, &key, entry, decision);
                 return Found::YES;
             }
-            if let Err(reason) = published::outlived::<F>(packet, &key, entry) {
+            if let Err(reason) = current::outlived::<F>(packet, &key, entry) {
                 return Found::refused(reason);
             }
             return Found::NO;
@@ -384,11 +384,11 @@ fn outside<F: Family>(skb: &Skb, work: &mut Work<F::Addr>, endpoint: &Endpoint) 
         if let Some(entry) = entry
             && rules::is_published(flows::kind(entry))
         {
-            if published::is_current::<F>(&key, entry, endpoint) {
+            if current::is_current::<F>(&key, entry, endpoint) {
                 published::reply::<F>(packet, &key, entry, decision);
                 return Found::YES;
             }
-            if let Err(reason) = published::outlived::<F>(packet, &key, entry) {
+            if let Err(reason) = current::outlived::<F>(packet, &key, entry) {
                 return Found::refused(reason);
             }
         }

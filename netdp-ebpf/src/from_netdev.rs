@@ -12,7 +12,7 @@ use netdp_common::{
 use crate::{
     blocked, calls, direct, early,
     family::{Family, translate},
-    fast, flows, icmp, limit, mapped, masquerade, published, ranges, routed,
+    fast, flows, icmp, limit, mapped, masquerade, ports, published, ranges, routed,
     skb::Skb,
     source,
     verdict::{self, Verdict},
@@ -102,7 +102,7 @@ fn by_destination<F: Family>(skb: &Skb) -> Result<Verdict, DropReason> {
     let fragment = work.packet.fragment;
     let now = work.now;
     let daddr = work.packet.tuple.daddr;
-    let mapping = published::mapping::<F>(&work.packet.tuple.daddr, &work.packet);
+    let mapping = ports::mapping::<F>(&work.packet.tuple.daddr, &work.packet);
     // SAFETY: a map value stays readable while the program runs.
     let mapping = mapping.map(|mapping| unsafe { &*mapping });
     // An address that is the way back of a mapping is one of the host.

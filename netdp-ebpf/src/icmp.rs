@@ -15,11 +15,11 @@ use netdp_common::{
 };
 
 use crate::{
-    direct,
+    current, direct,
     family::{Family, is_any},
     flows,
     found::Found,
-    linked, mapped, path, published, ranges,
+    linked, mapped, path, ports, ranges,
     skb::{Copied, Skb},
     work::{By, Exit, Work},
 };
@@ -64,7 +64,7 @@ pub fn routed<F: Family>(
         None => false,
     };
     if !is_own {
-        let Some(mapping) = published::exact::<F>(&from.saddr, from.sport, proto) else {
+        let Some(mapping) = ports::exact::<F>(&from.saddr, from.sport, proto) else {
             return Err(DropReason::NotPublished);
         };
         // SAFETY: a map value stays readable while the program runs.
@@ -173,7 +173,7 @@ fn published_sender<F: Family>(work: &mut Work<F::Addr>, gateway: F::Addr) -> Fo
         ..
     } = work;
     let from = &quote.tuple;
-    let Some(published) = published::mapping_of::<F>(&from.saddr, from.sport, quote.proto) else {
+    let Some(published) = ports::mapping_of::<F>(&from.saddr, from.sport, quote.proto) else {
         return Found::NO;
     };
     // SAFETY: a map value stays readable while the program runs.
@@ -265,7 +265,7 @@ fn to_known_flow<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bo
     // SAFETY: a map value stays readable while the program runs.
     let flow = unsafe { &*entry };
     let is_published = rules::is_published(flow.kind);
-    if is_published && !published::is_current::<F>(&key, entry, endpoint) {
+    if is_published && !current::is_current::<F>(&key, entry, endpoint) {
         return false;
     }
     if !is_published && !matches!(flow.kind, flow_kind::MASQUERADE_OUT | flow_kind::ROUTED) {
@@ -325,7 +325,7 @@ fn to_masquerade_peer<F: Family>(work: &mut Work<F::Addr>) -> bool {
 #[inline(never)]
 fn to_stateless_client<F: Family>(work: &mut Work<F::Addr>) -> bool {
     let from = &work.quote.tuple;
-    let back = published::back_of::<F>(&from.daddr, from.dport, work.quote.proto);
+    let back = ports::back_of::<F>(&from.daddr, from.dport, work.quote.proto);
     if back.is_null() {
         return false;
     }

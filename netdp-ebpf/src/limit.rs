@@ -18,7 +18,7 @@ use netdp_common::{
     rules,
 };
 
-use crate::{atomic, driver::Untagged, family::Family, flows, maps::LIMIT, published};
+use crate::{atomic, driver::Untagged, family::Family, flows, maps::LIMIT, ports};
 
 /// Whether there is a limit. No lookup for the kernel: it turns one in an array
 /// into a load.
@@ -171,7 +171,7 @@ fn is_empty<F: Family>(addr: &F::Addr) -> bool {
 /// Whether a port of the host is published, and no flow of a container has it too.
 #[inline(never)]
 fn is_published<F: Family>(key: &FlowKey<F::Addr>) -> bool {
-    let Some(found) = published::mapping_of::<F>(&key.local, key.local_port, key.proto) else {
+    let Some(found) = ports::mapping_of::<F>(&key.local, key.local_port, key.proto) else {
         return false;
     };
     // SAFETY: a map value stays readable while the program runs.

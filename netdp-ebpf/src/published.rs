@@ -1,14 +1,11 @@
 //! Published ports: in by the port table, back by the flow or, while the
 //! tables alone give the way, by `back`.
 
-use core::ptr;
-
 use netdp_common::{
-    addr::{Address, Be16, proto},
+    addr::proto,
     drop::DropReason,
     flow::{self, ANSWERED},
-    maps::{Back, Delivery, Endpoint, Flow, FlowKey, PortKey, Published, flow_kind},
-    own,
+    maps::{Delivery, Endpoint, Flow, FlowKey, Published, flow_kind},
     packet::{Packet, Transport, Tuple, tcp_flags},
     rules,
     tcp::{self, Direction},
@@ -16,111 +13,17 @@ use netdp_common::{
 
 use crate::{
     atomic,
+    current::{is_current, outlived},
     family::Family,
     flows,
     found::Found,
-    maps::{EXPECTING, OWN},
-    path, ranges, share,
+    maps::EXPECTING,
+    path,
+    ports::back_of,
+    share,
     skb::Skb,
     work::{Decision, Exit, copy},
 };
-
-/// The mapping of a port of the host, on this address or on all.
-#[inline(always)]
-pub fn mapping<F: Family>(
-    addr: &F::Addr,
-    packet: &Packet<F::Addr>,
-) -> Option<*const Published<F::Addr>> {
-    mapping_of::<F>(addr, packet.tuple.dport, packet.proto)
-}
-
-/// The same by its parts.
-#[inline(always)]
-pub fn mapping_of<F: Family>(
-    addr: &F::Addr,
-    port: Be16,
-    proto: u8,
-) -> Option<*const Published<F::Addr>> {
-    if proto != proto::TCP && proto != proto::UDP {
-        return None;
-    }
-    let mut found = single::<F>(addr, port, proto);
-    if found.is_null() && ranges::are_there() {
-        found = ranges::published::<F>(addr, true, port, proto);
-        if found.is_null() {
-            found = ranges::published::<F>(addr, false, port, proto);
-        }
-    }
-    if found.is_null() { None } else { Some(found) }
-}
-
-/// The mapping of a single port, none of a range's.
-#[inline(always)]
-pub fn at<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> Option<*const Published<F::Addr>> {
-    let found = single::<F>(addr, port, proto);
-    if found.is_null() { None } else { Some(found) }
-}
-
-/// Null where there is none. Only of a port that is published anywhere are the tables
-/// asked: no lookup for the kernel, which makes one in an array a load.
-#[inline(always)]
-fn single<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
-    let (word, bit) = own::place_of_port(port);
-    if OWN.get(word).is_some_and(|word| word & bit != 0) {
-        look_up::<F>(addr, port, proto)
-    } else {
-        ptr::null()
-    }
-}
-
-/// Null where there is none. Its stack is for its keys alone.
-#[inline(never)]
-fn look_up<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
-    let mut key = PortKey::new(F::Addr::any(), port, proto);
-    if let Some(found) = F::ports().get_ptr(&key) {
-        return found;
-    }
-    key.addr = *addr;
-    F::ports().get_ptr(&key).unwrap_or(ptr::null())
-}
-
-/// The mapping of a port on one address alone.
-#[inline(always)]
-pub fn exact<F: Family>(
-    addr: &F::Addr,
-    port: Be16,
-    proto: u8,
-) -> Option<*const Published<F::Addr>> {
-    if proto != proto::TCP && proto != proto::UDP {
-        return None;
-    }
-    let mut found = look_up_exact::<F>(addr, port, proto);
-    if found.is_null() && ranges::are_there() {
-        found = ranges::published::<F>(addr, false, port, proto);
-    }
-    if found.is_null() { None } else { Some(found) }
-}
-
-/// Null where there is none.
-#[inline(never)]
-fn look_up_exact<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Published<F::Addr> {
-    let key = PortKey::new(*addr, port, proto);
-    F::ports().get_ptr(&key).unwrap_or(ptr::null())
-}
-
-/// How a container port answers when no flow says otherwise. Null where it is
-/// not published.
-#[inline(never)]
-pub fn back_of<F: Family>(addr: &F::Addr, port: Be16, proto: u8) -> *const Back<F::Addr> {
-    let key = PortKey::new(*addr, port, proto);
-    if let Some(found) = F::backs().get_ptr(&key) {
-        return found;
-    }
-    if !ranges::are_there() {
-        return ptr::null();
-    }
-    ranges::back::<F>(&key.addr, port, proto)
-}
 
 /// A packet from outside for a published port: to the container.
 #[inline(always)]
@@ -321,96 +224,6 @@ pub fn keep_expected<F: Family>(
 pub fn asked_the_same<F: Family>(entry: flows::Entry<F::Addr>, from: &Tuple<F::Addr>) -> bool {
     // SAFETY: a map value stays readable while the program runs.
     unsafe { rules::asked_the_same(&*entry, from) }
-}
-
-/// Whether the port by which this flow's client came leads here; of a flow of
-/// another kind, always.
-#[inline(always)]
-pub fn leads_here_alone<F: Family>(key: &FlowKey<F::Addr>, entry: flows::Entry<F::Addr>) -> bool {
-    // SAFETY: a map value stays readable while the program runs.
-    let flow = unsafe { &*entry };
-    if !rules::is_published(flow.kind) {
-        return true;
-    }
-    // What is published at the container's own address is nobody else's.
-    let mapping = if flow.addr == key.local {
-        exact::<F>(&flow.addr, flow.port, key.proto)
-    } else {
-        mapping_of::<F>(&flow.addr, flow.port, key.proto)
-    };
-    let Some(mapping) = mapping else {
-        return false;
-    };
-    // SAFETY: as above.
-    let mapping = unsafe { &*mapping };
-    rules::leads_to(mapping, flow.port, key.local, key.local_port)
-}
-
-/// Whether a flow's port is still published, as it was when the flow was made.
-///
-/// A flow that has last asked under the endpoint's generation of now need not
-/// ask again: that is every packet but the first after a change. The generation
-/// changes after the ports, so what was asked under it stays true.
-#[inline(always)]
-pub fn is_current<F: Family>(
-    key: &FlowKey<F::Addr>,
-    entry: flows::Entry<F::Addr>,
-    endpoint: &Endpoint,
-) -> bool {
-    // SAFETY: a map value stays valid while the program runs; the field is
-    // aligned, read and written whole.
-    unsafe {
-        let generation = &raw mut (*entry).generation;
-        if generation.read_volatile() == endpoint.generation {
-            return true;
-        }
-        if !F::leads_here(key, entry) {
-            return false;
-        }
-        generation.write_volatile(endpoint.generation);
-    }
-    true
-}
-
-/// The endpoint's generation under which a flow has last asked.
-#[inline(always)]
-pub fn generation<A>(entry: flows::Entry<A>) -> u32 {
-    // SAFETY: as above.
-    unsafe { (&raw const (*entry).generation).read_volatile() }
-}
-
-/// An answer whose port is no longer published. Without an error the entry has
-/// gone, and the tables say whether the container port is published otherwise.
-///
-/// # Errors
-/// [`DropReason::Unpublished`]: the entry stays, so that whatever the container
-/// still sends is dropped, until it has been silent for the time of a closed
-/// connection; and a new connection may take its place.
-#[inline(never)]
-pub fn outlived<F: Family>(
-    packet: &Packet<F::Addr>,
-    key: &FlowKey<F::Addr>,
-    entry: flows::Entry<F::Addr>,
-) -> Result<(), DropReason> {
-    // SAFETY: as above.
-    unsafe {
-        if rules::ends_with_its_port(packet.proto, (*entry).to.ifindex) {
-            if F::flows().remove(key).is_ok() {
-                share::removed(&*entry);
-            }
-            let _ = F::pending().remove(key);
-            return Ok(());
-        }
-        if packet.proto == proto::TCP {
-            (&raw mut (*entry).state).write_volatile(tcp::state::RESET);
-        }
-        if let Some(config) = flows::config() {
-            let timeout = flow::timeout(config, packet.proto, tcp::state::RESET);
-            (&raw mut (*entry).timeout).write_volatile(timeout);
-        }
-        (&raw mut (*entry).last_seen).write_volatile(flows::now());
-    }
-    Err(DropReason::Unpublished)
 }
 
 /// A packet of the container that belongs to an entry of the main table.

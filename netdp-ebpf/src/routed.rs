@@ -16,7 +16,7 @@ use netdp_common::{
 
 use crate::{
     family::Family,
-    flows, icmp, limit, published, ranges, share,
+    flows, icmp, limit, ports, published, ranges, share,
     skb::Skb,
     source,
     work::{Exit, Work},
@@ -168,5 +168,5 @@ fn answer<F: Family>(work: &mut Work<F::Addr>) -> Result<(), DropReason> {
 /// The mapping of a container's own port to itself, where it is published.
 #[inline(always)]
 pub fn mapping<F: Family>(tuple: &Tuple<F::Addr>, proto: u8) -> Option<*const Published<F::Addr>> {
-    published::exact::<F>(&tuple.daddr, tuple.dport, proto)
+    ports::exact::<F>(&tuple.daddr, tuple.dport, proto)
 }

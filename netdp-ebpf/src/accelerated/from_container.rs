@@ -12,13 +12,13 @@ use netdp_common::{
 
 use super::{is_last, leave, pass};
 use crate::{
-    count,
+    count, current,
     family::{Family, translate},
     flows,
     from_container::has_published_port,
     icmp,
     maps::ENDPOINTS,
-    masquerade, others, path, published,
+    masquerade, others, path, ports, published,
     skb::{MARK_ACCELERATED, Skb},
     verdict,
     work::{self, By, Exit, Work},
@@ -183,7 +183,7 @@ fn known<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bool {
     *key = packet.tuple.sent(packet.proto);
     if let Some(entry) = flows::find::<F>(key) {
         if !rules::is_published(flows::kind(entry))
-            || !published::is_current::<F>(key, entry, endpoint)
+            || !current::is_current::<F>(key, entry, endpoint)
         {
             return false;
         }
@@ -197,7 +197,7 @@ fn known<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> bool {
     }
     if let Some(entry) = flows::find_pending::<F>(key)
         && rules::is_published(flows::kind(entry))
-        && published::is_current::<F>(key, entry, endpoint)
+        && current::is_current::<F>(key, entry, endpoint)
     {
         published::answer::<F>(packet, entry, decision);
         if packet.proto == proto::TCP && !packet.transport.has_flags(NOT_ESTABLISHED) {
@@ -230,7 +230,7 @@ fn opens<F: Family>(work: &mut Work<F::Addr>, endpoint: &Endpoint) -> i32 {
         Transport::Tcp(_) => leave(Left::Began),
         Transport::Udp | Transport::EchoRequest => {
             if has_published_port(endpoint, packet)
-                && !published::back_of::<F>(&from.saddr, from.sport, packet.proto).is_null()
+                && !ports::back_of::<F>(&from.saddr, from.sport, packet.proto).is_null()
             {
                 return leave(Left::Stacks);
             }

@@ -16,7 +16,7 @@ use crate::{
     family::{Family, translate},
     flows,
     found::Found,
-    icmp, masquerade, others, published, share,
+    icmp, masquerade, others, ports, published, share,
     skb::Skb,
     source,
     verdict::{self, Verdict},
@@ -96,7 +96,7 @@ fn inbound<F: Family>(skb: &Skb) -> i32 {
 /// Whether a packet belongs to a flow of these programs, or begins one.
 #[inline(always)]
 fn belongs<F: Family>(skb: &Skb, work: &mut Work<F::Addr>) -> bool {
-    let mapping = published::mapping::<F>(&work.packet.tuple.daddr, &work.packet);
+    let mapping = ports::mapping::<F>(&work.packet.tuple.daddr, &work.packet);
     if let Some(mapping) = mapping {
         // SAFETY: a map value stays readable while the program runs.
         let mapping = unsafe { &*mapping };
