@@ -161,7 +161,8 @@ impl EngineHost {
             if Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("{program} took longer than {} s", LIMIT.as_secs());
+                let stuck = self.stuck();
+                panic!("{program} took longer than {} s{stuck}", LIMIT.as_secs());
             }
             thread::sleep(Duration::from_millis(5));
         };
@@ -170,6 +171,23 @@ impl EngineHost {
             stdout: contents(stdout),
             stderr: contents(stderr),
         }
+    }
+
+    /// What dockerd, if it runs here, has been waiting in for a minute and longer.
+    fn stuck(&self) -> String {
+        const STACKS: &str = "cd /run/docker && kill -USR1 $(cat /tmp/dockerd.pid) && sleep 2 && \
+                              cat goroutine-stacks-*.log && rm goroutine-stacks-*.log";
+        let stacks = self.command("sh").args(["-c", STACKS]).output();
+        let stacks = stacks.map_or_else(|error| error.to_string().into(), |it| it.stdout);
+        let stacks = String::from_utf8_lossy(&stacks);
+        // A paragraph each, whose first line says for how long.
+        let waits = stacks.split("\n\n").filter(|it| {
+            let first = it.lines().next().unwrap_or_default();
+            first.contains(" minutes") && it.contains("/daemon.(*Daemon)")
+        });
+        waits
+            .map(|stack| format!("; dockerd waits in\n{stack}"))
+            .collect()
     }
 
     /// What a line for the shell printed; it has to succeed.
