@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -58,6 +58,41 @@ fn start(topology: &Topology, program: &[&str]) {
         .netdp_ok(&words)
         .unwrap_or_else(|error| panic!("{error}"));
     topology.wait_until("listening directly", || listens_directly(topology));
+}
+
+/// A port that the supervisor has something to say about, and then others.
+const SAYS_AND_SERVES: &str = "
+import http.server, socket
+said = socket.socket()
+said.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([131, 7, 4, 192, 0, 2, 9, 0]))
+said.bind(('', 80))
+said.close()
+socket.socket().bind(('', 12345))
+handler = http.server.SimpleHTTPRequestHandler
+handler.log_message = lambda *what: None
+http.server.HTTPServer(('', 80), handler).serve_forever()
+";
+
+#[test]
+fn nobody_has_to_hear_what_is_said_of_their_ports() {
+    let Some(topology) = Topology::start("dip-unheard") else {
+        return;
+    };
+    if !is_here("python3") {
+        return;
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut run = topology.world.on_host(topology.world.netdp_path());
+    run.args(["run", "--name", "web", "-p", "8080:80,direct", "--"])
+        .args(["python3", "-c", SAYS_AND_SERVES])
+        .stdout(Stdio::null())
+        .stderr(writer);
+    let mut run = run.spawn().unwrap();
+    topology.wait_until("listening directly", || listens_directly(&topology));
+    assert!(get(&topology).contains("200 OK"));
+    topology.netdp("rm -f web");
+    run.wait().unwrap();
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Place {
             let only = i32::from(self.v6only);
             set_number(&made, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only)?;
         }
-        carry(instead_of, &made)?;
+        carry(instead_of, &made).context("can't set an option that was set before")?;
         if is_tcp {
             Purposes::open(maps)
                 .and_then(|mut it| it.note(&made, self.made_for()))

@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     }
     .map_or_else(
         |error| {
-            eprintln!("netdp: direct ports: {error:#}");
+            let _ = writeln!(io::stderr(), "netdp: direct ports: {error:#}");
             ExitCode::FAILURE
         },
         |()| ExitCode::SUCCESS,
@@ -196,13 +196,20 @@ impl Supervisor {
         }
     }
 
-    /// Programs cause what is said, as often as they like.
+    /// Programs cause what is said, as often as they like. Where it can't be
+    /// written, to a full disk or to nobody, the supervisor goes on.
     fn say(&mut self, text: &str) {
         const MOST: u32 = 500;
-        if self.said < MOST {
-            self.said += 1;
-            eprintln!("netdp: {text}");
+        if self.said > MOST {
+            return;
         }
+        self.said += 1;
+        let text = if self.said > MOST {
+            "no more is said of direct ports"
+        } else {
+            text
+        };
+        let _ = writeln!(io::stderr(), "netdp: {text}");
     }
 
     fn look(&mut self, listener: BorrowedFd<'_>, call: &Call) {
