@@ -6,6 +6,7 @@ mod program_world;
 use std::net::Ipv4Addr;
 
 use netdp_common::{addr::proto, drop::DropReason, maps::endpoint_flags, tcp::state};
+use nix::time::{ClockId, clock_gettime};
 use program_world::{
     CLIENT, DB, HOST, HOST_2, REDIRECT, WEB, World, arriving,
     error::{Error, Kind},
@@ -179,6 +180,20 @@ fn the_containers_own_conversations_are_its_own() {
         let back = arriving(Frame::tcp(SYN | ACK, at(CLIENT, 40_000), at(HOST, 80)));
         world.enters(&back, &web);
         assert_eq!(world.leaves(&web, &reply(world, ACK)).from, at(HOST, 80));
+    });
+}
+
+/// The kernel's coarse clock, which the programs read, begins each second up to
+/// a tick later than the fine one.
+#[test]
+fn what_ends_now_has_ended_in_a_second_that_has_just_begun() {
+    worlds(|world| {
+        let mut web = world.web;
+        let fine = || clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+        let before = fine().tv_sec();
+        while fine().tv_sec() == before {}
+        world.unpublish(5353, &mut web, 53, proto::UDP, 0);
+        assert_eq!(world.leaves(&web, &answer(world)).from, at(HOST, 53));
     });
 }
 
