@@ -1,8 +1,10 @@
 //! Sockets taken out of a program's hands, to try what can be done with them.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::SockaddrStorage;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// Copies of a process's sockets of this protocol, such as `IPPROTO_TCP`.
@@ -49,6 +51,52 @@ pub fn set_option(socket: &OwnedFd, level: i32, name: i32, value: &[u8]) -> Resu
         )
     };
     Errno::result(set).map(drop)
+}
+
+/// Sends a byte, to the peer where there is no address, with a control message.
+///
+/// # Errors
+/// The kernel's.
+pub fn send_with_control(
+    socket: impl AsFd,
+    to: Option<SocketAddr>,
+    (level, kind): (i32, i32),
+    value: &[u8],
+) -> Result<(), Errno> {
+    // Words, for the kernel's structure is aligned as they are.
+    let mut control = [0u64; 32];
+    let to = to.map(SockaddrStorage::from);
+    let mut byte = libc::iovec {
+        iov_base: b"!".as_ptr().cast_mut().cast(),
+        iov_len: 1,
+    };
+    // SAFETY: plain numbers and pointers; the message has room for the value, and
+    // the kernel reads what lies here until it returns.
+    let sent = unsafe {
+        let length = value.len() as libc::c_uint;
+        assert!(libc::CMSG_SPACE(length) as usize <= size_of_val(&control));
+        let mut message: libc::msghdr = std::mem::zeroed();
+        if let Some(to) = &to {
+            message.msg_name = std::ptr::from_ref(to).cast_mut().cast();
+            message.msg_namelen = nix::sys::socket::SockaddrLike::len(to);
+        }
+        message.msg_iov = &raw mut byte;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = libc::CMSG_SPACE(length) as usize;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = libc::CMSG_LEN(length) as usize;
+        let data = libc::CMSG_DATA(header);
+        std::ptr::copy_nonoverlapping(value.as_ptr(), data, value.len());
+        libc::sendmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw const message,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    Errno::result(sent).map(drop)
 }
 
 /// Takes a socket off its peer, or a listener off its queue.

@@ -25,7 +25,7 @@ pub use docker_api::{ApiContainer, ApiNetwork, DockerApi, Version};
 pub use dockerd::{Dockerd, Moves};
 pub use flood::{Flood, Varied};
 pub use frame::{Frames, Macs, datagram, echo_request, fragments, syn};
-pub use handed::{disconnect, number_option, set_option, sockets_of};
+pub use handed::{disconnect, number_option, send_with_control, set_option, sockets_of};
 pub use offload::{Offload, set_offload};
 pub use pattern::{Pattern, receive, send, transfer};
 pub use place::{HostProgram, Place, Reached};

@@ -3,11 +3,13 @@
 //! program's hands.
 
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netdp::demo::world::{CLIENT_ADDRESS, HOST_ADDRESS};
-use netdp_tests::{Topology, disconnect, hears, says_nothing, set_option, sockets_of, udp};
+use netdp::demo::world::{CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6};
+use netdp_tests::{
+    Topology, disconnect, hears, says_nothing, send_with_control, set_option, sockets_of, udp,
+};
 use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessage, MsgFlags, SockaddrIn, SockaddrStorage, bind, connect, getsockname, sendmsg,
@@ -179,6 +181,66 @@ fn control_messages_lead_nowhere_else() {
     );
     assert_eq!(sent, Ok(1));
     hears(&scene.client, b"!");
+}
+
+/// The host's routes and firewall go by marks. The kernel asks for CAP_NET_RAW,
+/// which containers have, and so has this test.
+#[test]
+fn no_control_message_gives_a_mark() {
+    let Some(topology) = Topology::with_ipv6("dui-mark") else {
+        return;
+    };
+    let mark = |socket: &OwnedFd, to, mark: u32| {
+        let mark = mark.to_ne_bytes();
+        send_with_control(socket, to, (libc::SOL_SOCKET, libc::SO_MARK), &mark)
+    };
+    let (client, host) = (&topology.world.client, topology.host_program());
+    let ends: [(IpAddr, IpAddr, IpAddr); 2] = [
+        (
+            HOST_ADDRESS.into(),
+            CLIENT_ADDRESS.into(),
+            Ipv4Addr::UNSPECIFIED.into(),
+        ),
+        (
+            HOST_ADDRESS6.into(),
+            CLIENT_ADDRESS6.into(),
+            Ipv6Addr::UNSPECIFIED.into(),
+        ),
+    ];
+    for (asked, known_as, any) in ends {
+        topology.netdp(&format!(
+            "run -d --name dns --network six -p 5353:53/udp,direct -- {SERVER} --udp [::]:53"
+        ));
+        topology.wait_until("bound", || !topology.netdp("logs dns").is_empty());
+        let socket = socket_of(topology.inspect("dns").pid.unwrap());
+        let asks = udp(client, any, 0);
+        asks.send_to(b"?", (asked, 5353)).unwrap();
+        asks.recv_from(&mut [0; 128]).expect("an answer");
+        let port = asks.local_addr().unwrap().port();
+        // A socket of the host's own may, so it isn't the kernel that refuses.
+        let there = Some((known_as, port).into());
+        mark(&udp(&host, any, 0).into(), there, 0x77).unwrap();
+        hears(&asks, b"!");
+        // One of IPv6 names addresses of IPv4 as IPv6 does.
+        let there = match known_as {
+            IpAddr::V4(v4) => Some((v4.to_ipv6_mapped(), port).into()),
+            IpAddr::V6(_) => there,
+        };
+        for other in [1, 0x77, u32::MAX] {
+            assert_eq!(mark(&socket, there, other), Err(Errno::EPERM), "{asked}");
+        }
+        // That of the socket, as of every one that none was set of.
+        mark(&socket, there, 0).unwrap();
+        hears(&asks, b"!");
+        // A peer, and control messages without an address.
+        let peer = SockaddrStorage::from(there.unwrap());
+        connect(socket.as_raw_fd(), &peer).unwrap();
+        assert_eq!(mark(&socket, None, 0x77), Err(Errno::EPERM), "{asked}");
+        mark(&socket, None, 0).unwrap();
+        hears(&asks, b"!");
+        drop(socket);
+        topology.netdp("rm -f dns");
+    }
 }
 
 #[test]

@@ -4,10 +4,10 @@
 use core::ptr;
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext as _, Global,
     bindings::{BPF_ANY, BPF_SK_STORAGE_GET_F_CREATE},
     helpers::{
-        bpf_get_socket_cookie,
+        bpf_get_socket_cookie, bpf_probe_read_kernel,
         generated::{bpf_sk_storage_get, bpf_skb_load_bytes_relative},
     },
     programs::{SkBuffContext, SockAddrContext},
@@ -35,6 +35,18 @@ const PACKET_HOST: u32 = 0;
 const WHOLE: i64 = u32::MAX as i64;
 /// `include/uapi/linux/bpf.h`.
 const BPF_HDR_START_NET: u32 = 1;
+
+/// Where `struct bpf_sock_addr_kern`, which a context is of, has `t_ctx`, bytes;
+/// set by the loader. 0 where programs can't read the kernel's memory.
+#[unsafe(no_mangle)]
+static T_CTX: Global<u64> = Global::new(0);
+/// From where that points to, `addr` of `struct ipcm_cookie`, to the mark that the
+/// datagram is sent with, bytes: modulo 2^64, for it lies before.
+#[unsafe(no_mangle)]
+static MARK4: Global<u64> = Global::new(0);
+/// The same of IPv6, from `saddr` of `struct flowi6`.
+#[unsafe(no_mangle)]
+static MARK6: Global<u64> = Global::new(0);
 
 /// Whether something of direct ports was seen on this host.
 #[inline(always)]
@@ -174,6 +186,9 @@ pub fn sends4(ctx: &SockAddrContext) -> i32 {
     if at.is_null() && !is_host(ctx) {
         return ALLOW;
     }
+    if is_marked(ctx, MARK4.load()) {
+        return REFUSE;
+    }
     let bound = bound4(ctx);
     let is_free = is_any(bound) && is_any(source4(ctx));
     sends::<V4>(ctx, at, addr4(ctx), bound, |asked| {
@@ -191,6 +206,9 @@ pub fn sends6(ctx: &SockAddrContext) -> i32 {
     if at.is_null() && !is_host(ctx) {
         return ALLOW;
     }
+    if is_marked(ctx, MARK6.load()) {
+        return REFUSE;
+    }
     let bound = bound6(ctx);
     let is_free = is_any(bound) && is_any(source6(ctx));
     sends::<V6>(ctx, at, addr6(ctx), bound, |asked| {
@@ -198,6 +216,28 @@ pub fn sends6(ctx: &SockAddrContext) -> i32 {
             set_source6(ctx, asked);
         }
     })
+}
+
+/// Whether a control message gives the datagram another mark than its socket's
+/// (`SO_MARK`, which takes CAP_NET_RAW): the host's routes and firewall go by it.
+/// Of what this hook is told nothing says so. The kernel has read the message by
+/// now, and what it made of it lies beside the address that the hook may set
+/// (`udp_sendmsg`, net/ipv4/udp.c, and `udpv6_sendmsg`, net/ipv6/udp.c, 6.18).
+#[inline(always)]
+fn is_marked(ctx: &SockAddrContext, mark: u64) -> bool {
+    let at = T_CTX.load();
+    if at == 0 {
+        return false;
+    }
+    let from = ctx.as_ptr().cast::<u8>().wrapping_add(at as usize);
+    // SAFETY: the kernel checks what it reads, and the socket is valid while the
+    // program runs.
+    unsafe {
+        let own = (*(*ctx.sock_addr).__bindgen_anon_1.sk).mark;
+        bpf_probe_read_kernel(from.cast::<*const u8>())
+            .and_then(|sent| bpf_probe_read_kernel(sent.wrapping_add(mark as usize).cast::<u32>()))
+            .is_ok_and(|sent| sent != own)
+    }
 }
 
 /// A socket is to have one peer from now on. Nobody has sent from port 0, to which

@@ -22,6 +22,7 @@ use super::{
     attach::{self, Attachment},
     blocked::Blocked,
     cgroup, direct, joined,
+    kernel_types::Offsets,
     layout::Layout,
     link, linkage,
     maps::Maps,
@@ -408,9 +409,15 @@ fn load(layout: &Layout, options: &Options) -> Result<Loaded, BpfError> {
 }
 
 fn load_for(layout: &Layout, options: &Options, direct_group: u64) -> Result<Loaded, BpfError> {
-    let offsets = joined::Offsets::of_this_kernel();
+    let offsets = Offsets::of_this_kernel();
+    let (tcp_sock, datagram) = (offsets.tcp_sock, direct::datagram(offsets));
     let mut loader = EbpfLoader::new();
-    offsets.tell(&mut loader);
+    if let Some(offsets) = &tcp_sock {
+        joined::tell(&mut loader, offsets);
+    }
+    if let Some(offsets) = &datagram {
+        direct::tell(&mut loader, offsets);
+    }
     loader
         .override_global("HOST_NETNS", &options.netns_cookie, true)
         .override_global("DIRECT_GROUP", &direct_group, true)
@@ -433,7 +440,7 @@ fn load_for(layout: &Layout, options: &Options, direct_group: u64) -> Result<Loa
             && !joined::is_one(name)
             && (options.netkit || name != netkit::PROGRAM)
     })?;
-    let unable = joined::load(&mut ebpf, &offsets);
+    let unable = joined::load(&mut ebpf, tcp_sock.as_ref());
     Ok((ebpf, unable))
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, SkStorage},
     programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, SockOps, links::FdLink},
 };
@@ -24,6 +24,8 @@ use netdp_common::{
 use super::{
     BpfError, Datapath,
     cgroup::{attach_pinned, attach_program, cgroup_id},
+    kernel,
+    kernel_types::{Datagram, Offsets},
     layout::Layout,
     link,
 };
@@ -47,6 +49,28 @@ const OPTION: &str = "direct_option";
 const LISTEN: &str = "direct_listen";
 /// `enum bpf_attach_type` (`include/uapi/linux/bpf.h`, 5.3).
 const BPF_CGROUP_SETSOCKOPT: u32 = 22;
+
+/// Where programs read what a datagram is sent with; none where this kernel doesn't
+/// tell, or doesn't let them read its memory.
+pub(super) fn datagram(offsets: Offsets) -> Option<Datagram> {
+    offsets
+        .datagram
+        .filter(|_| kernel::lets_programs_read_memory())
+}
+
+/// Whether a control message that gives a datagram of a direct socket another mark
+/// (`SO_MARK`) is refused: otherwise programs with CAP_NET_RAW may send under any.
+pub fn refuses_marks() -> bool {
+    datagram(Offsets::of_this_kernel()).is_some()
+}
+
+/// Tells the programs where to read what a datagram is sent with.
+pub(super) fn tell<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a Datagram) {
+    loader
+        .override_global("T_CTX", &offsets.t_ctx, true)
+        .override_global("MARK4", &offsets.mark4, true)
+        .override_global("MARK6", &offsets.mark6, true);
+}
 
 /// The control group of direct sockets, below the daemon's.
 pub fn direct_cgroup(cgroup: &Path) -> PathBuf {

@@ -24,7 +24,7 @@ use super::{
     BpfError, Datapath, cgroup,
     datapath::{load_programs, take},
     kernel,
-    kernel_types::{self, TcpSock},
+    kernel_types::TcpSock,
     layout::Layout,
     link::detach_and_unpin,
     map_entry::{delete, dump, insert},
@@ -68,27 +68,17 @@ impl Members {
     }
 }
 
-/// Where the programs read the kernel's sockets.
-pub(super) struct Offsets(Option<TcpSock>);
-
-impl Offsets {
-    pub(super) fn of_this_kernel() -> Self {
-        Self(kernel_types::tcp_sock())
-    }
-
-    pub(super) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        if let Some(offsets) = &self.0 {
-            loader
-                .override_global("WRITE_SEQ", &offsets.write_seq, true)
-                .override_global("RMEM_ALLOC", &offsets.rmem_alloc, true);
-        }
-    }
+/// Tells the programs where to read the kernel's sockets.
+pub(super) fn tell<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a TcpSock) {
+    loader
+        .override_global("WRITE_SEQ", &offsets.write_seq, true)
+        .override_global("RMEM_ALLOC", &offsets.rmem_alloc, true);
 }
 
 /// Loads the programs; says why not where that isn't to be. The others work
 /// without them.
-pub(super) fn load(ebpf: &mut Ebpf, offsets: &Offsets) -> Option<String> {
-    if offsets.0.is_none() {
+pub(super) fn load(ebpf: &mut Ebpf, offsets: Option<&TcpSock>) -> Option<String> {
+    if offsets.is_none() {
         return Some("the kernel doesn't tell of its sockets' fields (BTF)".to_owned());
     }
     if let Err(why) = kernel::joins_sockets() {

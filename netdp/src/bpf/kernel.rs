@@ -1,5 +1,9 @@
 //! What this kernel's BPF can do, where no attempt of a program tells.
 
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use nix::sys::utsname::uname;
 
 /// Whether programs can ask which address of the host a route prefers
@@ -12,6 +16,17 @@ pub fn tells_preferred_sources() -> bool {
 /// (`mem_types` in kernel/bpf/verifier.c, Linux 6.2).
 pub(super) fn takes_keys_by_pointer() -> bool {
     is_of_version((6, 2))
+}
+
+/// Whether programs that are asked about datagrams may read the kernel's memory
+/// (`bpf_probe_read_kernel`): not where it is locked down for confidentiality
+/// (kernel_lockdown(7)).
+pub(super) fn lets_programs_read_memory() -> bool {
+    let (asked, helper) = (
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_probe_read_kernel,
+    );
+    is_helper_supported(asked, helper).unwrap_or(false)
 }
 
 /// The first patch levels, by version, that join sockets without harm. From 6.18

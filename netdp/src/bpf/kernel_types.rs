@@ -50,6 +50,14 @@ impl Info {
     }
 }
 
+/// What programs are told of this kernel's structures; nothing where it doesn't
+/// tell.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Offsets {
+    pub tcp_sock: Option<TcpSock>,
+    pub datagram: Option<Datagram>,
+}
+
 /// Offsets of members in `struct tcp_sock`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TcpSock {
@@ -58,14 +66,51 @@ pub(super) struct TcpSock {
     pub rmem_alloc: u32,
 }
 
-/// Of this kernel; none where it doesn't tell.
-pub(super) fn tcp_sock() -> Option<TcpSock> {
-    let btf = fs::read(FILE).ok()?;
-    let structures = Structures::parse(&btf)?;
-    Some(TcpSock {
-        write_seq: structures.offset("tcp_sock", &["write_seq"])?,
-        rmem_alloc: structures.offset("sock", &["sk_backlog", "rmem_alloc"])?,
-    })
+/// Where the mark is that a datagram is sent with, for the programs that are asked
+/// whether it may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Datagram {
+    /// Of the pointer to the source address, in `struct bpf_sock_addr_kern`.
+    pub t_ctx: u64,
+    /// From the source address to the mark, modulo 2^64: of IPv4, and of IPv6.
+    pub mark4: u64,
+    pub mark6: u64,
+}
+
+impl Offsets {
+    pub fn of_this_kernel() -> Self {
+        let btf = fs::read(FILE).unwrap_or_default();
+        let Some(structures) = Structures::parse(&btf) else {
+            return Self::default();
+        };
+        Self {
+            tcp_sock: TcpSock::of(&structures),
+            datagram: Datagram::of(&structures),
+        }
+    }
+}
+
+impl TcpSock {
+    fn of(structures: &Structures<'_>) -> Option<Self> {
+        Some(Self {
+            write_seq: structures.offset("tcp_sock", &["write_seq"])?,
+            rmem_alloc: structures.offset("sock", &["sk_backlog", "rmem_alloc"])?,
+        })
+    }
+}
+
+impl Datagram {
+    fn of(structures: &Structures<'_>) -> Option<Self> {
+        let offset = |structure, path: &[&str]| structures.offset(structure, path).map(u64::from);
+        let between = |structure, mark: &[&str], addr| {
+            Some(offset(structure, mark)?.wrapping_sub(offset(structure, &[addr])?))
+        };
+        Some(Self {
+            t_ctx: offset("bpf_sock_addr_kern", &["t_ctx"])?,
+            mark4: between("ipcm_cookie", &["sockc", "mark"], "addr")?,
+            mark6: between("flowi6", &["__fl_common", "flowic_mark"], "saddr")?,
+        })
+    }
 }
 
 /// Numbers of functions of this kernel, by name; none where it lacks one, or
@@ -190,7 +235,7 @@ mod tests {
 
     #[test]
     fn members_of_this_kernels_sockets_are_found() {
-        let Some(found) = tcp_sock() else {
+        let Some(found) = Offsets::of_this_kernel().tcp_sock else {
             assert!(
                 fs::read(FILE).is_err(),
                 "it can be read and isn't understood"
@@ -200,6 +245,17 @@ mod tests {
         // Both lie behind the addresses, ports and the state of a socket.
         assert!(
             found.write_seq > found.rmem_alloc && found.rmem_alloc > 64,
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn the_mark_of_a_datagram_lies_before_its_source() {
+        let found = Offsets::of_this_kernel().datagram;
+        assert_eq!(found.is_some(), fs::read(FILE).is_ok());
+        let lies_near = |offset: u64| (-128..0).contains(&(offset as i64));
+        assert!(
+            found.is_none_or(|it| lies_near(it.mark4) && lies_near(it.mark6)),
             "{found:?}"
         );
     }

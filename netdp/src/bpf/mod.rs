@@ -49,7 +49,7 @@ pub use counters::Counters;
 pub use datapath::{Datapath, Mechanism, Options, Role};
 pub use direct::{
     Closed, OwnWays, Purposes, Unsealed, direct_cgroup, expect_datagrams, expect_limits,
-    guarded_group, socket_filter,
+    guarded_group, refuses_marks, socket_filter,
 };
 pub use entry::{Entry, Key, Tables};
 pub use error::BpfError;

@@ -5,7 +5,10 @@ use std::io;
 use nix::libc;
 
 use super::Check;
-use crate::netlink::{Sockets, is_not_diagnosed};
+use crate::{
+    bpf::refuses_marks,
+    netlink::{Sockets, is_not_diagnosed},
+};
 
 const NAME: &str = "direct ports";
 
@@ -23,6 +26,12 @@ pub(super) fn ports() -> Check {
             "sockets of a port that is unpublished go on: this kernel ends none",
             "use a kernel with CONFIG_INET_DIAG_DESTROY, or end such programs yourself",
         ),
+        Ok(Some(Missing::Marks)) => Check::warning(
+            NAME,
+            "programs with CAP_NET_RAW can send datagrams by them under any mark (SO_MARK): this \
+             kernel doesn't tell of its structures, or is locked down for confidentiality",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF, or take the right from such containers",
+        ),
         Err(error) => Check::warning(
             NAME,
             format!("not tried: {error}"),
@@ -34,6 +43,7 @@ pub(super) fn ports() -> Check {
 enum Missing {
     List,
     End,
+    Marks,
 }
 
 fn missing() -> io::Result<Option<Missing>> {
@@ -47,5 +57,5 @@ fn missing() -> io::Result<Option<Missing>> {
             return Ok(Some(Missing::End));
         }
     }
-    Ok(None)
+    Ok((!refuses_marks()).then_some(Missing::Marks))
 }
