@@ -387,16 +387,23 @@ pub fn harmless(ctx: &SockoptContext) -> i32 {
             unsafe { (*ctx.sockopt).optlen = -1 };
             ALLOW
         }
-        options::Effect::OnTheInterface if goes_nowhere(ctx) => ALLOW,
-        options::Effect::OnTheInterface | options::Effect::OnTheHost => REFUSE,
+        options::Effect::OnTheInterface if value(ctx).is_some_and(nowhere::is) => ALLOW,
+        options::Effect::OnTheClass if value(ctx).is_some_and(is_priority) => ALLOW,
+        _ => REFUSE,
     }
 }
 
-/// Whether the interface that an option names isn't there. What is longer than a
-/// page the kernel reads from the program's memory once more
+/// Priorities as everybody may set them; others name a class of the host's queues
+/// (`sk_set_prio_allowed`, net/core/sock.c, 6.18).
+fn is_priority(value: i32) -> bool {
+    (0..=6).contains(&value)
+}
+
+/// The value of an option that is a number. What is longer than a page the kernel
+/// reads from the program's memory once more
 /// (`__cgroup_bpf_run_filter_setsockopt`, kernel/bpf/cgroup.c, 6.4).
 #[inline(always)]
-fn goes_nowhere(ctx: &SockoptContext) -> bool {
+fn value(ctx: &SockoptContext) -> Option<i32> {
     // SAFETY: the context is valid while the program runs.
     let (value, end, length) = unsafe {
         let option = ctx.sockopt;
@@ -405,8 +412,9 @@ fn goes_nowhere(ctx: &SockoptContext) -> bool {
         (value, end, (*option).optlen)
     };
     let behind = value.wrapping_byte_add(size_of::<i32>());
+    if length != size_of::<i32>() as i32 || behind > end {
+        return None;
+    }
     // SAFETY: as many bytes as are read lie before the end.
-    length == size_of::<i32>() as i32
-        && behind <= end
-        && nowhere::is(unsafe { value.cast::<i32>().read_unaligned() })
+    Some(unsafe { value.cast::<i32>().read_unaligned() })
 }

@@ -135,7 +135,9 @@ fn no_option_leads_out_of_its_connection() {
     let one = 1i32.to_ne_bytes();
     let group: Vec<u8> = [[239, 1, 2, 3], HOST_ADDRESS.octets()].concat();
     let group6: Vec<u8> = [&[0xff, 2][..], &[0; 13], &[9], &0u32.to_ne_bytes()].concat();
-    let refused: [(i32, i32, &[u8]); 22] = [
+    let class = 0x1_0001i32.to_ne_bytes();
+    let refused: [(i32, i32, &[u8]); 23] = [
+        (libc::SOL_SOCKET, libc::SO_PRIORITY, &class),
         (libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"eth0"),
         (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &one),
         (libc::SOL_SOCKET, libc::SO_MARK, &one),
@@ -177,7 +179,8 @@ fn no_option_leads_out_of_its_connection() {
             );
         }
         let linger: Vec<u8> = [1i32, 0].iter().flat_map(|it| it.to_ne_bytes()).collect();
-        let allowed: [(i32, i32, &[u8]); 8] = [
+        let allowed: [(i32, i32, &[u8]); 9] = [
+            (libc::SOL_SOCKET, libc::SO_PRIORITY, &6i32.to_ne_bytes()),
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE, &one),
             (libc::SOL_SOCKET, libc::SO_LINGER, &linger),
             (libc::SOL_SOCKET, libc::SO_RCVBUF, &9000i32.to_ne_bytes()),

@@ -95,6 +95,57 @@ fn nobody_has_to_hear_what_is_said_of_their_ports() {
     run.wait().unwrap();
 }
 
+/// A server that has one peer sign (`struct tcp_md5sig` of
+/// `include/uapi/linux/tcp.h`), as routers do.
+const HAS_A_KEY: &str = "
+import http.server, socket, struct
+class Server(http.server.HTTPServer):
+    def server_bind(self):
+        peer = struct.pack('=HH', socket.AF_INET, 0) + socket.inet_aton('203.0.113.9')
+        key = struct.pack('=128sBBHi80s', peer, 0, 0, 3, 0, b'key')
+        self.socket.setsockopt(socket.IPPROTO_TCP, 14, key)
+        super().server_bind()
+handler = http.server.SimpleHTTPRequestHandler
+handler.log_message = lambda *what: None
+Server(('', 80), handler).serve_forever()
+";
+
+/// The kernel tells nobody what the keys are: the host's socket would ask nobody to
+/// sign.
+#[test]
+fn who_asks_for_signatures_keeps_its_own_socket() {
+    let Some(topology) = Topology::start("dip-signed") else {
+        return;
+    };
+    if !is_here("python3") {
+        return;
+    }
+    let run = ["run", "-d", "--name", "web", "-p", "8080:80,direct", "--"];
+    let words: Vec<&str> = run
+        .iter()
+        .copied()
+        .chain(["python3", "-c", HAS_A_KEY])
+        .collect();
+    let run = topology.world.netdp_ok(&words);
+    run.unwrap_or_else(|error| panic!("{error}"));
+    let log = || topology.netdp("logs web");
+    topology.wait_until("told", || !log().is_empty());
+    if log().contains("Protocol not available") {
+        return println!("skipped: this kernel has no CONFIG_TCP_MD5SIG");
+    }
+    assert!(
+        log().contains("stays with the sandbox: its socket has a key"),
+        "{}",
+        log()
+    );
+    topology.wait_until("listening", || {
+        let client = &topology.world.client;
+        connect_within(client, None, (HOST_ADDRESS, 8080), Duration::from_secs(5)).is_ok()
+    });
+    assert!(get(&topology).contains("200 OK"));
+    assert!(!listens_directly(&topology));
+}
+
 #[test]
 fn pythons_web_server() {
     let Some(topology) = Topology::start("dip-python") else {

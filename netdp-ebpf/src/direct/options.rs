@@ -11,6 +11,8 @@ pub enum Effect {
     OnThePort,
     /// The interface that it hears and sends by.
     OnTheInterface,
+    /// The class of the host's queues that it sends by.
+    OnTheClass,
     /// The host's interfaces, routes, marks or filters; and all that isn't
     /// known.
     OnTheHost,
@@ -35,6 +37,9 @@ pub fn of(level: i32, name: i32) -> Effect {
     if level == SOL_SOCKET && bit == BINDTOIFINDEX {
         return Effect::OnTheInterface;
     }
+    if level == SOL_SOCKET && bit == PRIORITY {
+        return Effect::OnTheClass;
+    }
     let (low, high) = match level {
         SOL_SOCKET => SOCKET,
         IPPROTO_IP => IP,
@@ -57,6 +62,7 @@ pub fn of(level: i32, name: i32) -> Effect {
 }
 
 const REUSEADDR: u32 = 2;
+const PRIORITY: u32 = 12;
 const REUSEPORT: u32 = 15;
 pub const BINDTOIFINDEX: u32 = 62;
 
@@ -79,35 +85,46 @@ const fn set(names: &[u32]) -> Set {
 }
 
 /// `SO_BROADCAST`, without which it would be sent to no more than its clients
-/// either; `SO_SNDBUF`, `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_OOBINLINE`, `SO_PRIORITY`,
+/// either; `SO_SNDBUF`, `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_OOBINLINE`, `SO_NO_CHECK`,
 /// `SO_LINGER`, `SO_PASSCRED`, `SO_RCVLOWAT`, `SO_RCVTIMEO`, `SO_SNDTIMEO`,
-/// `SO_TIMESTAMP`, `SO_TIMESTAMPNS`, `SO_TIMESTAMPING`, `SO_BUSY_POLL`,
-/// `SO_RXQ_OVFL`, `SO_PEEK_OFF`, `SO_MAX_PACING_RATE`, `SO_INCOMING_CPU`, `SO_ZEROCOPY`, the later forms of
-/// times (63 to 67), `SO_PREFER_BUSY_POLL`, `SO_BUSY_POLL_BUDGET`,
-/// `SO_BUF_LOCK`, `SO_TXREHASH`, `SO_RCVMARK` left out.
+/// `SO_TIMESTAMP`, `SO_TIMESTAMPNS`, `SO_TIMESTAMPING`, `SO_RXQ_OVFL`,
+/// `SO_PEEK_OFF`, `SO_SELECT_ERR_QUEUE`, `SO_BUSY_POLL`, `SO_MAX_PACING_RATE`,
+/// `SO_INCOMING_CPU`, `SO_ZEROCOPY`, the later forms of times (63 to 67),
+/// `SO_PREFER_BUSY_POLL`, `SO_BUSY_POLL_BUDGET`, `SO_BUF_LOCK`, `SO_TXREHASH`;
+/// `SO_RCVMARK` left out.
 const SOCKET: Set = set(&[
-    6, 7, 8, 9, 10, 12, 13, 16, 18, 20, 21, 29, 35, 37, 40, 42, 46, 47, 49, 60, 63, 64, 65, 66, 67,
-    69, 70, 72, 74,
+    6, 7, 8, 9, 10, 11, 13, 16, 18, 20, 21, 29, 35, 37, 40, 42, 45, 46, 47, 49, 60, 63, 64, 65, 66,
+    67, 69, 70, 72, 74,
 ]);
 
-/// `IP_TOS`, `IP_TTL`, `IP_PKTINFO`, `IP_MTU_DISCOVER`, `IP_RECVERR`,
-/// `IP_RECVTTL`, `IP_RECVTOS`, `IP_RECVORIGDSTADDR`, `IP_MINTTL`, `IP_CHECKSUM`,
-/// `IP_BIND_ADDRESS_NO_PORT`, `IP_RECVERR_RFC4884`.
-const IP: Set = set(&[1, 2, 8, 10, 11, 12, 13, 20, 21, 23, 24, 26]);
+/// `IP_TOS`, `IP_TTL`, `IP_RECVOPTS`, `IP_RETOPTS`, `IP_PKTINFO`,
+/// `IP_MTU_DISCOVER`, `IP_RECVERR`, `IP_RECVTTL`, `IP_RECVTOS`,
+/// `IP_RECVORIGDSTADDR`, `IP_MINTTL`, `IP_CHECKSUM`, `IP_BIND_ADDRESS_NO_PORT`,
+/// `IP_RECVFRAGSIZE`, `IP_RECVERR_RFC4884`.
+const IP: Set = set(&[1, 2, 6, 7, 8, 10, 11, 12, 13, 20, 21, 23, 24, 25, 26]);
 
 /// All but the repairing of connections (`TCP_REPAIR` and what it opens, 19 to
 /// 22 and 29), `TCP_ULP` (31) and what goes with other keys than the program's.
+/// `TCP_RTO_MAX_MS`, `TCP_RTO_MIN_US` and `TCP_DELACK_MAX_US` (44 to 46) are of
+/// 6.15 and later.
 const TCP: Set = set(&[
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 17, 18, 23, 25, 26, 27, 28, 30, 32, 33, 34, 36,
-    37,
+    37, 44, 45, 46,
 ]);
 
 /// `UDP_CORK`, `UDP_NO_CHECK6_TX`, `UDP_NO_CHECK6_RX`, `UDP_SEGMENT`, `UDP_GRO`;
 /// not what has the kernel take datagrams for those of a tunnel (`UDP_ENCAP`).
 const UDP: Set = set(&[1, 101, 102, 103, 104]);
 
+/// What `IPV6_RECV...` was before RFC 3542 (2 to 5 and 8), `IPV6_FLOWINFO`,
 /// `IPV6_UNICAST_HOPS`, `IPV6_MTU_DISCOVER`, `IPV6_MTU`, `IPV6_RECVERR`,
-/// `IPV6_V6ONLY`, `IPV6_RECVERR_RFC4884`, `IPV6_RECVPKTINFO`, `IPV6_RECVHOPLIMIT`, `IPV6_DONTFRAG`,
+/// `IPV6_V6ONLY`, `IPV6_RECVERR_RFC4884`, `IPV6_FLOWINFO_SEND`,
+/// `IPV6_RECVPKTINFO`, `IPV6_RECVHOPLIMIT`, `IPV6_RECVHOPOPTS`,
+/// `IPV6_RECVRTHDR`, `IPV6_RECVDSTOPTS`, `IPV6_RECVPATHMTU`, `IPV6_DONTFRAG`,
 /// `IPV6_RECVTCLASS`, `IPV6_TCLASS`, `IPV6_AUTOFLOWLABEL`,
-/// `IPV6_ADDR_PREFERENCES`, `IPV6_MINHOPCOUNT`, `IPV6_RECVORIGDSTADDR`.
-const IPV6: Set = set(&[16, 23, 24, 25, 26, 31, 49, 51, 62, 66, 67, 70, 72, 73, 74]);
+/// `IPV6_ADDR_PREFERENCES`, `IPV6_MINHOPCOUNT`, `IPV6_RECVORIGDSTADDR`,
+/// `IPV6_RECVFRAGSIZE`.
+const IPV6: Set = set(&[
+    2, 3, 4, 5, 8, 11, 16, 23, 24, 25, 26, 31, 33, 49, 51, 53, 56, 58, 60, 62, 66, 67, 70, 72, 73,
+    74, 77,
+]);

@@ -1,7 +1,7 @@
 //! Which sockets were handed out for which ports: a port that a program has is
 //! taken for the others of its sandbox, as it would be in a network of their own.
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use nix::libc;
 
@@ -26,9 +26,14 @@ pub(super) struct Claim {
 
 /// The sockets that were handed out and may listen.
 #[derive(Debug, Default)]
-pub(super) struct Claims(Vec<Claim>);
+pub(super) struct Claims {
+    all: Vec<Claim>,
+    /// How many there were after those that don't listen were forgotten.
+    kept: usize,
+}
 
-/// So many are remembered before those are forgotten that don't listen.
+/// So many are remembered before those are forgotten that don't listen; then twice
+/// as many as were kept, so that it is seldom looked which these are.
 const MANY: usize = 1024;
 /// So many sockets share a port at most: far more than the CPUs of a machine,
 /// each with a worker, the one before it included. The kernel goes through all of
@@ -37,19 +42,24 @@ const MANY: usize = 1024;
 pub(super) const MOST: usize = 1024;
 
 impl Claims {
-    /// `is_open` as with [`Self::is_taken`].
-    pub fn add(&mut self, claim: Claim, is_open: impl Fn(u64) -> bool) {
-        if self.0.len() >= MANY {
-            self.0.retain(|claim| is_open(claim.inode));
+    /// `open` gives the inodes of all sockets by which somebody listens, whatever
+    /// port they have.
+    pub fn add(&mut self, claim: Claim, open: impl FnOnce() -> io::Result<HashSet<u64>>) {
+        // Where it can't be told, all are kept until the next one.
+        if self.all.len() >= MANY.max(2 * self.kept)
+            && let Ok(open) = open()
+        {
+            self.all.retain(|claim| open.contains(&claim.inode));
+            self.kept = self.all.len();
         }
-        self.0.push(claim);
+        self.all.push(claim);
     }
 
     /// Whether a socket like this can't be had. `is_open` says of a socket
     /// whether somebody still listens by it; one that doesn't listen yet is in
     /// nobody's way.
     pub fn is_taken(&self, wanted: &Claim, is_open: impl Fn(u64) -> bool) -> bool {
-        self.0.iter().any(|claim| {
+        self.all.iter().any(|claim| {
             claim.proto == wanted.proto
                 && claim.port == wanted.port
                 && (claim.v4 && wanted.v4 || claim.v6 && wanted.v6)
@@ -59,19 +69,19 @@ impl Claims {
     }
 
     pub fn has(&self, inode: u64) -> bool {
-        self.0.iter().any(|claim| claim.inode == inode)
+        self.all.iter().any(|claim| claim.inode == inode)
     }
 }
 
-/// The sockets that listen in this thread's network; of UDP, those that are
-/// bound. Also those that the daemon, or their program, has put where they hear
-/// nobody.
-pub(super) fn listening(proto: Proto) -> io::Result<Vec<Found>> {
+/// The sockets that listen in this thread's network, at this port or any; of UDP,
+/// those that are bound. Also those that the daemon, or their program, has put
+/// where they hear nobody.
+pub(super) fn listening(proto: Proto, port: Option<u16>) -> io::Result<Vec<Found>> {
     let number = match proto {
         Proto::Udp => libc::IPPROTO_UDP,
         _ => libc::IPPROTO_TCP,
     };
-    Sockets::open()?.listening(number)
+    Sockets::open()?.listening(number, port)
 }
 
 #[cfg(test)]
@@ -105,7 +115,7 @@ mod tests {
         let mut claims = Claims::default();
         let first = claim(true, false, false, 7);
         assert!(!claims.is_taken(&first, |_| true));
-        claims.add(first, |_| true);
+        claims.add(first, || Ok(HashSet::new()));
         assert!(claims.is_taken(&first, |inode| inode == 7));
         assert!(!claims.is_taken(&first, |_| false));
         assert!(!claims.is_taken(&claim(false, true, false, 8), |_| true));
@@ -121,25 +131,58 @@ mod tests {
     #[test]
     fn those_who_all_share_it_have_it_together() {
         let mut claims = Claims::default();
-        claims.add(claim(true, true, true, 7), |_| true);
+        claims.add(claim(true, true, true, 7), || Ok(HashSet::new()));
         assert!(!claims.is_taken(&claim(true, false, true, 8), |_| true));
         assert!(claims.is_taken(&claim(true, false, false, 8), |_| true));
     }
 
     #[test]
     fn those_that_listen_are_remembered_however_many() {
-        let mut claims = Claims::default();
-        for inode in 0..3 * MANY as u64 {
-            claims.add(claim(true, false, true, inode), |it| it % 2 == 0);
+        let (mut claims, mut asked) = (Claims::default(), 0);
+        let many = 16 * MANY as u64;
+        let even: HashSet<u64> = (0..many).step_by(2).collect();
+        for inode in 0..many {
+            claims.add(claim(true, false, true, inode), || {
+                asked += 1;
+                Ok(even.clone())
+            });
         }
-        assert!(claims.has(0) && claims.has(MANY as u64) && !claims.has(1));
-        assert!(claims.0.len() <= 2 * MANY);
+        assert!((0..many).step_by(2).all(|inode| claims.has(inode)));
+        assert!(!claims.has(1));
+        assert!(claims.all.len() <= MANY.max(2 * even.len()));
+        assert!(asked < 8, "{asked}");
+    }
+
+    #[test]
+    fn nothing_is_forgotten_where_nobody_tells() {
+        let mut claims = Claims::default();
+        for inode in 0..2 * MANY as u64 {
+            let none = || Err(io::ErrorKind::OutOfMemory.into());
+            claims.add(claim(true, false, true, inode), none);
+        }
+        assert!(claims.has(0));
+    }
+
+    #[test]
+    fn a_port_is_asked_for_alone() {
+        let (one, other) = (
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+        );
+        let port = one.local_addr().unwrap().port();
+        let found = listening(Proto::Tcp, Some(port)).unwrap();
+        assert!(found.iter().all(|it| it.own().port() == port));
+        let has = |listener: TcpListener| {
+            let inode = fstat(OwnedFd::from(listener)).unwrap().st_ino;
+            found.iter().any(|it| it.inode == inode)
+        };
+        assert!(has(one) && !has(other));
     }
 
     #[track_caller]
     fn is_there(proto: Proto, socket: &OwnedFd) -> bool {
         let inode = fstat(socket).unwrap().st_ino;
-        let found = listening(proto).unwrap();
+        let found = listening(proto, None).unwrap();
         let Some(found) = found.iter().find(|it| it.inode == inode) else {
             return false;
         };
@@ -170,7 +213,7 @@ mod tests {
         set_number(&listener, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, nowhere).unwrap();
         assert!(is_there(Proto::Tcp, &listener));
         let inode = fstat(&listener).unwrap().st_ino;
-        let found = listening(Proto::Tcp).unwrap();
+        let found = listening(Proto::Tcp, None).unwrap();
         assert!(
             found
                 .iter()

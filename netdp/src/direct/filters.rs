@@ -7,6 +7,8 @@ use std::{
         unix::net::UnixListener,
     },
     rc::Rc,
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -18,6 +20,9 @@ use super::{
     handover::{HandedOver, HandoverError, receive},
     notification::{Call, NotifyError, receive_call},
 };
+
+/// Before somebody is heard again whom the kernel had no descriptor or memory for.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -151,8 +156,18 @@ impl Filters {
     }
 
     fn accept(&self) -> Option<Result<HandedOver, HandoverError>> {
-        let (stream, _) = self.runtime.as_ref()?.socket.accept().ok()?;
-        // It waits for its words, unlike the socket: accept(2), Notes.
-        Some(receive(&stream))
+        use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+        match self.runtime.as_ref()?.socket.accept() {
+            // It waits for its words, unlike the socket: accept(2), Notes.
+            Ok((stream, _)) => Some(receive(&stream)),
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted) => {
+                None
+            }
+            // Who waits there does so until it is heard.
+            Err(error) => {
+                thread::sleep(PAUSE);
+                Some(Err(HandoverError::Accept(error)))
+            }
+        }
     }
 }

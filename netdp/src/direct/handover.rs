@@ -28,6 +28,8 @@ const LONGEST: usize = 1 << 20;
 /// Why nothing was handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
+    #[error("can't hear a container runtime: {0}")]
+    Accept(io::Error),
     #[error("can't read what a container runtime says: {0}")]
     Read(io::Error),
     #[error("a container runtime says what is no state of a process: {0}")]

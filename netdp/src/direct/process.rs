@@ -78,6 +78,7 @@ pub fn start(
     command
         .arg(DIRECT_COMMAND)
         .arg(task)
+        .arg(std::process::id().to_string())
         .current_dir("/")
         .stdin(Stdio::from(input))
         .stdout(Stdio::piped());

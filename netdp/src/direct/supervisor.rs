@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use netdp_common::{
     addr::{Be16, proto},
     maps::OwnPort,
@@ -32,7 +32,7 @@ use super::{
     claims::{Claim, Claims, MOST, listening},
     filters::{Event, Filters},
     notification::Call,
-    options::{get, is_barred, number},
+    options::{bar, get, number},
     owners::{self, Owner},
     place::{Asked, PORT_OWNER, Place, move_aside},
     ports_file::PortsFile,
@@ -69,14 +69,23 @@ pub fn main() -> ExitCode {
     )
 }
 
+/// What it is told, and the process that started it.
+fn task() -> Result<(Task, Pid)> {
+    let mut arguments = env::args().skip(2);
+    let task = serde_json::from_str(&arguments.next().context("no task")?)?;
+    let starter = arguments.next().context("nobody started it")?.parse()?;
+    Ok((task, Pid::from_raw(starter).context("no process")?))
+}
+
 /// In the child, the supervisor and what it hears.
 fn begin() -> Result<Option<(Supervisor, Filters)>> {
-    let task = env::args().nth(2).context("this command is netdp's own")?;
-    let task: Task = serde_json::from_str(&task).context("this command is netdp's own")?;
-    // While it is the parent still.
-    let starter = Pid::from_raw(nix::unistd::getppid().as_raw());
-    let starter = starter.context("the process that started it has gone")?;
-    let starter = pidfd_open(starter, PidfdFlags::empty())?;
+    let (task, starter) = task().context("this command is netdp's own")?;
+    let opened = pidfd_open(starter, PidfdFlags::empty());
+    // The number is still its own if it is the parent still.
+    if nix::unistd::getppid().as_raw() != starter.as_raw_pid() {
+        bail!("the process that started it has gone");
+    }
+    let starter = opened?;
     // Whoever started it may never reap, or become another program.
     // SAFETY: this process was just executed and has one thread.
     if let ForkResult::Parent { .. } = unsafe { fork() }? {
@@ -260,10 +269,12 @@ impl Supervisor {
         if netns != Some(inside.cookie)
             || addr.port() < inside.free_ports && !caller.may_bind_low_ports(&inside.owners)
             || is_bound(&socket)
-            || is_barred(&socket)
             || self.rights.are_half(inside.inode)?
         {
             return Ok(Outcome::Untouched);
+        }
+        if let Some(what) = bar(&socket) {
+            bail!("its socket has {what}");
         }
         let made = match self.claim(&socket, addr.port(), &place)? {
             Some(made) => made,
@@ -298,14 +309,9 @@ impl Supervisor {
         if proto != Proto::Udp {
             return Ok(());
         }
-        let inode = fstat(made)?.st_ino;
-        let found = listening(proto)?;
-        let cookies: Vec<u64> = found
-            .iter()
-            .filter(|it| it.inode == inode)
-            .map(Found::cookie)
-            .collect();
-        Ok(Closed::open(&self.task.maps)?.close(&cookies)?)
+        let cookie = get(made, libc::SOL_SOCKET, libc::SO_COOKIE)?;
+        let cookie = cookie.first_chunk().context("a cookie is of 64 bits")?;
+        Ok(Closed::open(&self.task.maps)?.close(&[u64::from_ne_bytes(*cookie)])?)
     }
 
     /// Has connections of the sandbox to itself go where the socket is. When the
@@ -334,7 +340,8 @@ impl Supervisor {
         };
         let began = Instant::now();
         let all = loop {
-            let all = listening(place.proto).context("can't list the sockets of the host")?;
+            let all = listening(place.proto, Some(place.addr.port()))
+                .context("can't list the sockets of the host")?;
             if !self.is_taken(&claim, place, &all) {
                 break all;
             }
@@ -354,10 +361,13 @@ impl Supervisor {
         }
         let made = place
             .make(socket, &self.task.maps)
-            .with_context(|| format!("can't bind {}", place.addr))?;
+            .with_context(|| format!("no socket of the host at {}", place.addr))?;
         claim.inode = fstat(&made)?.st_ino;
-        self.claims
-            .add(claim, |inode| open(&all).any(|it| it.inode == inode));
+        self.claims.add(claim, || {
+            let mut all = listening(Proto::Tcp, None)?;
+            all.extend(listening(Proto::Udp, None)?);
+            Ok(open(&all).map(|it| it.inode).collect())
+        });
         Ok(Some(made))
     }
 

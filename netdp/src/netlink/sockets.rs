@@ -89,19 +89,20 @@ impl Sockets {
         Ok(found)
     }
 
-    /// All of TCP that listen, or all of UDP that are bound.
+    /// All of TCP that listen, or all of UDP that are bound: of this port, or any
+    /// where none is given.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn listening(&self, protocol: i32) -> io::Result<Vec<Found>> {
+    pub fn listening(&self, protocol: i32, port: Option<u16>) -> io::Result<Vec<Found>> {
         let states = match protocol {
             libc::IPPROTO_TCP => 1 << LISTEN,
             _ => u32::MAX,
         };
         let mut found = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let any = SocketId::with_port(0);
-            sockets(&self.0, (protocol, family), any, states, &mut found)?;
+            let id = SocketId::with_port(port.unwrap_or(0));
+            sockets(&self.0, (protocol, family), id, states, &mut found)?;
         }
         Ok(found)
     }

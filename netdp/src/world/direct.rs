@@ -34,8 +34,8 @@ pub(crate) fn expect_direct(host: &Namespace, ports: &[PublishedPort]) -> Result
     let listed = host.run(|| {
         let sockets = Sockets::open()?;
         Ok([
-            sockets.listening(libc::IPPROTO_TCP)?,
-            sockets.listening(libc::IPPROTO_UDP)?,
+            sockets.listening(libc::IPPROTO_TCP, None)?,
+            sockets.listening(libc::IPPROTO_UDP, None)?,
         ])
     })?;
     let [tcp, udp] = listed.map_err(|error: io::Error| match is_not_diagnosed(&error) {
