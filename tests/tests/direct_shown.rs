@@ -1,4 +1,4 @@
-//! Direct ports as `netdp flows` and `netdp explain` show them.
+//! Direct ports as `netdp flows`, `netdp explain` and `netdp doctor` show them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use netdp::api::types::{DirectCounters, Flow};
 use netdp::demo::world::{CLIENT_ADDRESS, CLIENT_ADDRESS6, HOST_ADDRESS, HOST_ADDRESS6};
 use netdp_tests::{PATIENCE, Place, Topology, connect, udp};
+use nix::sys::signal::{Signal, kill};
 
 /// A server that tells names, unmodified.
 const SERVER: &str = env!("CARGO_BIN_EXE_tells_names");
@@ -218,4 +219,43 @@ fn what_is_explained_is_whether_the_hosts_socket_takes_it() {
     let open = accepted(&topology.world.client, (HOST_ADDRESS, 8080));
     let peer = open.local_addr().unwrap();
     assert!(explain(format!("tcp {peer} {HOST_ADDRESS}:8080")).contains(taken));
+}
+
+/// Nobody is left to answer its programs, and somebody should know.
+#[test]
+fn a_dead_supervisor_is_shown() {
+    let Some(topology) = Topology::start("dsh-dead") else {
+        return;
+    };
+    let [script, late] = ["late.sh", "now"].map(|name| topology.world.dir().join(name));
+    let text = format!(
+        "{SERVER} 0.0.0.0:80 & while [ ! -e {} ]; do sleep 0.05; done; {SERVER} 0.0.0.0:81\n",
+        late.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    let script = script.display();
+    topology.netdp(&format!(
+        "run -d --name web -p 8080:80,direct -- sh {script}"
+    ));
+    let has_said = |what: &str| topology.netdp("logs web").contains(what);
+    topology.wait_until("listening", || has_said("0.0.0.0:80 is"));
+    let is_shown = || {
+        topology
+            .netdp("doctor --format json")
+            .contains("direct ports of web has died")
+    };
+    assert!(!is_shown());
+    let [supervisor] = topology.supervisors()[..] else {
+        panic!("a sandbox has one");
+    };
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    topology.wait_until("shown", is_shown);
+    // What the program has goes on, and it gets nothing more.
+    connect(&topology.world.client, (HOST_ADDRESS, 8080));
+    std::fs::write(&late, "").unwrap();
+    topology.wait_until("told", || has_said("0.0.0.0:81: Function not implemented"));
+    topology.netdp("rm -f web");
+    assert!(!is_shown());
+    let folder = topology.world.run_dir().join("supervisors");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
 }

@@ -272,6 +272,15 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
             resolver::HELD_PORT
         ),
     }));
+    let unheard = core.direct().unheard(core.state());
+    problems.extend(unheard.into_iter().map(|id| Problem {
+        what: format!(
+            "the supervisor of the direct ports of {} has died: what its programs bind fails \
+                 with ENOSYS, what they have goes on",
+            core.state().sandboxes[&id].name
+        ),
+        advice: "start its program again".to_owned(),
+    }));
     Status {
         version: version::text().to_owned(),
         pid: process::id(),

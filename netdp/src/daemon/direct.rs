@@ -89,6 +89,27 @@ impl DirectPorts {
         })
     }
 
+    /// The sandboxes whose programs nobody hears any more: a supervisor of theirs has
+    /// died. What those of sandboxes that are gone have left is removed.
+    pub fn unheard(&self, state: &State) -> Vec<SandboxId> {
+        let dead = direct::dead(&self.site.ports);
+        if dead.is_empty() {
+            return Vec::new();
+        }
+        let networks: Vec<(u64, SandboxId)> = wanted(state)
+            .iter()
+            .filter_map(|(id, ports)| Some((cookie(ports)?.ok()?, *id)))
+            .collect();
+        let mut unheard = BTreeSet::new();
+        for left in dead {
+            match networks.iter().find(|(netns, _)| *netns == left.netns) {
+                Some((_, id)) => drop(unheard.insert(*id)),
+                None => left.forget(),
+            }
+        }
+        unheard.into_iter().collect()
+    }
+
     /// Writes what has changed, and what could not be written the last time.
     pub fn follow(&mut self, state: &State) {
         let is_first = self.begin();

@@ -10,6 +10,7 @@
 mod claims;
 mod filters;
 mod handover;
+mod life;
 mod notification;
 mod options;
 mod owners;
@@ -20,11 +21,15 @@ mod rights;
 mod supervisor;
 mod ways;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use handover::{HandedOver, HandoverError, receive};
+pub use life::{Dead, dead};
 pub use notification::NotifyError;
 pub use place::{PORT_OWNER, move_aside};
 pub use process::{DirectError, descriptor, filter_of, start};
@@ -96,6 +101,16 @@ pub enum PortsAt {
     File(PathBuf),
     /// In the file of this folder that names the programs' network namespace.
     Folder(PathBuf),
+}
+
+impl PortsAt {
+    /// The folder with the files of all sandboxes.
+    fn folder(&self) -> &Path {
+        match self {
+            Self::File(path) => path.parent().unwrap_or(Path::new("/")),
+            Self::Folder(folder) => folder,
+        }
+    }
 }
 
 /// What holds for all sandboxes of a daemon: by this file in its run folder a

@@ -31,6 +31,7 @@ use super::{
     Hears, Task,
     claims::{Claim, Claims, MOST, listening},
     filters::{Event, Filters},
+    life::Life,
     notification::Call,
     options::{bar, get, number},
     owners::{self, Owner},
@@ -101,13 +102,14 @@ fn begin() -> Result<Option<(Supervisor, Filters)>> {
         rights: Rights::over(&host)?,
         ports: PortsFile::new(task.ports.clone()),
         claims: Claims::default(),
+        life: None,
         said: 0,
         task,
     };
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let filters = match &supervisor.task.hears {
         Hears::Filter { netns } => {
-            supervisor.inside = Some(Inside::look(netns)?);
+            supervisor.hear(Inside::look(netns)?);
             Filters::of(input)
         }
         Hears::Runtime { .. } => Filters::handed_over_at(input.into(), starter)?,
@@ -140,6 +142,7 @@ struct Supervisor {
     rights: Rights,
     ports: PortsFile,
     claims: Claims,
+    life: Option<Life>,
     /// How often something was.
     said: u32,
 }
@@ -186,11 +189,26 @@ impl Supervisor {
                 Err(error) => break Err(error.into()),
             }
         };
+        if let (Ok(()), Some(life)) = (&heard, self.life) {
+            life.end();
+        }
         if let Hears::Runtime { folder } = &self.task.hears {
             // Nobody is left to hand anything over.
             let _ = fs::remove_dir_all(folder);
         }
         heard
+    }
+
+    /// Programs of this network are heard from now on.
+    fn hear(&mut self, inside: Inside) {
+        let begun = Life::begin(self.task.ports.folder(), inside.cookie);
+        self.inside = Some(inside);
+        match begun {
+            Ok(life) => self.life = Some(life),
+            Err(error) => self.say(&format!(
+                "nobody will know if the supervisor of direct ports dies: {error}"
+            )),
+        }
     }
 
     /// All processes of a container have one network.
@@ -200,7 +218,7 @@ impl Supervisor {
         }
         let netns = format!("/proc/{process}/ns/net");
         match Inside::look(Path::new(&netns)) {
-            Ok(inside) => self.inside = Some(inside),
+            Ok(inside) => self.hear(inside),
             Err(error) => self.say(&format!("direct ports: {error:#}")),
         }
     }
