@@ -234,9 +234,10 @@ fn is_marked(ctx: &SockAddrContext, mark: u64) -> bool {
     // program runs.
     unsafe {
         let own = (*(*ctx.sock_addr).__bindgen_anon_1.sk).mark;
-        bpf_probe_read_kernel(from.cast::<*const u8>())
-            .and_then(|sent| bpf_probe_read_kernel(sent.wrapping_add(mark as usize).cast::<u32>()))
-            .is_ok_and(|sent| sent != own)
+        let Ok(sent) = bpf_probe_read_kernel(from.cast::<*const u8>()) else {
+            return true;
+        };
+        bpf_probe_read_kernel(sent.wrapping_add(mark as usize).cast::<u32>()) != Ok(own)
     }
 }
 
