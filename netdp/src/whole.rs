@@ -39,7 +39,8 @@ fn made(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
         None => Permissions::from_mode(mode),
     };
     let mut file = NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
+    // That of the file would name it, whose name says nothing to anybody.
+    file.as_file_mut().write_all(bytes)?;
     if let Some(before) = before {
         fchown(&file, Some(before.uid()), Some(before.gid()))?;
     }

@@ -5,6 +5,7 @@
 //! A socket belongs to the namespace it was opened in, whoever uses it: so the
 //! test's own thread speaks for every side, one step after another.
 
+mod disk;
 pub mod dns;
 mod docker_api;
 mod dockerd;
@@ -21,6 +22,7 @@ mod tap;
 mod topology;
 mod tracee;
 
+pub use disk::Disk;
 pub use docker_api::{ApiContainer, ApiNetwork, DockerApi, Version};
 pub use dockerd::{Dockerd, Moves};
 pub use flood::{Flood, Varied};

@@ -1,51 +1,17 @@
 //! A daemon whose state lies on a disk that gets full, and has room again.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use netdp::api::types::Sandbox;
 use netdp_tests::{
-    Container, SIDES, SILENCE, Side, Topology, connect, connect_within, listen, talk,
+    Container, Disk, SIDES, SILENCE, Side, Topology, connect, connect_within, listen, talk,
 };
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// A small file system for the state; the world takes it away with its folder.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(topology: &Topology) -> Self {
-        let path = topology.world.state_dir();
-        let kind = Some("tmpfs");
-        let size = Some("size=8m,mode=0700");
-        mount(kind, &path, kind, MsFlags::empty(), size).expect("mount a tmpfs");
-        Self(path)
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-
-    fn fill(&self) {
-        let mut file = File::create(self.filler()).unwrap();
-        let error = loop {
-            if let Err(error) = file.write_all(&[1; 4096]) {
-                break error;
-            }
-        };
-        assert_eq!(error.kind(), ErrorKind::StorageFull);
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.filler()).unwrap();
-    }
-}
 
 /// What doctor says of the disk, if anything.
 fn complaint(topology: &Topology) -> Option<String> {
@@ -98,7 +64,7 @@ fn a_full_disk_refuses_changes_until_it_has_room_and_holds_up_nothing_else() {
         return;
     };
     topology.world.add_ipv6().unwrap();
-    let disk = Disk::mount(&topology);
+    let disk = Disk::mount(topology.world.state_dir(), "8m");
     topology.start_daemon();
     topology.netdp("network create six --ipv6");
     let web = topology.container("web", "--network six -p 8080:80");
@@ -119,7 +85,7 @@ fn a_full_disk_refuses_changes_until_it_has_room_and_holds_up_nothing_else() {
     disk.fill();
     let why = topology.refused(&block);
     assert!(why.contains("No space left on device"), "{why}");
-    assert!(why.contains(&disk.0.display().to_string()), "{why}");
+    assert!(why.contains(&disk.path().display().to_string()), "{why}");
     assert!(why.contains("room"), "{why}");
     topology.refused(&block);
     assert!(complaint(&topology).is_some());

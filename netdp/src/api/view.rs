@@ -281,6 +281,19 @@ pub fn status(core: &Core, owner: &Owner) -> Status {
         ),
         advice: "start its program again".to_owned(),
     }));
+    let untold = core.direct().untold().iter();
+    let untold = untold.filter_map(|(id, why)| Some((core.state().sandboxes.get(id)?, why)));
+    problems.extend(untold.map(|(sandbox, why)| Problem {
+        what: format!(
+            "cannot say which ports of {} are direct: {why}",
+            sandbox.name
+        ),
+        advice: format!(
+            "see that {} has room and can be written: until then what its programs bind is \
+                 published by the datapath; it is tried again every few seconds",
+            core.direct().site().ports.display()
+        ),
+    }));
     Status {
         version: version::text().to_owned(),
         pid: process::id(),

@@ -90,7 +90,10 @@ impl Core {
 
     /// Whether something is left that a later repair may be able to do.
     pub fn is_unsettled(&self) -> bool {
-        self.unfinished || self.store.is_behind() || !self.engine.problems().is_empty()
+        self.unfinished
+            || self.store.is_behind()
+            || !self.engine.problems().is_empty()
+            || !self.direct.untold().is_empty()
     }
 
     /// Stores what could not be stored before.

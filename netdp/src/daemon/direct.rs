@@ -36,6 +36,8 @@ pub struct DirectPorts {
     run_dir: PathBuf,
     site: Site,
     written: BTreeMap<SandboxId, Ports>,
+    /// Whose could not be written, and why.
+    untold: BTreeMap<SandboxId, String>,
     /// Whose files there may be; none before they were looked for.
     known: Option<BTreeSet<SandboxId>>,
 }
@@ -52,6 +54,7 @@ impl DirectPorts {
                 maps: Layout::of(bpffs).maps(),
             },
             written: BTreeMap::new(),
+            untold: BTreeMap::new(),
             known: None,
         }
     }
@@ -110,10 +113,19 @@ impl DirectPorts {
         unheard.into_iter().collect()
     }
 
+    /// The sandboxes whose supervisors can't be told what is published, and why.
+    pub fn untold(&self) -> &BTreeMap<SandboxId, String> {
+        &self.untold
+    }
+
     /// Writes what has changed, and what could not be written the last time.
     pub fn follow(&mut self, state: &State) {
         let is_first = self.begin();
         self.say(wanted(state), is_first);
+        let known = self.known.iter().flatten();
+        let behind = known.filter(|id| !self.written.contains_key(id));
+        let why = |id: &SandboxId| Some((*id, self.untold.get(id)?.clone()));
+        self.untold = behind.filter_map(why).collect();
     }
 
     /// Before a change of the tables: what is published no more is taken out, since
@@ -154,20 +166,25 @@ impl DirectPorts {
             self.forget_ways(&wanted);
         }
         self.known = Some(wanted.keys().copied().collect());
-        let mut written = BTreeMap::new();
+        let before = std::mem::take(&mut self.written);
         for (id, ports) in wanted {
-            if self.written.get(&id) != Some(&ports)
-                && let Err(error) = self.write(id, &ports)
-            {
+            if before.get(&id) == Some(&ports) {
+                self.written.insert(id, ports);
+                continue;
+            }
+            let Err(error) = self.write(id, &ports) else {
+                self.written.insert(id, ports);
+                continue;
+            };
+            // What it said isn't so any more: without it nothing is handed out.
+            let _ = fs::remove_file(self.path(id));
+            if self.untold.insert(id, error.to_string()).is_none() {
                 tracing::error!(
                     "cannot say which ports of {} are direct: {error}",
                     id.short()
                 );
-                continue;
             }
-            written.insert(id, ports);
         }
-        self.written = written;
     }
 
     /// Takes out of the datapath how programs of other sandboxes than these reached

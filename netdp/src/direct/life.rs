@@ -8,10 +8,10 @@ use std::{
     process,
 };
 
+use tempfile::NamedTempFile;
+
 /// The folder of those files, beside the one with the files of ports.
 const FOLDER: &str = "supervisors";
-/// What the name of one ends with that isn't locked yet.
-const UNLOCKED: &str = "new";
 
 /// The calling supervisor's own.
 #[derive(Debug)]
@@ -31,12 +31,12 @@ impl Life {
         let folder = ports.with_file_name(FOLDER);
         fs::create_dir_all(&folder)?;
         let path = folder.join(process::id().to_string());
-        let unlocked = path.with_extension(UNLOCKED);
-        let mut file = File::create(&unlocked)?;
-        file.lock()?;
+        // By its name when it is locked and whole, and gone if it doesn't get there.
+        let mut file = NamedTempFile::new_in(&folder)?;
+        file.as_file().lock()?;
         writeln!(file, "{netns}")?;
-        fs::rename(unlocked, &path)?;
-        Ok(Self { path, _lock: file })
+        let lock = file.persist(&path)?;
+        Ok(Self { path, _lock: lock })
     }
 
     /// Nobody is left who could miss it.
@@ -67,9 +67,15 @@ pub fn dead(ports: &Path) -> Vec<Dead> {
     let entries = fs::read_dir(ports.with_file_name(FOLDER));
     let paths = entries.into_iter().flatten().flatten().map(|it| it.path());
     paths
-        .filter(|path| path.extension().is_none())
+        .filter(|path| is_of_one(path))
         .filter_map(|path| left_by_the_dead(&path))
         .collect()
+}
+
+/// Whether the file is one by its name: those that are being written have others.
+fn is_of_one(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.parse::<u32>().is_ok())
 }
 
 /// None where it lives.
@@ -111,7 +117,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ports = folder.path().join("direct");
         Life::begin(&ports, 1).unwrap().end();
-        for name in ["9", "10.new"] {
+        for name in ["9", ".tmp10"] {
             fs::write(folder.path().join(FOLDER).join(name), "?").unwrap();
         }
         let networks: Vec<u64> = dead(&ports).iter().map(|it| it.netns).collect();
